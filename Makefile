@@ -1,0 +1,58 @@
+# Everything a person does here is one `make` word; `make` alone lists them. All set-up happens by itself.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+JOBS ?= 2
+PYTEST_FLAGS ?=
+# The bundle's Python.
+PYTHON_VERSION ?= 3.12
+
+.PHONY: help
+help: ## list the words
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: setup
+setup: venv native criu ## get everything: .venv from the lock file, native libraries, CRIU
+
+.PHONY: venv
+venv:
+	@scripts/setup.sh
+
+.PHONY: native
+native: venv ## build the preload library and the simulated driver into build/native
+	@scripts/native.sh build/native
+
+.PHONY: criu
+criu:
+	@scripts/criu.sh
+
+.PHONY: demo
+demo: setup ## the main job: two workloads that don't fit together share one GPU
+	@$(BIN)/kybernate demo
+
+.PHONY: test
+test: setup lint ## lint and run all tests this machine can run
+	@$(BIN)/pytest -q -n $(JOBS) $(PYTEST_FLAGS)
+
+.PHONY: lint
+lint: venv ## ruff, mypy --strict, import-linter, codespell, C warnings
+	@scripts/lint.sh
+
+.PHONY: sanitize
+sanitize: setup ## native code and its tests under AddressSanitizer and ThreadSanitizer
+	@scripts/sanitize.sh
+
+.PHONY: bench
+bench: setup ## measure; writes bench/results/*.json
+	@$(BIN)/kybernate bench pause
+
+.PHONY: bundle
+bundle: setup ## one archive that installs with no network: make bundle PYTHON_VERSION=3.12 NVRTC=0
+	@PYTHON_VERSION=$(PYTHON_VERSION) scripts/bundle.sh
+
+.PHONY: clean
+clean: ## remove what was built; .venv and .criu stay
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# All linters; every one runs, the exit status tells whether all were content.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+failed=()
+check() { # check NAME COMMAND...
+  local name=$1 log; shift
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 || { failed+=("$name"); say "--- $name"; cat "$log" >&2; }
+  rm -f "$log"
+}
+python_trees=(); for tree in src tests bench examples scripts native; do [ -d $tree ] && python_trees+=($tree); done
+check "ruff check" .venv/bin/ruff check --quiet "${python_trees[@]}"
+check "ruff format" .venv/bin/ruff format --quiet --check "${python_trees[@]}"
+check mypy .venv/bin/mypy
+check import-linter .venv/bin/lint-imports
+check codespell .venv/bin/codespell src native tests bench docs scripts deploy ./*.md
+check "C warnings" scripts/native.sh build/native
+[ ${#failed[@]} = 0 ] || die "not content: $(IFS=,; echo "${failed[*]}")"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# native.sh BUILD_DIRECTORY [CMAKE_OPTION...]: configure and build the C parts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+directory=$1; shift
+PATH=$PWD/.venv/bin:$PATH
+log=$(mktemp); trap 'rm -f "$log"' EXIT
+{ cmake -S . -B "$directory" -G Ninja "$@" && cmake --build "$directory"; } >"$log" 2>&1 ||
+  { cat "$log" >&2; die "the native build failed in $directory"; }
