@@ -4,6 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 directory=$1; shift
+mkdir -p .cache
+exec 9>.cache/native.lock
+flock 9
 PATH=$PWD/.venv/bin:$PATH
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 { cmake -S . -B "$directory" -G Ninja "$@" && cmake --build "$directory"; } >"$log" 2>&1 ||

@@ -7,6 +7,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
 
+mkdir -p .cache
+exec 9>.cache/setup.lock
+flock 9 # two shells at once would pull the environment from under each other
+
 need_packages() { # need_packages WHY PACKAGE...
   local why=$1; shift
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
