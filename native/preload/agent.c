@@ -1,0 +1,208 @@
+/* Packets, and the questions put to the agent: connect, ask, hang up. Nothing stays connected between questions. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "kybernate.h"
+
+#define ANSWER_SECONDS 60 /* an agent slower than this is treated as away */
+
+int kyb_connect(const char *path, int timeout_seconds)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) return -1;
+    strcpy(address.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    if (timeout_seconds) {
+        struct timeval limit = {.tv_sec = timeout_seconds};
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    }
+    int result;
+    do result = connect(fd, (struct sockaddr *)&address, sizeof address);
+    while (result != 0 && errno == EINTR);
+    if (result == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+bool kyb_send(int socket, struct kyb_message *message, const struct kyb_extent *records, const int *fds)
+{
+    message->magic = KYB_MAGIC;
+    message->version = KYB_VERSION;
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * KYB_RECORDS_MAX)];
+        struct cmsghdr align;
+    } control;
+    struct iovec parts[2] = {{message, sizeof *message}, {(void *)records, message->count * sizeof *records}};
+    struct msghdr packet = {.msg_iov = parts, .msg_iovlen = message->count ? 2 : 1};
+    size_t fd_count = 0;
+    int open_fds[KYB_RECORDS_MAX];
+    for (uint32_t i = 0; fds && i < message->count; i++)
+        if (fds[i] >= 0) open_fds[fd_count++] = fds[i];
+    if (fd_count) {
+        packet.msg_control = control.bytes;
+        packet.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
+        struct cmsghdr *head = CMSG_FIRSTHDR(&packet);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+        memcpy(CMSG_DATA(head), open_fds, sizeof(int) * fd_count);
+    }
+    ssize_t sent;
+    do sent = sendmsg(socket, &packet, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent >= 0;
+}
+
+bool kyb_receive(int socket, struct kyb_message *message, struct kyb_extent *records, int *fds, size_t *fd_count)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * KYB_RECORDS_MAX)];
+        struct cmsghdr align;
+    } control;
+    struct iovec parts[2] = {{message, sizeof *message}, {records, KYB_RECORDS_MAX * sizeof *records}};
+    struct msghdr packet = {.msg_iov = parts, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    ssize_t received;
+    do received = recvmsg(socket, &packet, MSG_CMSG_CLOEXEC);
+    while (received < 0 && errno == EINTR);
+    *fd_count = 0;
+    if (received <= 0) return false;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&packet); head; head = CMSG_NXTHDR(&packet, head)) {
+        if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+        size_t count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(head) + i * sizeof fd, sizeof fd);
+            if (*fd_count < KYB_RECORDS_MAX)
+                fds[(*fd_count)++] = fd;
+            else
+                close(fd);
+        }
+    }
+    bool good = (size_t)received >= sizeof *message && message->magic == KYB_MAGIC && message->version == KYB_VERSION && message->count <= KYB_RECORDS_MAX &&
+                (size_t)received == sizeof *message + message->count * sizeof *records && !(packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC));
+    if (good) {
+        message->reason[KYB_REASON_MAX - 1] = 0;
+        return true;
+    }
+    while (*fd_count > 0) close(fds[--*fd_count]);
+    return false;
+}
+
+static int call_agent(int timeout_seconds)
+{
+    char path[128];
+    if (snprintf(path, sizeof path, "%s/agent.sock", kyb_run_directory) >= (int)sizeof path) return -1;
+    int fd = kyb_connect(path, timeout_seconds);
+    if (fd < 0) {
+        static _Atomic bool said;
+        kyb_say_once(&said, "no agent answers on %s: new GPU memory stays with the driver (slower to pause) until one does", path);
+    }
+    return fd;
+}
+
+/* One question with one answer and neither records nor descriptors in it. */
+static enum kyb_answer ask(struct kyb_message *message, const struct kyb_extent *records, int timeout_seconds)
+{
+    int kept = errno;
+    enum kyb_answer answer = KYB_AWAY;
+    int fd = call_agent(timeout_seconds);
+    if (fd >= 0) {
+        struct kyb_extent none[KYB_RECORDS_MAX];
+        int fds[KYB_RECORDS_MAX];
+        size_t fd_count = 0;
+        if (kyb_send(fd, message, records, NULL) && kyb_receive(fd, message, none, fds, &fd_count)) answer = KYB_ANSWERED;
+        while (fd_count > 0) close(fds[--fd_count]);
+        close(fd);
+    }
+    errno = kept;
+    return answer;
+}
+
+enum kyb_answer kyb_ask_hello(void)
+{
+    struct kyb_message message = {.type = KYB_HELLO, .argument = (uint64_t)getpid()};
+    return ask(&message, NULL, ANSWER_SECONDS);
+}
+
+enum kyb_answer kyb_ask_wait(const uint8_t gpu[16], uint64_t size, int *status)
+{
+    struct kyb_message message = {.type = KYB_WAIT, .argument = size};
+    memcpy(message.gpu, gpu, 16);
+    enum kyb_answer answer = ask(&message, NULL, 0); /* as long as it takes */
+    *status = message.status;
+    return answer;
+}
+
+void kyb_tell_free(const uint64_t *ids, size_t count)
+{
+    struct kyb_extent records[KYB_RECORDS_MAX];
+    while (count > 0) {
+        struct kyb_message message = {.type = KYB_FREE, .count = count < KYB_RECORDS_MAX ? (uint32_t)count : KYB_RECORDS_MAX};
+        for (uint32_t i = 0; i < message.count; i++) records[i] = (struct kyb_extent){.id = ids[i]};
+        ids += message.count;
+        count -= message.count;
+        if (ask(&message, records, ANSWER_SECONDS) == KYB_AWAY) return;
+    }
+}
+
+void kyb_grant_close(struct kyb_grant *grant)
+{
+    for (size_t i = 0; i < grant->count; i++)
+        if (grant->fds[i] >= 0) close(grant->fds[i]);
+    free(grant->fds);
+    free(grant->records);
+    *grant = (struct kyb_grant){0};
+}
+
+static bool append(struct kyb_grant *grant, const struct kyb_extent *records, const int *fds, size_t count)
+{
+    struct kyb_extent *more_records = realloc(grant->records, (grant->count + count) * sizeof *records);
+    if (more_records) grant->records = more_records;
+    int *more_fds = realloc(grant->fds, (grant->count + count) * sizeof *fds);
+    if (more_fds) grant->fds = more_fds;
+    if (!more_records || !more_fds) return false;
+    memcpy(grant->records + grant->count, records, count * sizeof *records);
+    memcpy(grant->fds + grant->count, fds, count * sizeof *fds);
+    grant->count += count;
+    return true;
+}
+
+enum kyb_answer kyb_ask_allocate(const uint8_t gpu[16], uint64_t size, uint32_t flags, int *status, struct kyb_grant *grant)
+{
+    int kept = errno;
+    enum kyb_answer answer = KYB_AWAY;
+    int fd = call_agent(ANSWER_SECONDS);
+    if (fd >= 0) {
+        struct kyb_message message = {.type = KYB_ALLOCATE, .argument = size, .flags = flags};
+        memcpy(message.gpu, gpu, 16);
+        bool going = kyb_send(fd, &message, NULL, NULL);
+        while (going) {
+            struct kyb_extent records[KYB_RECORDS_MAX];
+            int fds[KYB_RECORDS_MAX];
+            size_t fd_count = 0;
+            going = kyb_receive(fd, &message, records, fds, &fd_count);
+            if (!going) break;
+            if (fd_count != message.count || (message.count && !append(grant, records, fds, message.count))) {
+                while (fd_count > 0) close(fds[--fd_count]);
+                break;
+            }
+            if (message.status == KYB_OK && (message.flags & KYB_FLAG_MORE)) continue;
+            *status = message.status;
+            answer = KYB_ANSWERED;
+            break;
+        }
+        close(fd);
+    }
+    if (answer == KYB_AWAY) kyb_grant_close(grant);
+    errno = kept;
+    return answer;
+}

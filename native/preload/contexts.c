@@ -1,0 +1,265 @@
+/* Which contexts the process has, which of its streams are being captured, which GPUs see each other's memory. */
+#define _GNU_SOURCE
+#include <string.h>
+
+#include "kybernate.h"
+
+#define DEVICES_MAX 64
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kyb_contexts created;
+static void *primary[DEVICES_MAX];
+static void *captured[64];
+static _Atomic unsigned captures;
+static uint64_t readers[DEVICES_MAX]; /* by owner: bit of each device that may reach its memory */
+
+bool kyb_gpu_of_device(int device, uint8_t gpu[16])
+{
+    static uint8_t known[DEVICES_MAX][16];
+    static _Atomic bool is_known[DEVICES_MAX];
+    if (device < 0 || device >= DEVICES_MAX) return false;
+    if (!atomic_load(&is_known[device])) {
+        uint8_t fresh[16];
+        if (kyb_driver.cuDeviceGetUuid(fresh, device) != CUDA_SUCCESS) return false;
+        pthread_mutex_lock(&lock);
+        memcpy(known[device], fresh, 16);
+        pthread_mutex_unlock(&lock);
+        atomic_store(&is_known[device], true);
+    }
+    memcpy(gpu, known[device], 16);
+    return true;
+}
+
+/* ---- contexts ---- */
+
+static void add(void *context)
+{
+    pthread_mutex_lock(&lock);
+    if (created.count < sizeof created.list / sizeof *created.list) created.list[created.count++] = context;
+    pthread_mutex_unlock(&lock);
+}
+
+static void drop(void *context)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < created.count; i++)
+        if (created.list[i] == context) {
+            created.list[i] = created.list[--created.count];
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+}
+
+void kyb_contexts(struct kyb_contexts *contexts)
+{
+    pthread_mutex_lock(&lock);
+    *contexts = created;
+    for (int device = 0; device < DEVICES_MAX; device++) {
+        unsigned flags;
+        int active = 0;
+        if (!primary[device] || kyb_driver.cuDevicePrimaryCtxGetState(device, &flags, &active) != CUDA_SUCCESS || !active) continue;
+        if (contexts->count < sizeof contexts->list / sizeof *contexts->list) contexts->list[contexts->count++] = primary[device];
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+#define CREATE(name, types, parameters, arguments)                 \
+    int name parameters                                            \
+    {                                                              \
+        kyb_enter(KYB_GATE_MEMORY);                                \
+        int result = KYB_DRIVER(name, types, arguments);           \
+        if (result == CUDA_SUCCESS && context) add(*(void **)context); \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+CREATE(cuCtxCreate, (void *, unsigned int, int), (void *context, unsigned int flags, int device), (context, flags, device))
+CREATE(cuCtxCreate_v2, (void *, unsigned int, int), (void *context, unsigned int flags, int device), (context, flags, device))
+CREATE(cuCtxCreate_v3, (void *, void *, int, unsigned int, int), (void *context, void *affinity, int count, unsigned int flags, int device),
+       (context, affinity, count, flags, device))
+CREATE(cuCtxCreate_v4, (void *, void *, unsigned int, int), (void *context, void *parameters, unsigned int flags, int device), (context, parameters, flags, device))
+
+#define DESTROY(name)                                              \
+    int name(void *context)                                        \
+    {                                                              \
+        kyb_enter(KYB_GATE_MEMORY);                                \
+        int result = KYB_DRIVER(name, (void *), (context));        \
+        if (result == CUDA_SUCCESS) {                              \
+            drop(context);                                         \
+            kyb_free_context(context);                             \
+        }                                                          \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+DESTROY(cuCtxDestroy)
+DESTROY(cuCtxDestroy_v2)
+
+int cuDevicePrimaryCtxRetain(void *context, int device)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuDevicePrimaryCtxRetain, (void *, int), (context, device));
+    if (result == CUDA_SUCCESS && context && device >= 0 && device < DEVICES_MAX) {
+        pthread_mutex_lock(&lock);
+        primary[device] = *(void **)context;
+        pthread_mutex_unlock(&lock);
+    }
+    kyb_leave();
+    return result;
+}
+
+static void *primary_gone(int device)
+{
+    unsigned flags;
+    int active = 1;
+    void *context = NULL;
+    if (device < 0 || device >= DEVICES_MAX) return NULL;
+    pthread_mutex_lock(&lock);
+    if (primary[device] && kyb_driver.cuDevicePrimaryCtxGetState(device, &flags, &active) == CUDA_SUCCESS && !active) {
+        context = primary[device];
+        primary[device] = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+    return context;
+}
+
+/* A reset leaves the primary context inactive, a release does so when it was the last. */
+#define PRIMARY_END(name)                                          \
+    int name(int device)                                           \
+    {                                                              \
+        kyb_enter(KYB_GATE_MEMORY);                                \
+        int result = KYB_DRIVER(name, (int), (device));            \
+        void *gone = result == CUDA_SUCCESS ? primary_gone(device) : NULL; \
+        if (gone) kyb_free_context(gone);                          \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+PRIMARY_END(cuDevicePrimaryCtxRelease)
+PRIMARY_END(cuDevicePrimaryCtxRelease_v2)
+PRIMARY_END(cuDevicePrimaryCtxReset)
+PRIMARY_END(cuDevicePrimaryCtxReset_v2)
+
+/* ---- stream captures: synchronising a context breaks one, so a pause waits until none is open ---- */
+
+unsigned kyb_open_captures(void)
+{
+    return atomic_load(&captures);
+}
+
+static void capture_begins(void *stream)
+{
+    pthread_mutex_lock(&lock);
+    unsigned n = atomic_load(&captures);
+    if (n < sizeof captured / sizeof *captured) captured[n] = stream;
+    atomic_store(&captures, n + 1);
+    pthread_mutex_unlock(&lock);
+}
+
+static void capture_ends(void *stream)
+{
+    pthread_mutex_lock(&lock);
+    unsigned n = atomic_load(&captures);
+    for (unsigned i = 0; i < n && i < sizeof captured / sizeof *captured; i++)
+        if (captured[i] == stream) {
+            captured[i] = captured[n - 1];
+            atomic_store(&captures, n - 1);
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+}
+
+/* Beginning a capture is work for the GPU to be: it waits at the launch gate. */
+#define BEGIN(name, types, parameters, arguments)                  \
+    int name parameters                                            \
+    {                                                              \
+        kyb_enter(KYB_GATE_LAUNCH);                                \
+        int result = KYB_DRIVER(name, types, arguments);           \
+        if (result == CUDA_SUCCESS) capture_begins(stream);        \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+BEGIN(cuStreamBeginCapture, (void *), (void *stream), (stream))
+BEGIN(cuStreamBeginCapture_ptsz, (void *), (void *stream), (stream))
+BEGIN(cuStreamBeginCapture_v2, (void *, int), (void *stream, int mode), (stream, mode))
+BEGIN(cuStreamBeginCapture_v2_ptsz, (void *, int), (void *stream, int mode), (stream, mode))
+BEGIN(cuStreamBeginCaptureToGraph, (void *, void *, void *, void *, size_t, int),
+      (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode), (stream, graph, dependencies, data, count, mode))
+BEGIN(cuStreamBeginCaptureToGraph_ptsz, (void *, void *, void *, void *, size_t, int),
+      (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode), (stream, graph, dependencies, data, count, mode))
+
+#define END(name)                                                  \
+    int name(void *stream, void *graph)                            \
+    {                                                              \
+        kyb_enter(KYB_GATE_MEMORY);                                \
+        int result = KYB_DRIVER(name, (void *, void *), (stream, graph)); \
+        if (result != CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD && result != CUDA_ERROR_INVALID_VALUE) capture_ends(stream); \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+END(cuStreamEndCapture)
+END(cuStreamEndCapture_ptsz)
+
+#define STREAM_END(name)                                           \
+    int name(void *stream)                                         \
+    {                                                              \
+        kyb_enter(KYB_GATE_MEMORY);                                \
+        int result = KYB_DRIVER(name, (void *), (stream));         \
+        if (result == CUDA_SUCCESS && kyb_open_captures()) capture_ends(stream); \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+STREAM_END(cuStreamDestroy)
+STREAM_END(cuStreamDestroy_v2)
+
+/* ---- peers: memory of cuMemAlloc is reachable from every enabled peer, extents only where access was set ---- */
+
+static int device_of(void *context)
+{
+    int device = -1;
+    void *popped;
+    if (kyb_driver.cuCtxPushCurrent_v2(context) != CUDA_SUCCESS) return -1;
+    if (kyb_driver.cuCtxGetDevice(&device) != CUDA_SUCCESS) device = -1;
+    kyb_driver.cuCtxPopCurrent_v2(&popped);
+    return device;
+}
+
+void kyb_add_peer_access(struct kyb_mapping *mapping)
+{
+    int owner = mapping->block->device;
+    if (owner < 0 || owner >= DEVICES_MAX) return;
+    pthread_mutex_lock(&lock);
+    uint64_t bits = readers[owner];
+    pthread_mutex_unlock(&lock);
+    for (int reader = 0; reader < DEVICES_MAX; reader++)
+        if (bits >> reader & 1)
+            kyb_record_access(mapping, &(struct kyb_mem_access){{CU_MEM_LOCATION_TYPE_DEVICE, reader}, CU_MEM_ACCESS_READ_WRITE}, 1);
+}
+
+int cuCtxEnablePeerAccess(void *peer, unsigned int flags)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuCtxEnablePeerAccess, (void *, unsigned int), (peer, flags));
+    int reader = -1, owner;
+    if (kyb_enabled && result == CUDA_SUCCESS && kyb_driver.cuCtxGetDevice(&reader) == CUDA_SUCCESS && (owner = device_of(peer)) >= 0 && owner < DEVICES_MAX &&
+        reader >= 0 && reader < DEVICES_MAX) {
+        pthread_mutex_lock(&lock);
+        readers[owner] |= 1ULL << reader;
+        pthread_mutex_unlock(&lock);
+        kyb_grant_peer(owner, reader);
+    }
+    kyb_leave();
+    return result;
+}
+
+/* Access already given to extents stays: a wider right than asked for, never a narrower one. */
+int cuCtxDisablePeerAccess(void *peer)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuCtxDisablePeerAccess, (void *), (peer));
+    kyb_leave();
+    return result;
+}

@@ -1,0 +1,136 @@
+/* The gates: where CUDA calls wait while the process has no VRAM.
+ *
+ * A call costs two plain stores and a load. The price is paid by whoever closes: membarrier() makes every running thread
+ * of the process pass a full barrier, after which a thread has either shown itself inside or will see the gate closed.
+ * Two gates, closed one after the other, since kernels of a communication library may wait for copies that another
+ * thread of the process has yet to issue.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kybernate.h"
+
+_Thread_local struct kyb_thread kyb_self __attribute__((tls_model("initial-exec")));
+_Atomic unsigned kyb_gates_closed;
+
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct kyb_thread *threads;
+static pthread_key_t leaver;
+static pthread_once_t leaver_once = PTHREAD_ONCE_INIT;
+
+int64_t kyb_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void unlist(void *argument)
+{
+    struct kyb_thread *thread = argument;
+    pthread_mutex_lock(&list_lock);
+    if (thread->next) thread->next->previous = thread->previous;
+    if (thread->previous)
+        thread->previous->next = thread->next;
+    else
+        threads = thread->next;
+    thread->listed = false;
+    pthread_mutex_unlock(&list_lock);
+}
+
+static void make_leaver(void)
+{
+    pthread_key_create(&leaver, unlist);
+}
+
+static void list(struct kyb_thread *thread)
+{
+    pthread_once(&leaver_once, make_leaver);
+    pthread_mutex_lock(&list_lock);
+    thread->previous = NULL;
+    thread->next = threads;
+    if (threads) threads->previous = thread;
+    threads = thread;
+    thread->listed = true;
+    pthread_mutex_unlock(&list_lock);
+    pthread_setspecific(leaver, thread);
+}
+
+static void futex_wait(_Atomic unsigned *word, unsigned value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+void kyb_gate_enter_slowly(struct kyb_thread *thread, unsigned gate)
+{
+    int kept = errno;
+    if (!thread->listed) list(thread);
+    for (;;) {
+        atomic_store_explicit(&thread->inside, gate, memory_order_seq_cst);
+        unsigned closed = atomic_load_explicit(&kyb_gates_closed, memory_order_seq_cst);
+        if (!(closed & gate)) break;
+        atomic_store_explicit(&thread->inside, 0, memory_order_release);
+        futex_wait(&kyb_gates_closed, closed);
+    }
+    errno = kept;
+}
+
+bool kyb_gate_start(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+void kyb_gate_close(unsigned gates)
+{
+    atomic_fetch_or(&kyb_gates_closed, gates);
+    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+static bool somebody_inside(unsigned gates)
+{
+    bool found = false;
+    pthread_mutex_lock(&list_lock);
+    for (struct kyb_thread *thread = threads; thread && !found; thread = thread->next)
+        found = (atomic_load_explicit(&thread->inside, memory_order_acquire) & gates) != 0;
+    pthread_mutex_unlock(&list_lock);
+    return found;
+}
+
+bool kyb_gate_drained(unsigned gates, int64_t deadline_ns)
+{
+    long pause = 5000;
+    while (somebody_inside(gates)) {
+        if (kyb_now_ns() >= deadline_ns) return false;
+        nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
+        if (pause < 500000) pause *= 2;
+    }
+    return true;
+}
+
+void kyb_gate_open(void)
+{
+    atomic_store(&kyb_gates_closed, 0);
+    syscall(SYS_futex, &kyb_gates_closed, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
+}
+
+void kyb_gate_exempt(void)
+{
+    kyb_self.depth = 1U << 30;
+}
+
+/* In a forked child only the forking thread goes on, and nobody closes gates on it. */
+void kyb_gate_after_fork(void)
+{
+    pthread_mutex_init(&list_lock, NULL);
+    threads = NULL;
+    atomic_store(&kyb_gates_closed, 0);
+    if (kyb_self.listed) {
+        kyb_self.next = kyb_self.previous = NULL;
+        threads = &kyb_self;
+    }
+}

@@ -1,0 +1,90 @@
+/* Start, cuInit and fork. A process that was not started by the agent, or never uses CUDA, notices nothing of us. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kybernate.h"
+
+bool kyb_enabled;
+const char *kyb_run_directory;
+
+static bool able; /* run directory known, gates work */
+static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool started;
+
+void kyb_say_once(_Atomic bool *said, const char *format, ...)
+{
+    if (atomic_exchange(said, true)) return;
+    int kept = errno;
+    char line[512] = "kybernate: ";
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(line + 11, sizeof line - 12, format, arguments);
+    va_end(arguments);
+    if (length > (int)sizeof line - 13) length = (int)sizeof line - 13;
+    line[11 + length] = '\n';
+    ssize_t ignored = write(STDERR_FILENO, line, (size_t)length + 12);
+    (void)ignored;
+    errno = kept;
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&start_lock);
+    pthread_mutex_lock(&kyb_memory_lock);
+}
+
+static void in_parent(void)
+{
+    pthread_mutex_unlock(&kyb_memory_lock);
+    pthread_mutex_unlock(&start_lock);
+}
+
+static void in_child(void)
+{
+    pthread_mutex_init(&kyb_memory_lock, NULL);
+    pthread_mutex_init(&start_lock, NULL);
+    kyb_gate_after_fork();
+    if (!started) return; /* the child may yet start CUDA itself */
+    kyb_enabled = false;
+    kyb_memory_after_fork();
+    kyb_control_after_fork();
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    const char *directory = getenv("KYBERNATE_RUN_DIRECTORY");
+    if (!directory || !*directory) return;
+    kyb_run_directory = strdup(directory);
+    able = kyb_run_directory && kyb_gate_start();
+    pthread_atfork(before_fork, in_parent, in_child);
+}
+
+static void start_after_init(void)
+{
+    static _Atomic bool said;
+    pthread_mutex_lock(&start_lock);
+    bool first = !started;
+    if (first) {
+        started = true;
+        if (!kyb_driver_load())
+            kyb_say_once(&said, "this CUDA driver lacks virtual memory management: GPU memory stays with the driver");
+        else if (!kyb_control_start())
+            kyb_say_once(&said, "can't listen in %s/control (%s): GPU memory stays with the driver", kyb_run_directory, strerror(errno));
+        else
+            kyb_enabled = true;
+    }
+    pthread_mutex_unlock(&start_lock);
+    if (first && kyb_enabled) kyb_ask_hello();
+}
+
+int cuInit(unsigned int flags)
+{
+    int result = KYB_DRIVER(cuInit, (unsigned int), (flags));
+    if (result == CUDA_SUCCESS && able) start_after_init();
+    return result;
+}

@@ -1,0 +1,246 @@
+/* What forbids a pause, counted where it happens; and legacy CUDA IPC between the processes of one workload.
+ *
+ * Legacy IPC does not know memory of the virtual-memory API, which extents are, so handles of extents are our own: they
+ * name the owner, and whoever opens one asks the owner's control thread for the descriptors.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kybernate.h"
+
+_Atomic int kyb_managed, kyb_foreign, kyb_exports, kyb_external, kyb_multicast, kyb_ipc_opened, kyb_ipc_exported;
+static _Atomic int event_handles;
+
+const char *kyb_unsupported(void)
+{
+    if (atomic_load(&kyb_managed) > 0) return "the process holds managed memory (cuMemAllocManaged), which the driver can't checkpoint";
+    if (atomic_load(&kyb_ipc_opened) > 0) return "the process has CUDA IPC memory of another process open (cuIpcOpenMemHandle)";
+    if (atomic_load(&kyb_ipc_exported) > 0) return "the process shares memory by CUDA IPC (cuIpcGetMemHandle) that it has not freed";
+    if (atomic_load(&kyb_foreign) > 0) return "the process has imported memory of another process (cuMemImportFromShareableHandle)";
+    if (atomic_load(&kyb_exports) > 0) return "the process has exported memory (cuMemExportToShareableHandle) that it has not freed";
+    if (atomic_load(&kyb_external) > 0) return "the process has imported memory of another API (cuImportExternalMemory)";
+    if (atomic_load(&kyb_multicast) > 0) return "the process uses multicast objects (cuMulticastCreate)";
+    if (atomic_load(&event_handles) > 0) return "the process shares events by CUDA IPC";
+    return NULL;
+}
+
+/* ---- managed memory ---- */
+
+static pthread_mutex_t managed_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t *managed;
+static size_t managed_count, managed_room;
+
+int cuMemAllocManaged(void *address, size_t size, unsigned int flags)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuMemAllocManaged, (void *, size_t, unsigned int), (address, size, flags));
+    if (result == CUDA_SUCCESS) {
+        atomic_fetch_add(&kyb_managed, 1);
+        pthread_mutex_lock(&managed_lock);
+        if (managed_count == managed_room) {
+            size_t room = managed_room ? 2 * managed_room : 64;
+            uint64_t *larger = realloc(managed, room * sizeof *larger);
+            if (larger) {
+                managed = larger;
+                managed_room = room;
+            }
+        }
+        if (managed_count < managed_room) managed[managed_count++] = *(uint64_t *)address;
+        pthread_mutex_unlock(&managed_lock);
+    }
+    kyb_leave();
+    return result;
+}
+
+bool kyb_managed_freed(uint64_t address)
+{
+    bool found = false;
+    pthread_mutex_lock(&managed_lock);
+    for (size_t i = 0; i < managed_count && !found; i++)
+        if (managed[i] == address) {
+            managed[i] = managed[--managed_count];
+            found = true;
+        }
+    pthread_mutex_unlock(&managed_lock);
+    return found;
+}
+
+/* ---- counted only ---- */
+
+int cuImportExternalMemory(void *memory, void *description)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuImportExternalMemory, (void *, void *), (memory, description));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_external, 1);
+    kyb_leave();
+    return result;
+}
+
+int cuDestroyExternalMemory(void *memory)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuDestroyExternalMemory, (void *), (memory));
+    if (result == CUDA_SUCCESS) atomic_fetch_sub(&kyb_external, 1);
+    kyb_leave();
+    return result;
+}
+
+int cuMulticastCreate(void *handle, void *properties)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuMulticastCreate, (void *, void *), (handle, properties));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_multicast, 1);
+    kyb_leave();
+    return result;
+}
+
+int cuMemGetHandleForAddressRange(void *handle, uint64_t address, size_t size, int type, uint64_t flags)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuMemGetHandleForAddressRange, (void *, uint64_t, size_t, int, uint64_t), (handle, address, size, type, flags));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_exports, 1);
+    kyb_leave();
+    return result;
+}
+
+int cuIpcGetEventHandle(void *handle, void *event)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuIpcGetEventHandle, (void *, void *), (handle, event));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&event_handles, 1);
+    kyb_leave();
+    return result;
+}
+
+int cuIpcOpenEventHandle(void *event, struct kyb_ipc_handle handle)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuIpcOpenEventHandle, (void *, struct kyb_ipc_handle), (event, handle));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&event_handles, 1);
+    kyb_leave();
+    return result;
+}
+
+/* ---- legacy IPC ---- */
+
+struct ticket { /* laid into the 64 bytes of a CUipcMemHandle */
+    char magic[8];
+    uint64_t address, size;
+    int32_t owner, reserved;
+};
+_Static_assert(sizeof(struct ticket) <= sizeof(struct kyb_ipc_handle), "CUipcMemHandle");
+static const char magic[8] = "KYBIPC1";
+
+int cuIpcGetMemHandle(void *handle, uint64_t address)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    pthread_mutex_lock(&kyb_memory_lock);
+    struct kyb_mapping *mapping = kyb_enabled && handle ? kyb_mapping_at(address) : NULL;
+    bool ours = mapping && mapping->block->kind == KYB_BLOCK_ALLOCATION;
+    if (ours) {
+        struct ticket ticket = {.address = mapping->address, .size = mapping->block->requested, .owner = getpid()};
+        memcpy(ticket.magic, magic, sizeof magic);
+        memset(handle, 0, sizeof(struct kyb_ipc_handle));
+        memcpy(handle, &ticket, sizeof ticket);
+        if (!mapping->block->exported) atomic_fetch_add(&kyb_ipc_exported, 1);
+        mapping->block->exported = true;
+    }
+    pthread_mutex_unlock(&kyb_memory_lock);
+    int result = CUDA_SUCCESS;
+    if (!ours) {
+        result = KYB_DRIVER(cuIpcGetMemHandle, (void *, uint64_t), (handle, address));
+        if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_exported, 1); /* for good: nobody tells us when it is over */
+    }
+    kyb_leave();
+    return result;
+}
+
+/* On the owner's control thread. */
+bool kyb_share(uint64_t address, struct kyb_extent *records, int *fds, size_t max, size_t *count, uint64_t *size)
+{
+    pthread_mutex_lock(&kyb_memory_lock);
+    struct kyb_mapping *mapping = kyb_mapping_at(address);
+    bool shared = mapping && mapping->address == address && mapping->block->exported && mapping->block->piece_count <= max;
+    if (shared) {
+        *count = mapping->block->piece_count;
+        *size = mapping->block->requested;
+        for (size_t i = 0; i < *count; i++) {
+            records[i] = (struct kyb_extent){.id = mapping->block->pieces[i].id, .size = mapping->block->pieces[i].size};
+            memcpy(records[i].gpu, mapping->block->gpu, 16);
+            fds[i] = mapping->block->pieces[i].fd;
+        }
+    }
+    pthread_mutex_unlock(&kyb_memory_lock);
+    return shared;
+}
+
+static int open_ticket(uint64_t *address, const struct ticket *ticket)
+{
+    int device;
+    if (kyb_driver.cuCtxGetDevice(&device) != CUDA_SUCCESS) return CUDA_ERROR_INVALID_VALUE;
+    char path[128];
+    snprintf(path, sizeof path, "%s/control/%d.sock", kyb_run_directory, (int)ticket->owner);
+    int socket = kyb_connect(path, 10);
+    if (socket < 0) return CUDA_ERROR_INVALID_VALUE;
+    struct kyb_message message = {.type = KYB_SHARE, .argument = ticket->address};
+    struct kyb_extent records[KYB_RECORDS_MAX];
+    int fds[KYB_RECORDS_MAX];
+    size_t fd_count = 0;
+    struct kyb_block *block = NULL;
+    if (kyb_send(socket, &message, NULL, NULL) && kyb_receive(socket, &message, records, fds, &fd_count) && message.status == KYB_OK && fd_count == message.count)
+        block = kyb_block_new(KYB_BLOCK_SHARED, fd_count);
+    close(socket);
+    if (!block) {
+        for (size_t i = 0; i < fd_count; i++) close(fds[i]);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    for (size_t i = 0; i < fd_count; i++) {
+        block->pieces[i] = (struct kyb_piece){.id = records[i].id, .size = records[i].size, .fd = fds[i]};
+        block->size += records[i].size;
+    }
+    block->requested = message.argument;
+    block->device = device;
+    int result = kyb_place(block, address);
+    if (result != CUDA_SUCCESS)
+        kyb_block_forget(block);
+    else
+        atomic_fetch_add(&kyb_ipc_opened, 1);
+    return result;
+}
+
+#define OPEN(name)                                                 \
+    int name(void *address, struct kyb_ipc_handle handle, unsigned int flags) \
+    {                                                              \
+        struct ticket ticket;                                      \
+        memcpy(&ticket, handle.bytes, sizeof ticket);              \
+        kyb_enter(KYB_GATE_MEMORY);                                \
+        int result;                                                \
+        if (kyb_enabled && address && memcmp(ticket.magic, magic, sizeof magic) == 0) \
+            result = open_ticket(address, &ticket);                \
+        else {                                                     \
+            result = KYB_DRIVER(name, (void *, struct kyb_ipc_handle, unsigned int), (address, handle, flags)); \
+            if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_opened, 1); \
+        }                                                          \
+        kyb_leave();                                               \
+        return result;                                             \
+    }
+
+OPEN(cuIpcOpenMemHandle)
+OPEN(cuIpcOpenMemHandle_v2)
+
+int cuIpcCloseMemHandle(uint64_t address)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    pthread_mutex_lock(&kyb_memory_lock);
+    struct kyb_mapping *mapping = kyb_enabled ? kyb_mapping_at(address) : NULL;
+    bool ours = mapping && mapping->address == address && mapping->block->kind == KYB_BLOCK_SHARED;
+    int result = ours ? kyb_free_allocation(mapping) : CUDA_SUCCESS;
+    pthread_mutex_unlock(&kyb_memory_lock);
+    if (!ours) result = KYB_DRIVER(cuIpcCloseMemHandle, (uint64_t), (address));
+    if (result == CUDA_SUCCESS) atomic_fetch_sub(&kyb_ipc_opened, 1);
+    kyb_leave();
+    return result;
+}

@@ -1,0 +1,96 @@
+"""The words, as types. See the glossary in ARCHITECTURE.md."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from typing import NewType
+
+from kybernate.model.errors import BadInput
+
+WorkloadName = NewType("WorkloadName", str)
+HostPid = NewType("HostPid", int)
+"""A process id as the agent's own pid namespace sees it."""
+ExtentId = NewType("ExtentId", int)
+GpuUuid = NewType("GpuUuid", str)
+"""`GPU-xxxxxxxx-xxxx-...`, as nvidia-smi prints it."""
+
+MIB = 1 << 20
+GIB = 1 << 30
+CHUNK_BYTES = 2 * MIB
+"""Unit of hashing, of dedup and of pool slots; also the driver's allocation granularity."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class Depth(enum.StrEnum):
+    """How much a pause gives back."""
+
+    WARM = "warm"
+    """Extents out, CUDA context stays (about 0.5 to 1 GB)."""
+    ZERO = "zero"
+    """Nothing left in VRAM."""
+
+
+class Backend(enum.StrEnum):
+    """How a workload's GPU state is moved."""
+
+    BROKER = "broker"
+    """Extents of the agent, copied by the agent; residual by the driver's checkpoint."""
+    DRIVER = "driver"
+    """The driver's own checkpoint alone: works on any process that already runs, slowly."""
+
+
+class WorkloadState(enum.StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RESUMING = "resuming"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    LOST = "lost"
+
+
+def workload_name(text: str) -> WorkloadName:
+    """Check a name: a DNS label, since it becomes a host name, a directory and a Kubernetes object.
+
+    Raises:
+        BadInput: the text is no DNS label.
+    """
+    if not _NAME.fullmatch(text):
+        raise BadInput(
+            f"bad workload name {text[:80]!r}",
+            hint="use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit",
+        )
+    return WorkloadName(text)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """One step of a pause or resume. `seconds` is wall time."""
+
+    step: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchReport:
+    """What a pause or a resume did. All sizes in bytes, all times in seconds."""
+
+    workload: str
+    operation: str
+    """`pause` or `resume`."""
+    depth: Depth
+    backend: Backend
+    seconds: float
+    bytes_total: int = 0
+    """Content of all extents."""
+    bytes_copied: int = 0
+    """Really moved over the link."""
+    bytes_clean: int = 0
+    """Not copied: the host copy was already right."""
+    bytes_zero: int = 0
+    """Not copied: all zeros."""
+    steps: tuple[StepTiming, ...] = field(default=())
