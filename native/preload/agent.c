@@ -1,5 +1,4 @@
 /* Packets, and the questions put to the agent: connect, ask, hang up. Nothing stays connected between questions. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

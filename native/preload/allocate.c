@@ -1,5 +1,4 @@
 /* cuMemAlloc and its kin: allocations of 2 MiB and more become extents of the agent at an address of our own. */
-#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,5 +1,4 @@
 /* Which contexts the process has, which of its streams are being captured, which GPUs see each other's memory. */
-#define _GNU_SOURCE
 #include <string.h>
 
 #include "kybernate.h"

@@ -5,7 +5,6 @@
  * One connection at a time, one operation a connection. A connection that breaks is an undo (protocol.h): a dead agent
  * never leaves a process standing still whose memory is still there.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>

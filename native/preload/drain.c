@@ -3,7 +3,6 @@
  * The driver has no synchronisation with a timeout, so a thread of its own waits and we wait for the thread. One that a
  * never-ending kernel holds up is left behind (it ends with the kernel); until it does, further pauses are answered busy.
  */
-#define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,7 +5,6 @@
  * Two gates, closed one after the other, since kernels of a communication library may wait for copies that another
  * thread of the process has yet to issue.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>

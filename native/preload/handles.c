@@ -1,6 +1,5 @@
 /* The process's own virtual memory management (torch's expandable segments, JAX's pool, vLLM, NCCL): the handles it holds
  * are logical, so that the physical memory behind them can be taken away and replaced. */
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,4 @@
 /* Start, cuInit and fork. A process that was not started by the agent, or never uses CUDA, notices nothing of us. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>

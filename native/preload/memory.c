@@ -4,7 +4,6 @@
  * Mappings are kept sorted by address. Descriptors of the pieces are kept while the process runs: memory lives as long as
  * somebody holds one, so a dead agent takes nothing with it.
  */
-#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

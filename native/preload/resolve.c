@@ -4,7 +4,6 @@
  * In each case the real resolver is asked first, and the wrapper chosen by the pointer it returned: names and versions
  * need no table that would rot with each CUDA release. cuGetExportTable is left alone.
  */
-#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
@@ -223,9 +222,12 @@ static void *answer(void *found)
     return kyb_wrapper_of(found);
 }
 
-/* What our dlsym does with a name of the driver; NULL in *take: not ours, go on in the C library as if we weren't there
+/* Called from the assembly below.  What our dlsym does with a name of the driver; NULL in *take: not ours, go on in the C library as if we weren't there
  * (it reads the caller's return address for RTLD_NEXT, so that must be a jump, not a call). */
-__attribute__((used, visibility("hidden"))) void *kyb_dlsym(void *handle, const char *name, void **jump)
+__attribute__((used)) void *kyb_dlsym(void *handle, const char *name, void **jump);
+__attribute__((used)) void *kyb_dlvsym(void *handle, const char *name, const char *version, void **jump);
+
+void *kyb_dlsym(void *handle, const char *name, void **jump)
 {
     pthread_once(&once, find_resolvers);
     if (!is_driver_name(name) || handle == RTLD_NEXT) {
@@ -236,7 +238,7 @@ __attribute__((used, visibility("hidden"))) void *kyb_dlsym(void *handle, const 
     return answer(real_dlsym(handle, name));
 }
 
-__attribute__((used, visibility("hidden"))) void *kyb_dlvsym(void *handle, const char *name, const char *version, void **jump)
+void *kyb_dlvsym(void *handle, const char *name, const char *version, void **jump)
 {
     pthread_once(&once, find_resolvers);
     if (!is_driver_name(name) || handle == RTLD_NEXT) {

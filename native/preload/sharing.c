@@ -3,7 +3,6 @@
  * Legacy IPC does not know memory of the virtual-memory API, which extents are, so handles of extents are our own: they
  * name the owner, and whoever opens one asks the owner's control thread for the descriptors.
  */
-#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
