@@ -7,8 +7,9 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 JOBS ?= 2
 PYTEST_FLAGS ?=
-# The bundle's Python.
-PYTHON_VERSION ?= 3.12
+# Of the bundle: the Python it is for; whether it carries NVRTC (90 MB).
+PYTHON ?= 3.12
+NVRTC ?= 0
 
 .PHONY: help
 help: ## list the words
@@ -50,8 +51,8 @@ bench: setup ## measure; writes bench/results/*.json
 	@$(BIN)/kybernate bench pause
 
 .PHONY: bundle
-bundle: setup ## one archive that installs with no network: make bundle PYTHON_VERSION=3.12 NVRTC=0
-	@PYTHON_VERSION=$(PYTHON_VERSION) scripts/bundle.sh
+bundle: setup ## one archive that installs with no network: make bundle PYTHON=3.12 NVRTC=0
+	@scripts/bundle.sh $(PYTHON) $(NVRTC)
 
 .PHONY: clean
 clean: ## remove what was built; .venv and .criu stay

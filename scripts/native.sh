@@ -9,5 +9,5 @@ exec 9>.cache/native.lock
 flock 9
 PATH=$PWD/.venv/bin:$PATH
 log=$(mktemp); trap 'rm -f "$log"' EXIT
-{ cmake -S . -B "$directory" -G Ninja "$@" && cmake --build "$directory"; } >"$log" 2>&1 ||
-  { cat "$log" >&2; die "the native build failed in $directory"; }
+{ cmake -S . -B "$directory" -G Ninja "$@" && cmake --build "$directory" -- -k 0; } >"$log" 2>&1 ||
+  { grep -vE "^(--|\[[0-9]+/[0-9]+\] (Building|Linking|Re-checking))" "$log" >&2; die "the native build failed in $directory"; }

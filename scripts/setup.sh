@@ -23,7 +23,7 @@ need_packages() { # need_packages WHY PACKAGE...
 }
 
 python=$(find_python) || { need_packages "Python 3.11 or newer" python3 python3-venv ca-certificates; python=$(find_python); } ||
-  die "no Python 3.11 or newer found; install one and set PYTHON=/path/to/python3"
+  die "no Python 3.11 or newer found; install one and set KYBERNATE_PYTHON=/path/to/python3"
 command -v gcc >/dev/null || command -v cc >/dev/null || need_packages "a C compiler" gcc libc6-dev
 [ -e /usr/include/stdio.h ] || need_packages "the C library's headers" libc6-dev
 
