@@ -1,0 +1,280 @@
+"""Start a workload: its run directory, cgroup, namespaces, user, limits, and a supervisor that outlives the agent.
+
+What a workload gets, as root: its own pid, mount, ipc, host name and (unless `Network.HOST`) network namespace;
+a cgroup that can be frozen; its user and groups; stdin from /dev/null, stdout and stderr to output.log; no other
+descriptor of ours; a first pid of 1000; as many descriptors as the kernel allows; the agent's state directory
+hidden but for its own run directory. Without root, or with `isolated=False`, it is a plain child in a session of
+its own, and `Tree.left_out` says in a line each what it has to do without.
+
+It is no sandbox: a workload that runs as root and means harm isn't stopped by this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kybernate
+from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
+from kybernate.model.types import WorkloadName, workload_name
+from kybernate.process import procfs, records
+from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach, clear, locked, sweep_locked
+
+_START_TIMEOUT_S = 30.0
+_SOCKET_PATH_MAX = 107
+_LONGEST_SOCKET = f"{CONTROL}/4194304.sock"
+_START = "import sys; sys.path.append(sys.argv[1]); from kybernate.process.supervisor import main; main()"
+
+
+class Network(enum.StrEnum):
+    """What a workload sees of the network."""
+
+    NONE = "none"
+    """A network of its own in which only loopback is up."""
+    HOST = "host"
+    """The host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """What to start. The run directory is STATE/workloads/NAME; STATE is what the workload won't see.
+
+    Raises:
+        BadInput: a name, path, argument or variable that can't be right.
+    """
+
+    name: WorkloadName
+    argv: Sequence[str]
+    run_directory: Path
+    directory: Path = Path("/")
+    """Working directory."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The whole environment. KYBERNATE_WORKLOAD and KYBERNATE_RUN_DIRECTORY are added."""
+    uid: int = field(default_factory=os.geteuid)
+    gid: int = field(default_factory=os.getegid)
+    groups: Sequence[int] = ()
+    network: Network = Network.NONE
+    isolated: bool = True
+    """False: no namespaces and no cgroup, as without root."""
+
+    def __post_init__(self) -> None:
+        workload_name(self.name)
+        if not self.argv or not self.argv[0]:
+            raise BadInput(f"workload {self.name}: no command", hint="say what to run")
+        if any("\0" in text for text in (*self.argv, *self.environment, *self.environment.values())):
+            raise BadInput(f"workload {self.name}: a NUL byte in the command or its environment")
+        if bad := [name for name in self.environment if not name or "=" in name]:
+            raise BadInput(f"workload {self.name}: bad variable name {bad[0]!r}")
+        for what, path in (("directory", self.directory), ("run directory", self.run_directory)):
+            if not path.is_absolute() or ".." in path.parts:
+                raise BadInput(f"workload {self.name}: the {what} {path} must be absolute and without '..'")
+        if self.run_directory.name != self.name or len(self.run_directory.parts) < 4:
+            raise BadInput(
+                f"workload {self.name}: bad run directory {self.run_directory}", hint="use STATE/workloads/NAME"
+            )
+        if len(os.fsencode(self.run_directory / _LONGEST_SOCKET)) > _SOCKET_PATH_MAX:
+            raise BadInput(
+                f"workload {self.name}: the run directory {self.run_directory} is too long for a socket's path",
+                hint="use a shorter state directory",
+            )
+        if min(self.uid, self.gid, *self.groups) < 0:
+            raise BadInput(f"workload {self.name}: a negative user or group number")
+
+    @property
+    def state_directory(self) -> Path:
+        return self.run_directory.parents[1]
+
+
+def launch(spec: LaunchSpec) -> Tree:
+    """Start a workload. When this returns, its program has been executed; takes some 50 ms.
+
+    Raises:
+        BadInput: the command can't be started (not found, not allowed, bad directory); nothing is left behind.
+        Conflict: a workload of that name runs.
+        Unsupported: as root with isolation, there is no cgroup v2 hierarchy to use.
+    """
+    privileged = os.geteuid() == 0
+    if not privileged and (spec.uid, spec.gid) != (os.geteuid(), os.getegid()):
+        raise BadInput(f"workload {spec.name}: only root can run it as user {spec.uid}, group {spec.gid}")
+    isolated = spec.isolated and privileged
+    while True:
+        made = _make_run_directory(spec)
+        with locked(spec.run_directory) as there:
+            if there:  # else another launch of that name failed and took the directory with it
+                return _launch(spec, isolated=isolated, made=made)
+
+
+def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
+    """All the rest, with the run directory locked."""
+    _refuse_running(spec)
+    had_output = (spec.run_directory / OUTPUT).exists()
+    group: WorkloadCgroup | None = None
+    try:
+        (spec.run_directory / records.EXIT).unlink(missing_ok=True)
+        _make_control_directory(spec)
+        if isolated:
+            group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
+        _start_supervisor(spec, group)
+        return attach(spec.run_directory)
+    except BaseException:
+        _undo(spec, group)
+        if not had_output:
+            (spec.run_directory / OUTPUT).unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):  # somebody else put something there
+                spec.run_directory.rmdir()
+        raise
+
+
+def _make_run_directory(spec: LaunchSpec) -> bool:
+    try:
+        spec.run_directory.parent.mkdir(parents=True, exist_ok=True)
+        spec.run_directory.mkdir(mode=0o755)
+    except FileExistsError:
+        if spec.run_directory.is_dir() and not spec.run_directory.is_symlink():
+            return False
+        raise BadInput(f"workload {spec.name}: {spec.run_directory} is not a directory") from None
+    except OSError as e:
+        raise BadInput(f"workload {spec.name}: can't make {spec.run_directory}: {e.strerror}") from e
+    return True
+
+
+def _make_control_directory(spec: LaunchSpec) -> None:
+    """The only place of the run directory where the workload may write."""
+    control = spec.run_directory / CONTROL
+    control.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() == 0:
+        os.chown(control, spec.uid, spec.gid, follow_symlinks=False)
+
+
+def _refuse_running(spec: LaunchSpec) -> None:
+    try:
+        sweep_locked(spec.run_directory)
+    except Conflict as e:
+        raise Conflict(f"workload {spec.name} already runs", hint="stop it first, or choose another name") from e
+
+
+def _job(spec: LaunchSpec, group: WorkloadCgroup | None) -> dict[str, Any]:
+    """What the supervisor is told; see supervisor.py."""
+    isolated = group is not None
+    environment = dict(spec.environment) | {
+        "KYBERNATE_WORKLOAD": spec.name,
+        "KYBERNATE_RUN_DIRECTORY": str(spec.run_directory.resolve()),
+    }
+    return {
+        "name": spec.name,
+        "argv": list(spec.argv),
+        "environment": environment,
+        "directory": str(spec.directory),
+        "run_directory": str(spec.run_directory.resolve()),
+        "state_directory": str(spec.state_directory.resolve()),
+        "uid": spec.uid,
+        "gid": spec.gid,
+        "groups": list(spec.groups),
+        "network": spec.network,
+        "isolated": isolated,
+        "cgroup": None if group is None else str(group.path),
+        "cgroup_root": None if group is None else str(group.mount_point),
+        "record": {
+            "name": spec.name,
+            "boot_id": procfs.boot_id(),
+            "isolated": isolated,
+            "network": spec.network if isolated else Network.HOST,
+            "cgroup": None if group is None else str(group.path),
+            "launched": time.time(),
+            "left_out": [] if isolated else _left_out(spec),
+        },
+    }
+
+
+def _left_out(spec: LaunchSpec) -> list[str]:
+    why = "not root" if spec.isolated else "isolation is off"
+    return [
+        f"{why}: no namespaces, so the workload sees the host's processes, network and the agent's files",
+        f"{why}: no cgroup, so it is frozen by SIGSTOP, which a program can notice",
+    ]
+
+
+def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
+    """Run the opener and read its reports until the workload's exec."""
+    root = Path(kybernate.__file__).parents[1]
+    with os.fdopen(os.memfd_create("kybernate-job"), "w+b") as job:
+        job.write(json.dumps(_job(spec, group)).encode())
+        job.seek(0)
+        opener = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _START, str(root)],
+            stdin=job,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+        )
+    try:
+        _, raw = opener.communicate(timeout=_START_TIMEOUT_S)
+    except subprocess.TimeoutExpired as e:
+        raise KybernateError(f"workload {spec.name} did not start within {_START_TIMEOUT_S:g} s") from e
+    except BaseException:
+        opener.send_signal(signal.SIGKILL)
+        opener.communicate()
+        raise
+    _check_reports(spec, raw.decode("utf-8", "replace"))
+
+
+def _check_reports(spec: LaunchSpec, text: str) -> None:
+    reports: list[dict[str, Any]] = []
+    other: list[str] = []
+    for line in text.splitlines():
+        try:
+            reports.append(json.loads(line))
+        except ValueError:
+            other.append(line)
+    for report in reports:
+        if "error" in report:
+            raise _start_error(spec, step=report["step"], number=report["errno"], text=report["error"])
+    if not any("exec" in report for report in reports):
+        detail = " ".join(other)[-400:] or "its supervisor was killed"
+        raise KybernateError(f"workload {spec.name} did not start: {detail}")
+
+
+def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) -> KybernateError:
+    command, head = spec.argv[0], f"workload {spec.name}"
+    if step == "directory":
+        return BadInput(f"{head}: can't use the directory {spec.directory}: {os.strerror(number or 0)}")
+    if step != "exec":
+        return KybernateError(f"{head} did not start: {step}: {text}")
+    if number == errno.ENOENT:
+        if "/" in command and (spec.directory / command).exists():
+            return BadInput(f"{head}: the interpreter that {command} asks for was not found")
+        return BadInput(f"{head}: command not found: {command}")
+    if number in (errno.EACCES, errno.EPERM):
+        return BadInput(f"{head}: no permission to run {command}", hint=f"as user {spec.uid}")
+    if number == errno.ENOEXEC:
+        return BadInput(f"{head}: {command} is no program", hint="a script must begin with #!")
+    if number == errno.E2BIG:
+        return BadInput(f"{head}: its arguments and environment are too large")
+    return BadInput(f"{head}: can't run {command}: {os.strerror(number or 0)}")
+
+
+def _undo(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
+    """After a failed start: as if it had never been tried."""
+    try:
+        attach(spec.run_directory).remove_locked()
+    except NotFound:
+        if group is not None:
+            group.remove(_START_TIMEOUT_S)
+    clear(spec.run_directory)
+    for name in (records.EXIT, f"{records.EXIT}.new", f"{records.SUPERVISOR}.new"):
+        (spec.run_directory / name).unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""What /proc says about a process. All pids and times are as this process's own pid namespace sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kybernate.model.types import HostPid
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The fields of /proc/PID/stat we use."""
+
+    name: str
+    state: str
+    """One letter: R running, S sleeping, D waiting uninterruptibly, T stopped, t traced, Z zombie, X dead."""
+    parent: int
+    group: int
+    session: int
+    start_time: int
+    """Clock ticks since boot; with the pid it names one process for good."""
+
+    @property
+    def alive(self) -> bool:
+        return self.state not in "ZX"
+
+
+def stat(pid: int) -> Stat | None:
+    """None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name may hold blanks and parentheses; it ends at the last one.
+    head, _, rest = text.rpartition(")")
+    fields = rest.split()
+    return Stat(
+        name=head.partition("(")[2],
+        state=fields[0],
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        start_time=int(fields[19]),
+    )
+
+
+def namespace_pids(pid: int) -> tuple[int, ...]:
+    """The process's pid in each pid namespace from ours inwards; empty when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    for line in text.splitlines():
+        if line.startswith("NSpid:"):
+            return tuple(int(number) for number in line.split()[1:])
+    return (pid,)
+
+
+def all_pids() -> list[HostPid]:
+    """Every process there is right now, in ascending order."""
+    return sorted(HostPid(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def boot_id() -> str:
+    """Changes with every boot; pids and start times mean nothing beyond it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

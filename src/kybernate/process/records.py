@@ -1,0 +1,104 @@
+"""The two files the supervisor leaves in a run directory: supervisor.json (it lives) and exit.json (it ended).
+
+Both are written whole (new name, then rename), by root in a directory of root's, so a workload can't forge them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kybernate.model.errors import KybernateError, NotFound
+from kybernate.model.types import HostPid, WorkloadName
+
+SUPERVISOR = "supervisor.json"
+EXIT = "exit.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorRecord:
+    """Which process supervises a workload and what was made for it."""
+
+    name: WorkloadName
+    pid: HostPid
+    start_time: int
+    """Clock ticks since boot, as in /proc/PID/stat."""
+    boot_id: str
+    main_inside: int
+    """Pid of the workload's first process as the workload sees it."""
+    isolated: bool
+    network: str
+    cgroup: Path | None
+    left_out: tuple[str, ...]
+    """One line for each protection this workload has to do without."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """How a workload ended."""
+
+    status: int
+    """As a shell says it: 0 to 255, or 128 + signal."""
+    signal: int | None
+    time: float | None
+    """Seconds since 1970; None when nobody saw it."""
+    known: bool = True
+    """False: the supervisor was killed, and everything with it; `status` is a guess then."""
+
+
+EXIT_UNKNOWN = ExitRecord(status=137, signal=9, time=None, known=False)
+
+
+def read_supervisor(run_directory: Path) -> SupervisorRecord:
+    """Raises NotFound: no workload was launched there. Raises KybernateError: the file is damaged."""
+    path = run_directory / SUPERVISOR
+    try:
+        raw = _read(path)
+    except FileNotFoundError as e:
+        raise NotFound(f"no workload was launched in {run_directory}") from e
+    try:
+        return SupervisorRecord(
+            name=WorkloadName(str(raw["name"])),
+            pid=HostPid(int(raw["pid"])),
+            start_time=int(raw["start_time"]),
+            boot_id=str(raw["boot_id"]),
+            main_inside=int(raw["main_inside"]),
+            isolated=bool(raw["isolated"]),
+            network=str(raw["network"]),
+            cgroup=None if raw["cgroup"] is None else Path(raw["cgroup"]),
+            left_out=tuple(str(line) for line in raw["left_out"]),
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise _damaged(path, e) from e
+
+
+def read_exit(run_directory: Path) -> ExitRecord | None:
+    """None while there is none. Raises KybernateError: the file is damaged."""
+    path = run_directory / EXIT
+    try:
+        raw = _read(path)
+    except FileNotFoundError:
+        return None
+    try:
+        number = raw["signal"]
+        return ExitRecord(
+            status=int(raw["status"]), signal=None if number is None else int(number), time=float(raw["time"])
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise _damaged(path, e) from e
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as e:
+        raise _damaged(path, e) from e
+    if not isinstance(content, dict):
+        raise _damaged(path, content)
+    return content
+
+
+def _damaged(path: Path, detail: object) -> KybernateError:
+    return KybernateError(f"{path} is damaged: {detail!r:.80}", hint="remove the workload's directory to forget it")

@@ -1,0 +1,285 @@
+"""The small program that starts a workload and stays as its parent: PID 1 of the workload's pid namespace.
+
+`launching.launch` runs it as `python -I -S -c ...` with a job (JSON, on stdin) and reads one JSON object a line
+from its stderr until end of file, which comes with the workload's exec:
+
+    {"record": {...}}                              supervisor.json has been written
+    {"exec": true}                                 the workload's exec is next
+    {"error": "...", "errno": 2, "step": "exec"}   it didn't come to that
+
+Two processes: the *opener* is a child of the launching process, makes the namespaces, starts the supervisor and
+ends; the *supervisor* belongs to nobody then and outlives the agent. It reaps, passes signals on to the
+workload's process group, and when the workload's first process ends, it takes everything left in the tree with
+it, writes exit.json and ends. Without namespaces it is a plain process that collects orphans as a subreaper.
+
+A start that lost its launching process runs to its end all the same: the agent that comes next finds it by
+supervisor.json. Imports are few on purpose: this runs before each launch and stays in memory with each workload.
+"""
+
+# ruff: noqa: PTH103, PTH105, PTH112, PTH123, PTH208
+# Without pathlib: start-up time, and memory for as long as a workload lives.
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from kybernate.process import namespaces
+
+Job = dict[str, Any]
+"""What `launching` asks for; the keys are listed there."""
+
+_NOT_FORWARDED = (signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP)
+# A CRIU restore takes the same pids again, and its own helpers come first: leave them the low numbers.
+_LAST_PID_BEFORE_WORKLOAD = 999
+
+
+class _StepFailed(Exception):
+    """A step of the start failed; `__cause__` is the OSError."""
+
+    def __init__(self, step: str, cause: OSError) -> None:
+        super().__init__(step)
+        self.report = {"step": step, "errno": cause.errno, "error": str(cause)}
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise _StepFailed(name, e) from e
+
+
+def main() -> NoReturn:
+    """The opener: read the job, make the namespaces, start the supervisor in them, end."""
+    status = os.dup(2)  # closed by an exec: its end of file tells the launching process that the workload runs
+    try:
+        _open(json.load(sys.stdin), status)
+    except BaseException as e:  # a process of its own: whatever it is, the other side must hear it
+        _report_failure(status, e)
+        os._exit(1)
+    os._exit(0)
+
+
+def _report(status: int, message: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the launching process is gone; the start goes on without it
+        os.write(status, json.dumps(message).encode() + b"\n")
+
+
+def _report_failure(status: int, error: BaseException) -> None:
+    report = (
+        error.report if isinstance(error, _StepFailed) else {"step": "supervisor", "errno": 0, "error": repr(error)}
+    )
+    _report(status, report)
+
+
+def _open(job: Job, status: int) -> None:
+    tasks = None
+    if job["cgroup"] is not None:
+        with _step("cgroup"):
+            # Opened here: in the workload's mount namespace the cgroups are read-only.
+            tasks = os.open(f"{job['cgroup']}/tasks/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            _write(f"{job['cgroup']}/supervisor/cgroup.procs", "0")
+    if job["isolated"]:
+        kinds = namespaces.NEW_MOUNTS | namespaces.NEW_PIDS | namespaces.NEW_IPC | namespaces.NEW_UTS
+        if job["network"] == "none":
+            kinds |= namespaces.NEW_NETWORK
+        with _step("namespaces"):
+            namespaces.unshare(kinds)
+    identity_reader, identity_writer = os.pipe()
+    supervisor = os.fork()
+    if supervisor == 0:
+        os.close(identity_writer)
+        try:
+            _supervise(job, status, identity_reader, tasks)
+        except BaseException as e:
+            _report_failure(status, e)
+        os._exit(1)
+    # Only the opener sees the supervisor with the host's eyes. It waits for this line before it changes /proc.
+    with open(f"/proc/{supervisor}/stat", "rb") as file:
+        start_time = int(file.read().rpartition(b")")[2].split()[19])
+    os.write(identity_writer, json.dumps({"pid": supervisor, "start_time": start_time}).encode())
+
+
+def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -> None:
+    with open(identity_reader, "rb") as pipe:
+        identity = pipe.read()
+    if not identity:
+        return  # the opener was killed
+    os.setsid()
+    namespaces.set_process_name(f"kyb:{job['name']}")
+    if job["isolated"]:
+        _furnish(job)
+    else:
+        namespaces.become_subreaper()
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    gate_reader, gate_writer = os.pipe()
+    if job["isolated"]:
+        with _step("pid"):
+            _write("/proc/sys/kernel/ns_last_pid", str(_LAST_PID_BEFORE_WORKLOAD))
+    workload = os.fork()
+    if workload == 0:
+        os.close(gate_writer)
+        try:
+            _become_workload(job, status, gate_reader, tasks)
+        except BaseException as e:
+            _report_failure(status, e)
+        os._exit(127)
+    record = job["record"] | json.loads(identity) | {"main_inside": workload}
+    _write_atomically(f"{job['run_directory']}/supervisor.json", record)
+    _report(status, {"record": record})
+    os.write(gate_writer, b"g")
+    _let_go(status, gate_reader, gate_writer, tasks)
+    wait_status = _reap_until_end_of(workload)
+    _end_rest(isolated=job["isolated"])
+    number = os.waitstatus_to_exitcode(wait_status)
+    ended = {
+        "status": number if number >= 0 else 128 - number,
+        "signal": -number if number < 0 else None,
+        "time": time.time(),
+    }
+    _write_atomically(f"{job['run_directory']}/exit.json", ended)
+    os._exit(0)
+
+
+def _furnish(job: Job) -> None:
+    with _step("mounts"):
+        namespaces.own_mounts(cgroup_root=job["cgroup_root"])
+        namespaces.hide_all_but(job["state_directory"], job["run_directory"])
+    with _step("host name"):
+        namespaces.set_host_name(job["name"])
+    if job["network"] == "none":
+        with _step("loopback"):
+            namespaces.raise_loopback()
+
+
+def _become_workload(job: Job, status: int, gate_reader: int, tasks: int | None) -> None:
+    if not os.read(gate_reader, 1):
+        return  # the supervisor was killed
+    os.setsid()
+    if tasks is not None:
+        with _step("cgroup"):
+            os.write(tasks, b"0")
+    _raise_limits()
+    with _step("output"):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        output = os.open(f"{job['run_directory']}/output.log", flags, 0o640)
+        privileged = os.geteuid() == 0
+        if privileged:
+            os.fchown(output, job["uid"], job["gid"])
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+    with _step("user"):
+        if job["isolated"]:
+            namespaces.drop_capabilities()
+        if privileged:
+            os.setgroups(job["groups"])
+            os.setresgid(job["gid"], job["gid"], job["gid"])
+            os.setresuid(job["uid"], job["uid"], job["uid"])
+    if not job["isolated"]:
+        namespaces.die_with_parent(signal.SIGKILL)  # where no pid namespace does it
+    with _step("directory"):
+        os.chdir(job["directory"])
+    os.umask(0o022)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an exec would pass that on
+        signal.signal(ignored, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _report(status, {"exec": True})
+    with _step("exec"):
+        os.execvpe(job["argv"][0], job["argv"], job["environment"])
+
+
+def _raise_limits() -> None:
+    """Descriptors: as many as the kernel allows, since each extent is one. Core files: none, VRAM mappings are huge."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open("/proc/sys/fs/nr_open") as file:
+        most = int(file.read())
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard_core = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard_core))
+
+
+def _let_go(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.close(null)
+    os.chdir("/")
+
+
+def _reap_until_end_of(workload: int) -> int:
+    """Pass signals on and reap orphans; returns the wait status of the workload's first process."""
+    everything = signal.valid_signals()
+    while True:
+        number = signal.sigwaitinfo(everything).si_signo
+        if number not in _NOT_FORWARDED:
+            _forward(workload, number)
+        # Also after other signals: one pending SIGCHLD stands for any number of ended children.
+        while True:
+            pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            if pid == workload:
+                return wait_status
+            if pid == 0:
+                break
+
+
+def _forward(workload: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.killpg(workload, number)
+        except ProcessLookupError:  # it has not made its own group yet
+            os.kill(workload, number)
+
+
+def _end_rest(*, isolated: bool) -> None:
+    """Kill and reap everything the workload's first process left behind."""
+    while True:
+        if isolated:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+        else:
+            for pid in _children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
+                    found.append(int(name))
+    return found
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _write_atomically(path: str, content: dict[str, Any]) -> None:
+    with open(f"{path}.new", "w") as file:
+        json.dump(content, file)
+    os.replace(f"{path}.new", path)
