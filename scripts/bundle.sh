@@ -36,7 +36,7 @@ pip=(.tools/bin/python -m pip --disable-pip-version-check --quiet)
 .tools/bin/uv build --quiet --wheel -o "$work/wheel" .
 mv "$work"/wheel/kybernate-*.whl "$top/"
 
-scripts/criu.sh --always "$work/criu"
+if [ -x .criu/bin/criu ]; then cp -a .criu "$work/criu"; else scripts/criu.sh --always "$work/criu"; fi
 if [ -x "$work/criu/bin/criu" ]; then mv "$work/criu" "$top/criu"; fi
 
 mkdir "$top/share"

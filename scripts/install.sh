@@ -27,8 +27,10 @@ prefix=$(realpath -m "${given:-$default}")
 target=$prefix/$version
 mkdir -p "$prefix/bin"
 rm -rf "$target"
+trap 'rm -rf "$target"; die "the installation failed and was removed again"' ERR
 "$python" -m venv --without-pip "$target"
-pip() { "$target/bin/python" "$here"/pip-*.whl/pip --quiet --disable-pip-version-check --isolated install --no-index --no-deps "$@"; }
+pip_wheel=$(echo "$here"/pip-*.whl)
+pip() { "$target/bin/python" "$pip_wheel/pip" --quiet --disable-pip-version-check --isolated install --no-index --no-deps "$@"; }
 pip --find-links wheels --require-hashes -r requirements.txt
 pip kybernate-*.whl
 
