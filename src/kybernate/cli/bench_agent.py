@@ -1,0 +1,361 @@
+"""An agent of our own for benchmarks, the demo and fault tests: in a temporary state directory, nothing left afterwards.
+
+It runs as a child, so that it can be killed and started again in the same state directory while workloads run. The
+workloads are `bench_workload`s, spoken to through a file of commands and their output; the typed client does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import yaml
+
+from kybernate.client import Client
+from kybernate.model import api
+from kybernate.model.errors import AgentAway, KybernateError, Unsupported, WorkloadLost
+from kybernate.model.layout import STATE_VARIABLE, StateDirectory
+from kybernate.model.native import simulated_driver
+from kybernate.model.types import WorkloadName
+
+POLL_S = 0.005
+START_TIMEOUT_S = 60.0
+POOL_TIMEOUT_S = 180.0
+"""Populating and registering 84 GiB takes some 10 s; a machine short of memory takes longer."""
+
+_MAIN = "import sys; from kybernate.cli.main import main; sys.exit(main())"
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], *, timeout_s: float, what: str) -> T:
+    """Poll `look` until it gives something true.
+
+    Raises:
+        KybernateError: it didn't within `timeout_s`; names `what`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise KybernateError(f"{what} did not happen within {timeout_s:g} s")
+        time.sleep(POLL_S)
+
+
+class Output:
+    """The words of a workload: its log, read as it grows."""
+
+    def __init__(self, path: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
+        self.path = path
+        self._alive = alive
+
+    def lines(self) -> list[str]:
+        """Whole lines only."""
+        try:
+            text = self.path.read_text(errors="replace")
+        except FileNotFoundError:
+            return []
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def last(self, prefix: str) -> str | None:
+        return next((line for line in reversed(self.lines()) if line.startswith(prefix)), None)
+
+    def wait(self, prefix: str, *, timeout_s: float) -> str:
+        """The first line that begins with `prefix`.
+
+        Raises:
+            WorkloadLost: the workload reported a mismatch or ended before.
+            KybernateError: it didn't say so in time.
+        """
+
+        def look() -> str | None:
+            # Asked before the lines are read: what it said before it ended must not be missed.
+            alive = self._alive()
+            lines = self.lines()
+            for line in lines:
+                if line.startswith(prefix):
+                    return line
+                if line.startswith("MISMATCH"):
+                    raise WorkloadLost(f"{self.path.parent.name}: {line}")
+            if not alive:
+                raise WorkloadLost(f"{self.path.parent.name} ended before it said {prefix!r}: {self.tail()}")
+            return None
+
+        try:
+            return until(look, timeout_s=timeout_s, what=f"{prefix!r} in {self.path}")
+        except KybernateError as e:
+            e.hint = e.hint or f"its last lines: {self.tail()}"
+            raise
+
+    def tail(self, count: int = 5) -> str:
+        return " | ".join(self.lines()[-count:])[-600:]
+
+
+class Conversation:
+    """A `bench_workload --commands FILE`: orders and their answers."""
+
+    def __init__(self, *, commands: Path, output: Output) -> None:
+        self._commands = commands
+        self._count = 0
+        self.output = output
+
+    def order(self, *words: str | float, timeout_s: float = 120.0) -> str:
+        """Append a command and wait until it is done.
+
+        Raises:
+            WorkloadLost, KybernateError: as Output.wait.
+        """
+        self._count += 1
+        with self._commands.open("a") as file:
+            file.write(f"{self._count} {' '.join(str(word) for word in words)}\n")
+        return self.output.wait(f"done {self._count} ", timeout_s=timeout_s)
+
+
+def workload_command(size_bytes: int, *mode: str, seed: int = 1) -> list[str]:
+    """Command line of a bench_workload; `mode` is `--loop FRACTION` or `--commands FILE`."""
+    return [
+        sys.executable, "-m", "kybernate.cli.bench_workload",
+        "--bytes", str(size_bytes), "--seed", str(seed), *mode,
+    ]  # fmt: skip
+
+
+def simulated_environment(setting: str) -> dict[str, str]:
+    """What a plain process needs to find the simulated GPU of an agent.
+
+    Raises:
+        Unsupported: the simulated driver isn't built.
+    """
+    directory = str(simulated_driver().parent)
+    rest = os.environ.get("LD_LIBRARY_PATH", "")
+    return {
+        "KYBERNATE_SIMULATED_GPU": setting,
+        "LD_LIBRARY_PATH": f"{directory}:{rest}" if rest else directory,
+    }
+
+
+class OwnAgent:
+    """`with OwnAgent(...) as agent:` an agent that is ready, with its pool filled.
+
+    Args:
+        pool_bytes: pinned host memory.
+        simulated_bytes: VRAM of the simulated GPU; None for the real one.
+        vram_limit: what it hands out at most; None for all.
+        environment: added to the agent's own.
+
+    Raises:
+        KybernateError: it doesn't start; the message holds the end of its log.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool_bytes: int,
+        simulated_bytes: int | None = None,
+        vram_limit: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self._pool_bytes = pool_bytes
+        self._simulated_bytes = simulated_bytes
+        self._vram_limit = vram_limit
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_copy = log
+        self.root = Path(tempfile.mkdtemp(prefix="kyb-", dir="/run" if os.geteuid() == 0 else None))
+        self.root.chmod(0o755)
+        self.state = StateDirectory(self.root / "state")
+        self.client = Client(self.state.socket)
+
+    def __enter__(self) -> OwnAgent:
+        try:
+            self._configure()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def log(self) -> Path:
+        return self.root / "agent-output.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _configure(self) -> None:
+        self.state.root.mkdir(mode=0o755, exist_ok=True)
+        settings: dict[str, object] = {
+            "state_dir": str(self.state.root),
+            "pool": {"size": self._pool_bytes},
+            # Whoever is asked for runs at once, and what was paused stays so: the order of things is ours here.
+            "arbiter": {"quantum": 0, "auto_resume": False},
+        }
+        if self._vram_limit is not None:
+            settings["vram"] = {"limit": self._vram_limit}
+        (self.root / "kybernate.yaml").write_text(yaml.safe_dump({"agent": settings}))
+
+    def start(self, *, environment: Mapping[str, str] | None = None) -> api.NodeView:
+        """Start it (again) and wait until it answers and its pool is filled."""
+        command = [sys.executable, "-c", _MAIN, "up", "-f", str(self.root / "kybernate.yaml")]
+        if self._simulated_bytes is not None:
+            command += ["--simulated", str(self._simulated_bytes)]
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={
+                    **os.environ,
+                    **self._environment,
+                    **(environment or {}),
+                    STATE_VARIABLE: str(self.state.root),
+                },
+            )
+        self.client.close()
+        self.client = Client(self.state.socket)
+        until(self._answering, timeout_s=START_TIMEOUT_S, what="an answer of the agent just started")
+        return until(self._filled, timeout_s=POOL_TIMEOUT_S, what="filling the agent's pool")
+
+    def _answering(self) -> api.NodeView | None:
+        if not self.alive:
+            raise KybernateError(f"the agent ended at its start: {self.log_tail()}")
+        try:
+            node = self.client.node()
+        except AgentAway:
+            return None
+        return node if node.pid == self.pid else None
+
+    def _filled(self) -> api.NodeView | None:
+        node = self._answering()
+        if node is None or (node.pool is not None and node.pool.ready_bytes < node.pool.size_bytes):
+            return None
+        return node
+
+    def kill(self) -> None:
+        """kill -9, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def wait_death(self, *, timeout_s: float) -> int:
+        """Status of the agent's process, which ended by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def log_tail(self, count: int = 12) -> str:
+        with contextlib.suppress(OSError):
+            return " | ".join(self.log.read_text(errors="replace").splitlines()[-count:])[-2000:]
+        return ""
+
+    def simulation(self) -> str | None:
+        """The agent's value of KYBERNATE_SIMULATED_GPU, for processes that are not its workloads."""
+        if self._simulated_bytes is None:
+            return None
+        for entry in Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0"):
+            if entry.startswith(b"KYBERNATE_SIMULATED_GPU="):
+                return entry.partition(b"=")[2].decode()
+        raise Unsupported("the agent runs on a simulated GPU but does not say on which")
+
+    # -- workloads -----------------------------------------------------------------------------------------------
+
+    def run(self, name: str, argv: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Output:
+        """Start any command as a workload; returns its output."""
+        self.client.run(
+            api.RunRequest(
+                name=name,
+                argv=list(argv),
+                directory="/",
+                environment={**_plain_environment(), **(environment or {})},
+            )
+        )
+        return self.output(name)
+
+    def output(self, name: str) -> Output:
+        path = self.state.run_directory(WorkloadName(name)) / "output.log"
+        return Output(path, alive=lambda: self.running(name))
+
+    def running(self, name: str) -> bool:
+        """Whether its process still exists, as far as can be told; an agent that is away ends nothing."""
+        try:
+            return self.client.workload(name).state not in ("exited", "lost")
+        except AgentAway:
+            return True
+        except KybernateError:
+            return False
+
+    def commanded(self, name: str, size_bytes: int, *, seed: int = 1, timeout_s: float = 120.0) -> Conversation:
+        """Start a bench_workload that takes orders, and wait until its memory is filled."""
+        commands = self.state.run_directory(WorkloadName(name)) / "commands"
+        output = self.run(name, workload_command(size_bytes, "--commands", str(commands), seed=seed))
+        output.wait("ready ", timeout_s=timeout_s)
+        return Conversation(commands=commands, output=output)
+
+    def exact_end(self, name: str, *, grace_s: float = 60.0) -> str:
+        """SIGTERM, then what it said last.
+
+        Raises:
+            WorkloadLost: it didn't end by itself with everything exact.
+        """
+        output = self.output(name)
+        stopped = self.client.stop(name, grace_s=grace_s)
+        last = output.last("exact ")
+        wrong = output.last("MISMATCH")
+        if stopped.exit_status != 0 or last is None or wrong is not None:
+            raise WorkloadLost(f"{name} ended with status {stopped.exit_status}: {wrong or output.tail()}")
+        return last
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the workloads and the agent, and leave nothing behind. Never raises."""
+        with contextlib.suppress(Exception):
+            for workload in self.client.workloads():
+                with contextlib.suppress(KybernateError):
+                    self.client.stop(workload.name, grace_s=0, remove=True)
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.client.close()
+        if self._log_copy is not None:
+            with contextlib.suppress(OSError):
+                shutil.copyfile(self.log, self._log_copy)
+        self._unmount()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _unmount(self) -> None:
+        with contextlib.suppress(OSError):
+            mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+            for mount in sorted((m for m in mounts if m.startswith(f"{self.root}/")), reverse=True):
+                subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+
+
+def _plain_environment() -> dict[str, str]:
+    """Our own environment as a workload may have it."""
+    dropped = (STATE_VARIABLE, "KYBERNATE_FAULT", "LD_PRELOAD")
+    return {key: value for key, value in os.environ.items() if key not in dropped}
