@@ -42,6 +42,10 @@ test: setup lint ## lint and run all tests this machine can run
 lint: venv ## ruff, mypy --strict, import-linter, codespell, C warnings
 	@scripts/lint.sh
 
+.PHONY: format
+format: venv ## let ruff format all Python files
+	@$(BIN)/ruff format --quiet $(wildcard src tests bench examples scripts native)
+
 .PHONY: sanitize
 sanitize: setup ## native code and its tests under AddressSanitizer and ThreadSanitizer
 	@scripts/sanitize.sh
