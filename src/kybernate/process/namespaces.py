@@ -6,7 +6,7 @@ the error into words. It is imported by the supervisor, so it needs nothing but 
 Limits: x86_64 and aarch64 share the three system call numbers used here; Linux 5.2 or newer.
 """
 
-# ruff: noqa: PTH103, PTH105, PTH112, PTH123, PTH208
+# ruff: noqa: PTH103, PTH112, PTH123
 # Without pathlib: start-up time, and memory for as long as a workload lives.
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ A start that lost its launching process runs to its end all the same: the agent 
 supervisor.json. Imports are few on purpose: this runs before each launch and stays in memory with each workload.
 """
 
-# ruff: noqa: PTH103, PTH105, PTH112, PTH123, PTH208
+# ruff: noqa: PTH105, PTH123, PTH208
 # Without pathlib: start-up time, and memory for as long as a workload lives.
 
 from __future__ import annotations

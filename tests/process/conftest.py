@@ -1,0 +1,123 @@
+"""Real workloads for tests: launched below a state directory of the test's own, removed whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kybernate.model.types import WorkloadName
+from kybernate.process import cgroups, procfs
+from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.tree import OUTPUT, Tree
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED": "1"}
+NAMESPACES = ("pid", "mnt", "net", "ipc", "uts")
+
+
+@pytest.fixture
+def state_directory() -> Iterator[Path]:
+    """A short path, since sockets lie below it (pytest's tmp_path is too long for that)."""
+    directory = Path(tempfile.mkdtemp(prefix="kyb-")).resolve()
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+class Workloads:
+    """Launches workloads and remembers them."""
+
+    def __init__(self, state_directory: Path) -> None:
+        self.state_directory = state_directory
+        self.trees: list[Tree] = []
+
+    def spec(self, *argv: str, name: str = "work", **fields: Any) -> LaunchSpec:
+        fields.setdefault("environment", ENVIRONMENT)
+        run_directory = self.state_directory / "workloads" / name
+        return LaunchSpec(name=WorkloadName(name), argv=argv, run_directory=run_directory, **fields)
+
+    def launch(self, *argv: str, name: str = "work", **fields: Any) -> Tree:
+        tree = launch(self.spec(*argv, name=name, **fields))
+        self.trees.append(tree)
+        return tree
+
+    def shell(self, script: str, **fields: Any) -> Tree:
+        return self.launch("/bin/sh", "-c", script, **fields)
+
+    def python(self, program: str, *arguments: str, **fields: Any) -> Tree:
+        return self.launch(sys.executable, "-I", "-S", "-c", program, *arguments, **fields)
+
+
+@pytest.fixture
+def workloads(state_directory: Path) -> Iterator[Workloads]:
+    made = Workloads(state_directory)
+    yield made
+    for tree in made.trees:
+        tree.remove()
+
+
+@pytest.fixture
+def output() -> Callable[[Tree], str]:
+    """What a workload has written so far."""
+
+    def read(tree: Tree) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return (tree.run_directory / OUTPUT).read_text()
+        return ""
+
+    return read
+
+
+class Leftovers:
+    """What one state directory's workloads have in the kernel."""
+
+    def __init__(self, state_directory: Path) -> None:
+        self._state_directory = state_directory
+        self._namespaces: set[str] = set()
+
+    def remember(self, tree: Tree) -> None:
+        """Note a running workload's namespaces, to look for them later."""
+        for kind in NAMESPACES:
+            theirs = os.readlink(f"/proc/{tree.supervisor_pid}/ns/{kind}")
+            if theirs != os.readlink(f"/proc/self/ns/{kind}"):
+                self._namespaces.add(theirs)
+
+    def found(self) -> list[str]:
+        """One line for each thing still there. Empty is good."""
+        mine = str(self._state_directory)
+        lines = [f"mount: {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if mine in line]
+        for _, root in cgroups._candidates():
+            group = root / cgroups.group_name(self._state_directory)
+            lines += [f"cgroup: {path}" for path in (group, *group.rglob("*")) if path.is_dir()]
+        lines += [f"socket: {path}" for path in self._state_directory.rglob("*.sock")]
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                lines += self._of_process(process)
+        return lines
+
+    def _of_process(self, process: Path) -> list[str]:
+        lines = []
+        with contextlib.suppress(OSError):
+            found = procfs.stat(int(process.name))
+            # An ended orphan is init's to reap, and some take a second for that.
+            if found is None or (found.parent == 1 and not found.alive):
+                return []
+            if found.name.startswith("kyb:left"):
+                lines.append(f"process: {process.name} {found}")
+            for kind in NAMESPACES:
+                theirs = os.readlink(process / "ns" / kind)
+                if theirs in self._namespaces:
+                    lines.append(f"namespace: {theirs} of process {process.name}")
+        return lines
+
+
+@pytest.fixture
+def leftovers(state_directory: Path) -> Leftovers:
+    return Leftovers(state_directory)
