@@ -1,0 +1,197 @@
+"""Resume: a paused workload gets VRAM and goes on where it stopped.
+
+    thaw -> create extents -> (fill | restore, unlock) -> check -> map -> open
+
+Extents are created first: a GPU without room refuses before anything of the workload was touched. Filling and the
+residual's restore run at the same time. Before the gates open the GPU hashes what it was filled with and compares it
+with the manifest. The host copy stays in the pool afterwards, as the clean copy of the next pause.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kybernate.cuda import residual, wire
+from kybernate.cuda.control import Control
+from kybernate.cuda.copying import CopyEngine, CopyStats
+from kybernate.cuda.extents import Extent
+from kybernate.cuda.residual import ResidualState
+from kybernate.engine.context import Clock, Parts, connections, every
+from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.leaving import FREEZE_SECONDS
+from kybernate.engine.target import Target, residual_pids
+from kybernate.engine.undo import UndoStack
+from kybernate.model.errors import KybernateError
+from kybernate.model.types import GpuUuid, HostPid, SwitchReport
+
+
+class ContentDiffers(KybernateError):
+    """What came back to VRAM is not what had left it."""
+
+
+@dataclass(slots=True)
+class Coming:
+    """One resume under way."""
+
+    parts: Parts
+    target: Target
+    manifest: Manifest
+    timeout_s: float
+    clock: Clock = field(default_factory=Clock)
+    undo: UndoStack = field(default_factory=UndoStack)
+    extents: list[Extent] = field(default_factory=list)
+
+    def run(self) -> SwitchReport:
+        """Do it all.
+
+        Raises:
+            NoRoom: VRAM is too small; the workload is paused as before.
+            WorkloadLost: the driver could not restore a process.
+            KybernateError: a step failed and was undone; the workload is paused as before.
+        """
+        try:
+            self._create()
+            self._thaw()
+            stats = self._fill_and_restore()
+            with connections(self.target.processes) as controls:
+                self._map(controls)
+                self._open(controls)
+        except Exception as error:
+            failed = self.undo.roll_back()
+            if failed and isinstance(error, KybernateError):
+                error.add_note("not undone: " + "; ".join(failed))
+            raise
+        return self._report(stats)
+
+    def _thaw(self) -> None:
+        with self.clock.step("thaw"):
+            if self.target.tree.frozen:
+                self.undo.push("freeze", lambda: self.target.tree.freeze(FREEZE_SECONDS))
+                self.target.tree.thaw()
+        self.parts.faults.at("resume.thawed")
+
+    def _create(self) -> None:
+        with self.clock.step("create"):
+            by_place: dict[tuple[HostPid, GpuUuid, bool], list[HeldExtent]] = defaultdict(list)
+            for held in self.manifest.extents:
+                by_place[held.pid, held.gpu, held.copy.rdma].append(held)
+            made: dict[int, Extent] = {}
+            self.undo.push("free the new extents", lambda: self.parts.broker.drop(list(made.values())))
+            for (pid, gpu, rdma), group in by_place.items():
+                extents = self.parts.broker.create(
+                    workload=self.target.name,
+                    pid=pid,
+                    gpu=self.parts.copiers[gpu].gpu,
+                    sizes=[held.copy.size for held in group],
+                    ids=[held.id for held in group],
+                    rdma=rdma,
+                )
+                made.update((extent.id, extent) for extent in extents)
+            self.extents = [made[held.id] for held in self.manifest.extents]
+        self.parts.faults.at("resume.created")
+
+    def _fill_and_restore(self) -> list[CopyStats]:
+        groups: dict[GpuUuid, list[int]] = defaultdict(list)
+        for index, held in enumerate(self.manifest.extents):
+            groups[held.gpu].append(index)
+
+        def fill(gpu: GpuUuid) -> CopyStats:
+            copier = self.parts.copiers[gpu]
+            extents = [self.extents[i] for i in groups[gpu]]
+            copies = [self.manifest.extents[i].copy for i in groups[gpu]]
+            stats = copier.fill(extents, copies)
+            self._check(copier, extents, groups[gpu])
+            return stats
+
+        filling = [self.parts.executor.submit(fill, gpu) for gpu in groups]
+        try:
+            self._restore()
+        finally:
+            for future in filling:
+                future.exception()
+        with self.clock.step("fill"):
+            stats = [future.result() for future in filling]
+        self.parts.faults.at("resume.filled")
+        return stats
+
+    def _check(self, copier: CopyEngine, extents: Sequence[Extent], indexes: Sequence[int]) -> None:
+        """Hash the GPU's content and compare it with what left."""
+        found = copier.hasher.hash(extents)
+        expected = np.concatenate([self.manifest.extents[i].copy.hashes for i in indexes])
+        if not np.array_equal(found, expected):
+            wrong = int((found != expected).any(axis=1).sum())
+            raise ContentDiffers(
+                f"{wrong} of {len(expected)} chunks of {self.target.name} differ from what was paused",
+                hint="the host copy or the link is damaged; the workload stays paused",
+            )
+        self.parts.faults.at("resume.checked")
+
+    def _restore(self) -> None:
+        """Bring back each process's residual, from whichever state an earlier attempt left it in."""
+        pids = residual_pids(self.target.tree)
+        states = {pid: residual.state(pid) for pid in pids}
+        away = [pid for pid in pids if states[pid] is ResidualState.CHECKPOINTED]
+        shut = away + [pid for pid in pids if states[pid] is ResidualState.LOCKED]
+        with self.clock.step("restore"):
+            if away:
+                residual.restore_all(away)
+                self.undo.push("checkpoint again", lambda: residual.checkpoint_all(away))
+            self.parts.faults.at("resume.restored")
+            if shut:
+                residual.unlock_all(shut)
+                self.undo.push("lock again", lambda: residual.lock_all(shut, self.timeout_s))
+        self.parts.faults.at("resume.unlocked")
+
+    def _map(self, controls: dict[HostPid, Control]) -> None:
+        by_pid: dict[HostPid, list[Extent]] = defaultdict(list)
+        for extent in self.extents:
+            by_pid[extent.pid].append(extent)
+
+        def one(pid: HostPid) -> None:
+            control = controls[pid]
+            if control.status().state is not wire.ProcessState.RELEASED:
+                return
+            fds: list[int] = []
+            try:
+                for extent in by_pid[pid]:
+                    fds.append(self.parts.broker.export(extent))
+                control.map([wire.Record(e.id, 0, e.size, e.gpu.uuid_bytes) for e in by_pid[pid]], fds)
+            finally:
+                control.close_all(fds)
+
+        def take_back() -> None:
+            for control in controls.values():
+                if control.status().state is wire.ProcessState.QUIET:
+                    control.release()
+                control.discard(())
+
+        with self.clock.step("map"):
+            self.undo.push("unmap again", take_back)
+            every(self.parts.executor, one, list(controls))
+        self.parts.faults.at("resume.mapped")
+
+    def _open(self, controls: dict[HostPid, Control]) -> None:
+        with self.clock.step("open"):
+            self.undo.commit()
+            self.parts.store.remove(self.target.name)
+            every(self.parts.executor, Control.open, list(controls.values()))
+        self.parts.faults.at("resume.opened")
+
+    def _report(self, stats: Sequence[CopyStats]) -> SwitchReport:
+        return SwitchReport(
+            workload=self.target.name,
+            operation="resume",
+            depth=self.manifest.depth,
+            backend=self.target.backend,
+            seconds=self.clock.seconds,
+            bytes_total=sum(extent.size for extent in self.extents),
+            bytes_copied=sum(s.bytes_copied for s in stats),
+            bytes_clean=0,
+            bytes_zero=sum(s.bytes_zero for s in stats),
+            steps=tuple(self.clock.steps),
+        )
+

@@ -1,0 +1,97 @@
+"""What the steps of pause, resume and recovery share: the parts of the GPU side, and the workload's connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kybernate.cuda.broker import Broker
+from kybernate.cuda.control import Control
+from kybernate.cuda.copying import CopyEngine
+from kybernate.cuda.extents import Extent
+from kybernate.cuda.pool import PinnedPool
+from kybernate.engine.copies import CopyStore
+from kybernate.engine.faults import Faults
+from kybernate.engine.target import CudaProcess, Target
+from kybernate.model.types import GpuUuid, HostPid, StepTiming
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Made once by the agent, ahead of every operation."""
+
+    broker: Broker
+    pool: PinnedPool
+    copiers: Mapping[GpuUuid, CopyEngine]
+    store: CopyStore
+    executor: Executor
+    faults: Faults
+
+
+@dataclass(slots=True)
+class Clock:
+    """Wall time of each step, for the report."""
+
+    begun: float = field(default_factory=time.perf_counter)
+    steps: list[StepTiming] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.steps.append(StepTiming(name, time.perf_counter() - begun))
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.begun
+
+
+def every(executor: Executor, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`do` for all items at once, results in order. Waits for all, then raises the first error."""
+    if len(items) == 1:
+        return [do(items[0])]
+    futures = [executor.submit(do, item) for item in items]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:
+        raise errors[0]
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def connections(processes: Iterable[CudaProcess]) -> Iterator[dict[HostPid, Control]]:
+    """A control connection to each process. Leaving the block hangs up, which is itself an undo (protocol.h)."""
+    with ExitStack() as stack:
+        yield {process.pid: stack.enter_context(Control(process.control_path)) for process in processes}
+
+
+def reconcile(parts: Parts, target: Target, pid: HostPid, control: Control) -> list[Extent]:
+    """Bring the broker's picture of a process in line with the process's own, which is the truth.
+
+    Adopts extents the broker doesn't know (a predecessor granted them), drops what the process no longer has (its FREE
+    was lost). Returns the process's extents in the process's order.
+    """
+    known = {extent.id: extent for extent in parts.broker.extents(target.name, pid)}
+    listed = control.extents()
+    ordered: list[Extent] = []
+    try:
+        for record, fd in listed:
+            extent = known.pop(record.id, None)
+            if extent is None and fd is not None:
+                gpu = next(c.gpu for c in parts.copiers.values() if c.gpu.uuid_bytes == record.gpu)
+                extent = parts.broker.adopt(workload=target.name, pid=pid, gpu=gpu, record=record, fd=fd)
+            if extent is not None:
+                ordered.append(extent)
+    finally:
+        control.close_fds(listed)
+    parts.broker.drop(known.values())
+    return ordered
+

@@ -1,0 +1,134 @@
+"""Host copies of workloads' extents, and their manifests on disk.
+
+A manifest is written before a process gives up its memory, beside the pool and outside of what workloads can see. Its
+completion marks, one byte for each extent in a file of their own, are set as each extent's content is safe in the pool.
+So after the agent's death the next one knows which slots of the pool hold what. The format: a line of JSON (lengths,
+ids, sizes), then the raw slot and hash arrays. Manifests live on the same tmpfs as the pool and as long as it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kybernate.cuda.copying import ExtentCopy
+from kybernate.model.errors import KybernateError
+from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
+
+FORMAT = 1
+
+
+class BadManifest(KybernateError):
+    """A manifest can't be read; what it described is lost."""
+
+
+@dataclass(slots=True)
+class HeldExtent:
+    """One extent's place in the picture: whose, which, where, and its content."""
+
+    pid: HostPid
+    id: ExtentId
+    address: int
+    gpu: GpuUuid
+    copy: ExtentCopy
+    done: bool = False
+    """Its content is in the pool."""
+
+
+@dataclass(slots=True)
+class Manifest:
+    name: WorkloadName
+    depth: Depth
+    extents: list[HeldExtent]
+
+    @property
+    def complete(self) -> bool:
+        return all(extent.done for extent in self.extents)
+
+    def slots(self) -> np.ndarray:
+        """All pool slots in use, int64."""
+        used = [extent.copy.slots[extent.copy.slots >= 0] for extent in self.extents]
+        return np.unique(np.concatenate(used)) if used else np.empty(0, np.int64)
+
+
+class CopyStore:
+    """Manifests in one directory, one a workload."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _path(self, name: WorkloadName) -> Path:
+        return self._directory / f"{name}.manifest"
+
+    def _marks(self, name: WorkloadName) -> Path:
+        return self._directory / f"{name}.done"
+
+    def save(self, manifest: Manifest) -> None:
+        """Write a manifest so that it is there whole or not at all, with the marks of what is done already."""
+        head = {
+            "format": FORMAT,
+            "name": manifest.name,
+            "depth": manifest.depth,
+            "extents": [
+                [e.pid, e.id, e.address, e.gpu, e.copy.size, e.copy.rdma, len(e.copy.slots)] for e in manifest.extents
+            ],
+        }
+        temporary = self._path(manifest.name).with_suffix(".writing")
+        with temporary.open("wb") as f:
+            f.write(json.dumps(head).encode() + b"\n")
+            for extent in manifest.extents:
+                f.write(np.ascontiguousarray(extent.copy.slots, np.int64).data)
+                f.write(np.ascontiguousarray(extent.copy.hashes, np.uint64).data)
+        self._marks(manifest.name).write_bytes(bytes(extent.done for extent in manifest.extents))
+        temporary.replace(self._path(manifest.name))
+
+    def mark(self, manifest: Manifest, indexes: Iterable[int]) -> None:
+        """Set the completion marks of extents, by their index in the manifest."""
+        fd = os.open(self._marks(manifest.name), os.O_WRONLY)
+        try:
+            for index in indexes:
+                manifest.extents[index].done = True
+                os.pwrite(fd, b"\1", index)
+        finally:
+            os.close(fd)
+
+    def load(self, name: WorkloadName) -> Manifest | None:
+        """The workload's manifest, or None.
+
+        Raises:
+            BadManifest: there is one that can't be read.
+        """
+        try:
+            data = self._path(name).read_bytes()
+            marks = self._marks(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            line, _, rest = data.partition(b"\n")
+            head = json.loads(line)
+            if head["format"] != FORMAT:
+                raise ValueError(f"format {head['format']}, this version reads {FORMAT}")
+            extents, at = [], 0
+            for (pid, id_, address, gpu, size, rdma, chunks), mark in zip(head["extents"], marks, strict=True):
+                slots = np.frombuffer(rest, np.int64, chunks, at).copy()
+                at += 8 * chunks
+                hashes = np.frombuffer(rest, np.uint64, 2 * chunks, at).reshape(chunks, 2).copy()
+                at += 16 * chunks
+                copy = ExtentCopy(size=size, rdma=rdma, slots=slots, hashes=hashes)
+                extents.append(HeldExtent(HostPid(pid), ExtentId(id_), address, GpuUuid(gpu), copy, done=bool(mark)))
+            return Manifest(WorkloadName(head["name"]), Depth(head["depth"]), extents)
+        except (ValueError, KeyError, TypeError) as e:
+            raise BadManifest(f"manifest of {name} is damaged: {e}", hint="its GPU memory is lost; stop the workload") from e
+
+    def remove(self, name: WorkloadName) -> None:
+        self._path(name).unlink(missing_ok=True)
+        self._marks(name).unlink(missing_ok=True)
+
+    def names(self) -> list[WorkloadName]:
+        return sorted(WorkloadName(path.stem) for path in self._directory.glob("*.manifest"))

@@ -1,0 +1,346 @@
+"""The door of the engine: one blocking call an operation. The caller runs one operation a workload at a time.
+
+The engine remembers, for each workload, the host copy it has in the pool: of a paused one it is the only copy there is,
+of a running one it is a cache that makes the next pause cheap and that is given up when the pool runs short.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kybernate.cuda import residual
+from kybernate.cuda.broker import Broker
+from kybernate.cuda.control import Control
+from kybernate.cuda.copying import CopyEngine, ExtentCopy
+from kybernate.cuda.pool import PinnedPool
+from kybernate.cuda.residual import ResidualState
+from kybernate.cuda.wire import ProcessState
+from kybernate.engine import recovery
+from kybernate.engine.coming import Coming
+from kybernate.engine.context import Clock, Parts, connections, reconcile
+from kybernate.engine.copies import BadManifest, CopyStore, Manifest
+from kybernate.engine.faults import Faults
+from kybernate.engine.leaving import FREEZE_SECONDS, Leaving
+from kybernate.engine.target import CudaProcess, Target, residual_pids
+from kybernate.model.errors import Conflict, KybernateError, NoRoom, WorkloadLost
+from kybernate.model.types import (
+    Depth,
+    ExtentId,
+    GpuUuid,
+    SwitchReport,
+    WorkloadName,
+    WorkloadState,
+)
+
+__all__ = ["CudaProcess", "Engine", "HostCopy", "Target"]
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 2.0
+"""A control thread that takes longer is inside a locked driver."""
+TAKE_BACK_SECONDS = 30.0
+"""For a process to map its memory again by itself once the driver lets it."""
+THREADS = 32
+
+
+@dataclass(slots=True)
+class HostCopy:
+    """A workload's content in the pool."""
+
+    manifest: Manifest
+    paused: bool
+    """True: the only copy. False: a cache of a running workload."""
+
+
+class Engine:
+    """Pause, resume and recover workloads on this node's GPUs. Thread-safe for different workloads."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        pool: PinnedPool,
+        copiers: Mapping[GpuUuid, CopyEngine],
+        directory: Path,
+        faults: Faults | None = None,
+    ) -> None:
+        """`directory` holds the manifests; it must lie where workloads can't reach it."""
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="engine")
+        self._parts = Parts(
+            broker=broker,
+            pool=pool,
+            copiers=copiers,
+            store=CopyStore(directory),
+            executor=self._executor,
+            faults=faults or Faults(),
+        )
+        self._copies: dict[WorkloadName, HostCopy] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+
+    # ---- pause ----
+
+    def pause(self, target: Target, *, depth: Depth, timeout_s: float) -> SwitchReport:
+        """Take the workload's VRAM.
+
+        Raises:
+            Busy, Unsupported, NoRoom: refused; it runs on, nothing was changed.
+            Conflict: it is paused already, as deep.
+            KybernateError: a step failed and was undone.
+        """
+        copy = self._copies.get(target.name)
+        if copy is not None and copy.paused:
+            if copy.manifest.depth is depth or depth is Depth.WARM:
+                raise Conflict(f"workload {target.name} is paused already", hint="nothing to do")
+            return self._deepen(target, copy, timeout_s)
+        previous = self._previous(copy)
+        self._refuse_early(target, previous)
+        try:
+            report, manifest = self._leave(target, depth, timeout_s, previous)
+        except NoRoom:
+            if not self._give_up_caches(target.name):
+                raise
+            report, manifest = self._leave(target, depth, timeout_s, previous)
+        with self._lock:
+            self._copies[target.name] = HostCopy(manifest, paused=True)
+        if copy is not None:
+            self._free(np.setdiff1d(copy.manifest.slots(), manifest.slots()))
+        return report
+
+    def _leave(
+        self, target: Target, depth: Depth, timeout_s: float, previous: Mapping[ExtentId, ExtentCopy]
+    ) -> tuple[SwitchReport, Manifest]:
+        leaving = Leaving(self._parts, target, depth, timeout_s, previous)
+        try:
+            return leaving.run()
+        except KybernateError:
+            if leaving.plans:
+                # Slots of the cache may have been written over: what its hashes say is no longer true.
+                self._drop_copy(target.name)
+            raise
+
+    @staticmethod
+    def _previous(copy: HostCopy | None) -> dict[ExtentId, ExtentCopy]:
+        return {held.id: held.copy for held in copy.manifest.extents} if copy else {}
+
+    def _refuse_early(self, target: Target, previous: Mapping[ExtentId, ExtentCopy]) -> None:
+        """Where the pool might not do, look before the workload is even asked to stand still."""
+        extents = self._parts.broker.extents(target.name)
+        owned = sum(int((copy.slots >= 0).sum()) for copy in previous.values())
+        most = sum(extent.size for extent in extents) // (2 << 20)
+        if most - owned <= self._parts.pool.free_slots or self._give_up_caches(target.name, keep_slots=most - owned):
+            return
+        for gpu, copier in self._parts.copiers.items():
+            here = [extent for extent in extents if extent.gpu.uuid == gpu]
+            if here:
+                copier.abandon(copier.plan(here, previous))
+
+    def _deepen(self, target: Target, copy: HostCopy, timeout_s: float) -> SwitchReport:
+        """Warm to zero: the extents are gone already, the context follows."""
+        clock = Clock()
+        self._away(target, clock, timeout_s)
+        copy.manifest.depth = Depth.ZERO
+        self._parts.store.save(copy.manifest)
+        return SwitchReport(
+            workload=target.name,
+            operation="pause",
+            depth=Depth.ZERO,
+            backend=target.backend,
+            seconds=clock.seconds,
+            steps=tuple(clock.steps),
+        )
+
+    def _away(self, target: Target, clock: Clock, timeout_s: float) -> None:
+        """Residual out and threads frozen, from whatever state each process is in."""
+        pids = residual_pids(target.tree)
+        with clock.step("checkpoint"):
+            states = {pid: residual.state(pid) for pid in pids}
+            running = [pid for pid in pids if states[pid] is ResidualState.RUNNING]
+            here = running + [pid for pid in pids if states[pid] is ResidualState.LOCKED]
+            if running:
+                residual.lock_all(running, timeout_s)
+            if here:
+                residual.checkpoint_all(here)
+        with clock.step("freeze"):
+            target.tree.freeze(FREEZE_SECONDS)
+
+    # ---- resume ----
+
+    def resume(self, target: Target, *, timeout_s: float = 60.0) -> SwitchReport:
+        """Give the workload VRAM and let it go on.
+
+        Raises:
+            Conflict: it is not paused.
+            NoRoom: VRAM too small; still paused.
+            WorkloadLost: the driver could not bring a process back.
+            KybernateError: a step failed and was undone; still paused.
+        """
+        copy = self._copies.get(target.name)
+        if copy is None or not copy.paused:
+            raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
+        report = Coming(self._parts, target, copy.manifest, timeout_s).run()
+        copy.paused = False
+        return report
+
+    # ---- what is in the pool ----
+
+    def host_copy(self, name: WorkloadName) -> HostCopy | None:
+        return self._copies.get(name)
+
+    def forget(self, target: Target) -> None:
+        """The workload has ended: free what it had in the pool and in VRAM."""
+        self._drop_copy(target.name)
+        self._parts.broker.drop(self._parts.broker.extents(target.name))
+        self._parts.store.remove(target.name)
+
+    def drop_cache(self, name: WorkloadName) -> int:
+        """Give up the host copy of a running workload. Returns the bytes freed."""
+        with self._lock:
+            copy = self._copies.get(name)
+            if copy is None or copy.paused:
+                return 0
+            del self._copies[name]
+        slots = copy.manifest.slots()
+        self._free(slots)
+        return len(slots) * (2 << 20)
+
+    def _give_up_caches(self, asking: WorkloadName, keep_slots: int | None = None) -> bool:
+        """Drop caches of other running workloads; with `keep_slots`, only until that many slots are free."""
+        freed = False
+        for name in list(self._copies):
+            if keep_slots is not None and self._parts.pool.free_slots >= keep_slots:
+                return True
+            if name != asking:
+                freed = self.drop_cache(name) > 0 or freed
+        return freed if keep_slots is None else self._parts.pool.free_slots >= keep_slots
+
+    def _drop_copy(self, name: WorkloadName) -> None:
+        with self._lock:
+            copy = self._copies.pop(name, None)
+        if copy is not None:
+            self._free(copy.manifest.slots())
+
+    def _free(self, slots: np.ndarray) -> None:
+        if len(slots):
+            self._parts.pool.free(slots)
+
+    # ---- after an agent's death ----
+
+    def recover(self, target: Target) -> WorkloadState:
+        """Find out what is true of a workload this agent did not start, and bring it into a state with a name.
+
+        Returns RUNNING or PAUSED.
+
+        Raises:
+            WorkloadLost: its memory is gone; the message says what the witnesses said.
+        """
+        try:
+            manifest = self._parts.store.load(target.name)
+            problem = ""
+        except BadManifest as error:
+            manifest, problem = None, str(error)
+        facts = self._facts(target, manifest)
+        verdict = recovery.decide(facts)
+        log.info("recovery of %s: %s -> %s", target.name, facts, verdict.value)
+        match verdict:
+            case recovery.Verdict.LOST:
+                raise WorkloadLost(
+                    f"workload {target.name} gave up its GPU memory and its host copy is not there. {problem}".strip(),
+                    hint="stop it and start it anew",
+                )
+            case recovery.Verdict.RUNNING | recovery.Verdict.RELEASE_DRIVER:
+                if verdict is recovery.Verdict.RELEASE_DRIVER:
+                    self._release_driver(target)
+                self._wait_open(target)
+                self._adopt(target)
+                self._parts.store.remove(target.name)
+                return WorkloadState.RUNNING
+            case recovery.Verdict.PAUSED | recovery.Verdict.FINISH_PAUSE | recovery.Verdict.BRING_BACK:
+                assert manifest is not None
+                self._parts.pool.claim(manifest.slots())
+                self._copies[target.name] = HostCopy(manifest, paused=True)
+                if verdict is recovery.Verdict.BRING_BACK:
+                    self._bring_back(target, manifest)
+                    return WorkloadState.RUNNING
+                if verdict is recovery.Verdict.FINISH_PAUSE:
+                    self._finish_pause(target, manifest)
+                return WorkloadState.PAUSED
+
+    def _facts(self, target: Target, manifest: Manifest | None) -> recovery.Facts:
+        frozen = target.tree.frozen
+        complete = manifest is not None and manifest.complete
+        # A frozen process answers nobody; that it is frozen says enough.
+        known = frozen and complete
+        residuals = [] if known else [residual.state(pid) for pid in residual_pids(target.tree)]
+        return recovery.Facts(
+            processes=[self._ask(process) if not frozen else recovery.Witness(None) for process in target.processes],
+            residuals=residuals or ([ResidualState.CHECKPOINTED] if known else []),
+            manifest=manifest is not None,
+            complete=complete,
+            frozen=frozen,
+        )
+
+    @staticmethod
+    def _ask(process: CudaProcess) -> recovery.Witness:
+        try:
+            with Control(process.control_path, answer_s=ANSWER_SECONDS) as control:
+                status = control.status()
+                return recovery.Witness(status.state, status.committed)
+        except (KybernateError, OSError):
+            return recovery.Witness(None)
+
+    def _release_driver(self, target: Target) -> None:
+        pids = residual_pids(target.tree)
+        away = [pid for pid in pids if residual.state(pid) is ResidualState.CHECKPOINTED]
+        if away:
+            residual.restore_all(away)
+        shut = [pid for pid in pids if residual.state(pid) is ResidualState.LOCKED]
+        if shut:
+            residual.unlock_all(shut)
+
+    def _wait_open(self, target: Target) -> None:
+        """A process whose agent died maps its memory again and opens by itself; help one that can't."""
+        deadline = time.monotonic() + TAKE_BACK_SECONDS
+        for process in target.processes:
+            with Control(process.control_path, answer_s=TAKE_BACK_SECONDS) as control:
+                while (state := control.status().state) is not ProcessState.OPEN:
+                    if state is ProcessState.RELEASED:
+                        control.remap()
+                    control.open()
+                    if time.monotonic() > deadline:
+                        raise WorkloadLost(f"process {process.pid} of {target.name} does not take its GPU memory back")
+
+    def _adopt(self, target: Target) -> None:
+        for process in target.processes:
+            with Control(process.control_path) as control:
+                reconcile(self._parts, target, process.pid, control)
+
+    def _finish_pause(self, target: Target, manifest: Manifest) -> None:
+        if manifest.depth is Depth.WARM:
+            return
+        self._away(target, Clock(), timeout_s=30.0)
+
+    def _bring_back(self, target: Target, manifest: Manifest) -> None:
+        """Resume only those processes that have no memory; the others took theirs back themselves."""
+        without: list[CudaProcess] = []
+        self._release_driver(target)
+        with connections(target.processes) as controls:
+            for process in target.processes:
+                if controls[process.pid].status().committed:
+                    without.append(process)
+        pids = {process.pid for process in without}
+        part = Manifest(manifest.name, manifest.depth, [held for held in manifest.extents if held.pid in pids])
+        Coming(self._parts, replace(target, processes=without), part, 60.0).run()
+        self._wait_open(target)
+        self._adopt(target)
+        self._drop_copy(target.name)

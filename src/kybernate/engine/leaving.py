@@ -1,0 +1,203 @@
+"""Pause: a workload gives up its VRAM. One function a step, an undo for each until nothing can fail any more.
+
+    connect -> quiesce -> plan -> record -> release -> (copy | lock, checkpoint) -> complete -> discard, drop -> freeze
+
+Up to and including `plan` the workload's memory is untouched: a refusal costs it some milliseconds. From `release` on
+the undo maps the same memory again. Content is discarded only once all of it is safe in the pool *and* the residual is
+checkpointed. Copying and the residual's checkpoint run at the same time: one moves bytes over the link, the other hardly any.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from kybernate.cuda import residual, wire
+from kybernate.cuda.control import Control
+from kybernate.cuda.copying import CopyPlan, CopyStats, ExtentCopy
+from kybernate.cuda.extents import Extent
+from kybernate.engine.context import Clock, Parts, connections, every, reconcile
+from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.target import Target, residual_pids
+from kybernate.engine.undo import UndoStack
+from kybernate.model.errors import KybernateError
+from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, SwitchReport
+
+FREEZE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Leaving:
+    """One pause under way."""
+
+    parts: Parts
+    target: Target
+    depth: Depth
+    timeout_s: float
+    previous: Mapping[ExtentId, ExtentCopy]
+    clock: Clock = field(default_factory=Clock)
+    undo: UndoStack = field(default_factory=UndoStack)
+    controls: dict[HostPid, Control] = field(default_factory=dict)
+    records: dict[HostPid, tuple[wire.Record, ...]] = field(default_factory=dict)
+    extents: list[Extent] = field(default_factory=list)
+    plans: list[CopyPlan] = field(default_factory=list)
+    manifest: Manifest | None = None
+
+    def run(self) -> tuple[SwitchReport, Manifest]:
+        """Do it all.
+
+        Returns:
+            The report, and the manifest of what is now in the pool.
+
+        Raises:
+            Busy, Unsupported, NoRoom: before anything was touched; the workload runs on.
+            KybernateError: a step failed and was undone; the workload runs on. A message about an undo that failed
+                too is added: the caller then asks `recovery` what is true.
+        """
+        with connections(self.target.processes) as self.controls:
+            try:
+                self._quiesce()
+                self._plan()
+                self._record()
+                self._release()
+                stats = self._leave()
+                self._discard()
+                self._freeze()
+            except Exception as error:
+                failed = self.undo.roll_back()
+                if failed and isinstance(error, KybernateError):
+                    error.add_note("not undone: " + "; ".join(failed))
+                raise
+        assert self.manifest is not None
+        return self._report(stats), self.manifest
+
+    # ---- while the memory is where it was ----
+
+    def _quiesce(self) -> None:
+        faults = self.parts.faults
+        faults.at("pause.connected")
+        with self.clock.step("quiesce"):
+            pids = list(self.controls)
+            self.undo.push("open the gates", self._open_gates)
+            answers = every(self.parts.executor, lambda pid: self.controls[pid].quiesce(self.timeout_s), pids)
+            self.records = dict(zip(pids, answers, strict=True))
+        faults.at("pause.quiet")
+
+    def _open_gates(self) -> None:
+        """Of those that were closed; one that answered busy is open already and says so."""
+        for control in self.controls.values():
+            if control.status().state is wire.ProcessState.QUIET:
+                control.open()
+
+    def _plan(self) -> None:
+        with self.clock.step("plan"):
+            for pid, records in self.records.items():
+                self.extents += self._extents_of(pid, records)
+            by_gpu: dict[GpuUuid, list[Extent]] = defaultdict(list)
+            for extent in self.extents:
+                by_gpu[extent.gpu.uuid].append(extent)
+            for gpu, extents in by_gpu.items():
+                copier = self.parts.copiers[gpu]
+                plan = copier.plan(extents, self.previous)
+                self.plans.append(plan)
+                self.undo.push("give back pool slots", lambda copier=copier, plan=plan: copier.abandon(plan))
+        self.parts.faults.at("pause.planned")
+
+    def _extents_of(self, pid: HostPid, records: Sequence[wire.Record]) -> list[Extent]:
+        """The process's list is the truth; the broker learns of what it missed while no agent was there."""
+        known = {extent.id: extent for extent in self.parts.broker.extents(self.target.name, pid)}
+        if known.keys() != {record.id for record in records}:
+            return reconcile(self.parts, self.target, pid, self.controls[pid])
+        return [known[record.id] for record in records]
+
+    def _record(self) -> None:
+        with self.clock.step("record"):
+            where = {record.id: record.address for records in self.records.values() for record in records}
+            held = [
+                HeldExtent(extent.pid, extent.id, where.get(extent.id, 0), extent.gpu.uuid, copy)
+                for plan in self.plans
+                for extent, copy in zip(plan.extents, plan.copies, strict=True)
+            ]
+            self.manifest = Manifest(self.target.name, self.depth, held)
+            self.parts.store.save(self.manifest)
+            self.undo.push("remove the manifest", lambda: self.parts.store.remove(self.target.name))
+        self.parts.faults.at("pause.recorded")
+
+    # ---- the memory leaves ----
+
+    def _release(self) -> None:
+        with self.clock.step("release"):
+            self.undo.push("map the memory again", self._remap)
+            every(self.parts.executor, Control.release, list(self.controls.values()))
+        self.parts.faults.at("pause.released")
+
+    def _remap(self) -> None:
+        for control in self.controls.values():
+            if control.status().state is wire.ProcessState.RELEASED:
+                control.remap()
+
+    def _leave(self) -> list[CopyStats]:
+        """Copy and checkpoint at the same time."""
+        copying = [
+            self.parts.executor.submit(self.parts.copiers[plan.extents[0].gpu.uuid].evict, plan) for plan in self.plans
+        ]
+        try:
+            if self.depth is Depth.ZERO:
+                self._checkpoint()
+        finally:
+            # The copy reads memory that an undo would hand back: never undo beside it.
+            self._wait(copying)
+        with self.clock.step("copy"):
+            stats = [future.result() for future in copying]
+        self.parts.faults.at("pause.copied")
+        return stats
+
+    @staticmethod
+    def _wait(copying: Sequence[Future[CopyStats]]) -> None:
+        for future in copying:
+            future.exception()
+
+    def _checkpoint(self) -> None:
+        with self.clock.step("checkpoint"):
+            pids = residual_pids(self.target.tree)
+            residual.lock_all(pids, self.timeout_s)
+            self.undo.push("unlock", lambda: residual.unlock_all(pids))
+            self.parts.faults.at("pause.locked")
+            residual.checkpoint_all(pids)
+            self.undo.push("restore", lambda: residual.restore_all(pids))
+        self.parts.faults.at("pause.checkpointed")
+
+    # ---- all is safe: no way back from here but resume ----
+
+    def _discard(self) -> None:
+        assert self.manifest is not None
+        with self.clock.step("discard"):
+            self.parts.store.mark(self.manifest, range(len(self.manifest.extents)))
+            self.parts.faults.at("pause.discarding")
+            self.undo.commit()
+            every(self.parts.executor, lambda control: control.discard(()), list(self.controls.values()))
+            self.parts.faults.at("pause.discarded")
+            self.parts.broker.drop(self.extents)
+        self.parts.faults.at("pause.dropped")
+
+    def _freeze(self) -> None:
+        if self.depth is Depth.ZERO:
+            with self.clock.step("freeze"):
+                self.target.tree.freeze(FREEZE_SECONDS)
+            self.parts.faults.at("pause.frozen")
+
+    def _report(self, stats: Sequence[CopyStats]) -> SwitchReport:
+        return SwitchReport(
+            workload=self.target.name,
+            operation="pause",
+            depth=self.depth,
+            backend=self.target.backend,
+            seconds=self.clock.seconds,
+            bytes_total=sum(extent.size for extent in self.extents),
+            bytes_copied=sum(s.bytes_copied for s in stats),
+            bytes_clean=sum(s.bytes_clean for s in stats),
+            bytes_zero=sum(s.bytes_zero for s in stats),
+            steps=tuple(self.clock.steps),
+        )
