@@ -101,9 +101,7 @@ def _measure(plan: Plan, measured: Measured, agent: OwnAgent, say: Any) -> None:
     measure_swap(plan, measured, agent, say=say)
 
 
-def _plan(
-    sizes: str, *, repeat: int, stock_repeat: int, quick: bool, swap: bool, simulated: str | None
-) -> Plan:
+def _plan(sizes: str, *, repeat: int, stock_repeat: int, quick: bool, swap: bool, simulated: str | None) -> Plan:
     if repeat < 1 or stock_repeat < 0:
         raise BadInput("repeat must be at least 1", hint="the default is 5")
     wanted = sorted({parse_size(size) for size in ("1GiB" if quick and sizes == SIZES else sizes).split(",")})

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import yaml
 
@@ -29,6 +29,7 @@ from kybernate.model.native import simulated_driver
 from kybernate.model.types import WorkloadName
 
 POLL_S = 0.005
+ALIVE_S = 0.25
 START_TIMEOUT_S = 60.0
 POOL_TIMEOUT_S = 180.0
 """Populating and registering 84 GiB takes some 10 s; a machine short of memory takes longer."""
@@ -54,49 +55,84 @@ def until(look: Callable[[], T | None], *, timeout_s: float, what: str) -> T:
 
 
 class Output:
-    """The words of a workload: its log, read as it grows."""
+    """The words of a workload: its log, read as it grows. For one thread."""
 
     def __init__(self, path: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
         self.path = path
         self._alive = alive
+        self._read = 0
+        self._partial = ""
+        self._lines: list[str] = []
 
     def lines(self) -> list[str]:
-        """Whole lines only."""
-        try:
-            text = self.path.read_text(errors="replace")
-        except FileNotFoundError:
-            return []
-        return text[: text.rfind("\n") + 1].splitlines()
+        """All whole lines so far."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(self._read)
+            fresh = file.read()
+            self._read += len(fresh)
+            *whole, self._partial = (self._partial + fresh.decode(errors="replace")).split("\n")
+            self._lines += whole
+        return self._lines
 
     def last(self, prefix: str) -> str | None:
         return next((line for line in reversed(self.lines()) if line.startswith(prefix)), None)
 
     def wait(self, prefix: str, *, timeout_s: float) -> str:
-        """The first line that begins with `prefix`.
+        """The first line that begins with `prefix`. Raises as `wait_for`."""
+        at = 0
+
+        def look() -> str | None:
+            nonlocal at
+            lines = self.lines()
+            start, at = at, len(lines)
+            return next((line for line in lines[start:] if line.startswith(prefix)), None)
+
+        return self.wait_for(look, timeout_s=timeout_s, what=repr(prefix))
+
+    def wait_for(self, look: Callable[[], T | None], *, timeout_s: float, what: str) -> T:
+        """What `look` gives, once it is true.
 
         Raises:
             WorkloadLost: the workload reported a mismatch or ended before.
-            KybernateError: it didn't say so in time.
+            KybernateError: it wasn't so in time.
         """
-
-        def look() -> str | None:
+        who = self.path.parent.name
+        deadline = time.monotonic() + timeout_s
+        next_look_alive = 0.0
+        while True:
             # Asked before the lines are read: what it said before it ended must not be missed.
-            alive = self._alive()
-            lines = self.lines()
-            for line in lines:
-                if line.startswith(prefix):
-                    return line
-                if line.startswith("MISMATCH"):
-                    raise WorkloadLost(f"{self.path.parent.name}: {line}")
-            if not alive:
-                raise WorkloadLost(f"{self.path.parent.name} ended before it said {prefix!r}: {self.tail()}")
-            return None
+            ended = False
+            if time.monotonic() >= next_look_alive:
+                ended = not self._alive()
+                next_look_alive = time.monotonic() + ALIVE_S
+            if found := look():
+                return found
+            if (wrong := self.last_of("MISMATCH", "setup:")) is not None:
+                raise WorkloadLost(f"{who}: {wrong}")
+            if ended:
+                raise WorkloadLost(f"{who} ended before {what}: {self.tail()}")
+            if time.monotonic() > deadline:
+                raise KybernateError(f"{who}: no {what} within {timeout_s:g} s", hint=f"last lines: {self.tail()}")
+            time.sleep(POLL_S)
 
-        try:
-            return until(look, timeout_s=timeout_s, what=f"{prefix!r} in {self.path}")
-        except KybernateError as e:
-            e.hint = e.hint or f"its last lines: {self.tail()}"
-            raise
+    def last_of(self, *prefixes: str) -> str | None:
+        """The last line, if it begins with one of these: such words are the last a workload says."""
+        lines = self._lines[-20:]
+        return next((line for line in lines if line.startswith(prefixes)), None)
+
+    def steps(self) -> int:
+        """The number in its last `step N`; -1 before the first."""
+        line = self.last("step ")
+        return int(line.split()[1]) if line is not None else -1
+
+    def wait_steps(self, at_least: int, *, timeout_s: float) -> int:
+        """Until its steps have come to `at_least`. Raises as `wait_for`."""
+
+        def look() -> int | None:
+            steps = self.steps()
+            return steps if steps >= at_least else None
+
+        return self.wait_for(look, timeout_s=timeout_s, what=f"step {at_least}")
 
     def tail(self, count: int = 5) -> str:
         return " | ".join(self.lines()[-count:])[-600:]
@@ -177,7 +213,7 @@ class OwnAgent:
         self.state = StateDirectory(self.root / "state")
         self.client = Client(self.state.socket)
 
-    def __enter__(self) -> OwnAgent:
+    def __enter__(self) -> Self:
         try:
             self._configure()
             self.start()

@@ -8,7 +8,6 @@ the workload falls back to memset and copies, and says so.
 from __future__ import annotations
 
 import ctypes
-import glob
 import sys
 from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
@@ -187,9 +186,13 @@ def compile_kernels(architecture: str) -> bytes:
 
 def _nvrtc() -> ctypes.CDLL:
     candidates = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]
-    for root in [*sys.path, "/usr/local/cuda"]:
-        for pattern in ("nvidia/*/lib/libnvrtc.so.1[0-9]", "lib64/libnvrtc.so.1[0-9]", "targets/*/lib/libnvrtc.so.1[0-9]"):
-            candidates += sorted(glob.glob(str(Path(root) / pattern)), reverse=True)
+    for root in [*filter(None, sys.path), "/usr/local/cuda"]:
+        for pattern in (
+            "nvidia/*/lib/libnvrtc.so.1[0-9]",
+            "lib64/libnvrtc.so.1[0-9]",
+            "targets/*/lib/libnvrtc.so.1[0-9]",
+        ):
+            candidates += sorted((str(path) for path in Path(root).glob(pattern)), reverse=True)
     for candidate in candidates:
         try:
             return ctypes.CDLL(candidate)

@@ -25,7 +25,7 @@ GIB = 1 << 30
 class LockArguments(ctypes.Structure):
     """CUcheckpointLockArgs."""
 
-    _fields_ = [("timeout_ms", c_uint), ("reserved0", c_uint), ("reserved1", c_uint64 * 7)]  # noqa: RUF012 - ctypes
+    _fields_ = [("timeout_ms", c_uint), ("reserved0", c_uint), ("reserved1", c_uint64 * 7)]
 
 
 def link(size_bytes: int, *, repeat: int = 5) -> dict[str, float]:

@@ -183,7 +183,7 @@ def timed(call: Callable[[], api.SwitchView]) -> tuple[float, api.SwitchView]:
 
 def measure_ours(plan: Plan, measured: Measured, agent: OwnAgent, *, say: Say) -> None:
     """Fills `pause.*`, `resume.*` and `vram_after_zero_bytes`."""
-    baseline = used_vram(agent)
+    baseline: int | None = used_vram(agent)
     for turn, size in enumerate(plan.sizes):
         conversation = agent.commanded("bench", size)
         if turn == 0:
@@ -260,7 +260,7 @@ def _together(first: Callable[[], object], second: Callable[[], object]) -> floa
     def guarded(call: Callable[[], object]) -> None:
         try:
             call()
-        except BaseException as e:  # noqa: BLE001 - raised again below
+        except BaseException as e:
             errors.append(e)
 
     threads = [threading.Thread(target=guarded, args=(call,)) for call in (first, second)]

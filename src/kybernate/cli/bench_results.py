@@ -98,7 +98,9 @@ def host(*, simulated: bool) -> dict[str, Any]:
     if simulated:
         gpu = "simulated"
     else:
-        gpu, _, driver = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).partition(", ")
+        gpu, _, driver = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).partition(
+            ", "
+        )
         driver = driver.splitlines()[0] if driver else ""
         for word in _output(["nvidia-smi"]).split("CUDA Version:")[1:]:
             cuda = word.split()[0]

@@ -7,8 +7,8 @@ import tempfile
 # The workload's user may have no home directory to write to.
 os.environ["CUPY_CACHE_DIR"] = tempfile.mkdtemp(prefix="kyb-cupy-")
 
-import cupy  # noqa: E402 - the cache is named before CuPy is imported
-from program import INCREMENT, MULTIPLIER, Loop, Sequence, cannot_run, mismatch  # noqa: E402
+import cupy
+from program import INCREMENT, MULTIPLIER, Loop, Sequence, cannot_run, mismatch
 
 COUNT = 4
 loop = Loop()
@@ -23,10 +23,9 @@ advance = cupy.RawKernel(
     {
         for (unsigned long long i = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x; i < count;
              i += (unsigned long long)gridDim.x * blockDim.x)
-            words[i] = words[i] * %uu + %uu;
+            words[i] = words[i] * MULTIPLIER + INCREMENT;
     }
-    """
-    % (MULTIPLIER, INCREMENT),
+    """.replace("MULTIPLIER", f"{MULTIPLIER}u").replace("INCREMENT", f"{INCREMENT}u"),
     "advance",
 )
 index = cupy.arange(words, dtype=cupy.uint32)

@@ -6,9 +6,9 @@ import tempfile
 os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="kyb-numba-"))
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 
-import numpy  # noqa: E402 - the cache is named before numba is imported
-from numba import cuda  # noqa: E402
-from program import INCREMENT, MULTIPLIER, Loop, Sequence, cannot_run, mismatch  # noqa: E402
+import numpy
+from numba import cuda
+from program import INCREMENT, MULTIPLIER, Loop, Sequence, cannot_run, mismatch
 
 COUNT = 4
 BLOCKS, THREADS = (1024, 256) if not os.environ.get("NUMBA_ENABLE_CUDASIM") else (2, 4)

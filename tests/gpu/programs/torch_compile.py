@@ -2,11 +2,12 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 # The workload's user may have no home directory to write to.
-cache = tempfile.mkdtemp(prefix="kyb-compile-")
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache, "inductor")
-os.environ["TRITON_CACHE_DIR"] = os.path.join(cache, "triton")
+cache = Path(tempfile.mkdtemp(prefix="kyb-compile-"))
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")
 
 import torch  # noqa: E402 - the caches are named before torch is imported
 from program import Loop, mismatch  # noqa: E402
