@@ -1,0 +1,49 @@
+"""The policy after an agent's death, as a table. What the agent does about each verdict is tested with real processes
+in test_faults.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from kybernate.cuda.residual import ResidualState
+from kybernate.cuda.wire import ProcessState
+from kybernate.engine.recovery import Facts, Verdict, Witness, decide
+
+OPEN = Witness(ProcessState.OPEN)
+QUIET = Witness(ProcessState.QUIET)
+TAKING_BACK = Witness(ProcessState.RELEASED)
+GONE = Witness(ProcessState.RELEASED, committed=True)
+SILENT = Witness(None)
+
+RUNNING, LOCKED, AWAY = ResidualState.RUNNING, ResidualState.LOCKED, ResidualState.CHECKPOINTED
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        pytest.param(Facts([OPEN], [RUNNING], manifest=False), Verdict.RUNNING, id="nothing was going on"),
+        pytest.param(Facts([OPEN], [RUNNING], manifest=True), Verdict.RUNNING, id="died while planning"),
+        pytest.param(Facts([QUIET], [RUNNING], manifest=True), Verdict.RUNNING, id="died before release, opens by itself"),
+        pytest.param(Facts([TAKING_BACK], [RUNNING], manifest=True), Verdict.RUNNING, id="maps again by itself"),
+        pytest.param(Facts([SILENT], [LOCKED], manifest=True), Verdict.RELEASE_DRIVER, id="died after lock"),
+        pytest.param(Facts([SILENT], [AWAY], manifest=True), Verdict.RELEASE_DRIVER, id="died after checkpoint, copy unfinished"),
+        pytest.param(
+            Facts([SILENT], [AWAY], manifest=True, complete=True), Verdict.RELEASE_DRIVER, id="copied but nothing discarded"
+        ),
+        pytest.param(Facts([GONE], [AWAY], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died before freeze"),
+        pytest.param(Facts([GONE], [RUNNING], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died while resuming"),
+        pytest.param(Facts([GONE, OPEN], [AWAY, AWAY], manifest=True, complete=True), Verdict.BRING_BACK, id="half discarded"),
+        pytest.param(Facts([SILENT], [AWAY], manifest=True, complete=True, frozen=True), Verdict.PAUSED, id="paused"),
+        pytest.param(Facts([SILENT], [AWAY], manifest=False, frozen=True), Verdict.LOST, id="paused, manifest gone"),
+        pytest.param(Facts([GONE], [RUNNING], manifest=False), Verdict.LOST, id="memory gone, manifest gone"),
+        pytest.param(Facts([GONE], [AWAY], manifest=True, complete=False), Verdict.LOST, id="memory gone, marks missing"),
+        pytest.param(Facts([], [AWAY], manifest=True), Verdict.FINISH_PAUSE, id="driver backend, before freeze"),
+        pytest.param(Facts([], [AWAY], manifest=True, frozen=True), Verdict.PAUSED, id="driver backend, paused"),
+        pytest.param(Facts([], [AWAY, LOCKED], manifest=True), Verdict.RELEASE_DRIVER, id="driver backend, half-way"),
+        pytest.param(Facts([], [LOCKED], manifest=False), Verdict.RELEASE_DRIVER, id="driver backend, locked"),
+        pytest.param(Facts([], [RUNNING], manifest=False), Verdict.RUNNING, id="driver backend, running"),
+        pytest.param(Facts([], [], manifest=False), Verdict.RUNNING, id="no CUDA in it"),
+    ],
+)
+def test_verdict(facts: Facts, verdict: Verdict) -> None:
+    assert decide(facts) is verdict
