@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kybernate.cli import bench_results
-from kybernate.cli.bench_agent import OwnAgent
+from kybernate.cli.bench_agent import OwnAgent, available_ram
 from kybernate.cli.bench_pause import (
     Measured,
     Plan,
@@ -114,20 +113,13 @@ def _plan(sizes: str, *, repeat: int, stock_repeat: int, quick: bool, swap: bool
         swap_bytes=wanted[-1] if swap and not quick else None,
         simulated_bytes=None if simulated is None else parse_size(simulated),
     )
-    allowed = int(_available_ram() * RAM_PART)
+    allowed = int(available_ram() * RAM_PART)
     if plan.pool_bytes > allowed:
         raise BadInput(
             f"a pool of {plan.pool_bytes / GIB:.1f} GiB does not fit in {allowed / GIB:.1f} GiB of RAM",
             hint="give smaller --sizes, or --no-swap",
         )
     return plan
-
-
-def _available_ram() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def table(content: dict[str, Any]) -> Table:

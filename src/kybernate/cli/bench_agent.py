@@ -158,6 +158,14 @@ class Conversation:
         return self.output.wait(f"done {self._count} ", timeout_s=timeout_s)
 
 
+def available_ram() -> int:
+    """Bytes that may be used now without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def workload_command(size_bytes: int, *mode: str, seed: int = 1) -> list[str]:
     """Command line of a bench_workload; `mode` is `--loop FRACTION` or `--commands FILE`."""
     return [
