@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
@@ -40,8 +39,8 @@ class Workloads:
 
     def spec(self, *argv: str, name: str = "work", **fields: Any) -> LaunchSpec:
         fields.setdefault("environment", ENVIRONMENT)
-        run_directory = self.state_directory / "workloads" / name
-        return LaunchSpec(name=WorkloadName(name), argv=argv, run_directory=run_directory, **fields)
+        fields.setdefault("run_directory", self.state_directory / "workloads" / name)
+        return LaunchSpec(name=WorkloadName(name), argv=argv, **fields)
 
     def launch(self, *argv: str, name: str = "work", **fields: Any) -> Tree:
         tree = launch(self.spec(*argv, name=name, **fields))
@@ -80,13 +79,13 @@ class Leftovers:
 
     def __init__(self, state_directory: Path) -> None:
         self._state_directory = state_directory
-        self._namespaces: set[str] = set()
+        self._namespaces: set[Path] = set()
 
     def remember(self, tree: Tree) -> None:
         """Note a running workload's namespaces, to look for them later."""
         for kind in NAMESPACES:
-            theirs = os.readlink(f"/proc/{tree.supervisor_pid}/ns/{kind}")
-            if theirs != os.readlink(f"/proc/self/ns/{kind}"):
+            theirs = Path(f"/proc/{tree.supervisor_pid}/ns/{kind}").readlink()
+            if theirs != Path(f"/proc/self/ns/{kind}").readlink():
                 self._namespaces.add(theirs)
 
     def found(self) -> list[str]:
@@ -112,7 +111,7 @@ class Leftovers:
             if found.name.startswith("kyb:left"):
                 lines.append(f"process: {process.name} {found}")
             for kind in NAMESPACES:
-                theirs = os.readlink(process / "ns" / kind)
+                theirs = (process / "ns" / kind).readlink()
                 if theirs in self._namespaces:
                     lines.append(f"namespace: {theirs} of process {process.name}")
         return lines

@@ -104,7 +104,7 @@ def test_environment_is_exactly_what_was_asked_for(workloads, output):
 def test_the_hosts_network_is_there_on_request(workloads, output):
     tree = workloads.shell("readlink /proc/self/ns/net", network=Network.HOST)
     assert tree.wait(10) == 0
-    assert output(tree).strip() == os.readlink("/proc/self/ns/net")
+    assert output(tree).strip() == str(Path("/proc/self/ns/net").readlink())
 
 
 def test_loopback_works(workloads, output):
@@ -126,7 +126,7 @@ def test_the_supervisor_is_no_part_of_the_tree(workloads, eventually):
     assert tree.supervisor_pid not in tree.pids()
     assert tree.host_pid(1000) == tree.main_pid() == min(tree.pids())
     assert [tree.inside_pid(pid) for pid in tree.pids()] == [1000, 1001, 1002]
-    assert os.listdir(f"/proc/{tree.supervisor_pid}/fd") == ["0", "1", "2"]
+    assert sorted(path.name for path in Path(f"/proc/{tree.supervisor_pid}/fd").iterdir()) == ["0", "1", "2"]
     assert tree.left_out == ()
 
 
@@ -206,7 +206,7 @@ def test_a_failed_start_keeps_what_was_in_the_run_directory(workloads, state_dir
 
 def test_a_directory_the_user_may_not_enter(workloads, tmp_path):
     tmp_path.chmod(0o700)
-    with pytest.raises(BadInput, match="can't use the directory .*: Permission denied"):
+    with pytest.raises(BadInput, match=r"can't use the directory .*: Permission denied"):
         workloads.launch("true", directory=tmp_path, uid=65534, gid=65534)
 
 
@@ -238,9 +238,9 @@ def test_senseless_specifications_are_refused(fields, message):
 
 
 def test_two_of_one_name(workloads):
-    first = workloads.shell("sleep 100")
+    first = workloads.launch("sleep", "100")
     with pytest.raises(Conflict, match="workload work already runs"):
-        workloads.shell("sleep 100")
+        workloads.launch("sleep", "100")
     assert first.alive
     assert len(first.pids()) == 1
 
@@ -250,7 +250,7 @@ def test_two_of_one_name_at_once(workloads):
 
     def start():
         try:
-            results.append(workloads.shell("sleep 100"))
+            results.append(workloads.launch("sleep", "100"))
         except Conflict as e:
             results.append(e)
 
@@ -271,7 +271,7 @@ def test_a_name_is_free_again_after_the_end(workloads, output):
 
 
 def test_attach_finds_the_same_tree(workloads):
-    tree = workloads.shell("sleep 100")
+    tree = workloads.launch("sleep", "100")
     again = attach(tree.run_directory)
     assert again.pids() == tree.pids()
     assert again.supervisor_pid == tree.supervisor_pid
@@ -286,7 +286,7 @@ def test_attach_without_a_workload(state_directory):
 
 
 def test_a_recycled_pid_is_never_taken_for_ours(workloads):
-    tree = workloads.shell("sleep 100")
+    tree = workloads.launch("sleep", "100")
     path = tree.run_directory / "supervisor.json"
     genuine = path.read_text()
     record = json.loads(genuine)

@@ -29,6 +29,7 @@ CONTROL = "control"
 """Directory of the control sockets, below the run directory; the workload's own user may write there."""
 OUTPUT = "output.log"
 _REMOVE_TIMEOUT_S = 10.0
+_LAST_WORDS_S = 1.0
 _TO_SUPERVISOR_ONLY = (signal.SIGSTOP, signal.SIGCHLD)
 
 
@@ -181,13 +182,13 @@ class Tree:
 
     def remove_locked(self) -> None:
         """`remove`, for one who holds `locked` already."""
-        self._group.remove(_REMOVE_TIMEOUT_S)
+        self.kill()
         with _supervisor(self._record) as pidfd:
-            if pidfd is not None:
-                # Without a cgroup it may live; it ends by itself after its last child, so that exit.json is right.
-                if not _readable(pidfd, 1.0):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            # It ends by itself after the last of them, having written exit.json; unless it is stopped or stuck.
+            if pidfd is not None and not _readable(pidfd, _LAST_WORDS_S):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 _readable(pidfd, _REMOVE_TIMEOUT_S)
+        self._group.remove(_REMOVE_TIMEOUT_S)
         self._reap()
         clear(self.run_directory)
 

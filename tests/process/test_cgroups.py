@@ -1,0 +1,66 @@
+"""Where the cgroup hierarchy is found, and the edges of a workload's cgroup that a whole launch doesn't reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kybernate.process.cgroups import WorkloadCgroup, group_name, roots
+
+HYBRID = """\
+30 23 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw,nsdelegate
+32 30 0:28 / /sys/fs/cgroup/systemd rw,relatime shared:11 - cgroup cgroup rw,name=systemd
+"""
+UNIFIED = "31 30 0:27 / /sys/fs/cgroup rw,nosuid,relatime - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "own", "expected"),
+    [
+        pytest.param(UNIFIED, "0::/\n", ["/sys/fs/cgroup"], id="unified"),
+        pytest.param(
+            UNIFIED,
+            "0::/system.slice/agent.service\n",
+            ["/sys/fs/cgroup", "/sys/fs/cgroup/system.slice/agent.service"],
+            id="agent-in-a-slice",
+        ),
+        pytest.param(UNIFIED, "0::/../../other\n", ["/sys/fs/cgroup"], id="agent-outside-of-the-mount"),
+        pytest.param(HYBRID, "9:name=systemd:/a\n0::/\n", ["/sys/fs/cgroup/unified"], id="beside-version-1"),
+        pytest.param("", "9:name=systemd:/a\n", [], id="none"),
+    ],
+)
+def test_roots(mounts, own, expected):
+    assert [str(directory) for _, directory in roots(mounts=mounts, own=own)] == expected
+
+
+def test_state_directories_have_groups_of_their_own():
+    assert group_name(Path("/run/kybernate")) != group_name(Path("/run/other"))
+    assert group_name(Path("/run/kybernate")) == group_name(Path("/run/kybernate"))
+
+
+@pytest.mark.root
+def test_create_twice_and_remove_twice(state_directory):
+    group = WorkloadCgroup.create(state_directory=state_directory, name="work")
+    try:
+        with pytest.raises(FileExistsError):
+            WorkloadCgroup.create(state_directory=state_directory, name="work")
+        assert WorkloadCgroup.existing(state_directory=state_directory, name="work")[0].path == group.path
+        assert group.path.is_relative_to(group.mount_point)
+        assert group.pids() == []
+    finally:
+        group.remove(5)
+    group.remove(5)
+    assert not group.exists
+    assert not group.frozen
+    assert not group.path.parent.exists()
+    assert WorkloadCgroup.existing(state_directory=state_directory, name="work") == []
+
+
+@pytest.mark.root
+def test_what_processes_make_below_is_removed_too(state_directory):
+    group = WorkloadCgroup.create(state_directory=state_directory, name="work")
+    (group.tasks / "a/b").mkdir(parents=True)
+    group.remove(5)
+    assert not group.path.parent.exists()

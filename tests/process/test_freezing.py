@@ -1,0 +1,186 @@
+"""Freezing and thawing whole trees, by cgroup and by SIGSTOP: all of it, only it, and back again when it fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from kybernate.model.errors import Busy, Conflict
+from kybernate.process import namespaces, procfs
+from kybernate.process.tree import attach
+
+pytestmark = pytest.mark.root
+
+BUSY_TREE = """
+import os, sys, time
+for _ in range(3): os.fork()
+print("up", flush=True)
+while True:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def cpu_ticks(pids):
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_busy_tree_stands_still_and_goes_on(workloads, eventually, output, isolated):
+    tree = workloads.python(BUSY_TREE, isolated=isolated)
+    eventually(lambda: output(tree).count("up") == 8)
+    for _ in range(10):
+        tree.freeze(10)
+        assert tree.frozen
+        pids = tree.pids()
+        assert len(pids) >= 8
+        before = cpu_ticks(pids)
+        deadline = time.monotonic() + 0.05
+        while time.monotonic() < deadline:
+            assert tree.pids() == pids
+        assert cpu_ticks(pids) == before
+        tree.thaw()
+        assert not tree.frozen
+        eventually(lambda pids=pids: tree.pids() != pids)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_threads_stand_still(workloads, eventually, isolated, tmp_path):
+    counters = tmp_path / "counters"
+    counters.write_bytes(bytes(64))
+    program = """
+import mmap, os, sys, threading
+memory = memoryview(mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 64)).cast("Q")
+def count(index):
+    while True: memory[index] += 1
+for index in range(8): threading.Thread(target=count, args=(index,)).start()
+"""
+    tree = workloads.python(program, str(counters), isolated=isolated)
+
+    def all_moved_since(before):
+        return all(new > old for new, old in zip(values(), before, strict=True))
+
+    def values():
+        return list(memoryview(counters.read_bytes()).cast("Q"))
+
+    eventually(lambda: all_moved_since([0] * 8))
+    tree.freeze()
+    standing = values()
+    deadline = time.monotonic() + 0.1
+    while time.monotonic() < deadline:
+        assert values() == standing
+    tree.thaw()
+    eventually(lambda: all_moved_since(standing))
+
+
+def test_the_supervisor_never_freezes(workloads):
+    tree = workloads.launch("sleep", "100")
+    tree.freeze()
+    assert procfs.stat(tree.supervisor_pid).state == "S"
+    tree.signal(signal.SIGTERM)
+    assert tree.exit() is None  # a frozen process gets its signals later
+    tree.thaw()
+    assert tree.wait(10) == 143
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_freezing_and_thawing_twice(workloads, isolated):
+    tree = workloads.launch("sleep", "100", isolated=isolated)
+    tree.thaw()
+    tree.freeze()
+    tree.freeze()
+    assert tree.frozen
+    assert attach(tree.run_directory).frozen
+    tree.thaw()
+    tree.thaw()
+    assert not tree.frozen
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_frozen_tree_can_be_killed(workloads, isolated):
+    tree = workloads.shell("sleep 100 & sleep 100 & wait", isolated=isolated)
+    tree.freeze()
+    tree.kill()
+    assert tree.wait(10) == 137
+    assert tree.pids() == []
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_what_has_ended_can_not_be_frozen(workloads, isolated):
+    tree = workloads.launch("true", isolated=isolated)
+    tree.wait(10)
+    with pytest.raises(Conflict, match="has ended"):
+        tree.freeze()
+    tree.thaw()
+    assert not tree.frozen or isolated  # an empty cgroup says frozen once it was
+
+
+def test_a_stopped_process_counts_as_frozen(workloads, eventually):
+    tree = workloads.launch("sleep", "100")
+    os.kill(tree.main_pid(), signal.SIGSTOP)
+    eventually(lambda: procfs.stat(tree.main_pid()).state == "T")
+    tree.freeze()
+    assert tree.frozen
+    tree.thaw()
+    assert procfs.stat(tree.main_pid()).state == "T"
+
+
+@pytest.fixture
+def stuck_file_system(tmp_path):
+    """A FUSE mount whose server never answers: who touches it waits in the kernel, uninterruptibly."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("needs /dev/fuse")
+    point = tmp_path / "stuck"
+    point.mkdir()
+    descriptor = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other"
+    namespaces.mount("stuck", str(point), "fuse", 0, options)
+    yield point
+    os.close(descriptor)
+    namespaces.detach_mount(str(point))
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_what_does_not_freeze_in_time_runs_on(workloads, eventually, stuck_file_system, isolated, output):
+    script = f"(stat {stuck_file_system}/file; echo unstuck) & while :; do :; done"
+    tree = workloads.shell(script, isolated=isolated)
+    eventually(lambda: any(procfs.stat(pid).state == "D" for pid in tree.pids()))
+    begin = time.monotonic()
+    with pytest.raises(Busy, match=r"did not (freeze|stop) within 0.3 s.*process"):
+        tree.freeze(0.3)
+    assert time.monotonic() - begin < 3
+    assert not tree.frozen
+    before = cpu_ticks([tree.main_pid()])
+    eventually(lambda: cpu_ticks([tree.main_pid()]) > before, what="the rest of the tree runs on")
+
+
+def test_many_freezes_from_several_threads(workloads):
+    tree = workloads.python(BUSY_TREE)
+    failures = []
+
+    def freeze_and_thaw():
+        for _ in range(20):
+            try:
+                tree.freeze(10)
+            except Busy as e:  # the other thread's thaw came in between, and the time was over
+                failures.append(e)
+            tree.thaw()
+
+    threads = [threading.Thread(target=freeze_and_thaw) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert not tree.frozen
+    assert tree.alive
