@@ -16,7 +16,7 @@ help: ## list the words
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: setup
-setup: venv native criu ## get everything: .venv from the lock file, native libraries, CRIU
+setup: venv criu native ## get everything: .venv from the lock file, native libraries, CRIU
 
 .PHONY: venv
 venv:

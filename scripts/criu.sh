@@ -27,7 +27,9 @@ good "$prefix/bin/criu" && exit 0
 [ "$(uname -m)" = x86_64 ] || left_out "packages are fetched for x86_64 only, install it by hand"
 command -v apt-get >/dev/null || left_out "no apt-get here, install the package 'criu' of your distribution"
 if ! [ -e $keyring ]; then
-  if [ "$(id -u)" = 0 ]; then apt-get install -y -qq debian-archive-keyring >/dev/null 2>&1 || true; fi
+  if [ "$(id -u)" = 0 ]; then
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends debian-archive-keyring; } >/dev/null 2>&1 || true
+  fi
   [ -e $keyring ] || left_out "Debian's keys are missing, install debian-archive-keyring"
 fi
 

@@ -26,6 +26,7 @@ HEALTHY = Facts(
     uid=0,
     sys_admin=True,
     ipc_lock=True,
+    sys_resource=True,
     kernel=(6, 8),
     cgroup=Path("/sys/fs/cgroup"),
     cgroup_writable=True,
@@ -82,7 +83,7 @@ def test_a_healthy_machine_has_nothing_to_mend() -> None:
         pytest.param({"huge_tmpfs": "deny"}, "huge pages on tmpfs", "shmem_enabled", id="huge pages denied"),
         pytest.param({"huge_tmpfs": None}, "huge pages on tmpfs", "CONFIG_", id="huge pages not built"),
         pytest.param({"ipc_lock": False}, "locked memory", "ulimit -l", id="memlock"),
-        pytest.param({"file_limit_hard": 1024, "sys_admin": False}, "open files", "ulimit -Hn", id="nofile"),
+        pytest.param({"file_limit_hard": 1024, "sys_resource": False}, "open files", "ulimit -Hn", id="nofile"),
         pytest.param({"memory_available": 16 * GIB}, "host memory", "agent.pool.size", id="little RAM"),
         pytest.param({"mps": "process 7 nvidia-cuda-mps"}, "MPS", "quit", id="MPS"),
         pytest.param(

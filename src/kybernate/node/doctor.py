@@ -221,7 +221,7 @@ def _memlock(facts: Facts) -> Check:
 
 def _files(facts: Facts) -> Check:
     limit = facts.file_limit_hard
-    if limit is None or limit >= FILES_MINIMUM or facts.sys_admin:
+    if limit is None or limit >= FILES_MINIMUM or facts.sys_resource:
         return Check("open files", ok=True, detail="unlimited" if limit is None else f"at most {limit}")
     return Check(
         "open files",

@@ -26,6 +26,7 @@ from kybernate.process.criu import Criu, find_criu
 _CHECKPOINT_CALL = "cuCheckpointProcessCheckpoint"
 _CAP_SYS_ADMIN = 21
 _CAP_IPC_LOCK = 14
+_CAP_SYS_RESOURCE = 24
 _PROBE_TIMEOUT_S = 10.0
 
 
@@ -71,6 +72,9 @@ class Facts:
     uid: int
     sys_admin: bool
     ipc_lock: bool
+    """Locks memory beyond the limit."""
+    sys_resource: bool
+    """Raises hard limits; containers often lack it though they have all else."""
     kernel: tuple[int, int]
     cgroup: Path | None
     cgroup_writable: bool
@@ -106,6 +110,7 @@ def survey() -> Facts:
         uid=os.geteuid(),
         sys_admin=_capable(_CAP_SYS_ADMIN),
         ipc_lock=_capable(_CAP_IPC_LOCK),
+        sys_resource=_capable(_CAP_SYS_RESOURCE),
         kernel=_kernel(),
         cgroup=cgroup,
         cgroup_writable=cgroup is not None and os.access(cgroup, os.W_OK),
