@@ -4,7 +4,7 @@
 # PREFIX is /opt/kybernate for root, else ~/.local/share/kybernate. Each version gets a directory of its own,
 # PREFIX/VERSION, so that workloads running under an older one keep their files; PREFIX/bin/kybernate points at the newest.
 # Without PREFIX, kybernate is also linked into /usr/local/bin (root) or ~/.local/bin. Nothing else is touched.
-set -euo pipefail
+set -Eeuo pipefail
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 given=${1:-}
 here=$(cd "$(dirname "$0")" && pwd)
