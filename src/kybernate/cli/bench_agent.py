@@ -26,7 +26,7 @@ from kybernate.model import api
 from kybernate.model.errors import AgentAway, KybernateError, Unsupported, WorkloadLost
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.native import simulated_driver
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import Backend, WorkloadName
 
 POLL_S = 0.005
 ALIVE_S = 0.25
@@ -196,6 +196,8 @@ class OwnAgent:
         simulated_bytes: VRAM of the simulated GPU; None for the real one.
         vram_limit: what it hands out at most; None for all.
         environment: added to the agent's own.
+        log: where a copy of its output is left at the end.
+        preamble: Python run in the agent's process before it begins, for tests that inject faults.
 
     Raises:
         KybernateError: it doesn't start; the message holds the end of its log.
@@ -209,6 +211,7 @@ class OwnAgent:
         vram_limit: int | None = None,
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
+        preamble: str = "",
     ) -> None:
         self._pool_bytes = pool_bytes
         self._simulated_bytes = simulated_bytes
@@ -216,6 +219,7 @@ class OwnAgent:
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._log_copy = log
+        self._preamble = preamble
         self.root = Path(tempfile.mkdtemp(prefix="kyb-", dir="/run" if os.geteuid() == 0 else None))
         self.root.chmod(0o755)
         self.state = StateDirectory(self.root / "state")
@@ -262,7 +266,7 @@ class OwnAgent:
 
     def start(self, *, environment: Mapping[str, str] | None = None) -> api.NodeView:
         """Start it (again) and wait until it answers and its pool is filled."""
-        command = [sys.executable, "-c", _MAIN, "up", "-f", str(self.root / "kybernate.yaml")]
+        command = [sys.executable, "-c", f"{self._preamble}\n{_MAIN}", "up", "-f", str(self.root / "kybernate.yaml")]
         if self._simulated_bytes is not None:
             command += ["--simulated", str(self._simulated_bytes)]
         with self.log.open("ab") as output:
@@ -325,13 +329,21 @@ class OwnAgent:
 
     # -- workloads -----------------------------------------------------------------------------------------------
 
-    def run(self, name: str, argv: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Output:
+    def run(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        backend: Backend = Backend.BROKER,
+    ) -> Output:
         """Start any command as a workload; returns its output."""
         self.client.run(
             api.RunRequest(
                 name=name,
                 argv=list(argv),
                 directory="/",
+                backend=backend,
                 environment={**_plain_environment(), **(environment or {})},
             )
         )

@@ -1,0 +1,61 @@
+"""kill -9 of the agent, and of the workload, at every step of pause and resume, on the simulated driver.
+
+The code is shared with the run on a real GPU, tests/gpu/faults.py. Needs root: without it there are no cgroups to freeze.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
+
+from faults import Rig
+
+from kybernate.engine.faults import STEPS
+from kybernate.model.types import MIB
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups"),
+    pytest.mark.timeout(180),
+]
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("faults")
+    with Rig(size=32 * MIB, pool=128 * MIB, simulated=256 * MIB, directory=directory) as made:
+        yield made
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Unique on this machine, since cgroups are looked for by name."""
+    return f"{request.function.__name__.replace('_', '-')}-{os.getpid()}"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_agent_dies(rig: Rig, name: str, step: str) -> None:
+    if not rig.agent.alive:
+        rig.agent.start()
+    rig.start(name)
+    try:
+        found = rig.agent_dies(name, step)
+        assert found in ("running", "paused")
+        assert rig.agent.exact_end(name).startswith("exact ")
+    finally:
+        if not rig.agent.alive:
+            rig.agent.start()
+        rig.agent.client.stop(name, grace_s=0, remove=True)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_workload_dies(rig: Rig, name: str, step: str) -> None:
+    if not rig.agent.alive:
+        rig.agent.start()
+    rig.workload_dies(name, step)
