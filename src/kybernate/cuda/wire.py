@@ -6,6 +6,8 @@ Limits: a packet holds at most `RECORDS_MAX` records; `split` and `Message.more`
 from __future__ import annotations
 
 import enum
+import functools
+import operator
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ class Type(enum.IntEnum):
     EXTENTS = 22
     REMAP = 23
     SHARE = 24
+    """Between processes of one workload; never sent by or to the agent."""
 
 
 class Status(enum.IntEnum):
@@ -63,6 +66,10 @@ class Flag(enum.IntFlag):
     RDMA = 4
     NO_FD = 8
     COMMITTED = 16
+
+
+_KNOWN_FLAGS = functools.reduce(operator.or_, Flag, Flag.NONE).value
+"""Bits of a newer peer are ignored, not refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,340 @@
+"""Moves the content of extents between VRAM and the pool, as little of it as possible.
+
+`plan` hashes every chunk and compares: zero chunks have no host copy at all, clean chunks (their host copy has the same hash)
+stay where they are, only dirty chunks are copied. `evict` and `fill` copy whole runs, contiguous in VRAM and in the pool, on
+a stream of their own each, so that one workload's way out and another's way in use both directions of the link at once.
+
+A host copy's picture is `ExtentCopy`. A slot with the hash (0, 0) holds content that isn't known to be right and never
+counts as clean; that is how a picture whose slots were being overwritten stays truthful.
+
+Limits: one evict and one fill at a time on each GPU; further ones wait their turn.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kybernate.cuda.driver import CudaError, Gpu, bindings, call, status_of
+from kybernate.cuda.extents import Extent, held
+from kybernate.cuda.hashing import Hasher, Hashes
+from kybernate.cuda.pool import PinnedPool
+from kybernate.cuda.slots import Slots
+from kybernate.model.types import CHUNK_BYTES, ExtentId
+
+NO_SLOT = -1
+"""A zero chunk's slot."""
+
+_STREAM_NON_BLOCKING = 1
+_AHEAD = 64
+"""Extents whose copies are queued before the oldest must have finished: enough to keep the link busy even with extents of
+2 MiB, few enough that `done` isn't kept waiting while the rest is queued."""
+
+
+@dataclass(slots=True)
+class ExtentCopy:
+    """The host copy of one extent. `size` in bytes."""
+
+    size: int
+    rdma: bool
+    slots: Slots
+    """Pool slot of each chunk, NO_SLOT for zero chunks."""
+    hashes: Hashes
+    """Shape (chunks, 2); (0, 0) with a slot: content unknown."""
+
+
+class PlanState(enum.Enum):
+    READY = "ready"
+    EVICTING = "evicting"
+    EVICTED = "evicted"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStats:
+    """All in bytes."""
+
+    bytes_total: int
+    bytes_dirty: int
+    bytes_clean: int
+    bytes_zero: int
+    bytes_taken: int
+    """Pool space taken beyond what the previous host copy had."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStats:
+    """What a copy did: bytes moved, in how many pieces, wall time in seconds."""
+
+    bytes_copied: int
+    pieces: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Runs:
+    """Copies to do: parallel arrays, and where each extent's begin. Chunks of one run follow each other on both sides."""
+
+    addresses: npt.NDArray[np.int64]
+    slots: Slots
+    chunks: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    """Index of the first run of extent i; one entry more than extents."""
+
+
+@dataclass(slots=True)
+class CopyPlan:
+    """What an eviction will do. `copies` is the picture once it is done, one for each extent."""
+
+    extents: list[Extent]
+    copies: list[ExtentCopy]
+    runs: Runs
+    stats: PlanStats
+    state: PlanState = PlanState.READY
+    _previous: list[ExtentCopy | None] = field(default_factory=list, repr=False)
+    _dirty: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_), repr=False)
+    _taken: Slots = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
+
+
+class CopyEngine:
+    """The copies of one GPU. Streams and events are made once. Thread-safe."""
+
+    def __init__(self, gpu: Gpu, *, pool: PinnedPool, hasher: Hasher) -> None:
+        self._gpu = gpu
+        self._pool = pool
+        self._hasher = hasher
+        with gpu.current():
+            self._out = _Lane("cuMemcpyDtoHAsync")
+            self._in = _Lane("cuMemcpyHtoDAsync")
+
+    def plan(self, extents: Sequence[Extent], previous: Mapping[ExtentId, ExtentCopy]) -> CopyPlan:
+        """Hash, compare, take slots. The workload must be quiet and its extents still mapped by the agent.
+
+        Raises:
+            NoRoom: the pool is too small; nothing was taken.
+            WorkloadLost: an extent is gone.
+            CudaError: hashing failed.
+        """
+        extents = list(extents)
+        hashes = self._hasher.hash(extents)
+        bounds = _bounds(extents)
+        before = [_matching(extent, previous.get(extent.id)) for extent in extents]
+        old_slots = np.full(len(hashes), NO_SLOT, dtype=np.int64)
+        old_hashes = np.zeros_like(hashes)
+        for i, copy in enumerate(before):
+            if copy is not None:
+                old_slots[bounds[i] : bounds[i + 1]] = copy.slots
+                old_hashes[bounds[i] : bounds[i + 1]] = copy.hashes
+        zero = (hashes == 0).all(axis=1)
+        clean = (old_slots >= 0) & (hashes == old_hashes).all(axis=1) & ~zero
+        dirty = ~zero & ~clean
+        # A dirty chunk overwrites its old slot. That can't destroy the only good copy: the chunk's present content is in
+        # VRAM, kept there by the workload's own descriptors until DISCARD, and the old content is no longer wanted.
+        slots = np.where(zero, NO_SLOT, old_slots)
+        new = dirty & (old_slots < 0)
+        taken = self._pool.allocate(int(np.count_nonzero(new)))
+        slots[new] = taken
+        copies = [
+            ExtentCopy(
+                size=extent.size,
+                rdma=extent.rdma,
+                slots=slots[bounds[i] : bounds[i + 1]].copy(),
+                hashes=hashes[bounds[i] : bounds[i + 1]].copy(),
+            )
+            for i, extent in enumerate(extents)
+        ]
+        stats = PlanStats(
+            bytes_total=len(hashes) * CHUNK_BYTES,
+            bytes_dirty=int(np.count_nonzero(dirty)) * CHUNK_BYTES,
+            bytes_clean=int(np.count_nonzero(clean)) * CHUNK_BYTES,
+            bytes_zero=int(np.count_nonzero(zero)) * CHUNK_BYTES,
+            bytes_taken=len(taken) * CHUNK_BYTES,
+        )
+        runs = find_runs(extents, slots, wanted=dirty, segment_slots=self._pool.segment_slots)
+        return CopyPlan(extents, copies, runs, stats, _previous=before, _dirty=dirty, _taken=taken)
+
+    def evict(self, plan: CopyPlan, *, done: Callable[[Extent], None] | None = None) -> CopyStats:
+        """Copy the dirty chunks out. `done` is called in order, in this thread, as each extent's content is safe.
+
+        While it copies, `previous` as given to `plan` says of the slots being overwritten that their content is unknown;
+        when it returns, `previous` is as true as `plan.copies` and slots of chunks that became zero are free.
+
+        Raises:
+            CudaError, WorkloadLost: some content isn't safe; `abandon` the plan and let the workload run on.
+        """
+        if plan.state is not PlanState.READY:
+            raise ValueError(f"evict of a plan that is {plan.state.value}")
+        plan.state = PlanState.EVICTING
+        bounds = _bounds(plan.extents)
+        for i, copy in enumerate(plan._previous):
+            if copy is not None:
+                copy.hashes[plan._dirty[bounds[i] : bounds[i + 1]] & (copy.slots >= 0)] = 0
+        with self._gpu.current(), held(plan.extents):
+            stats = self._out.run(plan.extents, plan.runs, self._pool, done)
+        released = []
+        for copy, final in zip(plan._previous, plan.copies, strict=True):
+            if copy is not None:
+                released.append(copy.slots[(copy.slots >= 0) & (final.slots < 0)])
+                kept = copy.slots >= 0
+                copy.hashes[kept] = final.hashes[kept]
+                copy.slots[final.slots < 0] = NO_SLOT
+        if released:
+            self._pool.free(np.concatenate(released))
+        plan.state = PlanState.EVICTED
+        return stats
+
+    def fill(
+        self, extents: Sequence[Extent], copies: Sequence[ExtentCopy], *, done: Callable[[Extent], None] | None = None
+    ) -> CopyStats:
+        """Copy content into fresh extents. Zero chunks need nothing: the driver hands out zeroed memory.
+
+        `done` is called in order, in this thread, as each extent is complete.
+
+        Raises:
+            CudaError: the GPU failed; the host copy is untouched.
+            WorkloadLost: an extent is gone.
+        """
+        extents = list(extents)
+        for extent, copy in zip(extents, copies, strict=True):
+            if extent.size != copy.size:
+                raise ValueError(f"extent {extent.id:#x} of {extent.size} bytes can't take a copy of {copy.size}")
+        slots = np.concatenate([copy.slots for copy in copies]) if copies else np.empty(0, dtype=np.int64)
+        runs = find_runs(extents, slots, wanted=slots >= 0, segment_slots=self._pool.segment_slots)
+        with self._gpu.current(), held(extents):
+            return self._in.run(extents, runs, self._pool, done)
+
+    @property
+    def gpu(self) -> Gpu:
+        return self._gpu
+
+    def differing(self, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> int:
+        """How many chunks in VRAM are not what their copies' hashes say. 40 GiB take about 13 ms.
+
+        Raises:
+            WorkloadLost: an extent is gone.
+        """
+        found = self._hasher.hash(list(extents))
+        if not len(found):
+            return 0
+        expected = np.concatenate([copy.hashes for copy in copies])
+        return int((found != expected).any(axis=1).sum())
+
+    def abandon(self, plan: CopyPlan) -> None:
+        """Give back the slots the plan took; `previous` stays valid with what it owns. A second call does nothing."""
+        if plan.state is PlanState.ABANDONED:
+            return
+        plan.state = PlanState.ABANDONED
+        self._pool.free(plan._taken)
+
+
+class _Lane:
+    """One direction: a stream, a ring of events. The context must be current."""
+
+    def __init__(self, copy: str) -> None:
+        self._copy = copy
+        self._lock = threading.Lock()
+        flags = bindings().CUevent_flags
+        self._stream = call("cuStreamCreate", _STREAM_NON_BLOCKING)
+        self._events = [
+            call("cuEventCreate", flags.CU_EVENT_BLOCKING_SYNC.value | flags.CU_EVENT_DISABLE_TIMING.value)
+            for _ in range(_AHEAD)
+        ]
+
+    def run(
+        self, extents: Sequence[Extent], runs: Runs, pool: PinnedPool, done: Callable[[Extent], None] | None
+    ) -> CopyStats:
+        with self._lock:
+            began = time.perf_counter()
+            try:
+                self._issue(extents, runs, pool, done)
+            except BaseException:
+                # Nothing may still be moving when the caller takes its memory back.
+                status_of("cuStreamSynchronize", self._stream)
+                raise
+            return CopyStats(
+                bytes_copied=int(runs.chunks.sum()) * CHUNK_BYTES,
+                pieces=len(runs.chunks),
+                seconds=time.perf_counter() - began,
+            )
+
+    def _issue(
+        self, extents: Sequence[Extent], runs: Runs, pool: PinnedPool, done: Callable[[Extent], None] | None
+    ) -> None:
+        pending: deque[tuple[Extent, Any]] = deque()
+        addresses, slots = runs.addresses.tolist(), runs.slots.tolist()
+        sizes, first = (runs.chunks * CHUNK_BYTES).tolist(), runs.first.tolist()
+        outward = self._copy == "cuMemcpyDtoHAsync"
+        for i, extent in enumerate(extents):
+            for run in range(first[i], first[i + 1]):
+                host, device = pool.address(slots[run]), addresses[run]
+                if outward:
+                    call(self._copy, host, device, sizes[run], self._stream)
+                else:
+                    call(self._copy, device, host, sizes[run], self._stream)
+            event = None
+            if first[i] < first[i + 1]:
+                event = self._events[i % _AHEAD]
+                call("cuEventRecord", event, self._stream)
+            pending.append((extent, event))
+            self._settle(pending, done, limit=_AHEAD - 1)
+        self._settle(pending, done, limit=0)
+
+    def _settle(self, pending: deque[tuple[Extent, Any]], done: Callable[[Extent], None] | None, *, limit: int) -> None:
+        """Report what has finished, in order; wait for the oldest while more than `limit` are on their way."""
+        while pending:
+            extent, event = pending[0]
+            if event is not None:
+                if len(pending) > limit:
+                    call("cuEventSynchronize", event)
+                elif not _finished(event):
+                    return
+            pending.popleft()
+            if done is not None:
+                done(extent)
+
+
+def _finished(event: Any) -> bool:
+    status = status_of("cuEventQuery", event)[0]
+    if not status:
+        return True
+    if status == bindings().CUresult.CUDA_ERROR_NOT_READY:
+        return False
+    raise CudaError(status.name, "cuEventQuery")
+
+
+def find_runs(extents: Sequence[Extent], slots: Slots, *, wanted: npt.NDArray[np.bool_], segment_slots: int) -> Runs:
+    """Join wanted chunks that follow each other in one extent and in one segment of the pool."""
+    bounds = _bounds(extents)
+    chunk = np.flatnonzero(wanted)
+    slot = slots[chunk]
+    owner = np.searchsorted(bounds, chunk, side="right") - 1
+    begins = np.ones(len(chunk), dtype=np.bool_)
+    begins[1:] = (
+        (np.diff(chunk) != 1) | (np.diff(slot) != 1) | (np.diff(owner) != 0) | (np.diff(slot // segment_slots) != 0)
+    )
+    start = np.flatnonzero(begins)
+    pointers = np.array([extent.device_pointer for extent in extents], dtype=np.int64)
+    owners = owner[start]
+    return Runs(
+        addresses=pointers[owners] + (chunk[start] - bounds[owners]) * CHUNK_BYTES,
+        slots=slot[start],
+        chunks=np.diff(start, append=len(chunk)),
+        first=np.searchsorted(owners, np.arange(len(extents) + 1)),
+    )
+
+
+def _bounds(extents: Sequence[Extent]) -> npt.NDArray[np.int64]:
+    """Index of each extent's first chunk, and the end."""
+    return np.cumsum([0, *(extent.chunks for extent in extents)], dtype=np.int64)
+
+
+def _matching(extent: Extent, copy: ExtentCopy | None) -> ExtentCopy | None:
+    return copy if copy is not None and copy.size == extent.size else None

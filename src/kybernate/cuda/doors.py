@@ -1,0 +1,308 @@
+"""Doors: the listening sockets of all workloads, one thread that accepts and receives, and each request's answer.
+
+A connection carries one request. Its life: OPEN until a packet came, then SERVED or DEFERRED (a thread of somebody's answers),
+then ANSWERED until the peer hangs up. A peer that hangs up with the answer unread is noticed by the kernel's ECONNRESET, and
+whoever gave something away is told (`untaken`).
+
+Limits: silent connections are closed after some seconds, the oldest first when there are too many; a peer that doesn't read
+its answer loses it, so the thread never blocks.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kybernate.cuda import packets
+from kybernate.cuda.wire import Message, Status, Type
+from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.types import HostPid, WorkloadName
+
+log = logging.getLogger(__name__)
+
+_CREDENTIALS = struct.Struct("3i")
+_BACKLOG = 128
+_SILENCE_S = 10.0
+"""A connection that has sent nothing, or not hung up after its answer, is closed then."""
+_CONNECTIONS_MAX = 512
+"""Of one door; the kernel's queue holds back the others."""
+_SEND_BYTES = 4 << 20
+"""Socket buffer: the answer to an allocation of all of a large GPU's memory fits with room to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who asks: the process as the kernel names it."""
+
+    workload: WorkloadName
+    pid: HostPid
+
+
+class _State(enum.Enum):
+    OPEN = "open"
+    DEFERRED = "deferred"
+    ANSWERED = "answered"
+    CLOSED = "closed"
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    socket: socket.socket
+    peer: Peer
+    state: _State
+    since: float
+    untaken: Callable[[], None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Door:
+    workload: WorkloadName
+    listener: socket.socket
+    path: Path
+    inode: int
+    connections: set[_Connection]
+
+
+class Request:
+    """One request and the way to answer it, once."""
+
+    def __init__(self, *, message: Message, connection: _Connection, doors: Doors) -> None:
+        self.message = message
+        self.peer = connection.peer
+        self._connection = connection
+        self._doors = doors
+
+    def answer(self, message: Message) -> None:
+        """Send an answer without descriptors. A peer that is gone is fine."""
+        self.answer_all([(message, ())], untaken=None)
+
+    def answer_all(
+        self, answers: Sequence[tuple[Message, Sequence[int]]], *, untaken: Callable[[], None] | None
+    ) -> None:
+        """Send all packets of an answer; `untaken` is called, now or later, if the peer doesn't take them all."""
+        self._doors.answer(self._connection, answers, untaken)
+
+    def defer(self) -> None:
+        """The answer will come from another thread."""
+        self._connection.state = _State.DEFERRED
+
+
+class Doors:
+    """See the module. `serve` is called in the doors' thread for each request and must not block."""
+
+    def __init__(self, serve: Callable[[Request], None]) -> None:
+        self._serve = serve
+        self._lock = threading.RLock()
+        self._doors: dict[WorkloadName, _Door] = {}
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._shut = False
+        self._thread = threading.Thread(target=self._run, name="kybernate-broker", daemon=True)
+        self._thread.start()
+
+    def open(self, workload: WorkloadName, path: Path, *, uid: int, gid: int) -> None:
+        """Raises KybernateError when the socket can't be made; replaces a door of that workload and a stale socket."""
+        self.close(workload)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        directory = -1
+        try:
+            directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=directory)
+            # By the directory's descriptor: no limit of 107 bytes for the path, and no other directory slipped in.
+            listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+            os.chmod(path.name, 0o600, dir_fd=directory)
+            if (uid, gid) != (os.geteuid(), os.getegid()):
+                os.chown(path.name, uid, gid, dir_fd=directory, follow_symlinks=False)
+            inode = os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_ino
+            listener.listen(_BACKLOG)
+        except OSError as e:
+            listener.close()
+            raise KybernateError(f"can't open the door {path} of workload {workload}: {e.strerror or e}") from e
+        finally:
+            if directory >= 0:
+                os.close(directory)
+        with self._lock:
+            door = _Door(workload, listener, path, inode, set())
+            self._doors[workload] = door
+            self._selector.register(listener, selectors.EVENT_READ, door)
+        self._wake()
+
+    def close(self, workload: WorkloadName) -> None:
+        with self._lock:
+            door = self._doors.pop(workload, None)
+            if door is None:
+                return
+            self._unregister(door.listener)
+            door.listener.close()
+            with suppress(OSError):
+                if door.path.stat(follow_symlinks=False).st_ino == door.inode:
+                    door.path.unlink()
+            for connection in list(door.connections):
+                # A deferred one is answered by its thread later and then finds itself closed.
+                self._end(connection, door)
+        self._wake()
+
+    def shut(self) -> None:
+        """Close all doors and end the thread. May be called twice."""
+        for workload in list(self._doors):
+            self.close(workload)
+        with self._lock:
+            if self._shut:
+                return
+            self._shut = True
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def answer(
+        self,
+        connection: _Connection,
+        answers: Sequence[tuple[Message, Sequence[int]]],
+        untaken: Callable[[], None] | None,
+    ) -> None:
+        with self._lock:
+            failed = connection.state is _State.CLOSED
+            if not failed:
+                try:
+                    for message, fds in answers:
+                        packets.send(connection.socket, message, fds)
+                    connection.state = _State.ANSWERED
+                    connection.since = time.monotonic()
+                    connection.untaken = untaken
+                except OSError as e:  # hung up, or a buffer full of what it doesn't read
+                    log.info("workload %s, process %d didn't take its answer: %s", *_who(connection.peer), e)
+                    failed = True
+        if failed:
+            if untaken is not None:
+                untaken()
+            self._finish(connection)
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            events = self._selector.select(timeout=_SILENCE_S / 2)
+            if self._shut:
+                break
+            for key, _ in events:
+                try:
+                    if isinstance(key.data, _Door):
+                        self._accept(key.data)
+                    elif isinstance(key.data, _Connection):
+                        self._receive(key.data)
+                    else:
+                        with suppress(BlockingIOError):
+                            os.read(self._wake_read, 4096)
+                except Exception:
+                    log.exception("a request to the broker failed")
+                    if isinstance(key.data, _Connection):
+                        self._finish(key.data)
+            self._sweep()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _accept(self, door: _Door) -> None:
+        try:
+            accepted, _ = door.listener.accept()
+        except OSError:
+            return  # gone again, or the door was closed meanwhile
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        pid, _, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        with self._lock:
+            if self._doors.get(door.workload) is not door:
+                accepted.close()
+                return
+            if len(door.connections) >= _CONNECTIONS_MAX:
+                silent = min(
+                    (c for c in door.connections if c.state is not _State.DEFERRED), key=lambda c: c.since, default=None
+                )
+                if silent is None:
+                    accepted.close()
+                    return
+                self._end(silent, door)
+            connection = _Connection(accepted, Peer(door.workload, HostPid(pid)), _State.OPEN, time.monotonic())
+            door.connections.add(connection)
+            self._selector.register(accepted, selectors.EVENT_READ, connection)
+        self._receive(connection)  # its request is often there already
+
+    def _receive(self, connection: _Connection) -> None:
+        with self._lock:
+            if connection.state is _State.CLOSED:
+                return
+            lost = None
+            try:
+                came = packets.receive(connection.socket)
+            except (BlockingIOError, InterruptedError):
+                return
+            except BadInput as e:
+                self._refuse(connection, str(e))
+                return
+            except OSError as e:
+                came = None
+                if isinstance(e, ConnectionResetError):  # hung up with the answer, or some of it, unread
+                    lost = connection.untaken
+        if came is None:
+            self._finish(connection)
+            if lost is not None:
+                log.info(
+                    "workload %s, process %d hung up on its answer; its memory is taken back", *_who(connection.peer)
+                )
+                lost()
+            return
+        message, fds = came
+        packets.close_all(fds)  # no request brings any
+        if connection.state is not _State.OPEN:
+            self._finish(connection)  # one request a connection
+            return
+        self._serve(Request(message=message, connection=connection, doors=self))
+
+    def _refuse(self, connection: _Connection, why: str) -> None:
+        with suppress(OSError):
+            packets.send(connection.socket, Message(Type.HELLO, answer=True, status=Status.BAD_REQUEST, reason=why))
+        self._finish(connection)
+
+    def _sweep(self) -> None:
+        limit = time.monotonic() - _SILENCE_S
+        with self._lock:
+            for door in self._doors.values():
+                for connection in [c for c in door.connections if c.state is not _State.DEFERRED and c.since < limit]:
+                    self._end(connection, door)
+
+    def _finish(self, connection: _Connection) -> None:
+        with self._lock:
+            self._end(connection, self._doors.get(connection.peer.workload))
+
+    def _end(self, connection: _Connection, door: _Door | None) -> None:
+        if door is not None:
+            door.connections.discard(connection)
+        if connection.state is _State.CLOSED:
+            return
+        connection.state = _State.CLOSED
+        self._unregister(connection.socket)
+        connection.socket.close()
+
+    def _unregister(self, subject: socket.socket) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(subject)
+
+    def _wake(self) -> None:
+        with suppress(OSError):
+            os.write(self._wake_write, b"x")
+
+
+def _who(peer: Peer) -> tuple[WorkloadName, HostPid]:
+    return peer.workload, peer.pid
