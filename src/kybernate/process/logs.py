@@ -39,7 +39,8 @@ def _last_lines(file: BinaryIO, *, count: int, end: int) -> list[str]:
         data = file.read(step) + data
     if not data or count <= 0:
         return []
-    return [_text(line) for line in data.removesuffix(b"\n").split(b"\n")[-count:]]
+    lines = data.removesuffix(b"\n").split(b"\n")[-count:]
+    return [piece for line in lines for piece in _pieces(line)][-count:]
 
 
 async def follow(
@@ -64,7 +65,8 @@ async def follow(
         position, data = await asyncio.to_thread(_read_from, path, position)
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            yield _text(line)
+            for piece in _pieces(line):
+                yield piece
         while len(rest) > LONGEST_LINE:
             yield _text(rest[:LONGEST_LINE])
             rest = rest[LONGEST_LINE:]
@@ -100,6 +102,10 @@ def _read_from(path: Path, position: int) -> tuple[int, bytes]:
     except FileNotFoundError:
         return position, b""
     return position + len(data), data
+
+
+def _pieces(line: bytes) -> list[str]:
+    return [_text(line[begin : begin + LONGEST_LINE]) for begin in range(0, max(1, len(line)), LONGEST_LINE)]
 
 
 def _text(line: bytes) -> str:

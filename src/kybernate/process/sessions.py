@@ -59,7 +59,7 @@ class SessionGroup:
     def frozen(self) -> bool:
         """Whether every process of the workload stands still."""
         pids = self.pids()
-        return bool(pids) and not self._moving(pids)
+        return bool(pids) and not self._moving(set(pids))
 
     def freeze(self, timeout_s: float) -> None:
         """Stop all of the workload's processes, those started meanwhile too.
@@ -69,19 +69,21 @@ class SessionGroup:
         """
         deadline = time.monotonic() + timeout_s
         stopped: set[HostPid] = set()
+        all_stood = False
         while True:
-            pids = self.pids()
-            self._send(set(pids) - stopped, signal.SIGSTOP)
-            fresh = not stopped.issuperset(pids)
-            stopped |= set(pids)
-            moving = self._moving(pids)
-            # A process already signalled can't have forked since it stood still: two equal looks are enough.
-            if not fresh and not moving:
+            pids = set(self.pids())
+            # Nobody new since a moment at which all stood still: nobody was left who could have forked.
+            if all_stood and pids <= stopped:
                 return
+            self._send(pids - stopped, signal.SIGSTOP)
+            stopped |= pids
+            moving = self._moving(pids)
+            all_stood = not moving
             if time.monotonic() > deadline:
                 self.thaw()
                 raise Busy(f"workload {self._name} did not stop within {timeout_s:g} s: processes {sorted(moving)}")
-            time.sleep(_POLL_S)
+            if moving:
+                time.sleep(_POLL_S)
 
     def thaw(self) -> None:
         self._send(set(self.pids()), signal.SIGCONT)
@@ -104,7 +106,7 @@ class SessionGroup:
             time.sleep(_POLL_S)
 
     @staticmethod
-    def _moving(pids: list[HostPid]) -> set[HostPid]:
+    def _moving(pids: set[HostPid]) -> set[HostPid]:
         found = {pid: procfs.stat(pid) for pid in pids}
         return {pid for pid, entry in found.items() if entry is not None and entry.state not in _STOPPED}
 
