@@ -1,0 +1,233 @@
+"""Makes what people read from what was measured: `python bench/report.py` (or `--check` in CI).
+
+    README.md                the tables between <!-- results:begin --> and <!-- results:end -->
+    docs/compatibility.md    whole, from bench/results/compatibility.json
+
+Only results of a real GPU are shown. A bar that was missed is shown as missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[1]
+RESULTS = TOP / "bench" / "results"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+GIB = 1 << 30
+MIB = 1 << 20
+
+BARS: dict[str, float] = {
+    "pause.zero.dirty.40GiB": 1.6,
+    "pause.zero.clean.40GiB": 0.75,
+    "pause.warm.clean.40GiB": 0.06,
+    "pause.warm.dirty.40GiB": 0.85,
+    "resume.zero.40GiB": 1.1,
+    "resume.warm.40GiB": 0.85,
+    "swap.zero.40GiB": 1.7,
+    "vram_after_zero_bytes": 0.0,
+    "torch_small_ops_ratio": 1.01,
+    "training_step_ratio": 1.01,
+}
+"""What is promised; at most."""
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """A result of a real GPU, or None."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return None if content.get("simulated") else content
+
+
+def where(content: dict[str, Any]) -> str:
+    host = content["host"]
+    commit = f", commit {content['commit']}" if content["commit"] else ""
+    return (
+        f"{host['gpu']}, driver {host['driver']}, CUDA {host['cuda']}, Linux {host['kernel']}, {host['cpu']}, "
+        f"{content['date'][:10]}{commit}"
+    )
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |"]
+    lines.append("|" + "|".join(" ---: " if k in right else " --- " for k in range(len(headings))) + "|")
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def bar(case: dict[str, Any]) -> str:
+    most = BARS.get(case["case"])
+    if most is None:
+        return ""
+    mark = "" if case["value"] <= most else " **missed**"
+    return f"{most:g}{mark}"
+
+
+def speed_table(content: dict[str, Any]) -> list[str]:
+    rows = []
+    for case in content["cases"]:
+        if case["case"].startswith(("stock.", "link.")):
+            continue
+        baseline, floor = case["baseline"], case["floor"]
+        if case["unit"] == "s":
+            rows.append(
+                [
+                    f"`{case['case']}`",
+                    f"{case['value']:.3f} s",
+                    f"{case['min']:.3f} to {case['max']:.3f}",
+                    f"{baseline['value']:.2f} s" if baseline else "",
+                    f"{baseline['value'] / case['value']:.0f}x" if baseline else "",
+                    f"{floor:.3f} s" if floor else "",
+                    f"{bar(case)} s".replace(" **missed** s", " s **missed**") if bar(case) else "",
+                ]
+            )
+        elif case["case"] == "vram_after_zero_bytes":
+            rows.append([f"`{case['case']}`", f"{case['value']:.0f} bytes", "", "", "", "", bar(case)])
+    headings = [
+        "case",
+        "Kybernate",
+        "from to",
+        "driver's own checkpoint",
+        "faster",
+        "link's limit",
+        "promised, at most",
+    ]
+    counts = sorted(
+        {case["n"] for case in content["cases"] if case["unit"] == "s" and not case["case"].startswith("stock.")}
+    )
+    links = [
+        f"{case['case'].removeprefix('link.')} {case['value']:.1f} GiB/s"
+        for case in content["cases"]
+        if case["case"].startswith("link.")
+    ]
+    repetitions = f"Medians of {' or '.join(map(str, counts))} repetitions" if counts else "Medians"
+    return [
+        *markdown(headings, rows, right=range(1, 7)),
+        "",
+        f"{repetitions}, every word compared after each; the link measured in the same run: {', '.join(links)}. {where(content)}.",
+    ]
+
+
+def overhead_table(content: dict[str, Any]) -> list[str]:
+    names = {
+        "torch_small_ops_ratio": "PyTorch, 200,000 x `a.add_(1)` on 64x64",
+        "training_step_ratio": "PyTorch, training step of a small network",
+        "alloc_free_pair_ratio": "10,000 pairs of cuMemAlloc and cuMemFree of 4 MiB",
+    }
+    rows = [
+        [
+            names.get(case["case"], case["case"]),
+            f"{case['value']:.4f}",
+            f"{case['min']:.4f} to {case['max']:.4f}",
+            bar(case),
+        ]
+        for case in content["cases"]
+    ]
+    return [
+        *markdown(
+            ["time with the library / without it", "ratio", "from to", "promised, at most"], rows, right=range(1, 4)
+        ),
+        "",
+        f"Taking turns in one run. {where(content)}.",
+    ]
+
+
+def results_section() -> str:
+    """What stands between the marks in README.md; the empty string when nothing was measured."""
+    parts: list[str] = []
+    if pause := load("pause"):
+        parts += ["Pause and resume:", "", *speed_table(pause), ""]
+    if overhead := load("overhead"):
+        parts += ["What it costs while a workload runs:", "", *overhead_table(overhead), ""]
+    if compatibility := load("compatibility"):
+        verdicts = [row["verdict"] for row in compatibility["programs"]]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        parts += [
+            f"Programs paused and resumed under load: {counts}; see [docs/compatibility.md](docs/compatibility.md).",
+            "",
+        ]
+    return "\n".join(parts).rstrip()
+
+
+def readme() -> str:
+    """README.md as it should be. Raises SystemExit when it has no marks."""
+    text = (TOP / "README.md").read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"README.md has no {BEGIN} ... {END}")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    section = results_section()
+    return f"{head}{BEGIN}\n{section}\n{END}{tail}" if section else text
+
+
+def compatibility_page() -> str | None:
+    """docs/compatibility.md as it should be; None when nothing was measured."""
+    content = load("compatibility")
+    if content is None:
+        return None
+    rows = []
+    for row in content["programs"]:
+        pause, resume = row["pause_zero_s"], row["resume_zero_s"]
+        rows.append(
+            [
+                row["what"],
+                row["verdict"] if row["verdict"] in row["expected"] else f"**{row['verdict']}**",
+                str(row["cycles"]) if row["cycles"] else "",
+                f"{row['steps']:,}" if row["steps"] else "",
+                f"{pause:.2f}" if pause is not None else "",
+                f"{resume:.2f}" if resume is not None else "",
+                size(row["bytes_total"]) if row["cycles"] else "",
+                size(row["bytes_copied"]) if row["cycles"] else "",
+                size(row["bytes_native"]) if row["bytes_native"] else "",
+                row["reason"].replace("|", "/").replace("\n", " "),
+            ]
+        )
+    headings = ["program", "verdict", "cycles", "steps", "pause s", "resume s", "in extents", "copied", "native", "why"]
+    return "\n".join(
+        [
+            "# Compatibility",
+            "",
+            "<!-- Generated by bench/report.py from bench/results/compatibility.json; changes here are lost. -->",
+            "",
+            "Each program works under load and compares its whole result with a closed formula in every step, while it is paused",
+            "and resumed again and again (every fifth time warm, else to zero). *passes*: every word was exact to the end.",
+            "*slower because native*: exact too, but most of its memory is not in extents and goes by the driver's own",
+            "checkpoint. *refused*: the pause is refused before anything is touched, and the program works on, exact.",
+            "",
+            *markdown(headings, rows, right=range(2, 9)),
+            "",
+            "Pause and resume in seconds and bytes are medians over the zero pauses, with other programs of this table running",
+            "beside. *native* is what the driver lists for the processes, less the extents: context, modules, small allocations.",
+            "",
+            f"Measured on {where(content)}. Again: `python tests/gpu/compatibility.py && python bench/report.py`.",
+            "",
+        ]
+    )
+
+
+def size(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.0f} MiB"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 when something is out of date")
+    options = parser.parse_args()
+    wanted = {TOP / "README.md": readme()}
+    if (page := compatibility_page()) is not None:
+        wanted[TOP / "docs" / "compatibility.md"] = page
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{'out of date' if options.check else 'written'}: {path.relative_to(TOP)}")
+        if not options.check:
+            path.write_text(wanted[path])
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
