@@ -1,10 +1,10 @@
 """Pause, resume, recovery: explicit steps with an undo for each, over cuda, process and store.
 
-    engine.py      the door: one call an operation
-    leaving.py     pause: the steps out
-    coming.py      resume: the steps in
-    recovery.py    after an agent's death: what is true, and what to do about it
-    copies.py      the host copies and their manifests on disk
-    undo.py        the stack of undos
-    faults.py      named places where tests kill or fail the agent
+engine.py      the door: one call an operation
+leaving.py     pause: the steps out
+coming.py      resume: the steps in
+recovery.py    after an agent's death: what is true, and what to do about it
+copies.py      the host copies and their manifests on disk
+undo.py        the stack of undos
+faults.py      named places where tests kill or fail the agent
 """

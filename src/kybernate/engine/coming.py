@@ -13,12 +13,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyEngine, CopyStats
 from kybernate.cuda.extents import Extent
+from kybernate.cuda.packets import close_all
 from kybernate.cuda.residual import ResidualState
 from kybernate.engine.context import Clock, Parts, connections, every
 from kybernate.engine.copies import HeldExtent, Manifest
@@ -120,12 +119,11 @@ class Coming:
 
     def _check(self, copier: CopyEngine, extents: Sequence[Extent], indexes: Sequence[int]) -> None:
         """Hash the GPU's content and compare it with what left."""
-        found = copier.hasher.hash(extents)
-        expected = np.concatenate([self.manifest.extents[i].copy.hashes for i in indexes])
-        if not np.array_equal(found, expected):
-            wrong = int((found != expected).any(axis=1).sum())
+        wrong = copier.differing(extents, [self.manifest.extents[i].copy for i in indexes])
+        if wrong:
+            total = sum(extent.chunks for extent in extents)
             raise ContentDiffers(
-                f"{wrong} of {len(expected)} chunks of {self.target.name} differ from what was paused",
+                f"{wrong} of {total} chunks of {self.target.name} differ from what was paused",
                 hint="the host copy or the link is damaged; the workload stays paused",
             )
         self.parts.faults.at("resume.checked")
@@ -157,17 +155,16 @@ class Coming:
                 return
             fds: list[int] = []
             try:
-                for extent in by_pid[pid]:
-                    fds.append(self.parts.broker.export(extent))
+                fds += [self.parts.broker.export(extent) for extent in by_pid[pid]]
                 control.map([wire.Record(e.id, 0, e.size, e.gpu.uuid_bytes) for e in by_pid[pid]], fds)
             finally:
-                control.close_all(fds)
+                close_all(fds)
 
         def take_back() -> None:
             for control in controls.values():
                 if control.status().state is wire.ProcessState.QUIET:
                     control.release()
-                control.discard(())
+                control.discard()
 
         with self.clock.step("map"):
             self.undo.push("unmap again", take_back)
@@ -190,8 +187,6 @@ class Coming:
             seconds=self.clock.seconds,
             bytes_total=sum(extent.size for extent in self.extents),
             bytes_copied=sum(s.bytes_copied for s in stats),
-            bytes_clean=0,
-            bytes_zero=sum(s.bytes_zero for s in stats),
+            bytes_zero=sum(e.size for e in self.extents) - sum(s.bytes_copied for s in stats),
             steps=tuple(self.clock.steps),
         )
-

@@ -13,6 +13,7 @@ from kybernate.cuda.broker import Broker
 from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyEngine
 from kybernate.cuda.extents import Extent
+from kybernate.cuda.packets import close_all
 from kybernate.cuda.pool import PinnedPool
 from kybernate.engine.copies import CopyStore
 from kybernate.engine.faults import Faults
@@ -91,7 +92,6 @@ def reconcile(parts: Parts, target: Target, pid: HostPid, control: Control) -> l
             if extent is not None:
                 ordered.append(extent)
     finally:
-        control.close_fds(listed)
+        close_all(fd for _, fd in listed if fd is not None)
     parts.broker.drop(known.values())
     return ordered
-

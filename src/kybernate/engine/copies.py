@@ -124,7 +124,9 @@ class CopyStore:
                 extents.append(HeldExtent(HostPid(pid), ExtentId(id_), address, GpuUuid(gpu), copy, done=bool(mark)))
             return Manifest(WorkloadName(head["name"]), Depth(head["depth"]), extents)
         except (ValueError, KeyError, TypeError) as e:
-            raise BadManifest(f"manifest of {name} is damaged: {e}", hint="its GPU memory is lost; stop the workload") from e
+            raise BadManifest(
+                f"manifest of {name} is damaged: {e}", hint="its GPU memory is lost; stop the workload"
+            ) from e
 
     def remove(self, name: WorkloadName) -> None:
         self._path(name).unlink(missing_ok=True)

@@ -32,6 +32,7 @@ from kybernate.engine.leaving import FREEZE_SECONDS, Leaving
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.model.errors import Conflict, KybernateError, NoRoom, WorkloadLost
 from kybernate.model.types import (
+    CHUNK_BYTES,
     Depth,
     ExtentId,
     GpuUuid,
@@ -106,28 +107,23 @@ class Engine:
         previous = self._previous(copy)
         self._refuse_early(target, previous)
         try:
-            report, manifest = self._leave(target, depth, timeout_s, previous)
+            return self._leave(target, depth, timeout_s, copy)
         except NoRoom:
             if not self._give_up_caches(target.name):
                 raise
-            report, manifest = self._leave(target, depth, timeout_s, previous)
-        with self._lock:
-            self._copies[target.name] = HostCopy(manifest, paused=True)
-        if copy is not None:
-            self._free(np.setdiff1d(copy.manifest.slots(), manifest.slots()))
-        return report
+            return self._leave(target, depth, timeout_s, copy)
 
-    def _leave(
-        self, target: Target, depth: Depth, timeout_s: float, previous: Mapping[ExtentId, ExtentCopy]
-    ) -> tuple[SwitchReport, Manifest]:
-        leaving = Leaving(self._parts, target, depth, timeout_s, previous)
+    def _leave(self, target: Target, depth: Depth, timeout_s: float, before: HostCopy | None) -> SwitchReport:
+        leaving = Leaving(self._parts, target, depth, timeout_s, self._previous(before))
         try:
             return leaving.run()
-        except KybernateError:
-            if leaving.plans:
-                # Slots of the cache may have been written over: what its hashes say is no longer true.
-                self._drop_copy(target.name)
-            raise
+        finally:
+            # Should it have failed before that: the cache stays truthful about the slots it owns (cuda/copying.py).
+            if leaving.committed and leaving.manifest is not None:
+                with self._lock:
+                    self._copies[target.name] = HostCopy(leaving.manifest, paused=True)
+                if before is not None:
+                    self._free(np.setdiff1d(before.manifest.slots(), leaving.manifest.slots()))
 
     @staticmethod
     def _previous(copy: HostCopy | None) -> dict[ExtentId, ExtentCopy]:
@@ -137,7 +133,7 @@ class Engine:
         """Where the pool might not do, look before the workload is even asked to stand still."""
         extents = self._parts.broker.extents(target.name)
         owned = sum(int((copy.slots >= 0).sum()) for copy in previous.values())
-        most = sum(extent.size for extent in extents) // (2 << 20)
+        most = sum(extent.chunks for extent in extents)
         if most - owned <= self._parts.pool.free_slots or self._give_up_caches(target.name, keep_slots=most - owned):
             return
         for gpu, copier in self._parts.copiers.items():
@@ -212,7 +208,7 @@ class Engine:
             del self._copies[name]
         slots = copy.manifest.slots()
         self._free(slots)
-        return len(slots) * (2 << 20)
+        return len(slots) * CHUNK_BYTES
 
     def _give_up_caches(self, asking: WorkloadName, keep_slots: int | None = None) -> bool:
         """Drop caches of other running workloads; with `keep_slots`, only until that many slots are free."""
@@ -264,11 +260,18 @@ class Engine:
                 self._wait_open(target)
                 self._adopt(target)
                 self._parts.store.remove(target.name)
+                if (copy := self._copies.get(target.name)) is not None:
+                    copy.paused = False
                 return WorkloadState.RUNNING
             case recovery.Verdict.PAUSED | recovery.Verdict.FINISH_PAUSE | recovery.Verdict.BRING_BACK:
                 assert manifest is not None
-                self._parts.pool.claim(manifest.slots())
-                self._copies[target.name] = HostCopy(manifest, paused=True)
+                if (copy := self._copies.get(target.name)) is not None:
+                    copy.paused = True  # this agent's own operation failed after the point of no return
+                    manifest = copy.manifest
+                else:
+                    self._parts.pool.claim(manifest.slots())
+                    self._copies[target.name] = HostCopy(manifest, paused=True)
+                self._parts.broker.drop(self._parts.broker.extents(target.name))
                 if verdict is recovery.Verdict.BRING_BACK:
                     self._bring_back(target, manifest)
                     return WorkloadState.RUNNING
@@ -293,7 +296,7 @@ class Engine:
     @staticmethod
     def _ask(process: CudaProcess) -> recovery.Witness:
         try:
-            with Control(process.control_path, answer_s=ANSWER_SECONDS) as control:
+            with Control(process.control_path, timeout_s=ANSWER_SECONDS) as control:
                 status = control.status()
                 return recovery.Witness(status.state, status.committed)
         except (KybernateError, OSError):
@@ -312,7 +315,7 @@ class Engine:
         """A process whose agent died maps its memory again and opens by itself; help one that can't."""
         deadline = time.monotonic() + TAKE_BACK_SECONDS
         for process in target.processes:
-            with Control(process.control_path, answer_s=TAKE_BACK_SECONDS) as control:
+            with Control(process.control_path, timeout_s=TAKE_BACK_SECONDS) as control:
                 while (state := control.status().state) is not ProcessState.OPEN:
                     if state is ProcessState.RELEASED:
                         control.remap()
@@ -332,12 +335,9 @@ class Engine:
 
     def _bring_back(self, target: Target, manifest: Manifest) -> None:
         """Resume only those processes that have no memory; the others took theirs back themselves."""
-        without: list[CudaProcess] = []
         self._release_driver(target)
         with connections(target.processes) as controls:
-            for process in target.processes:
-                if controls[process.pid].status().committed:
-                    without.append(process)
+            without = [process for process in target.processes if controls[process.pid].status().committed]
         pids = {process.pid for process in without}
         part = Manifest(manifest.name, manifest.depth, [held for held in manifest.extents if held.pid in pids])
         Coming(self._parts, replace(target, processes=without), part, 60.0).run()

@@ -55,7 +55,9 @@ class Faults:
         """
         self._step, _, self._way = environment.get(VARIABLE, "").partition(":")
         if self._step and (self._step not in STEPS or self._way not in ("kill", "error")):
-            raise BadInput(f"{VARIABLE}={self._step}:{self._way} is not STEP:kill or STEP:error", hint=f"steps: {', '.join(STEPS)}")
+            raise BadInput(
+                f"{VARIABLE}={self._step}:{self._way} is not STEP:kill or STEP:error", hint=f"steps: {', '.join(STEPS)}"
+            )
 
     def at(self, step: str) -> None:
         """Pass a step. Raises InjectedFault when a test asked for it."""

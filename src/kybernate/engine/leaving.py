@@ -40,16 +40,15 @@ class Leaving:
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
     controls: dict[HostPid, Control] = field(default_factory=dict)
-    records: dict[HostPid, tuple[wire.Record, ...]] = field(default_factory=dict)
+    records: dict[HostPid, list[wire.Record]] = field(default_factory=dict)
     extents: list[Extent] = field(default_factory=list)
     plans: list[CopyPlan] = field(default_factory=list)
     manifest: Manifest | None = None
+    committed: bool = False
+    """Past the point of no return: `manifest` is what is in the pool, and the workload is paused."""
 
-    def run(self) -> tuple[SwitchReport, Manifest]:
+    def run(self) -> SwitchReport:
         """Do it all.
-
-        Returns:
-            The report, and the manifest of what is now in the pool.
 
         Raises:
             Busy, Unsupported, NoRoom: before anything was touched; the workload runs on.
@@ -70,8 +69,7 @@ class Leaving:
                 if failed and isinstance(error, KybernateError):
                     error.add_note("not undone: " + "; ".join(failed))
                 raise
-        assert self.manifest is not None
-        return self._report(stats), self.manifest
+        return self._report(stats)
 
     # ---- while the memory is where it was ----
 
@@ -176,8 +174,9 @@ class Leaving:
         with self.clock.step("discard"):
             self.parts.store.mark(self.manifest, range(len(self.manifest.extents)))
             self.parts.faults.at("pause.discarding")
+            self.committed = True
             self.undo.commit()
-            every(self.parts.executor, lambda control: control.discard(()), list(self.controls.values()))
+            every(self.parts.executor, lambda control: control.discard(), list(self.controls.values()))
             self.parts.faults.at("pause.discarded")
             self.parts.broker.drop(self.extents)
         self.parts.faults.at("pause.dropped")
@@ -197,7 +196,7 @@ class Leaving:
             seconds=self.clock.seconds,
             bytes_total=sum(extent.size for extent in self.extents),
             bytes_copied=sum(s.bytes_copied for s in stats),
-            bytes_clean=sum(s.bytes_clean for s in stats),
-            bytes_zero=sum(s.bytes_zero for s in stats),
+            bytes_clean=sum(plan.stats.bytes_clean for plan in self.plans),
+            bytes_zero=sum(plan.stats.bytes_zero for plan in self.plans),
             steps=tuple(self.clock.steps),
         )
