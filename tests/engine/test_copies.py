@@ -72,7 +72,9 @@ def test_missing_is_none_and_removed_is_missing(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(min_value=0, max_value=400), flip=st.integers(min_value=0, max_value=60))
-def test_a_damaged_manifest_is_refused_or_read_whole(tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int) -> None:
+def test_a_damaged_manifest_is_refused_or_read_whole(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int
+) -> None:
     directory = tmp_path_factory.mktemp("copies")
     store = CopyStore(directory)
     store.save(manifest(3, 1))

@@ -23,20 +23,34 @@ RUNNING, LOCKED, AWAY = ResidualState.RUNNING, ResidualState.LOCKED, ResidualSta
     [
         pytest.param(Facts([OPEN], [RUNNING], manifest=False), Verdict.RUNNING, id="nothing was going on"),
         pytest.param(Facts([OPEN], [RUNNING], manifest=True), Verdict.RUNNING, id="died while planning"),
-        pytest.param(Facts([QUIET], [RUNNING], manifest=True), Verdict.RUNNING, id="died before release, opens by itself"),
+        pytest.param(
+            Facts([QUIET], [RUNNING], manifest=True), Verdict.RUNNING, id="died before release, opens by itself"
+        ),
         pytest.param(Facts([TAKING_BACK], [RUNNING], manifest=True), Verdict.RUNNING, id="maps again by itself"),
         pytest.param(Facts([SILENT], [LOCKED], manifest=True), Verdict.RELEASE_DRIVER, id="died after lock"),
-        pytest.param(Facts([SILENT], [AWAY], manifest=True), Verdict.RELEASE_DRIVER, id="died after checkpoint, copy unfinished"),
         pytest.param(
-            Facts([SILENT], [AWAY], manifest=True, complete=True), Verdict.RELEASE_DRIVER, id="copied but nothing discarded"
+            Facts([SILENT], [AWAY], manifest=True), Verdict.RELEASE_DRIVER, id="died after checkpoint, copy unfinished"
         ),
-        pytest.param(Facts([GONE], [AWAY], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died before freeze"),
-        pytest.param(Facts([GONE], [RUNNING], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died while resuming"),
-        pytest.param(Facts([GONE, OPEN], [AWAY, AWAY], manifest=True, complete=True), Verdict.BRING_BACK, id="half discarded"),
+        pytest.param(
+            Facts([SILENT], [AWAY], manifest=True, complete=True),
+            Verdict.RELEASE_DRIVER,
+            id="copied but nothing discarded",
+        ),
+        pytest.param(
+            Facts([GONE], [AWAY], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died before freeze"
+        ),
+        pytest.param(
+            Facts([GONE], [RUNNING], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died while resuming"
+        ),
+        pytest.param(
+            Facts([GONE, OPEN], [AWAY, AWAY], manifest=True, complete=True), Verdict.BRING_BACK, id="half discarded"
+        ),
         pytest.param(Facts([SILENT], [AWAY], manifest=True, complete=True, frozen=True), Verdict.PAUSED, id="paused"),
         pytest.param(Facts([SILENT], [AWAY], manifest=False, frozen=True), Verdict.LOST, id="paused, manifest gone"),
         pytest.param(Facts([GONE], [RUNNING], manifest=False), Verdict.LOST, id="memory gone, manifest gone"),
-        pytest.param(Facts([GONE], [AWAY], manifest=True, complete=False), Verdict.LOST, id="memory gone, marks missing"),
+        pytest.param(
+            Facts([GONE], [AWAY], manifest=True, complete=False), Verdict.LOST, id="memory gone, marks missing"
+        ),
         pytest.param(Facts([], [AWAY], manifest=True), Verdict.FINISH_PAUSE, id="driver backend, before freeze"),
         pytest.param(Facts([], [AWAY], manifest=True, frozen=True), Verdict.PAUSED, id="driver backend, paused"),
         pytest.param(Facts([], [AWAY, LOCKED], manifest=True), Verdict.RELEASE_DRIVER, id="driver backend, half-way"),

@@ -102,20 +102,34 @@ class Broker:
     # -- extents -------------------------------------------------------------------------------------------------
 
     def create(
-        self, *, workload: WorkloadName, pid: HostPid, gpu: Gpu, sizes: Sequence[int], rdma: bool = False
+        self,
+        *,
+        workload: WorkloadName,
+        pid: HostPid,
+        gpu: Gpu,
+        sizes: Sequence[int],
+        ids: Sequence[ExtentId] | None = None,
+        rdma: bool = False,
     ) -> list[Extent]:
         """New, zeroed extents in the given sizes (bytes), all or none. No admission is asked: that is the caller's business.
 
+        `ids` names the places they are for, when a process that was paused gets its memory again.
+
         Raises:
             NoRoom: the GPU's free memory doesn't do.
+            Conflict: a place of `ids` has its memory already.
             CudaError: the driver failed otherwise.
         """
         space = self._spaces[gpu.uuid]
+        with self._lock:
+            if ids is not None and (there := self._extents.keys() & set(ids)):
+                raise Conflict(f"{len(there)} extents of workload {workload} are in VRAM already")
         pieces = space.create(sizes, rdma=rdma)
         with self._lock:
+            names = ids if ids is not None else list(itertools.islice(self._ids, len(pieces)))
             extents = [
-                self._extent(next(self._ids), piece, workload=workload, pid=pid, space=space, rdma=rdma)
-                for piece in pieces
+                self._extent(name, piece, workload=workload, pid=pid, space=space, rdma=rdma)
+                for name, piece in zip(names, pieces, strict=True)
             ]
             self._extents.update((extent.id, extent) for extent in extents)
         return extents

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
@@ -100,7 +101,7 @@ class Leaving:
                 copier = self.parts.copiers[gpu]
                 plan = copier.plan(extents, self.previous)
                 self.plans.append(plan)
-                self.undo.push("give back pool slots", lambda copier=copier, plan=plan: copier.abandon(plan))
+                self.undo.push("give back pool slots", partial(copier.abandon, plan))
         self.parts.faults.at("pause.planned")
 
     def _extents_of(self, pid: HostPid, records: Sequence[wire.Record]) -> list[Extent]:
