@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +34,10 @@ RAM_PART = 0.8
 """How much of the RAM that is free now a pool may take: the driver's own copies and the page cache need some, too."""
 
 
+app = App(name="bench", help="Measure, side by side with the driver's own checkpoint.")
+
+
+@app.command
 def pause(
     *,
     sizes: str = SIZES,
@@ -77,7 +82,7 @@ def pause(
             _measure(plan, measured, agent, say)
     else:
         with OwnAgent(pool_bytes=plan.pool_bytes, simulated_bytes=plan.simulated_bytes) as agent:
-            environment = helper_environment(agent.simulation())
+            environment = helper_environment(agent)
             link = measure_link(environment, 64 * MIB)
             measure_stock(plan, measured, environment, say=say)
             _measure(plan, measured, agent, say)

@@ -21,11 +21,11 @@ from typing import Self, TypeVar
 
 import yaml
 
+from kybernate.cli.simulated import simulated_environment
 from kybernate.client import Client
 from kybernate.model import api
-from kybernate.model.errors import AgentAway, KybernateError, Unsupported, WorkloadLost
+from kybernate.model.errors import AgentAway, KybernateError, WorkloadLost
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
-from kybernate.model.native import simulated_driver
 from kybernate.model.types import Backend, WorkloadName
 
 POLL_S = 0.005
@@ -174,20 +174,6 @@ def workload_command(size_bytes: int, *mode: str, seed: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-def simulated_environment(setting: str) -> dict[str, str]:
-    """What a plain process needs to find the simulated GPU of an agent.
-
-    Raises:
-        Unsupported: the simulated driver isn't built.
-    """
-    directory = str(simulated_driver().parent)
-    rest = os.environ.get("LD_LIBRARY_PATH", "")
-    return {
-        "KYBERNATE_SIMULATED_GPU": setting,
-        "LD_LIBRARY_PATH": f"{directory}:{rest}" if rest else directory,
-    }
-
-
 class OwnAgent:
     """`with OwnAgent(...) as agent:` an agent that is ready, with its pool filled.
 
@@ -216,7 +202,9 @@ class OwnAgent:
         self._pool_bytes = pool_bytes
         self._simulated_bytes = simulated_bytes
         self._vram_limit = vram_limit
-        self._environment = dict(environment or {})
+        inherited = {**os.environ, **(environment or {})}
+        # Set from the start: the loader reads it only then, and `up` needn't start itself anew.
+        self._environment = inherited if simulated_bytes is None else simulated_environment(simulated_bytes, inherited)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_copy = log
         self._preamble = preamble
@@ -249,6 +237,13 @@ class OwnAgent:
         return self._process.pid
 
     @property
+    def simulation(self) -> dict[str, str]:
+        """What a process that is not a workload needs to find the simulated GPU; empty with a real one."""
+        if self._simulated_bytes is None:
+            return {}
+        return {name: self._environment[name] for name in ("LD_LIBRARY_PATH", "KYBERNATE_SIMULATED_GPU")}
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -268,19 +263,14 @@ class OwnAgent:
         """Start it (again) and wait until it answers and its pool is filled."""
         command = [sys.executable, "-c", f"{self._preamble}\n{_MAIN}", "up", "-f", str(self.root / "kybernate.yaml")]
         if self._simulated_bytes is not None:
-            command += ["--simulated", str(self._simulated_bytes)]
+            command += [f"--simulated={self._simulated_bytes}"]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={
-                    **os.environ,
-                    **self._environment,
-                    **(environment or {}),
-                    STATE_VARIABLE: str(self.state.root),
-                },
+                env={**self._environment, **(environment or {}), STATE_VARIABLE: str(self.state.root)},
             )
         self.client.close()
         self.client = Client(self.state.socket)
@@ -317,15 +307,6 @@ class OwnAgent:
         with contextlib.suppress(OSError):
             return " | ".join(self.log.read_text(errors="replace").splitlines()[-count:])[-2000:]
         return ""
-
-    def simulation(self) -> str | None:
-        """The agent's value of KYBERNATE_SIMULATED_GPU, for processes that are not its workloads."""
-        if self._simulated_bytes is None:
-            return None
-        for entry in Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0"):
-            if entry.startswith(b"KYBERNATE_SIMULATED_GPU="):
-                return entry.partition(b"=")[2].decode()
-        raise Unsupported("the agent runs on a simulated GPU but does not say on which")
 
     # -- workloads -----------------------------------------------------------------------------------------------
 

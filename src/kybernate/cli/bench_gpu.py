@@ -3,7 +3,7 @@
 A process of its own, because what it uses of the GPU must be gone when it ends, and because on the simulated driver it
 needs that driver's directory in its library path from its start.
 
-- `link`: copies between VRAM and pinned host memory with nothing else going on; prints a JSON with GiB/s.
+- `link`: what `kybernate.cuda.link` measures with nothing else going on; prints a JSON with GiB/s.
 - `stock`: the driver's own checkpoint of another process, with nothing of ours; takes `pause` and `resume` on stdin and
   answers each with the seconds it took.
 """
@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import json
-import statistics
 import sys
 import time
-from ctypes import byref, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import byref, c_int, c_uint, c_uint64, c_void_p
 
-from kybernate.cli.bench_driver import Driver, DriverError
-
-GIB = 1 << 30
+from kybernate.cli.bench_driver import DriverError
 
 
 class LockArguments(ctypes.Structure):
@@ -28,26 +25,13 @@ class LockArguments(ctypes.Structure):
     _fields_ = [("timeout_ms", c_uint), ("reserved0", c_uint), ("reserved1", c_uint64 * 7)]
 
 
-def link(size_bytes: int, *, repeat: int = 5) -> dict[str, float]:
-    """Rates of single copies in GiB/s, medians: `out` (VRAM to host) and `in`."""
-    driver = Driver()
-    cuda = driver.library
-    device = driver.allocate(size_bytes)
-    host = c_void_p()
-    cuda.cuMemHostAlloc.argtypes, cuda.cuMemHostAlloc.restype = [c_void_p, c_size_t, c_uint], c_int
-    driver.call("cuMemHostAlloc", byref(host), size_bytes, 0)
-    rates: dict[str, list[float]] = {"out": [], "in": []}
-    for turn in range(repeat + 1):
-        for direction in ("out", "in"):
-            started = time.perf_counter()
-            if direction == "out":
-                driver.call("cuMemcpyDtoH_v2", host, device, size_bytes)
-            else:
-                driver.call("cuMemcpyHtoD_v2", device, host, size_bytes)
-            driver.call("cuCtxSynchronize")
-            if turn:  # The first one of each is not counted: it touches the memory.
-                rates[direction].append(size_bytes / GIB / (time.perf_counter() - started))
-    return {direction: statistics.median(values) for direction, values in rates.items()}
+def link(size_bytes: int) -> dict[str, float]:
+    """Rates in GiB/s: `out` (VRAM to host), `in`, and `both` at once together."""
+    from kybernate.cuda.driver import open_gpus
+    from kybernate.cuda.link import measure
+
+    limits = measure(open_gpus()[0], size_bytes=size_bytes)
+    return {"out": limits.to_host, "in": limits.to_gpu, "both": limits.both}
 
 
 def stock(pid: int) -> None:

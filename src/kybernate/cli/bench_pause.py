@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kybernate.cli.bench_agent import Conversation, Output, OwnAgent, simulated_environment, workload_command
+from kybernate.cli.bench_agent import Conversation, Output, OwnAgent, workload_command
 from kybernate.cli.bench_results import Baseline, Case
 from kybernate.model import api
 from kybernate.model.errors import KybernateError, WorkloadLost
@@ -77,13 +77,14 @@ class Measured:
 # -- the link and the driver's own checkpoint ----------------------------------------------------------------------
 
 
-def helper_environment(simulation: str | None) -> dict[str, str]:
+def helper_environment(agent: OwnAgent | None) -> dict[str, str]:
+    """For processes that are not the agent's workloads; with a simulated GPU, the agent's."""
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    return environment if simulation is None else {**environment, **simulated_environment(simulation)}
+    return environment if agent is None else {**environment, **agent.simulation}
 
 
 def measure_link(environment: dict[str, str], size: int) -> dict[str, float]:
-    """GiB/s `out` and `in` of single copies with nothing else going on.
+    """GiB/s `out`, `in` and `both` together, of copies with nothing else going on.
 
     Raises:
         KybernateError: it can't be measured; the message holds what the helper said.
@@ -280,7 +281,7 @@ def _together(first: Callable[[], object], second: Callable[[], object]) -> floa
 
 def used_vram(agent: OwnAgent) -> int:
     """All VRAM in use on the first GPU, in bytes, whoever uses it."""
-    if agent.simulation() is not None:
+    if agent.simulation:
         gpu = agent.client.node().gpus[0]
         return gpu.total_bytes - gpu.free_bytes
     said = _smi("--query-gpu=memory.used", "--id=0")
@@ -290,7 +291,7 @@ def used_vram(agent: OwnAgent) -> int:
 def listed_vram(agent: OwnAgent, name: str) -> int:
     """VRAM that the driver's list of compute processes gives for the workload's processes; 0: it isn't listed."""
     view = agent.client.workload(name)
-    if agent.simulation() is not None:
+    if agent.simulation:
         return view.resident_bytes
     total = 0
     for line in _smi("--query-compute-apps=pid,used_memory").splitlines():
@@ -323,7 +324,7 @@ def cases(plan: Plan, measured: Measured, link: dict[str, float]) -> list[Case]:
             made.append(_case(measured, f"resume.{depth}.{name}", f"stock.resume.{name}", size / GIB / link["in"]))
     if plan.swap_bytes is not None:
         name = plan.name(plan.swap_bytes)
-        floor = plan.swap_bytes / GIB / min(link.values())
+        floor = 2 * plan.swap_bytes / GIB / link["both"]
         made.append(_case(measured, f"swap.zero.{name}", f"stock.swap.{name}", floor))
     made += [
         Case(case=f"stock.{way}.{plan.name(size)}", unit="s", samples=tuple(values))

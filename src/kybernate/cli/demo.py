@@ -68,20 +68,23 @@ class Row:
     """Of the one that came, all compared word by word."""
 
 
-def demo(*, turns: int = 10, limit: str | None = None, simulated: bool | None = None, json: bool = False) -> int:
+def demo(*, turns: int = 10, limit: str | None = None, simulated: str | None = None, json: bool = False) -> int:
     """Run it. Returns the exit status: 0 when every switch worked and every sum was exact.
 
     Args:
         turns: how often the two change places after the first time.
         limit: VRAM the two share; without it, what the GPU and the free RAM allow, at most 40 GiB.
-        simulated: True: use the simulated driver though there may be a GPU; None: only where there is none.
+        simulated: VRAM of a simulated GPU, to use one though there may be a real one.
         json: print JSON instead of the table.
 
     Raises:
         Unsupported: neither a GPU nor the simulated driver is there, or this machine is too small.
     """
     console = Console(stderr=True)
-    setting = choose(limit=None if limit is None else parse_size(limit), simulated=simulated)
+    setting = choose(
+        limit=None if limit is None else parse_size(limit),
+        simulated=None if simulated is None else parse_size(simulated),
+    )
     if setting.simulated:
         console.print("No GPU in use: this is the SIMULATED driver. It shows that it works, and no speed.")
     console.print(
@@ -104,13 +107,11 @@ def demo(*, turns: int = 10, limit: str | None = None, simulated: bool | None = 
     return 0
 
 
-def choose(*, limit: int | None, simulated: bool | None) -> Setting:
+def choose(*, limit: int | None, simulated: int | None) -> Setting:
     """What to run on here. Raises Unsupported."""
-    gpu = None if simulated else real_gpu()
+    gpu = None if simulated is not None else real_gpu()
     if gpu is None:
-        if simulated is False:
-            raise Unsupported("there is no GPU here", hint="leave --no-simulated out")
-        total = limit or SIMULATED_BYTES
+        total = simulated or limit or SIMULATED_BYTES
         each = int(total * PART) // (2 * MIB) * (2 * MIB)
         return Setting(simulated=True, gpu="simulated GPU", limit=total, each=each, pool=pool_for(each))
     name, total = gpu
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kybernate demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--limit", help="VRAM the two share, for example 40GiB")
-    parser.add_argument("--simulated", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--simulated", metavar="SIZE", help="use a simulated GPU of this size")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
