@@ -25,13 +25,10 @@ import numpy.typing as npt
 
 from kybernate.cuda.driver import CudaError, Gpu, bindings, call, status_of
 from kybernate.cuda.extents import Extent, held
-from kybernate.cuda.hashing import Hasher, Hashes
+from kybernate.cuda.hashing import Hasher
+from kybernate.cuda.planning import NO_SLOT, Hashes, Runs, Slots, compare, find_runs
 from kybernate.cuda.pool import PinnedPool
-from kybernate.cuda.slots import Slots
 from kybernate.model.types import CHUNK_BYTES, ExtentId
-
-NO_SLOT = -1
-"""A zero chunk's slot."""
 
 _STREAM_NON_BLOCKING = 1
 _AHEAD = 64
@@ -80,17 +77,6 @@ class CopyStats:
 
 
 @dataclass(slots=True)
-class Runs:
-    """Copies to do: parallel arrays, and where each extent's begin. Chunks of one run follow each other on both sides."""
-
-    addresses: npt.NDArray[np.int64]
-    slots: Slots
-    chunks: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-    """Index of the first run of extent i; one entry more than extents."""
-
-
-@dataclass(slots=True)
 class CopyPlan:
     """What an eviction will do. `copies` is the picture once it is done, one for each extent."""
 
@@ -133,13 +119,11 @@ class CopyEngine:
             if copy is not None:
                 old_slots[bounds[i] : bounds[i + 1]] = copy.slots
                 old_hashes[bounds[i] : bounds[i + 1]] = copy.hashes
-        zero = (hashes == 0).all(axis=1)
-        clean = (old_slots >= 0) & (hashes == old_hashes).all(axis=1) & ~zero
-        dirty = ~zero & ~clean
+        difference = compare(hashes, old_slots=old_slots, old_hashes=old_hashes)
         # A dirty chunk overwrites its old slot. That can't destroy the only good copy: the chunk's present content is in
         # VRAM, kept there by the workload's own descriptors until DISCARD, and the old content is no longer wanted.
-        slots = np.where(zero, NO_SLOT, old_slots)
-        new = dirty & (old_slots < 0)
+        slots = np.where(difference.zero, NO_SLOT, old_slots)
+        new = difference.dirty & (old_slots < 0)
         taken = self._pool.allocate(int(np.count_nonzero(new)))
         slots[new] = taken
         copies = [
@@ -153,13 +137,13 @@ class CopyEngine:
         ]
         stats = PlanStats(
             bytes_total=len(hashes) * CHUNK_BYTES,
-            bytes_dirty=int(np.count_nonzero(dirty)) * CHUNK_BYTES,
-            bytes_clean=int(np.count_nonzero(clean)) * CHUNK_BYTES,
-            bytes_zero=int(np.count_nonzero(zero)) * CHUNK_BYTES,
+            bytes_dirty=int(np.count_nonzero(difference.dirty)) * CHUNK_BYTES,
+            bytes_clean=int(np.count_nonzero(difference.clean)) * CHUNK_BYTES,
+            bytes_zero=int(np.count_nonzero(difference.zero)) * CHUNK_BYTES,
             bytes_taken=len(taken) * CHUNK_BYTES,
         )
-        runs = find_runs(extents, slots, wanted=dirty, segment_slots=self._pool.segment_slots)
-        return CopyPlan(extents, copies, runs, stats, _previous=before, _dirty=dirty, _taken=taken)
+        runs = _runs(extents, slots, wanted=difference.dirty, segment_slots=self._pool.segment_slots)
+        return CopyPlan(extents, copies, runs, stats, _previous=before, _dirty=difference.dirty, _taken=taken)
 
     def evict(self, plan: CopyPlan, *, done: Callable[[Extent], None] | None = None) -> CopyStats:
         """Copy the dirty chunks out. `done` is called in order, in this thread, as each extent's content is safe.
@@ -207,7 +191,7 @@ class CopyEngine:
             if extent.size != copy.size:
                 raise ValueError(f"extent {extent.id:#x} of {extent.size} bytes can't take a copy of {copy.size}")
         slots = np.concatenate([copy.slots for copy in copies]) if copies else np.empty(0, dtype=np.int64)
-        runs = find_runs(extents, slots, wanted=slots >= 0, segment_slots=self._pool.segment_slots)
+        runs = _runs(extents, slots, wanted=slots >= 0, segment_slots=self._pool.segment_slots)
         with self._gpu.current(), held(extents):
             return self._in.run(extents, runs, self._pool, done)
 
@@ -310,24 +294,14 @@ def _finished(event: Any) -> bool:
     raise CudaError(status.name, "cuEventQuery")
 
 
-def find_runs(extents: Sequence[Extent], slots: Slots, *, wanted: npt.NDArray[np.bool_], segment_slots: int) -> Runs:
-    """Join wanted chunks that follow each other in one extent and in one segment of the pool."""
-    bounds = _bounds(extents)
-    chunk = np.flatnonzero(wanted)
-    slot = slots[chunk]
-    owner = np.searchsorted(bounds, chunk, side="right") - 1
-    begins = np.ones(len(chunk), dtype=np.bool_)
-    begins[1:] = (
-        (np.diff(chunk) != 1) | (np.diff(slot) != 1) | (np.diff(owner) != 0) | (np.diff(slot // segment_slots) != 0)
-    )
-    start = np.flatnonzero(begins)
-    pointers = np.array([extent.device_pointer for extent in extents], dtype=np.int64)
-    owners = owner[start]
-    return Runs(
-        addresses=pointers[owners] + (chunk[start] - bounds[owners]) * CHUNK_BYTES,
-        slots=slot[start],
-        chunks=np.diff(start, append=len(chunk)),
-        first=np.searchsorted(owners, np.arange(len(extents) + 1)),
+def _runs(extents: Sequence[Extent], slots: Slots, *, wanted: npt.NDArray[np.bool_], segment_slots: int) -> Runs:
+    return find_runs(
+        pointers=np.array([extent.device_pointer for extent in extents], dtype=np.int64),
+        bounds=_bounds(extents),
+        slots=slots,
+        wanted=wanted,
+        segment_slots=segment_slots,
+        unit=CHUNK_BYTES,
     )
 
 

@@ -40,14 +40,12 @@ import numpy.typing as npt
 from kybernate.cuda.driver import Gpu, call
 from kybernate.cuda.extents import Extent, held
 from kybernate.cuda.kernels import Kernels
+from kybernate.cuda.planning import Hashes
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import CHUNK_BYTES
 
 LANES = 512
 """Threads of a block; as in kernels.cu."""
-
-Hashes = npt.NDArray[np.uint64]
-"""Shape (chunks, 2)."""
 
 _KEY = struct.Struct("<QQ")
 _STREAM_NON_BLOCKING = 1

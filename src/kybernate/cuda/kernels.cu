@@ -73,14 +73,19 @@ kybernate_hash_chunks(const u64 *__restrict__ bases, u64 key0, u64 key1, ulonglo
     out[chunk] = make_ulonglong2(s, t);
 }
 
-// For benchmarks and tests: memory with known content. Words are 32 bits.
+// For benchmarks and tests: memory with known content. Words are 32 bits. The simulated driver has the same ones.
 
 #define FOR_EACH_WORD(i, words) \
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (words); i += (u64)gridDim.x * blockDim.x)
 
 extern "C" __global__ void fill_u32(unsigned *words, u64 count, unsigned seed)
 {
-    FOR_EACH_WORD(i, count) words[i] = (unsigned)i * 2654435761u + seed;
+    FOR_EACH_WORD(i, count) {
+        unsigned x = (unsigned)i * 0x9e3779b9u + seed;
+        x = (x ^ x >> 16) * 0x85ebca6bu;
+        x = (x ^ x >> 13) * 0xc2b2ae35u;
+        words[i] = x ^ x >> 16;
+    }
 }
 
 extern "C" __global__ void add_one_u32(unsigned *words, u64 count)

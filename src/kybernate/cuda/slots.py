@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Slots = npt.NDArray[np.int64]
+from kybernate.cuda.planning import Slots
 
 
 def run_starts(values: Slots) -> Slots:
