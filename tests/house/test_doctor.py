@@ -14,7 +14,7 @@ from kybernate.node.survey import DriverFacts, Facts, GpuFacts
 from kybernate.process.criu import Criu
 
 H200 = GpuFacts("NVIDIA H200", 139 * GIB, mig=False)
-DRIVER = DriverFacts("580.159.04", 13000, checkpoint_api=True, error=None, gpus=(H200,))
+DRIVER = DriverFacts("580.159.04", 13000, checkpoint_api=True, error=None, gpus=(H200,), simulated=False)
 HEALTHY = Facts(
     driver=DRIVER,
     nvrtc="libnvrtc.so.13",
@@ -67,6 +67,12 @@ def test_a_healthy_machine_has_nothing_to_mend() -> None:
             "GPU",
             "modprobe nvidia",
             id="library but no GPU",
+        ),
+        pytest.param(
+            {"driver": replace(DRIVER, gpus=(), error="CUDA_ERROR_NO_DEVICE", simulated=True)},
+            "GPU",
+            "KYBERNATE_SIMULATED_GPU",
+            id="simulated driver without a GPU",
         ),
         pytest.param({"nvrtc": None}, "NVRTC", "cuda-nvrtc", id="no nvrtc"),
         pytest.param(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kybernate.model.errors import Unsupported
-from kybernate.model.native import preload_library
+from kybernate.model.native import SIMULATED_NAME, preload_library
 from kybernate.process.criu import Criu, find_criu
 
 _CHECKPOINT_CALL = "cuCheckpointProcessCheckpoint"
@@ -51,10 +51,8 @@ class DriverFacts:
     error: str | None
     """Why cuInit failed."""
     gpus: tuple[GpuFacts, ...]
-
-    @property
-    def simulated(self) -> bool:
-        return any("simulated" in gpu.name.lower() for gpu in self.gpus)
+    simulated: bool
+    """It is our own stand-in for machines without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +163,7 @@ def _criu_check(criu: Criu) -> str | None:
 
 def _driver() -> DriverFacts | None:
     try:
-        library = ctypes.CDLL("libcuda.so.1")
+        library = ctypes.CDLL(SIMULATED_NAME)
         for name, arguments in _DRIVER_CALLS.items():
             call = getattr(library, name)
             call.argtypes, call.restype = arguments, ctypes.c_int
@@ -185,6 +183,7 @@ def _driver() -> DriverFacts | None:
         checkpoint_api=hasattr(library, _CHECKPOINT_CALL),
         error=_cuda_error(library, status) if status else None,
         gpus=tuple(_gpu(library, ordinal) for ordinal in range(count.value)),
+        simulated=f"/simulated/{SIMULATED_NAME}\n" in _text("/proc/self/maps"),
     )
 
 
