@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,6 @@ from kybernate.process.launching import LaunchSpec, launch
 from kybernate.process.tree import OUTPUT, Tree
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED": "1"}
-NAMESPACES = ("pid", "mnt", "net", "ipc", "uts")
 
 
 @pytest.fixture
@@ -79,42 +79,34 @@ class Leftovers:
 
     def __init__(self, state_directory: Path) -> None:
         self._state_directory = state_directory
-        self._namespaces: set[Path] = set()
-
-    def remember(self, tree: Tree) -> None:
-        """Note a running workload's namespaces, to look for them later."""
-        for kind in NAMESPACES:
-            theirs = Path(f"/proc/{tree.supervisor_pid}/ns/{kind}").readlink()
-            if theirs != Path(f"/proc/self/ns/{kind}").readlink():
-                self._namespaces.add(theirs)
 
     def found(self) -> list[str]:
-        """One line for each thing still there. Empty is good."""
-        mine = str(self._state_directory)
-        lines = [f"mount: {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if mine in line]
+        """One line for each thing still there. Empty is good.
+
+        Namespaces are known by the mounts of the processes in them: their numbers are used again at once, by
+        other tests too.
+        """
+        lines = []
         for _, root in cgroups._candidates():
             group = root / cgroups.group_name(self._state_directory)
             lines += [f"cgroup: {path}" for path in (group, *group.rglob("*")) if path.is_dir()]
         lines += [f"socket: {path}" for path in self._state_directory.rglob("*.sock")]
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit():
-                lines += self._of_process(process)
+        for pid in procfs.all_pids():
+            lines += self._of_process(pid)
         return lines
 
-    def _of_process(self, process: Path) -> list[str]:
-        lines = []
+    def _of_process(self, pid: int) -> list[str]:
+        mine = os.fsencode(self._state_directory)
+        found = procfs.stat(pid)
+        # An ended orphan is init's to reap, and some take a second for that.
+        if found is None or (found.parent == 1 and not found.alive):
+            return []
         with contextlib.suppress(OSError):
-            found = procfs.stat(int(process.name))
-            # An ended orphan is init's to reap, and some take a second for that.
-            if found is None or (found.parent == 1 and not found.alive):
-                return []
-            if found.name.startswith("kyb:left"):
-                lines.append(f"process: {process.name} {found}")
-            for kind in NAMESPACES:
-                theirs = (process / "ns" / kind).readlink()
-                if theirs in self._namespaces:
-                    lines.append(f"namespace: {theirs} of process {process.name}")
-        return lines
+            if mine in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return [f"process: {pid} {found}"]
+            if mine in Path(f"/proc/{pid}/mountinfo").read_bytes():
+                return [f"mount namespace of process {pid} {found}"]
+        return []
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ It is no sandbox: a workload that runs as root and means harm isn't stopped by t
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import enum
 import errno
 import json
+import marshal
 import os
 import signal
 import subprocess
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import kybernate
-from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
+from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
 from kybernate.model.types import WorkloadName, workload_name
 from kybernate.process import procfs, records
 from kybernate.process.cgroups import WorkloadCgroup
@@ -68,10 +70,17 @@ class LaunchSpec:
     network: Network = Network.NONE
     isolated: bool = True
     """False: no namespaces and no cgroup, as without root."""
+    awaited: int | None = None
+    """Run nothing: lay out the namespaces and wait for a process of this pid (as seen inside) that CRIU restores
+    there; it counts as the workload's first process. `argv` may be empty then."""
 
     def __post_init__(self) -> None:
         workload_name(self.name)
-        if not self.argv or not self.argv[0]:
+        if self.awaited is not None and not (self.isolated and self.awaited > 1):
+            raise BadInput(
+                f"workload {self.name}: can't restore pid {self.awaited}", hint="needs isolation, and pid > 1"
+            )
+        if self.awaited is None and not (self.argv and self.argv[0]):
             raise BadInput(f"workload {self.name}: no command", hint="say what to run")
         if any("\0" in text for text in (*self.argv, *self.environment, *self.environment.values())):
             raise BadInput(f"workload {self.name}: a NUL byte in the command or its environment")
@@ -103,11 +112,13 @@ def launch(spec: LaunchSpec) -> Tree:
     Raises:
         BadInput: the command can't be started (not found, not allowed, bad directory); nothing is left behind.
         Conflict: a workload of that name runs.
-        Unsupported: as root with isolation, there is no cgroup v2 hierarchy to use.
+        Unsupported: isolation is wanted, but there is no cgroup v2 hierarchy to use; or a restore without root.
     """
     privileged = os.geteuid() == 0
     if not privileged and (spec.uid, spec.gid) != (os.geteuid(), os.getegid()):
         raise BadInput(f"workload {spec.name}: only root can run it as user {spec.uid}, group {spec.gid}")
+    if spec.awaited is not None and not privileged:
+        raise Unsupported(f"workload {spec.name}: restoring needs root")
     isolated = spec.isolated and privileged
     while True:
         made = _make_run_directory(spec)
@@ -169,13 +180,24 @@ def _refuse_running(spec: LaunchSpec) -> None:
 def _job(spec: LaunchSpec, group: WorkloadCgroup | None) -> dict[str, Any]:
     """What the supervisor is told; see supervisor.py."""
     isolated = group is not None
-    environment = dict(spec.environment) | {
-        "KYBERNATE_WORKLOAD": spec.name,
+    environment = {str(name): str(value) for name, value in spec.environment.items()} | {
+        "KYBERNATE_WORKLOAD": str(spec.name),
         "KYBERNATE_RUN_DIRECTORY": str(spec.run_directory.resolve()),
     }
-    return {
+    record = {
         "name": spec.name,
-        "argv": list(spec.argv),
+        "boot_id": procfs.boot_id(),
+        "isolated": isolated,
+        "network": spec.network if isolated else Network.HOST,
+        "cgroup": None if group is None else str(group.path),
+        "launched": time.time(),
+        "left_out": [] if isolated else _left_out(spec),
+    }
+    return {
+        "name": str(spec.name),
+        "launcher": os.getpid(),
+        "argv": [str(argument) for argument in spec.argv],
+        "awaited": spec.awaited,
         "environment": environment,
         "directory": str(spec.directory),
         "run_directory": str(spec.run_directory.resolve()),
@@ -183,19 +205,11 @@ def _job(spec: LaunchSpec, group: WorkloadCgroup | None) -> dict[str, Any]:
         "uid": spec.uid,
         "gid": spec.gid,
         "groups": list(spec.groups),
-        "network": spec.network,
+        "network": str(spec.network),
         "isolated": isolated,
         "cgroup": None if group is None else str(group.path),
         "cgroup_root": None if group is None else str(group.mount_point),
-        "record": {
-            "name": spec.name,
-            "boot_id": procfs.boot_id(),
-            "isolated": isolated,
-            "network": spec.network if isolated else Network.HOST,
-            "cgroup": None if group is None else str(group.path),
-            "launched": time.time(),
-            "left_out": [] if isolated else _left_out(spec),
-        },
+        "record": json.dumps(record).removesuffix("}"),
     }
 
 
@@ -211,10 +225,11 @@ def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
     """Run the opener and read its reports until the workload's exec."""
     root = Path(kybernate.__file__).parents[1]
     with os.fdopen(os.memfd_create("kybernate-job"), "w+b") as job:
-        job.write(json.dumps(_job(spec, group)).encode())
+        job.write(marshal.dumps(_job(spec, group)))
         job.seek(0)
         opener = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _START, str(root)],
+            # The run directory is there for people who look at the list of processes.
+            [sys.executable, "-I", "-S", "-c", _START, str(root), str(spec.run_directory)],
             stdin=job,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -234,27 +249,29 @@ def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
 
 
 def _check_reports(spec: LaunchSpec, text: str) -> None:
-    reports: list[dict[str, Any]] = []
+    reports: list[tuple[Any, ...]] = []
     other: list[str] = []
     for line in text.splitlines():
         try:
-            reports.append(json.loads(line))
-        except ValueError:
+            reports.append(ast.literal_eval(line))
+        except (ValueError, SyntaxError):
             other.append(line)
     for report in reports:
-        if "error" in report:
-            raise _start_error(spec, step=report["step"], number=report["errno"], text=report["error"])
-    if not any("exec" in report for report in reports):
+        if report[0] == "error":
+            _, step, number, cause = report
+            raise _start_error(spec, step=step, number=number, text=cause)
+    if ("exec",) not in reports:
         detail = " ".join(other)[-400:] or "its supervisor was killed"
         raise KybernateError(f"workload {spec.name} did not start: {detail}")
 
 
 def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) -> KybernateError:
-    command, head = spec.argv[0], f"workload {spec.name}"
+    head = f"workload {spec.name}"
     if step == "directory":
         return BadInput(f"{head}: can't use the directory {spec.directory}: {os.strerror(number or 0)}")
     if step != "exec":
         return KybernateError(f"{head} did not start: {step}: {text}")
+    command = spec.argv[0]
     if number == errno.ENOENT:
         if "/" in command and (spec.directory / command).exists():
             return BadInput(f"{head}: the interpreter that {command} asks for was not found")

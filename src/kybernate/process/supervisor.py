@@ -1,40 +1,43 @@
 """The small program that starts a workload and stays as its parent: PID 1 of the workload's pid namespace.
 
-`launching.launch` runs it as `python -I -S -c ...` with a job (JSON, on stdin) and reads one JSON object a line
-from its stderr until end of file, which comes with the workload's exec:
+`launching.launch` runs it as `python -I -S -c ...` with a job (marshalled, on stdin) and reads one report a line (a
+tuple's repr) from its stderr until end of file, which comes with the workload's exec:
 
-    {"record": {...}}                              supervisor.json has been written
-    {"exec": true}                                 the workload's exec is next
-    {"error": "...", "errno": 2, "step": "exec"}   it didn't come to that
+    ("recorded",)                    supervisor.json has been written
+    ("exec",)                        the workload's exec is next
+    ("error", step, errno, text)     it didn't come to that
 
 Two processes: the *opener* is a child of the launching process, makes the namespaces, starts the supervisor and
 ends; the *supervisor* belongs to nobody then and outlives the agent. It reaps, passes signals on to the
 workload's process group, and when the workload's first process ends, it takes everything left in the tree with
 it, writes exit.json and ends. Without namespaces it is a plain process that collects orphans as a subreaper.
 
-A start that lost its launching process runs to its end all the same: the agent that comes next finds it by
-supervisor.json. Imports are few on purpose: this runs before each launch and stays in memory with each workload.
+A start that has begun to make namespaces when its launching process is killed runs to its end all the same: the
+agent that comes next finds it by supervisor.json. Imports are few on purpose (no json, no pathlib, no typing: a third of the time a launch takes): this
+runs before each launch and stays in memory with each workload.
 """
 
 # ruff: noqa: PTH105, PTH123, PTH208
-# Without pathlib: start-up time, and memory for as long as a workload lives.
 
 from __future__ import annotations
 
 import contextlib
-import json
+import marshal
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, NoReturn
 
 from kybernate.process import namespaces
 
-Job = dict[str, Any]
-"""What `launching` asks for; the keys are listed there."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` itself takes 5 ms
+    from collections.abc import Iterator
+    from typing import Any, NoReturn, TypeAlias
+
+    Job: TypeAlias = dict[str, Any]
+    """What `launching` asks for; the keys are listed there."""
 
 _NOT_FORWARDED = (signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP)
 # A CRIU restore takes the same pids again, and its own helpers come first: leave them the low numbers.
@@ -46,7 +49,7 @@ class _StepFailed(Exception):
 
     def __init__(self, step: str, cause: OSError) -> None:
         super().__init__(step)
-        self.report = {"step": step, "errno": cause.errno, "error": str(cause)}
+        self.report = ("error", step, cause.errno, str(cause))
 
 
 @contextlib.contextmanager
@@ -61,23 +64,24 @@ def main() -> NoReturn:
     """The opener: read the job, make the namespaces, start the supervisor in them, end."""
     status = os.dup(2)  # closed by an exec: its end of file tells the launching process that the workload runs
     try:
-        _open(json.load(sys.stdin), status)
+        job = marshal.load(sys.stdin.buffer)  # from the same interpreter, through a memfd
+        # Launched by one that is gone: its successor has swept, or will, and mustn't be surprised by a late start.
+        if os.getppid() == job["launcher"]:
+            _open(job, status)
     except BaseException as e:  # a process of its own: whatever it is, the other side must hear it
         _report_failure(status, e)
         os._exit(1)
     os._exit(0)
 
 
-def _report(status: int, message: dict[str, Any]) -> None:
+def _report(status: int, *report: object) -> None:
     with contextlib.suppress(BrokenPipeError):  # the launching process is gone; the start goes on without it
-        os.write(status, json.dumps(message).encode() + b"\n")
+        os.write(status, repr(report).encode() + b"\n")
 
 
 def _report_failure(status: int, error: BaseException) -> None:
-    report = (
-        error.report if isinstance(error, _StepFailed) else {"step": "supervisor", "errno": 0, "error": repr(error)}
-    )
-    _report(status, report)
+    report = error.report if isinstance(error, _StepFailed) else ("error", "supervisor", 0, repr(error))
+    _report(status, *report)
 
 
 def _open(job: Job, status: int) -> None:
@@ -105,12 +109,12 @@ def _open(job: Job, status: int) -> None:
     # Only the opener sees the supervisor with the host's eyes. It waits for this line before it changes /proc.
     with open(f"/proc/{supervisor}/stat", "rb") as file:
         start_time = int(file.read().rpartition(b")")[2].split()[19])
-    os.write(identity_writer, json.dumps({"pid": supervisor, "start_time": start_time}).encode())
+    os.write(identity_writer, b'"pid": %d, "start_time": %d' % (supervisor, start_time))
 
 
 def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -> None:
     with open(identity_reader, "rb") as pipe:
-        identity = pipe.read()
+        identity = pipe.read().decode()
     if not identity:
         return  # the opener was killed
     os.setsid()
@@ -120,6 +124,27 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
     else:
         namespaces.become_subreaper()
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    workload, gate = (job["awaited"], None) if job["awaited"] else _fork_workload(job, status, tasks)
+    # "record" is a JSON object but for its end.
+    record = f'{job["record"]}, {identity}, "main_inside": {workload}}}'
+    _write_atomically(f"{job['run_directory']}/supervisor.json", record)
+    _report(status, "recorded")
+    if gate is None:
+        _report(status, "exec")
+    else:
+        os.write(gate, b"g")
+    _let_go(status, gate, tasks)
+    wait_status = _reap_until_end_of(workload)
+    _end_rest(isolated=job["isolated"])
+    number = os.waitstatus_to_exitcode(wait_status)
+    ended, by = (number, "null") if number >= 0 else (128 - number, str(-number))
+    text = f'{{"status": {ended}, "signal": {by}, "time": {time.time()}}}'
+    _write_atomically(f"{job['run_directory']}/exit.json", text)
+    os._exit(0)
+
+
+def _fork_workload(job: Job, status: int, tasks: int | None) -> tuple[int, int]:
+    """Its pid, and where to write a byte when it may go on; it ends when that is closed instead."""
     gate_reader, gate_writer = os.pipe()
     if job["isolated"]:
         with _step("pid"):
@@ -129,24 +154,11 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
         os.close(gate_writer)
         try:
             _become_workload(job, status, gate_reader, tasks)
-        except BaseException as e:
+        except BaseException as e:  # as in main
             _report_failure(status, e)
         os._exit(127)
-    record = job["record"] | json.loads(identity) | {"main_inside": workload}
-    _write_atomically(f"{job['run_directory']}/supervisor.json", record)
-    _report(status, {"record": record})
-    os.write(gate_writer, b"g")
-    _let_go(status, gate_reader, gate_writer, tasks)
-    wait_status = _reap_until_end_of(workload)
-    _end_rest(isolated=job["isolated"])
-    number = os.waitstatus_to_exitcode(wait_status)
-    ended = {
-        "status": number if number >= 0 else 128 - number,
-        "signal": -number if number < 0 else None,
-        "time": time.time(),
-    }
-    _write_atomically(f"{job['run_directory']}/exit.json", ended)
-    os._exit(0)
+    os.close(gate_reader)
+    return workload, gate_writer
 
 
 def _furnish(job: Job) -> None:
@@ -192,7 +204,7 @@ def _become_workload(job: Job, status: int, gate_reader: int, tasks: int | None)
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an exec would pass that on
         signal.signal(ignored, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _report(status, {"exec": True})
+    _report(status, "exec")
     with _step("exec"):
         os.execvpe(job["argv"][0], job["argv"], job["environment"])
 
@@ -279,7 +291,7 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _write_atomically(path: str, content: dict[str, Any]) -> None:
+def _write_atomically(path: str, text: str) -> None:
     with open(f"{path}.new", "w") as file:
-        json.dump(content, file)
+        file.write(text + "\n")
     os.replace(f"{path}.new", path)
