@@ -107,9 +107,8 @@ def test_each_missing_thing_is_named_with_the_way_to_get_it(change: dict[str, An
 
 
 def test_the_simulated_driver_needs_no_compiler_and_says_simulated() -> None:
-    simulated = DriverFacts(
-        None, 13000, checkpoint_api=True, error=None, gpus=(GpuFacts("simulated GPU", GIB, mig=False),)
-    )
+    gpu = GpuFacts("Kybernate simulated GPU", GIB, mig=False)
+    simulated = DriverFacts(None, 13000, checkpoint_api=True, error=None, gpus=(gpu,), simulated=True)
     report = {check.name: check for check in examine(replace(HEALTHY, driver=simulated, nvrtc=None))}
     assert report["NVRTC"].ok
     assert "simulated" in report["driver library"].detail

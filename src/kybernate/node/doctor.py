@@ -98,7 +98,9 @@ def _gpus(driver: DriverFacts, facts: Facts) -> Check:
         return Check("GPU", ok=True, detail=", ".join(f"{g.name}, {_gib(g.total_bytes)}" for g in driver.gpus))
     why = driver.error or "the driver counts none"
     if driver.simulated:
-        remedy = "name the directory of a simulated GPU in KYBERNATE_SIMULATED_GPU, or take the simulated driver off LD_LIBRARY_PATH"
+        remedy = (
+            "name the directory of a simulated GPU in KYBERNATE_SIMULATED_GPU, or take this driver off LD_LIBRARY_PATH"
+        )
     elif facts.device_files:
         remedy = "see `dmesg | grep -i nvrm`; library and kernel module must be of one release, and CUDA_VISIBLE_DEVICES not empty"
     else:
