@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
@@ -34,10 +33,6 @@ RAM_PART = 0.8
 """How much of the RAM that is free now a pool may take: the driver's own copies and the page cache need some, too."""
 
 
-app = App(name="bench", help="Measure, side by side with the driver's own checkpoint.")
-
-
-@app.command
 def pause(
     *,
     sizes: str = SIZES,

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,11 @@ from typing import Self, TypeVar
 
 import yaml
 
-from kybernate.cli.simulated import simulated_environment
 from kybernate.client import Client
 from kybernate.model import api
 from kybernate.model.errors import AgentAway, KybernateError, WorkloadLost
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
+from kybernate.model.native import simulated_driver
 from kybernate.model.types import Backend, WorkloadName
 
 POLL_S = 0.005
@@ -202,9 +203,7 @@ class OwnAgent:
         self._pool_bytes = pool_bytes
         self._simulated_bytes = simulated_bytes
         self._vram_limit = vram_limit
-        inherited = {**os.environ, **(environment or {})}
-        # Set from the start: the loader reads it only then, and `up` needn't start itself anew.
-        self._environment = inherited if simulated_bytes is None else simulated_environment(simulated_bytes, inherited)
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._log_copy = log
         self._preamble = preamble
@@ -214,6 +213,9 @@ class OwnAgent:
         self.client = Client(self.state.socket)
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            # A run that is told to end must clean up, too: what it leaves are mounts and processes.
+            signal.signal(signal.SIGTERM, _leave)
         try:
             self._configure()
             self.start()
@@ -248,6 +250,8 @@ class OwnAgent:
         return self._process is not None and self._process.poll() is None
 
     def _configure(self) -> None:
+        if self._simulated_bytes is not None:
+            self._make_simulated_gpu(self._simulated_bytes)
         self.state.root.mkdir(mode=0o755, exist_ok=True)
         settings: dict[str, object] = {
             "state_dir": str(self.state.root),
@@ -259,11 +263,26 @@ class OwnAgent:
             settings["vram"] = {"limit": self._vram_limit}
         (self.root / "kybernate.yaml").write_text(yaml.safe_dump({"agent": settings}))
 
+    def _make_simulated_gpu(self, size: int) -> None:
+        """A directory that stands for the GPU: as root a tmpfs of that size, so that the kernel accounts for it."""
+        gpu = self.root / "gpu"
+        gpu.mkdir(mode=0o777)
+        options = f"size={size},mode=1777"
+        mounted = (
+            os.geteuid() == 0
+            and not subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", options, "kybernate-gpu", str(gpu)], check=False, capture_output=True
+            ).returncode
+        )
+        if not mounted:
+            (gpu / "size").write_text(f"{size}\n")
+        libraries = [str(simulated_driver().parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        self._environment["LD_LIBRARY_PATH"] = ":".join(libraries)
+        self._environment["KYBERNATE_SIMULATED_GPU"] = str(gpu)
+
     def start(self, *, environment: Mapping[str, str] | None = None) -> api.NodeView:
         """Start it (again) and wait until it answers and its pool is filled."""
         command = [sys.executable, "-c", f"{self._preamble}\n{_MAIN}", "up", "-f", str(self.root / "kybernate.yaml")]
-        if self._simulated_bytes is not None:
-            command += [f"--simulated={self._simulated_bytes}"]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -275,7 +294,10 @@ class OwnAgent:
         self.client.close()
         self.client = Client(self.state.socket)
         until(self._answering, timeout_s=START_TIMEOUT_S, what="an answer of the agent just started")
-        return until(self._filled, timeout_s=POOL_TIMEOUT_S, what="filling the agent's pool")
+        node = until(self._filled, timeout_s=POOL_TIMEOUT_S, what="filling the agent's pool")
+        if not node.gpus:
+            raise KybernateError(f"the agent found no GPU: {'; '.join(node.notes)}")
+        return node
 
     def _answering(self) -> api.NodeView | None:
         if not self.alive:
@@ -390,6 +412,10 @@ class OwnAgent:
             mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
             for mount in sorted((m for m in mounts if m.startswith(f"{self.root}/")), reverse=True):
                 subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _plain_environment() -> dict[str, str]:

@@ -111,7 +111,7 @@ class WordsByMemset:
             for pointer, size, value in self._blocks(piece):
                 self._driver.call("cuMemcpyDtoH_v2", self._buffer, pointer, size)
                 expected = value.to_bytes(4, "little") * (size // 4)
-                got = memoryview(self._buffer)[:size]
+                got = ctypes.string_at(self._buffer, size)
                 if got != expected:
                     wrong += sum(got[i : i + 4] != expected[:4] for i in range(0, size, 4))
         return wrong
