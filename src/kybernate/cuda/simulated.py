@@ -97,7 +97,7 @@ def describe(path: Path) -> SimulatedGpu:
     """
     path = path.absolute()
     try:
-        identity = GpuUuid(os.readlink(path / _IDENTITY))
+        identity = GpuUuid(str((path / _IDENTITY).readlink()))
         mounted = path.is_mount()
         if mounted:
             space = os.statvfs(path)
