@@ -1,0 +1,7 @@
+"""`python -m kybernate.cli`."""
+
+import sys
+
+from kybernate.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,236 @@
+"""up and down: the agent's own life."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from kybernate.cli.common import Common, print_json, say, working
+from kybernate.cli.simulated import simulated_environment
+from kybernate.model.errors import AgentAway, BadInput, KybernateError
+from kybernate.model.layout import STATE_VARIABLE
+from kybernate.model.quantities import format_size, parse_size
+
+if TYPE_CHECKING:
+    from kybernate.client import Client
+    from kybernate.model.api import NodeView
+    from kybernate.node.settings import AgentSettings
+
+_COMMON = Common()
+_START_S = 120.0
+"""Opening many GPUs and compiling a kernel takes seconds; recovering many workloads some more."""
+_POLL_S = 0.1
+_LOG_LINES = 5
+
+
+def up(
+    *,
+    file: Annotated[Path | None, Parameter(name=("--file", "-f"))] = None,
+    detach: Annotated[bool, Parameter(negative=())] = False,
+    simulated: str | None = None,
+    pool: str | None = None,
+    common: Common = _COMMON,
+) -> None:
+    """Start the agent of this node; it stays in the foreground unless told otherwise.
+
+    Args:
+        file: Settings (kybernate.yaml). Left out: defaults that fit the machine.
+        detach: Come back when it is ready; its output goes to agent.log in its directory.
+        simulated: Use a simulated GPU of this size (8GiB if left out): proves logic on a machine without a GPU, never a speed.
+        pool: Size of the host pool, such as 40GiB, over what the file says.
+    """
+    settings = _settings(file, pool, common)
+    if simulated is not None:
+        environment = simulated_environment(parse_size(simulated), os.environ)
+        if environment != dict(os.environ):
+            # The loader reads LD_LIBRARY_PATH at the start of a process only.
+            _restart(environment, file=file, detach=detach, simulated=simulated, pool=pool, common=common)
+    if detach:
+        _detach(file=file, simulated=simulated, pool=pool, common=common)
+        return
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    from kybernate.node.agent import serve
+
+    serve(settings, say=lambda line: say(f"kybernate: {line}"))
+
+
+def down(
+    *,
+    stop: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = _COMMON,
+) -> None:
+    """End the agent. Workloads run on, paused ones stay paused, until an agent is started again.
+
+    Args:
+        stop: Stop all workloads first.
+    """
+    with common.client() as client:
+        node = client.node()
+        if stop:
+            for workload in client.workloads():
+                if workload.state not in ("exited", "lost") and not workload.external:
+                    client.stop(workload.name)
+        with working("waiting for the agent's end", quiet=common.json):
+            client.shutdown()
+            _wait_gone(node.pid)
+    print_json(node) if common.json else print(f"agent {node.pid} is down")
+
+
+def _settings(file: Path | None, pool: str | None, common: Common) -> AgentSettings:
+    from kybernate.node.settings import PoolSettings, Settings, load
+
+    settings = (load(file) if file is not None else Settings()).agent
+    if pool is not None:
+        size = parse_size(pool)
+        try:
+            settings = settings.model_copy(update={"pool": PoolSettings(size=size)})
+        except ValueError as e:
+            raise BadInput(f"a host pool of {size} bytes makes no sense", hint="give 64MiB or more") from e
+    if common.state_dir is not None or (settings.state_dir is None and STATE_VARIABLE in os.environ):
+        settings = settings.model_copy(update={"state_dir": common.state.root})
+    return settings
+
+
+def _command(*, file: Path | None, simulated: str | None, pool: str | None, common: Common) -> list[str]:
+    command = [sys.executable, "-m", "kybernate.cli", "up"]
+    if file is not None:
+        command += ["--file", str(file)]
+    if simulated is not None:
+        command += [f"--simulated={simulated}"]
+    if pool is not None:
+        command += ["--pool", pool]
+    if common.state_dir is not None:
+        command += ["--state-dir", str(common.state_dir)]
+    return command
+
+
+def _restart(
+    environment: dict[str, str],
+    *,
+    file: Path | None,
+    detach: bool,
+    simulated: str,
+    pool: str | None,
+    common: Common,
+) -> None:
+    command = _command(file=file, simulated=simulated, pool=pool, common=common)
+    command += ["--detach"] if detach else []
+    command += ["--json"] if common.json else []
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter and module
+
+
+def _detach(*, file: Path | None, simulated: str | None, pool: str | None, common: Common) -> None:
+    settings = _settings(file, pool, common)
+    state = common.state
+    if settings.state_dir is not None:
+        state = type(state)(settings.state_dir.absolute())
+    try:
+        state.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        log = os.open(state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise BadInput(
+            f"can't write to {state.root}: {e.strerror}", hint="give another directory with --state-dir"
+        ) from e
+    try:
+        begin = os.fstat(log).st_size
+        agent = subprocess.Popen(
+            _command(file=file, simulated=simulated, pool=pool, common=common),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/" if file is None or file.is_absolute() else None,
+        )
+    finally:
+        os.close(log)
+    from kybernate.client import Client
+
+    with Client(state.socket) as client:
+        with working("starting the agent", quiet=common.json):
+            _wait_up(client, agent, state.log, begin)
+        node = _wait_pool(client, quiet=common.json)
+    if common.json:
+        print_json(node)
+        return
+    gpus = ", ".join(f"{g.name}{' (simulated)' if g.simulated else ''}" for g in node.gpus) or "no GPU"
+    pool_text = "" if node.pool is None else f", host pool of {format_size(node.pool.size_bytes)}"
+    print(f"agent {node.pid} is up on {state.socket}: {gpus}{pool_text}")
+    for note in node.notes:
+        say(f"kybernate: {note}")
+
+
+def _wait_up(client: Client, agent: subprocess.Popen[bytes], log: Path, begin: int) -> None:
+    """Until it answers. Raises KybernateError with its last words when it ended instead."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            if client.node().pid == agent.pid:
+                return
+        except AgentAway:
+            pass
+        if (status := agent.poll()) is not None:
+            words = [line.removeprefix("kybernate: ") for line in _tail(log, begin)]
+            error = KybernateError(words[-1] if words else f"the agent ended with status {status}", hint=f"see {log}")
+            error.exit_status = status if status > 0 else 1
+            raise error
+        if time.monotonic() > deadline:
+            raise KybernateError(f"the agent did not answer within {_START_S:g} s", hint=f"see {log}")
+        time.sleep(_POLL_S)
+
+
+def _wait_pool(client: Client, *, quiet: bool) -> NodeView:
+    """Until the host pool is made, with a bar where somebody watches."""
+    node = client.node()
+    if node.pool is None or node.pool.ready_bytes >= node.pool.size_bytes:
+        return node
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("making the host pool"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = not quiet and sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        task = progress.add_task("pool", total=node.pool.size_bytes)
+        while node.pool is not None and node.pool.ready_bytes < node.pool.size_bytes:
+            progress.update(task, completed=node.pool.ready_bytes, total=node.pool.size_bytes)
+            time.sleep(_POLL_S)
+            node = client.node()
+    return node
+
+
+def _wait_gone(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        import select
+
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        if not poller.poll(_START_S * 1000):
+            raise KybernateError(
+                f"agent {pid} is still there after {_START_S:g} s",
+                hint="an operation under way keeps it; `kybernate ps`",
+            )
+    finally:
+        os.close(pidfd)
+
+
+def _tail(path: Path, begin: int) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(begin)
+        text = file.read().decode(errors="replace")
+    return [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]

@@ -1,0 +1,44 @@
+"""stop and rm."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kybernate.cli.common import Common, print_json, working
+
+_COMMON = Common()
+
+
+def stop(
+    name: str,
+    /,
+    *,
+    grace: float = 10.0,
+    remove: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = _COMMON,
+) -> None:
+    """End a workload: SIGTERM, and SIGKILL when the grace is over.
+
+    Args:
+        grace: Seconds between the two.
+        remove: Forget it afterwards, its output too.
+    """
+    with common.client() as client, working(f"stopping {name}", quiet=common.json):
+        view = client.stop(name, grace_s=grace, remove=remove)
+    if common.json:
+        print_json(view)
+    else:
+        status = "" if view.exit_status is None else f", exit status {view.exit_status}"
+        print(f"{name}: {'removed' if view.removed else 'stopped'}{status}")
+
+
+def rm(name: str, /, *, common: Common = _COMMON) -> None:
+    """Forget an ended workload and its output."""
+    with common.client() as client:
+        view = client.remove(name)
+    if common.json:
+        print_json(view)
+    else:
+        print(f"{name}: removed")

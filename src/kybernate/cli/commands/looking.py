@@ -1,0 +1,143 @@
+"""ps, logs, events, explain: look, change nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kybernate.cli.common import Common, print_json, print_json_line, table
+from kybernate.model.api import EventView, NodeView, SwitchView, WorkloadView
+from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.types import WorkloadState
+
+_FOREVER = Common()
+
+
+def ps(*, common: Common = _FOREVER) -> None:
+    """List the workloads."""
+    with common.client() as client:
+        node, workloads = client.node(), client.workloads()
+    if common.json:
+        print_json({"node": node, "workloads": workloads})
+        return
+    print(header(node))
+    table(COLUMNS, [row(w) for w in workloads])
+
+
+def logs(
+    name: str,
+    /,
+    *,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
+    lines: Annotated[int | None, Parameter(name=("--lines", "-n"))] = None,
+    common: Common = _FOREVER,
+) -> None:
+    """Show a workload's output.
+
+    Args:
+        follow: Go on until the workload ends.
+        lines: Only the last lines.
+    """
+    with common.client() as client:
+        for piece in client.logs(name, lines=lines, follow=follow):
+            if common.json:
+                print_json({"output": piece.decode(errors="replace")})
+            else:
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+
+
+def events(
+    name: str | None = None,
+    /,
+    *,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
+    count: Annotated[int, Parameter(name=("--count", "-n"))] = 50,
+    common: Common = _FOREVER,
+) -> None:
+    """Show what happened, on the node or to one workload.
+
+    Args:
+        follow: Go on with what comes.
+        count: How many of the newest.
+    """
+    with common.client() as client:
+        if follow:
+            for event in client.follow_events(name, count=count):
+                print_json_line(event) if common.json else print(event_line(event), flush=True)
+            return
+        found = client.events(name, count=count)
+    if common.json:
+        print_json(found)
+        return
+    for event in found:
+        print(event_line(event))
+
+
+def explain(name: str, /, *, common: Common = _FOREVER) -> None:
+    """Say why a workload is in its state and what can be done."""
+    with common.client() as client:
+        view = client.explain(name)
+    if common.json:
+        print_json(view)
+        return
+    print(view.text)
+    print(f"Next: {view.next_step}.")
+    if view.events:
+        print("\nLast events:")
+        for event in view.events[-8:]:
+            print(f"  {event_line(event)}")
+
+
+COLUMNS = ("NAME", "STATE", "DEPTH", "BACKEND", "VRAM", "HOST COPY", "FOR", "PAUSE", "RESUME", "EXIT", "COMMAND")
+
+
+def header(node: NodeView) -> str:
+    """The node in a line."""
+    parts = [f"agent {node.version}, pid {node.pid}"]
+    for gpu in node.gpus:
+        simulated = " (simulated)" if gpu.simulated else ""
+        parts.append(
+            f"GPU {gpu.index} {gpu.name}{simulated}: {format_size(gpu.resident_bytes)} in workloads, "
+            f"{format_size(gpu.free_bytes)} of {format_size(gpu.total_bytes)} free"
+        )
+    if not node.gpus:
+        parts.append("no GPU: plain processes only")
+    if node.pool is not None:
+        pool = node.pool
+        filling = "" if pool.ready_bytes >= pool.size_bytes else f", {format_size(pool.ready_bytes)} made so far"
+        parts.append(f"host pool: {format_size(pool.free_bytes)} of {format_size(pool.size_bytes)} free{filling}")
+    return " | ".join(parts)
+
+
+def row(w: WorkloadView) -> tuple[str, ...]:
+    """A workload as the table shows it."""
+    state = f"{w.state} ({w.operation.seconds:.1f} s)" if w.operation and w.state not in _STILL else str(w.state)
+    return (
+        w.name,
+        state,
+        str(w.depth or "-"),
+        str(w.backend),
+        format_size(w.resident_bytes),
+        format_size(w.host_copy_bytes),
+        format_seconds(max(0.0, time.time() - w.since)),
+        _seconds(w.last_pause),
+        _seconds(w.last_resume),
+        "-" if w.exit_status is None else str(w.exit_status),
+        " ".join(w.argv)[:60],
+    )
+
+
+_STILL = frozenset({WorkloadState.RUNNING, WorkloadState.PAUSED, WorkloadState.EXITED, WorkloadState.LOST})
+
+
+def _seconds(report: SwitchView | None) -> str:
+    return "-" if report is None else f"{report.seconds:.2f} s"
+
+
+def event_line(event: EventView) -> str:
+    clock = time.strftime("%H:%M:%S", time.localtime(event.time)) + f".{int(event.time % 1 * 1000):03d}"
+    return f"{clock}  {event.workload or '-'}  {event.kind}: {event.text}"

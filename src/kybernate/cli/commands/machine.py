@@ -1,0 +1,63 @@
+"""doctor, check, version, completion: about this machine and this installation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import kybernate
+from kybernate.cli.common import Common, print_json
+from kybernate.model.errors import AgentAway
+
+_COMMON = Common()
+
+
+def doctor(*, common: Common = _COMMON) -> int:
+    """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
+    from kybernate.node.doctor import checks
+
+    found = checks()
+    healthy = all(check.ok for check in found if check.needed)
+    if common.json:
+        print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
+        return 0 if healthy else 1
+    width = max(len(check.name) for check in found)
+    for check in found:
+        mark = "ok" if check.ok else ("MISSING" if check.needed else "absent")
+        print(f"{mark:8}{check.name:{width}}  {check.detail}")
+        if check.remedy:
+            print(f"{'':8}{'':{width}}  -> {check.remedy}")
+    return 0 if healthy else 1
+
+
+def check(file: Path, *, common: Common = _COMMON) -> None:
+    """Check a kybernate.yaml and show what it means."""
+    from kybernate.node.settings import load
+
+    settings = load(file)
+    if common.json:
+        print_json(settings)
+    else:
+        print(f"{file}: ok")
+
+
+def version(*, common: Common = _COMMON) -> None:
+    """Show the versions of command line and agent."""
+    agent: str | None = None
+    try:
+        with common.client() as client:
+            agent = client.node().version
+    except AgentAway:
+        pass
+    if common.json:
+        print_json({"command_line": kybernate.__version__, "agent": agent})
+    else:
+        print(f"kybernate {kybernate.__version__}, agent {agent or 'not running'}")
+
+
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash") -> None:
+    """Print the completion script for a shell: `kybernate completion bash > ~/.local/share/bash-completion/completions/kybernate`."""
+    from kybernate.cli.main import application
+
+    print(application().generate_completion(prog_name="kybernate", shell=shell))

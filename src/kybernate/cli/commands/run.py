@@ -1,0 +1,79 @@
+"""run: start a workload with the caller's environment, directory and user."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from kybernate.cli.common import Common, print_json, say, working
+from kybernate.model.errors import BadInput
+from kybernate.model.types import Backend, workload_name
+
+_COMMON = Common()
+
+
+def run(
+    name: str,
+    /,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    wait: Annotated[bool, Parameter(negative=())] = False,
+    follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
+    backend: Backend = Backend.BROKER,
+    network: Literal["none", "host"] = "none",
+    isolated: bool | None = None,
+    directory: Path | None = None,
+    common: Common = _COMMON,
+) -> int:
+    """Start a workload: run NAME [options] -- COMMAND ...
+
+    Args:
+        wait: Wait for its end and take over its exit status.
+        follow: The same, and print its output meanwhile.
+        backend: broker moves memory at the link's speed; driver leaves it all to the driver's checkpoint.
+        network: none is a network of its own with loopback only; host is the host's.
+        isolated: Namespaces of its own; the default where the agent may.
+        directory: Working directory, if not this one.
+    """
+    workload_name(name)
+    if not command:
+        raise BadInput("no command to run", hint=f"kybernate run {name} -- COMMAND ...")
+    from kybernate.model.api import RunRequest
+
+    request = RunRequest(
+        name=name,
+        argv=list(command),
+        directory=str((directory or _here()).absolute()),
+        environment=dict(os.environ),
+        backend=backend,
+        network=network,
+        isolated=isolated,
+    )
+    with common.client() as client:
+        with working(f"starting {name}", quiet=common.json):
+            view = client.run(request)
+        if not (wait or follow):
+            print_json(view) if common.json else print(f"{name}: running, pid {', '.join(map(str, view.pids)) or '-'}")
+            return 0
+        try:
+            if follow:
+                for piece in client.logs(name, follow=True):
+                    os.write(1, piece)
+            with working(f"{name} runs", quiet=common.json or follow):
+                while view.exit_status is None and view.state not in ("exited", "lost"):
+                    view = client.wait(name)
+        except KeyboardInterrupt:
+            say(f"kybernate: {name} runs on; `kybernate stop {name}` ends it")
+            return 130
+    if common.json:
+        print_json(view)
+    return 1 if view.exit_status is None else view.exit_status
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as e:
+        raise BadInput("the current directory is gone", hint="change to another, or give --directory") from e

@@ -1,0 +1,82 @@
+"""pause and resume."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kybernate.cli.common import Common, print_json, working
+from kybernate.model.api import SwitchView
+from kybernate.model.errors import BadInput
+from kybernate.model.quantities import format_size
+from kybernate.model.types import Depth
+
+_COMMON = Common()
+
+
+def pause(
+    name: str | None = None,
+    /,
+    *,
+    pid: int | None = None,
+    depth: Depth = Depth.ZERO,
+    timeout: float = 30.0,
+    common: Common = _COMMON,
+) -> None:
+    """Give a workload's VRAM back, keeping its exact state in host memory.
+
+    Args:
+        pid: A process that was not started by Kybernate, instead of a name. Slower: the driver's own checkpoint.
+        depth: zero leaves nothing in VRAM; warm keeps the CUDA context (some 0.5 GB) and is back sooner.
+        timeout: Seconds to wait for the GPU work in flight before giving up.
+    """
+    _one_of(name, pid)
+    with common.client() as client, working(f"pausing {name or pid}", quiet=common.json):
+        if pid is not None:
+            report = client.pause_external(pid, timeout_s=timeout)
+        else:
+            assert name is not None
+            report = client.pause(name, depth=depth, timeout_s=timeout)
+    _print(report, common)
+
+
+def resume(name: str | None = None, *, pid: int | None = None, timeout: float = 30.0, common: Common = _COMMON) -> None:
+    """Let a paused workload go on where it stopped; others are paused if it needs their room.
+
+    Args:
+        pid: A process that was paused by its pid, instead of a name.
+        timeout: Seconds to wait for room in VRAM.
+    """
+    _one_of(name, pid)
+    with common.client() as client, working(f"resuming {name or pid}", quiet=common.json):
+        if pid is not None:
+            report = client.resume_external(pid)
+        else:
+            assert name is not None
+            report = client.resume(name, timeout_s=timeout)
+    _print(report, common)
+
+
+def _one_of(name: str | None, pid: int | None) -> None:
+    if (name is None) == (pid is None):
+        raise BadInput("give a workload's name or --pid, one of them", hint="`kybernate ps` lists the workloads")
+
+
+def _print(report: SwitchView, common: Common) -> None:
+    if common.json:
+        print_json(report)
+        return
+    done = {"pause": "paused", "resume": "resumed"}.get(report.operation, report.operation)
+    if report.already:
+        print(f"{report.workload}: {report.note}")
+        return
+    words = [f"{report.workload}: {done} ({report.depth}) in {report.seconds:.2f} s"]
+    if report.bytes_total:
+        words.append(
+            f"{format_size(report.bytes_total)}: {format_size(report.bytes_copied)} copied, "
+            f"{format_size(report.bytes_clean)} clean, {format_size(report.bytes_zero)} zero"
+        )
+    if report.note:
+        words.append(report.note)
+    print("; ".join(words))

@@ -1,0 +1,89 @@
+"""Options every command has, and how results are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from kybernate.model.layout import StateDirectory
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from kybernate.client import Client
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Options of every command."""
+
+    json: Annotated[bool, Parameter(negative=(), help="Print JSON.")] = False
+    state_dir: Annotated[
+        Path | None, Parameter(help="The agent's directory, if not $KYBERNATE_STATE_DIR or the default.")
+    ] = None
+
+    @property
+    def state(self) -> StateDirectory:
+        return StateDirectory.default() if self.state_dir is None else StateDirectory(self.state_dir.absolute())
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Client]:
+        from kybernate.client import Client  # 0.2 s that --help needn't pay
+
+        with Client(self.state.socket) as client:
+            yield client
+
+
+def print_json(value: Any) -> None:
+    """A model, a list of models, or plain data."""
+    print(json_format.dumps(_plain(value), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def print_json_line(value: BaseModel) -> None:
+    """One line a value, for streams."""
+    print(value.model_dump_json(), flush=True)
+
+
+def say(text: str) -> None:
+    """A remark beside the result: standard error, so that pipes stay clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def working(what: str, *, quiet: bool) -> Iterator[None]:
+    """Show that something takes its time, where somebody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns without ruling: the same on a terminal and in a pipe."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    for row in [columns, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,137 @@
+"""The table of commands, and how any error becomes one line and an exit status.
+
+Exit status: 0 done, 2 senseless input (unknown command, name, option; nothing was changed), else the error's own number
+(model/errors.py). Errors go to standard error as `kybernate: WHAT FAILED (WHAT TO DO)`, with --json as one JSON object.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import kybernate
+from kybernate.model.errors import KybernateError
+
+if TYPE_CHECKING:  # 0.3 s that --help and a wrong command needn't pay
+    from cyclopts import App
+
+_COMMANDS = (
+    ("up", "commands.agent:up", "Start the agent of this node."),
+    ("down", "commands.agent:down", "End the agent; workloads run on."),
+    ("run", "commands.run:run", "Start a workload: run NAME [options] -- COMMAND ..."),
+    ("ps", "commands.looking:ps", "List the workloads."),
+    ("pause", "commands.switching:pause", "Give a workload's VRAM back, keeping its exact state."),
+    ("resume", "commands.switching:resume", "Let a paused workload go on where it stopped."),
+    ("stop", "commands.ending:stop", "End a workload."),
+    ("rm", "commands.ending:rm", "Forget an ended workload and its output."),
+    ("logs", "commands.looking:logs", "Show a workload's output."),
+    ("events", "commands.looking:events", "Show what happened."),
+    ("explain", "commands.looking:explain", "Say why a workload is in its state and what can be done."),
+    ("top", "commands.top:top", "Watch the node."),
+    ("doctor", "commands.machine:doctor", "Say what this machine can do, what it lacks, and how to get it."),
+    ("check", "commands.machine:check", "Check a kybernate.yaml."),
+    ("version", "commands.machine:version", "Show the versions of command line and agent."),
+    ("completion", "commands.machine:completion", "Print the completion script for a shell."),
+    ("demo", "demo:demo", "The main job: two workloads that don't fit together share one GPU."),
+)
+_BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the driver's own checkpoint."),)
+_BENCH_HELP = "Measure; writes bench/results/."
+_SIMULATED_DEFAULT = "8GiB"
+_SIZE = re.compile(r"\d.*")
+_MARKUP = re.compile(r"\s+")
+
+
+def application() -> App:
+    """The whole command line. Imports no command."""
+    from cyclopts import App
+
+    app = App(
+        name="kybernate",
+        help="Pause and resume unmodified CUDA processes: VRAM is a cache for active workloads.",
+        version=kybernate.__version__,
+        help_format="plaintext",
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+    for name, place, text in _COMMANDS:
+        app.command(f"kybernate.cli.{place}", name=name, help=text)
+    bench = App(name="bench", help=_BENCH_HELP)
+    for name, place, text in _BENCHES:
+        bench.command(f"kybernate.cli.{place}", name=name, help=text)
+    app.command(bench)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    tokens = _with_default_size(list(sys.argv[1:] if arguments is None else arguments))
+    if not tokens or tokens[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if tokens[0] == "--version":
+        print(kybernate.__version__)
+        return 0
+    if tokens[0] not in (known := [*(name for name, _, _ in _COMMANDS), "bench"]):
+        near = difflib.get_close_matches(tokens[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`kybernate --help` lists the commands"
+        return _complain(tokens, "bad_input", f"no such command: {tokens[0][:80]}", hint, 2)
+    from cyclopts import CycloptsError
+
+    try:
+        result = application()(tokens)
+    except CycloptsError as e:
+        return _complain(tokens, "bad_input", _one_line(str(e)), f"`kybernate {tokens[0]} --help` shows how", 2)
+    except KybernateError as e:
+        return _complain(tokens, e.code, e.message, e.hint, e.exit_status)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); Python would complain again while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return result if isinstance(result, int) else 0
+
+
+def _help() -> str:
+    lines = [
+        "Usage: kybernate COMMAND [OPTIONS]",
+        "",
+        "Pause and resume unmodified CUDA processes: VRAM is a cache for active workloads.",
+        "",
+        *(f"  {name:<12}{text}" for name, _, text in _COMMANDS),
+        f"  {'bench':<12}{_BENCH_HELP}",
+        "",
+        "Every command has --help and --json. `kybernate COMMAND --help` shows its options.",
+    ]
+    return "\n".join(lines)
+
+
+def _complain(tokens: Sequence[str], code: str, message: str, hint: str | None, status: int) -> int:
+    own = tokens[: tokens.index("--")] if "--" in tokens else tokens
+    if "--json" in own:
+        import json
+
+        print(json.dumps({"code": code, "message": message, "hint": hint}), file=sys.stderr)
+    else:
+        print(f"kybernate: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr)
+    return status
+
+
+def _one_line(text: str) -> str:
+    return _MARKUP.sub(" ", text).strip().rstrip(".")
+
+
+def _with_default_size(tokens: list[str]) -> list[str]:
+    """`--simulated` may stand alone; options with an optional value are not the parser's strength."""
+    if tokens[:1] not in (["up"], ["bench"]):
+        return tokens
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    for i in range(end):
+        if tokens[i] == "--simulated" and not (i + 1 < end and _SIZE.fullmatch(tokens[i + 1])):
+            tokens[i] = f"--simulated={_SIMULATED_DEFAULT}"
+    return tokens

@@ -1,0 +1,138 @@
+"""The client that awaits, for programs that run an event loop. The same calls as the blocking one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from kybernate.client import calls
+from kybernate.client.calls import A, Call, Stream
+from kybernate.client.transport import BASE_URL, in_our_words, timeout
+from kybernate.model import api
+from kybernate.model.layout import StateDirectory
+from kybernate.model.types import Depth
+
+
+class AsyncClient:
+    """Connection to one agent. Every method raises AgentAway when none answers, else what the agent raised.
+
+    Args:
+        socket: the agent's socket; None for the default state directory's.
+    """
+
+    def __init__(self, socket: Path | None = None) -> None:
+        self.socket = socket or StateDirectory.default().socket
+        self._http = httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(self.socket)), base_url=BASE_URL)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, call: Call[A]) -> A:
+        """Any call of `kybernate.client.calls`."""
+        try:
+            response = await self._http.request(
+                call.method,
+                call.path,
+                params=dict(call.query),
+                content=call.content,
+                headers={"content-type": "application/json"},
+                timeout=timeout(call.timeout_s),
+            )
+        except httpx2.TransportError as e:
+            raise in_our_words(e, self.socket) from e
+        return call.parse(response.status_code, response.content)
+
+    async def node(self) -> api.NodeView:
+        return await self.send(calls.node())
+
+    async def workloads(self) -> list[api.WorkloadView]:
+        return (await self.send(calls.workloads())).workloads
+
+    async def workload(self, name: str) -> api.WorkloadView:
+        return await self.send(calls.workload(name))
+
+    async def run(self, request: api.RunRequest) -> api.WorkloadView:
+        """Start a workload; returns once its process runs."""
+        return await self.send(calls.run(request))
+
+    async def wait(self, name: str, *, timeout_s: float = 20.0) -> api.WorkloadView:
+        """The workload once it has ended, or as it stands after `timeout_s`."""
+        return await self.send(calls.wait(name, timeout_s))
+
+    async def pause(
+        self, name: str, *, depth: Depth = Depth.ZERO, timeout_s: float = api.TIMEOUT_S_DEFAULT
+    ) -> api.SwitchView:
+        return await self.send(calls.pause(name, depth, timeout_s))
+
+    async def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+        return await self.send(calls.resume(name, timeout_s))
+
+    async def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
+        return await self.send(calls.stop(name, grace_s, remove=remove))
+
+    async def remove(self, name: str) -> api.StoppedView:
+        return await self.send(calls.remove(name))
+
+    async def pause_external(self, pid: int, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+        return await self.send(calls.pause_external(pid, timeout_s))
+
+    async def resume_external(self, pid: int) -> api.SwitchView:
+        return await self.send(calls.resume_external(pid))
+
+    async def explain(self, name: str) -> api.ExplainView:
+        return await self.send(calls.explain(name))
+
+    async def events(self, name: str | None = None, *, count: int = 50, after: int = 0) -> list[api.EventView]:
+        return (await self.send(calls.events(name, count, after))).events
+
+    async def shutdown(self) -> api.NodeView:
+        """Ask the agent to end; workloads run on."""
+        return await self.send(calls.shutdown())
+
+    async def logs(self, name: str, *, lines: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
+        """The output in pieces as they come."""
+        async with self._stream(calls.logs(name, lines=lines, follow=follow)) as response:
+            async for piece in response.aiter_bytes():
+                yield piece
+
+    async def follow_events(self, name: str | None = None, *, count: int = 0) -> AsyncIterator[api.EventView]:
+        """The last `count` events, then those that come; ends with the agent."""
+        async for view in self._views(calls.follow_events(name, count)):
+            yield view
+
+    async def follow_node(self) -> AsyncIterator[api.NodeView | api.WorkloadView | api.EventView]:
+        """The node, its workloads and events as they change; ends with the agent."""
+        async for view in self._views(calls.follow_node()):
+            yield view
+
+    async def _views(self, stream: Stream) -> AsyncIterator[Any]:
+        parser = calls.ServerEventParser()
+        async with self._stream(stream) as response:
+            async for line in response.aiter_lines():
+                if (event := parser.line(line)) is not None and (view := calls.view_of(event)) is not None:
+                    yield view
+
+    @asynccontextmanager
+    async def _stream(self, stream: Stream) -> AsyncIterator[httpx2.Response]:
+        try:
+            async with self._http.stream(
+                "GET", stream.path, params=dict(stream.query), timeout=timeout(None)
+            ) as response:
+                if response.status_code >= 300:
+                    raise calls.error_of(response.status_code, await response.aread())
+                yield response
+        except httpx2.TransportError as e:
+            raise in_our_words(e, self.socket) from e

@@ -1,0 +1,133 @@
+"""The client that blocks; the command line uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from kybernate.client import calls
+from kybernate.client.calls import A, Call, Stream
+from kybernate.client.transport import BASE_URL, in_our_words, timeout
+from kybernate.model import api
+from kybernate.model.layout import StateDirectory
+from kybernate.model.types import Depth
+
+
+class Client:
+    """Connection to one agent. Every method raises AgentAway when none answers, else what the agent raised.
+
+    Args:
+        socket: the agent's socket; None for the default state directory's.
+    """
+
+    def __init__(self, socket: Path | None = None) -> None:
+        self.socket = socket or StateDirectory.default().socket
+        self._http = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(self.socket)), base_url=BASE_URL)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def send(self, call: Call[A]) -> A:
+        """Any call of `kybernate.client.calls`."""
+        try:
+            response = self._http.request(
+                call.method,
+                call.path,
+                params=dict(call.query),
+                content=call.content,
+                headers={"content-type": "application/json"},
+                timeout=timeout(call.timeout_s),
+            )
+        except httpx2.TransportError as e:
+            raise in_our_words(e, self.socket) from e
+        return call.parse(response.status_code, response.content)
+
+    def node(self) -> api.NodeView:
+        return self.send(calls.node())
+
+    def workloads(self) -> list[api.WorkloadView]:
+        return self.send(calls.workloads()).workloads
+
+    def workload(self, name: str) -> api.WorkloadView:
+        return self.send(calls.workload(name))
+
+    def run(self, request: api.RunRequest) -> api.WorkloadView:
+        """Start a workload; returns once its process runs."""
+        return self.send(calls.run(request))
+
+    def wait(self, name: str, *, timeout_s: float = 20.0) -> api.WorkloadView:
+        """The workload once it has ended, or as it stands after `timeout_s`."""
+        return self.send(calls.wait(name, timeout_s))
+
+    def pause(
+        self, name: str, *, depth: Depth = Depth.ZERO, timeout_s: float = api.TIMEOUT_S_DEFAULT
+    ) -> api.SwitchView:
+        return self.send(calls.pause(name, depth, timeout_s))
+
+    def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+        return self.send(calls.resume(name, timeout_s))
+
+    def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
+        return self.send(calls.stop(name, grace_s, remove=remove))
+
+    def remove(self, name: str) -> api.StoppedView:
+        return self.send(calls.remove(name))
+
+    def pause_external(self, pid: int, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+        return self.send(calls.pause_external(pid, timeout_s))
+
+    def resume_external(self, pid: int) -> api.SwitchView:
+        return self.send(calls.resume_external(pid))
+
+    def explain(self, name: str) -> api.ExplainView:
+        return self.send(calls.explain(name))
+
+    def events(self, name: str | None = None, *, count: int = 50, after: int = 0) -> list[api.EventView]:
+        return self.send(calls.events(name, count, after)).events
+
+    def shutdown(self) -> api.NodeView:
+        """Ask the agent to end; workloads run on."""
+        return self.send(calls.shutdown())
+
+    def logs(self, name: str, *, lines: int | None = None, follow: bool = False) -> Iterator[bytes]:
+        """The output in pieces as they come."""
+        with self._stream(calls.logs(name, lines=lines, follow=follow)) as response:
+            yield from response.iter_bytes()
+
+    def follow_events(self, name: str | None = None, *, count: int = 0) -> Iterator[api.EventView]:
+        """The last `count` events, then those that come; ends with the agent."""
+        yield from self._views(calls.follow_events(name, count))
+
+    def follow_node(self) -> Iterator[api.NodeView | api.WorkloadView | api.EventView]:
+        """The node, its workloads and events as they change; ends with the agent."""
+        yield from self._views(calls.follow_node())
+
+    def _views(self, stream: Stream) -> Iterator[Any]:
+        parser = calls.ServerEventParser()
+        with self._stream(stream) as response:
+            for line in response.iter_lines():
+                if (event := parser.line(line)) is not None and (view := calls.view_of(event)) is not None:
+                    yield view
+
+    @contextmanager
+    def _stream(self, stream: Stream) -> Iterator[httpx2.Response]:
+        try:
+            with self._http.stream("GET", stream.path, params=dict(stream.query), timeout=timeout(None)) as response:
+                if response.status_code >= 300:
+                    raise calls.error_of(response.status_code, response.read())
+                yield response
+        except httpx2.TransportError as e:
+            raise in_our_words(e, self.socket) from e

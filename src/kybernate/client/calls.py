@@ -1,0 +1,205 @@
+"""Every call of the API as a value: method, path, body, type of the answer. No input or output happens here, so the
+blocking and the asynchronous client share all of it, errors included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from kybernate.model import api, errors
+from kybernate.model.types import Depth
+
+A = TypeVar("A", bound=BaseModel)
+
+_MARGIN_S = 30.0
+"""How much longer than the order's own limit the client waits for its answer."""
+_SWITCH_S = 600.0
+"""A resume may have to pause others first and moves at disk-like speed in the worst case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[A]):
+    method: str
+    path: str
+    answer: type[A]
+    body: BaseModel | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = _MARGIN_S
+
+    @property
+    def content(self) -> bytes | None:
+        return None if self.body is None else self.body.model_dump_json().encode()
+
+    def parse(self, status: int, content: bytes) -> A:
+        """The answer's model.
+
+        Raises:
+            KybernateError: of the type the agent raised, or `failed` for what is no answer of an agent.
+        """
+        if status >= 300:
+            raise error_of(status, content)
+        try:
+            return self.answer.model_validate_json(content)
+        except ValidationError as e:
+            raise errors.KybernateError(
+                f"the agent's answer to {self.method} {self.path} makes no sense: {e.errors()[0]['msg']}",
+                hint="agent and command line are of different versions? `kybernate version` shows both",
+            ) from e
+
+
+def error_of(status: int, content: bytes) -> errors.KybernateError:
+    """The agent's error as the exception it was there."""
+    try:
+        view = api.ErrorView.model_validate_json(content)
+    except ValidationError:
+        return errors.KybernateError(f"the agent answered {status}: {content[:200].decode(errors='replace')!r}")
+    kind = _by_code().get(view.code)
+    if kind is None:
+        kind = errors.BadInput if 400 <= status < 500 else errors.KybernateError
+    error = kind(view.message, hint=view.hint)
+    return error
+
+
+def _by_code() -> Mapping[str, type[errors.KybernateError]]:
+    found: dict[str, type[errors.KybernateError]] = {}
+    line: list[type[errors.KybernateError]] = [errors.KybernateError]
+    while line:
+        kind = line.pop()
+        found.setdefault(kind.code, kind)
+        line.extend(kind.__subclasses__())
+    return found
+
+
+def _of(name: str, rest: str = "") -> str:
+    return f"/v1/workloads/{quote(name, safe='')}{rest}"
+
+
+def node() -> Call[api.NodeView]:
+    return Call("GET", "/v1/node", api.NodeView)
+
+
+def workloads() -> Call[api.WorkloadList]:
+    return Call("GET", "/v1/workloads", api.WorkloadList)
+
+
+def workload(name: str) -> Call[api.WorkloadView]:
+    return Call("GET", _of(name), api.WorkloadView)
+
+
+def run(request: api.RunRequest) -> Call[api.WorkloadView]:
+    return Call("POST", "/v1/workloads", api.WorkloadView, body=request, timeout_s=120)
+
+
+def remove(name: str) -> Call[api.StoppedView]:
+    return Call("DELETE", _of(name), api.StoppedView)
+
+
+def pause(name: str, depth: Depth, timeout_s: float) -> Call[api.SwitchView]:
+    body = api.PauseRequest(depth=depth, timeout_s=timeout_s)
+    return Call("POST", _of(name, "/pause"), api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
+
+
+def resume(name: str, timeout_s: float) -> Call[api.SwitchView]:
+    body = api.ResumeRequest(timeout_s=timeout_s)
+    return Call("POST", _of(name, "/resume"), api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
+
+
+def stop(name: str, grace_s: float, *, remove: bool) -> Call[api.StoppedView]:
+    body = api.StopRequest(grace_s=grace_s, remove=remove)
+    return Call("POST", _of(name, "/stop"), api.StoppedView, body=body, timeout_s=grace_s + _SWITCH_S)
+
+
+def explain(name: str) -> Call[api.ExplainView]:
+    return Call("GET", _of(name, "/explain"), api.ExplainView)
+
+
+def events(name: str | None, count: int, after: int) -> Call[api.EventList]:
+    path = "/v1/events" if name is None else _of(name, "/events")
+    return Call("GET", path, api.EventList, query={"count": str(count), "after": str(after)})
+
+
+def wait(name: str, timeout_s: float) -> Call[api.WorkloadView]:
+    query = {"timeout_s": f"{timeout_s:g}"}
+    return Call("GET", _of(name, "/wait"), api.WorkloadView, query=query, timeout_s=timeout_s + _MARGIN_S)
+
+
+def pause_external(pid: int, timeout_s: float) -> Call[api.SwitchView]:
+    body = api.ExternalPauseRequest(pid=pid, timeout_s=timeout_s)
+    return Call("POST", "/v1/external/pause", api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
+
+
+def resume_external(pid: int) -> Call[api.SwitchView]:
+    body = api.ExternalResumeRequest(pid=pid)
+    return Call("POST", "/v1/external/resume", api.SwitchView, body=body, timeout_s=_SWITCH_S)
+
+
+def shutdown() -> Call[api.NodeView]:
+    return Call("POST", "/v1/node/shutdown", api.NodeView, timeout_s=_SWITCH_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A call whose answer has no end: the log, or server-sent events."""
+
+    path: str
+    query: Mapping[str, str]
+
+
+def logs(name: str, *, lines: int | None, follow: bool) -> Stream:
+    query = {"follow": "1"} if follow else {}
+    if lines is not None:
+        query["lines"] = str(lines)
+    return Stream(_of(name, "/logs"), query)
+
+
+def follow_events(name: str | None, count: int) -> Stream:
+    path = "/v1/events" if name is None else _of(name, "/events")
+    return Stream(path, {"count": str(count), "follow": "1"})
+
+
+def follow_node() -> Stream:
+    return Stream("/v1/stream", {})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One server-sent event: `event` names the type of `data`, which is JSON."""
+
+    event: str
+    data: str
+
+
+class ServerEventParser:
+    """Lines of a text/event-stream in, events out. Comments (keep-alives) are dropped."""
+
+    def __init__(self) -> None:
+        self._event = "message"
+        self._data: list[str] = []
+
+    def line(self, line: str) -> ServerEvent | None:
+        """Take one line without its end; the event it completes, if any."""
+        if not line:
+            event = ServerEvent(self._event, "\n".join(self._data)) if self._data else None
+            self._event, self._data = "message", []
+            return event
+        key, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if key == "event":
+            self._event = value
+        elif key == "data":
+            self._data.append(value)
+        return None
+
+
+_VIEWS: Mapping[str, type[BaseModel]] = {"node": api.NodeView, "workload": api.WorkloadView, "event": api.EventView}
+
+
+def view_of(event: ServerEvent) -> Any:
+    """The model of a server-sent event; None for a type this client does not know."""
+    kind = _VIEWS.get(event.event)
+    return None if kind is None else kind.model_validate_json(event.data)

@@ -1,0 +1,67 @@
+"""Sizes and durations as people write and read them.
+
+Input knows binary units (KiB, MiB, GiB, TiB, or the short K, M, G, T, which mean the same) and decimal ones
+(KB, MB, GB, TB); output is binary. No arithmetic, no time zones.
+"""
+
+from __future__ import annotations
+
+import re
+
+from kybernate.model.errors import BadInput
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{
+        unit: 1 << (10 * power)
+        for power, pair in enumerate(("", "K", "M", "G", "T"))
+        if pair
+        for unit in (pair, f"{pair}IB")
+    },
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T")) if prefix},
+}
+_DAY_SECONDS = 86400
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes of `40GiB`, `512 MiB`, `1.5G` or a plain number of bytes.
+
+    Raises:
+        BadInput: not a size.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise BadInput(f"{value!r} is no size", hint="write a number with a unit, such as 40GiB")
+    if isinstance(value, int):
+        if value < 0:
+            raise BadInput(f"{value} is no size: it is negative", hint="write a number with a unit, such as 40GiB")
+        return value
+    match = _SIZE.fullmatch(value)
+    if match is None or match[2].upper() not in _UNITS:
+        raise BadInput(f"{value[:40]!r} is no size", hint="write a number with a unit, such as 40GiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def format_size(size_bytes: int) -> str:
+    """`1.5 GiB`: three digits at most before the unit, one after the point."""
+    amount = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """`0.84 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < _DAY_SECONDS:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // _DAY_SECONDS} d {whole % _DAY_SECONDS // 3600} h"

@@ -1,0 +1,303 @@
+"""The agent of one node: wires the parts, serves the API until it is told to end, leaves the workloads running.
+
+One agent a state directory, held by a lock. Order of start-up: lock, database, GPUs and pool, recovery, API; the pool goes on
+filling in the background. Order of the end: no more orders, those under way are finished, doors closed. What is paused stays paused
+in the pool, which outlives the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import grp
+import logging
+import os
+import signal
+import socket
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+import kybernate
+from kybernate.model.api import GpuView, NodeView, PoolView
+from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
+from kybernate.model.layout import StateDirectory
+from kybernate.model.types import CHUNK_BYTES
+from kybernate.node.api import Api
+from kybernate.node.database import Database
+from kybernate.node.events import Events
+from kybernate.node.external import ExternalWatcher
+from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.ledger import Ledger
+from kybernate.node.metrics import Metrics
+from kybernate.node.records import Records
+from kybernate.node.recovery import Recovery
+from kybernate.node.settings import AgentSettings
+from kybernate.node.switching import Switching
+from kybernate.node.tasks import Tasks
+from kybernate.node.threads import in_thread
+from kybernate.node.workloads import Workloads
+
+if TYPE_CHECKING:
+    from kybernate.cuda.driver import Gpu
+    from kybernate.node.room import RoomKeeper
+    from kybernate.node.startup import Hardware
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_S = 2.0
+"""For requests that are being answered when the agent ends."""
+
+Say = Callable[[str], None]
+"""Where start-up tells what it does, one line each."""
+
+
+def serve(settings: AgentSettings, *, say: Say) -> None:
+    """Run an agent until SIGTERM, SIGINT or a shutdown by the API.
+
+    Raises:
+        Conflict: another agent has this state directory.
+        BadInput: the state directory can't be used.
+    """
+    state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else StateDirectory.default()
+    with _only_agent(state):
+        database = Database(state.database)
+        try:
+            if not database.open():
+                say(f"the agent's database was unreadable and was moved aside: {state.database}.broken")
+            asyncio.run(_Agent(settings=settings, state=state, database=database, say=say).run())
+        finally:
+            database.close()
+
+
+@contextlib.contextmanager
+def _only_agent(state: StateDirectory) -> Iterator[None]:
+    try:
+        state.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        state.workloads.mkdir(mode=0o755, exist_ok=True)
+        found = state.root.stat()
+        if found.st_uid != os.geteuid():
+            raise BadInput(f"{state.root} belongs to user {found.st_uid}", hint="give another one with --state-dir")
+        lock = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise BadInput(f"can't use {state.root}: {e.strerror}", hint="give another directory with --state-dir") from e
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise Conflict(
+                f"an agent (pid {owner}) uses {state.root} already",
+                hint="`kybernate down` ends it, or give another directory with --state-dir",
+            ) from e
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    hardware: Hardware
+    room: RoomKeeper
+
+
+class _Agent:
+    """The parts together; see `Agent` in api.py for what the API may use."""
+
+    def __init__(self, *, settings: AgentSettings, state: StateDirectory, database: Database, say: Say) -> None:
+        self._settings = settings
+        self._state = state
+        self._say = say
+        self._started = time.time()
+        self._notes: list[str] = []
+        self.clock: Callable[[], float] = time.time
+        self.ledger = Ledger(clock=self.clock)
+        self.events = Events(database=database, clock=self.clock, keep=settings.events.keep)
+        self._records = Records(database)
+        self._opened: _Opened | None = None
+
+    async def run(self) -> None:
+        """Until it is told to end."""
+        self.closing = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_end)
+        self._opened = await self._open_hardware()
+        async with asyncio.TaskGroup() as group:
+            tasks = Tasks(group)
+            self._wire(tasks)
+            await self._recover()
+            runner = web.AppRunner(Api(self).application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+            await runner.setup()
+            listener = self._listen()
+            await web.SockSite(runner, listener).start()
+            if self._opened is not None:
+                tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
+                if self._settings.arbiter.auto_resume:
+                    tasks.start(self._opened.room.watch(), name="automatic resume")
+            self.events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
+            self._say(f"ready on {self._state.socket}")
+            await self.closing.wait()
+            self._say("going down; workloads run on")
+            # No new client finds it, those connected are answered.
+            self._state.socket.unlink(missing_ok=True)
+            await self.workloads.drain()
+            await runner.cleanup()
+            tasks.cancel()
+        self.events.record("agent-down", "agent is down; workloads run on")
+        if self._opened is not None:
+            await in_thread("close", lambda: self._close(self._opened))
+
+    def ask_to_end(self) -> None:
+        self.closing.set()
+
+    def node_view(self) -> NodeView:
+        opened = self._opened
+        entries = self.ledger.entries().values()
+        return NodeView(
+            version=kybernate.__version__,
+            pid=os.getpid(),
+            started=self._started,
+            state_directory=str(self._state.root),
+            simulated=opened is not None and any(gpu.simulated for gpu in opened.hardware.gpus),
+            driver_version=None if opened is None else opened.hardware.driver_version,
+            gpus=[] if opened is None else [self._gpu_view(opened, gpu) for gpu in opened.hardware.gpus],
+            pool=None if opened is None else _pool_view(opened.hardware),
+            notes=self._notes + ([] if opened is None else list(opened.hardware.pool.problems)),
+            workloads=dict(Counter(str(entry.state) for entry in entries)),
+        )
+
+    def metrics(self) -> bytes:
+        return self._metrics.text()
+
+    # -- start-up ------------------------------------------------------------------------------------------------
+
+    async def _open_hardware(self) -> _Opened | None:
+        try:
+            # Imported here: a node without a GPU, or without the bindings, still runs plain processes.
+            from kybernate.node.room import RoomKeeper
+            from kybernate.node.startup import open_hardware
+
+            loop = asyncio.get_running_loop()
+
+            def room(gpus: Sequence[Gpu]) -> RoomKeeper:
+                return RoomKeeper(
+                    gpus=gpus,
+                    ledger=self.ledger,
+                    events=self.events,
+                    vram=self._settings.vram,
+                    arbiter=self._settings.arbiter,
+                    clock=self.clock,
+                    loop=loop,
+                )
+
+            self._say("opening the GPUs")
+            hardware, keeper = await in_thread(
+                "open the GPUs", lambda: open_hardware(settings=self._settings, state=self._state, room=room)
+            )
+        except (Unsupported, ImportError) as e:
+            text = e.message if isinstance(e, KybernateError) else str(e)
+            hint = (e.hint if isinstance(e, KybernateError) else None) or "`kybernate doctor` says more"
+            self._notes.append(f"no GPU is used: {text} ({hint}). Plain processes only.")
+            self._say(self._notes[-1])
+            return None
+        for gpu in hardware.gpus:
+            simulated = " (simulated)" if gpu.simulated else ""
+            self._say(f"GPU {gpu.index}: {gpu.name}{simulated}, {keeper.capacity(gpu)} bytes to hand out")
+        hardware.pool.start()
+        return _Opened(hardware, keeper)
+
+    def _wire(self, tasks: Tasks) -> None:
+        gpu: GpuGear | None = None
+        if self._opened is not None:
+            hardware = self._opened.hardware
+            gpu = GpuGear(gpus=hardware.gpus, broker=hardware.broker, engine=hardware.engine, room=self._opened.room)
+        gear = Gear(
+            settings=self._settings,
+            state=self._state,
+            ledger=self.ledger,
+            events=self.events,
+            clock=self.clock,
+            gpu=gpu,
+            simulation=None if self._opened is None else self._opened.hardware.simulation,
+        )
+        self.workloads = Workloads(gear=gear, tasks=tasks)
+        self._external = ExternalWatcher(gear=gear, workloads=self.workloads, tasks=tasks)
+        self.switching = Switching(gear=gear, workloads=self.workloads, external=self._external)
+        self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external)
+        if gpu is not None:
+            gpu.room.attach(holdings=gpu.broker, workloads=self.switching)
+        self._metrics = Metrics(
+            node=self.node_view,
+            workloads=lambda: [self.workloads.view(entry) for entry in self.ledger.entries().values()],
+        )
+        self.ledger.observe(self._records.write)
+        self.ledger.observe(self._metrics.switched)
+
+    async def _recover(self) -> None:
+        for line in await self._recovery.run(self._records.load()):
+            self._say(line)
+
+    def _listen(self) -> socket.socket:
+        """The socket with its mode set before anybody can connect."""
+        path = self._state.socket
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise BadInput(f"{path} is in the way and is no socket", hint="move it away")
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(path))
+            path.chmod(0o660)
+            if self._settings.api.group is not None:
+                os.chown(path, -1, grp.getgrnam(self._settings.api.group).gr_gid)
+        except (OSError, KeyError) as e:
+            listener.close()
+            raise BadInput(f"can't listen on {path}: {e}", hint="see agent.api.group and agent.state_dir") from e
+        listener.setblocking(False)
+        return listener
+
+    async def _report_pool(self, hardware: Hardware) -> None:
+        from kybernate.node.startup import describe_pool
+
+        pool = hardware.pool
+        while pool.fill_seconds is None:
+            await asyncio.sleep(1.0)
+            self._say(describe_pool(pool))
+        self.events.record(
+            "pool-ready", f"{describe_pool(pool)} after {pool.fill_seconds:.1f} s", data={"problems": pool.problems}
+        )
+
+    def _close(self, opened: _Opened | None) -> None:
+        if opened is None:
+            return
+        for name in self.ledger.entries():
+            opened.hardware.broker.close_door(name)
+        opened.hardware.engine.close()
+        opened.hardware.pool.close()
+
+    @staticmethod
+    def _gpu_view(opened: _Opened, gpu: Gpu) -> GpuView:
+        return GpuView(
+            index=gpu.index,
+            uuid=gpu.uuid,
+            name=gpu.name,
+            total_bytes=gpu.total_bytes,
+            free_bytes=gpu.free_bytes(),
+            limit_bytes=opened.room.capacity(gpu),
+            resident_bytes=opened.hardware.broker.resident_bytes(None, gpu),
+            simulated=gpu.simulated,
+        )
+
+
+def _pool_view(hardware: Hardware) -> PoolView:
+    pool = hardware.pool
+    return PoolView(size_bytes=pool.size_bytes, ready_bytes=pool.ready_bytes, free_bytes=pool.free_slots * CHUNK_BYTES)

@@ -1,0 +1,291 @@
+"""The REST API over the agent's Unix socket: routes and handlers. Reads, writes and errors are in http.py.
+
+A client that hangs up cancels nothing: handlers are not cancelled by aiohttp, and operations belong to their owner tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from kybernate.model import api as words
+from kybernate.model.errors import NotFound
+from kybernate.model.types import WorkloadName
+from kybernate.node import http, logs
+from kybernate.node.events import Events
+from kybernate.node.explain import explain
+from kybernate.node.ledger import Entry, Ledger
+from kybernate.node.openapi import describe
+from kybernate.node.routes import Query, Route
+from kybernate.node.streams import follow_events, follow_node
+from kybernate.node.switching import Switching
+from kybernate.node.workloads import Workloads
+
+_COUNT = Query("count", "integer", "how many of the newest, 50 if left out")
+_AFTER = Query("after", "integer", "only events with a larger id")
+_FOLLOW = Query("follow", "boolean", "stay connected and send what comes, as server-sent events")
+_COUNT_MOST = 10_000
+_WAIT_MOST_S = 3600.0
+_EXPLAIN_EVENTS = 20
+
+
+class Agent(Protocol):
+    """What the API asks of the agent itself."""
+
+    ledger: Ledger
+    events: Events
+    workloads: Workloads
+    switching: Switching
+    closing: asyncio.Event
+    clock: Callable[[], float]
+
+    def node_view(self) -> words.NodeView: ...
+
+    def metrics(self) -> bytes: ...
+
+    def ask_to_end(self) -> None: ...
+
+
+class Api:
+    """The handlers; `application()` has them all."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.routes = self._routes()
+
+    def application(self) -> web.Application:
+        application = web.Application(middlewares=[http.errors_in_our_words], client_max_size=http.BODY_MAX)
+        for route in self.routes:
+            application.router.add_route(route.method, route.path, route.handler)
+        return application
+
+    def _routes(self) -> tuple[Route, ...]:
+        one = "/v1/workloads/{name}"
+        stream = "text/event-stream"
+        return (
+            Route("GET", "/v1/node", self.node, "The agent, its GPUs and its pool", answer=words.NodeView),
+            Route("POST", "/v1/node/shutdown", self.shutdown, "End the agent; workloads run on", answer=words.NodeView),
+            Route("GET", "/v1/workloads", self.list_all, "All workloads", answer=words.WorkloadList),
+            Route(
+                "POST",
+                "/v1/workloads",
+                self.run,
+                "Start a workload as the caller's user",
+                body=words.RunRequest,
+                answer=words.WorkloadView,
+                status=201,
+            ),
+            Route("GET", one, self.show, "One workload", answer=words.WorkloadView),
+            Route("DELETE", one, self.remove, "Forget an ended workload and its output", answer=words.StoppedView),
+            Route(
+                "POST",
+                f"{one}/pause",
+                self.pause,
+                "Give the GPU back",
+                body=words.PauseRequest,
+                answer=words.SwitchView,
+            ),
+            Route("POST", f"{one}/resume", self.resume, "Go on", body=words.ResumeRequest, answer=words.SwitchView),
+            Route("POST", f"{one}/stop", self.stop, "End it", body=words.StopRequest, answer=words.StoppedView),
+            Route(
+                "GET",
+                f"{one}/wait",
+                self.wait,
+                "The workload once it has ended, or as it is when the time is over",
+                answer=words.WorkloadView,
+                query=(Query("timeout_s", "number", "seconds, 20 if left out"),),
+            ),
+            Route(
+                "GET",
+                f"{one}/logs",
+                self.logs,
+                "Its output",
+                media="application/octet-stream",
+                query=(
+                    Query("lines", "integer", "only the last lines"),
+                    Query("follow", "boolean", "stay connected and send what comes, until it ends"),
+                ),
+            ),
+            Route(
+                "GET",
+                f"{one}/events",
+                self.workload_events,
+                "What happened to it, oldest first",
+                answer=words.EventList,
+                query=(_COUNT, _AFTER, _FOLLOW),
+            ),
+            Route("GET", f"{one}/explain", self.explain, "Why it is in its state", answer=words.ExplainView),
+            Route(
+                "POST",
+                "/v1/external/pause",
+                self.pause_external,
+                "Pause a process that the agent did not start",
+                body=words.ExternalPauseRequest,
+                answer=words.SwitchView,
+            ),
+            Route(
+                "POST",
+                "/v1/external/resume",
+                self.resume_external,
+                "Resume such a process",
+                body=words.ExternalResumeRequest,
+                answer=words.SwitchView,
+            ),
+            Route(
+                "GET",
+                "/v1/events",
+                self.all_events,
+                "What happened on this node, oldest first",
+                answer=words.EventList,
+                query=(_COUNT, _AFTER, _FOLLOW),
+            ),
+            Route("GET", "/v1/stream", self.stream, "Node, workloads and events as they change", media=stream),
+            Route("GET", "/metrics", self.metrics, "Prometheus metrics", media="text/plain"),
+            Route("GET", "/openapi.json", self.openapi, "This description"),
+        )
+
+    # -- the node ------------------------------------------------------------------------------------------------
+
+    async def node(self, _: web.Request) -> web.Response:
+        return http.answer(self._agent.node_view())
+
+    async def shutdown(self, request: web.Request) -> web.Response:
+        http.caller(request).require_owner(os.geteuid(), "the agent")
+        view = self._agent.node_view()
+        self._agent.ask_to_end()
+        return http.answer(view)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._agent.metrics(), headers={"content-type": "text/plain; version=0.0.4"})
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        return http.json_answer(describe(self.routes))
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        agent = self._agent
+        return await follow_node(
+            request,
+            ledger=agent.ledger,
+            events=agent.events,
+            closing=agent.closing,
+            node_view=agent.node_view,
+            workload_view=agent.workloads.view,
+        )
+
+    # -- workloads -----------------------------------------------------------------------------------------------
+
+    async def list_all(self, _: web.Request) -> web.Response:
+        entries = sorted(self._agent.ledger.entries().values(), key=lambda entry: entry.name)
+        return http.answer(words.WorkloadList(workloads=[self._agent.workloads.view(entry) for entry in entries]))
+
+    async def run(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.RunRequest)
+        entry = await self._agent.workloads.run(wanted, http.caller(request))
+        return http.answer(self._agent.workloads.view(entry), status=201)
+
+    async def show(self, request: web.Request) -> web.Response:
+        return http.answer(self._agent.workloads.view(self._entry(request)))
+
+    async def remove(self, request: web.Request) -> web.Response:
+        return http.answer(await self._agent.workloads.remove(self._own(request)))
+
+    async def pause(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.PauseRequest)
+        name = self._own(request)
+        return http.answer(await self._agent.switching.pause(name, depth=wanted.depth, timeout_s=wanted.timeout_s))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.ResumeRequest)
+        name = self._own(request)
+        return http.answer(await self._agent.switching.resume(name, timeout_s=wanted.timeout_s))
+
+    async def stop(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.StopRequest)
+        name = self._own(request)
+        return http.answer(await self._agent.workloads.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
+
+    async def wait(self, request: web.Request) -> web.Response:
+        timeout_s = http.number(request, "timeout_s", default=20.0, most=_WAIT_MOST_S)
+        entry = await self._agent.workloads.wait_ended(http.name_of(request), timeout_s)
+        return http.answer(self._agent.workloads.view(entry))
+
+    async def explain(self, request: web.Request) -> web.Response:
+        entry = self._entry(request)
+        events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
+        view = self._agent.workloads.view(entry)
+        now = self._agent.clock()
+        return http.answer(explain(entry, events=events, resident_bytes=view.resident_bytes, now=now))
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        follow = http.flag(request, "follow")
+        lines = int(http.number(request, "lines", default=-1.0, most=1e9))
+        entry = self._entry(request)
+        http.caller(request).require_owner(entry.uid, f"the output of workload {entry.name}")
+        run_directory = self._agent.workloads.gear.state.run_directory(entry.name)
+        descriptor = logs.open_output(run_directory, entry.name)
+        try:
+            if lines >= 0:
+                logs.seek_last_lines(descriptor, lines)
+            response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
+            await response.prepare(request)
+            # A successor of the same name has another output; the entry's own end is what counts.
+            async for piece in logs.pieces(descriptor, more_may_come=lambda: follow and self._still_runs(entry)):
+                await response.write(piece)
+            await response.write_eof()
+            return response
+        except ConnectionResetError:
+            return response  # the reader hung up
+        finally:
+            os.close(descriptor)
+
+    # -- external processes --------------------------------------------------------------------------------------
+
+    async def pause_external(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.ExternalPauseRequest)
+        caller = http.caller(request)
+        switching = self._agent.switching
+        return http.answer(await switching.pause_external(wanted.pid, timeout_s=wanted.timeout_s, caller=caller))
+
+    async def resume_external(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.ExternalResumeRequest)
+        caller = http.caller(request)
+        return http.answer(await self._agent.switching.resume_external(wanted.pid, caller=caller))
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    async def all_events(self, request: web.Request) -> web.StreamResponse:
+        return await self._events(request, None)
+
+    async def workload_events(self, request: web.Request) -> web.StreamResponse:
+        name = http.name_of(request)
+        if self._agent.ledger.get(name) is None and not await self._agent.events.last(1, workload=name):
+            raise NotFound(f"no workload named {name!r}, and no event tells of one", hint="`kybernate ps` lists them")
+        return await self._events(request, name)
+
+    async def _events(self, request: web.Request, name: WorkloadName | None) -> web.StreamResponse:
+        count = int(http.number(request, "count", default=50, most=_COUNT_MOST))
+        after = int(http.number(request, "after", default=0, most=1e15))
+        if http.flag(request, "follow"):
+            return await follow_events(
+                request, events=self._agent.events, closing=self._agent.closing, name=name, count=count
+            )
+        return http.answer(words.EventList(events=await self._agent.events.last(count, workload=name, after=after)))
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def _entry(self, request: web.Request) -> Entry:
+        return self._agent.ledger.entry(http.name_of(request))
+
+    def _own(self, request: web.Request) -> WorkloadName:
+        """The name, if the caller may change that workload."""
+        entry = self._entry(request)
+        http.caller(request).require_owner(entry.uid, f"workload {entry.name}")
+        return entry.name
+
+    def _still_runs(self, entry: Entry) -> bool:
+        now = self._agent.ledger.get(entry.name)
+        return now is not None and not now.ended and not self._agent.closing.is_set()

@@ -1,0 +1,102 @@
+"""The agent's SQLite file: one connection, used by one thread, so that there is one writer and no lock.
+
+Writes are queued and return at once, reads are awaited; both keep their order. WAL with synchronous=NORMAL: a crash of
+the agent loses nothing, a power failure at most the last moments, which also lost the workloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    workload TEXT,
+    kind TEXT NOT NULL,
+    text TEXT NOT NULL,
+    data TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_by_workload ON events (workload, id);
+CREATE TABLE IF NOT EXISTS workloads (
+    name TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+);
+"""
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """Open it with `open()`, close it with `close()`, which waits for the writes queued."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> bool:
+        """Create or open the file. False when an unreadable one had to be moved aside to `NAME.broken`."""
+        return self._thread.submit(self._open).result()
+
+    def write(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Queue one statement. Failures are logged: the agent works on without its memory rather than not at all."""
+        self._thread.submit(self._execute, sql, parameters).add_done_callback(_log_failure)
+
+    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return await asyncio.wrap_future(self._thread.submit(self._execute, sql, parameters))
+
+    def read_now(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Blocks; for start-up, when no loop waits."""
+        return self._thread.submit(self._execute, sql, parameters).result()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._thread.submit(self._connection.close)
+        self._thread.shutdown(wait=True)
+
+    def _open(self) -> bool:
+        try:
+            self._connection = self._connect()
+        except sqlite3.DatabaseError as e:
+            log.error(
+                "can't read %s (%s): moved aside to %s.broken, beginning a new one", self._path, e, self._path.name
+            )
+            self._path.replace(self._path.with_name(self._path.name + ".broken"))
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    self._path.with_name(self._path.name + suffix).unlink()
+            self._connection = self._connect()
+            return False
+        return True
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            self._path.chmod(0o600)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the database isn't open")
+        return self._connection.execute(sql, parameters).fetchall()
+
+
+def _log_failure(future: Future[list[Row]]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("can't write to the agent's database: %s", error)

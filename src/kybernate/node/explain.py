@@ -1,0 +1,59 @@
+"""Why a workload is in its state and what can be done next: pure, from the ledger's entry and its last events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kybernate.model.api import EventView, ExplainView
+from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.types import WorkloadState
+from kybernate.node.ledger import ARBITER, Entry
+
+_REFUSALS = frozenset({"pause-refused", "resume-refused", "out-of-memory"})
+
+
+def explain(entry: Entry, *, events: Sequence[EventView], resident_bytes: int, now: float) -> ExplainView:
+    since = format_seconds(max(0.0, now - entry.since))
+    text = f"{entry.name} has been {entry.state} for {since}"
+    if entry.reason:
+        text += f": {entry.reason}"
+    text += f". {_numbers(entry, resident_bytes)}"
+    refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)
+    if refusal is not None and not entry.ended:
+        text += f" Last refusal, {format_seconds(max(0.0, now - refusal.time))} ago: {refusal.text}."
+    return ExplainView(
+        workload=entry.name, state=entry.state, text=text.strip(), next_step=_next_step(entry), events=list(events)
+    )
+
+
+def _numbers(entry: Entry, resident_bytes: int) -> str:
+    if entry.state is WorkloadState.RUNNING:
+        return f"It holds {format_size(resident_bytes)} of VRAM in extents."
+    if entry.state is WorkloadState.PAUSED:
+        needs = sum(entry.evicted.values())
+        took = "" if entry.last_pause is None else f" The pause took {format_seconds(entry.last_pause.seconds)}."
+        return f"It needs {format_size(needs)} of VRAM to go on.{took}"
+    if entry.state is WorkloadState.EXITED and entry.exit_status is not None:
+        return f"Its exit status was {entry.exit_status}."
+    return ""
+
+
+def _next_step(entry: Entry) -> str:
+    name = entry.name
+    order = f"pause --pid {name.removeprefix('pid-')}" if entry.external else f"pause {name}"
+    undo = f"resume --pid {name.removeprefix('pid-')}" if entry.external else f"resume {name}"
+    match entry.state:
+        case WorkloadState.RUNNING:
+            return f"`kybernate {order}` gives its VRAM back"
+        case WorkloadState.PAUSED if entry.paused_by == ARBITER:
+            return f"it resumes by itself when its VRAM is free; `kybernate {undo}` does it now and pauses another"
+        case WorkloadState.PAUSED:
+            return f"`kybernate {undo}` lets it go on"
+        case WorkloadState.STARTING | WorkloadState.PAUSING | WorkloadState.RESUMING | WorkloadState.STOPPING:
+            return f"wait; `kybernate events {name} -f` shows how it goes on"
+        case WorkloadState.EXITED:
+            return (
+                f"`kybernate logs {name}` shows its output; `kybernate rm {name}` removes it, a new run takes its place"
+            )
+        case WorkloadState.LOST:
+            return f"`kybernate events {name}` shows the step that lost it; `kybernate stop --remove {name}`, then run it again"

@@ -1,0 +1,97 @@
+"""Processes that we did not start (`pause --pid`): into the ledger when they are paused, out of it when they run again or end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from kybernate.model.errors import Conflict, NotFound
+from kybernate.model.types import Backend, WorkloadState
+from kybernate.node.caller import Caller
+from kybernate.node.gear import Gear
+from kybernate.node.ledger import Entry
+from kybernate.node.lifecycle import Event
+from kybernate.node.targets import external_name
+from kybernate.node.tasks import Tasks
+from kybernate.node.threads import in_thread
+from kybernate.node.workloads import Workloads
+
+
+class ExternalWatcher:
+    """Adopts external processes and notices their end by a pidfd."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads, tasks: Tasks) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._tasks = tasks
+
+    async def adopt(self, pid: int, *, caller: Caller) -> None:
+        """Make sure the process is in the ledger, running or paused.
+
+        Raises:
+            NotFound: no such process.
+            Conflict: it belongs to a workload of ours, or is the agent.
+            NotPermitted: it is another user's.
+        """
+        name = external_name(pid)
+        if pid == os.getpid():
+            raise Conflict(f"process {pid} is the agent itself")
+        for entry in self._gear.ledger.entries().values():
+            tree = self._workloads.tree(entry.name)
+            if tree is not None and pid in tree.pids():
+                raise Conflict(
+                    f"process {pid} belongs to workload {entry.name}", hint=f"`kybernate pause {entry.name}`"
+                )
+        try:
+            uid = Path(f"/proc/{pid}").stat().st_uid
+            argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            pidfd = os.pidfd_open(pid)
+        except OSError as e:
+            raise NotFound(f"no process has the pid {pid}", hint="`nvidia-smi` lists the processes on the GPUs") from e
+        caller.require_owner(uid, f"process {pid}")
+        old = self._gear.ledger.get(name)
+        if old is not None and not old.ended:
+            os.close(pidfd)
+            return
+        now = self._gear.clock()
+        entry = Entry(
+            name=name,
+            state=WorkloadState.RUNNING,
+            since=now,
+            backend=Backend.DRIVER,
+            last_use=now,
+            running_since=now,
+            reason="a process that was not started by Kybernate",
+            external=True,
+            argv=tuple(argv),
+            uid=uid,
+            pids=(pid,),
+        )
+        self._gear.ledger.add(entry)
+        self.watch(entry, pidfd)
+
+    def watch(self, entry: Entry, pidfd: int) -> None:
+        """Take the pidfd over and note the process's end."""
+        self._tasks.start(self._report_end(entry, pidfd), name=f"watcher of {entry.name}")
+
+    async def _report_end(self, entry: Entry, pidfd: int) -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(pidfd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+        current = self._gear.ledger.get(entry.name)
+        if current is not None and not current.ended:
+            await self._workloads.submit(entry.name, "end", lambda: self._end(entry))
+
+    async def _end(self, entry: Entry) -> None:
+        if self._gear.ledger.entry(entry.name).ended:
+            return
+        await in_thread(f"end {entry.name}", lambda: self._workloads.forget_copy(entry.name, None))
+        self._gear.ledger.apply(entry.name, Event.EXITED, reason="the process ended", evicted={}, pids=())
+        self._gear.events.record("exited", "the process ended", workload=entry.name)
+        self._gear.ledger.remove(entry.name)

@@ -1,0 +1,41 @@
+"""What the workloads' operations work with: made once by the agent at start-up and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kybernate.model.layout import StateDirectory
+from kybernate.node.environment import Simulation
+from kybernate.node.events import Events
+from kybernate.node.ledger import Ledger
+from kybernate.node.settings import AgentSettings
+
+if TYPE_CHECKING:  # a node without a GPU never loads them
+    from kybernate.cuda.broker import Broker
+    from kybernate.cuda.driver import Gpu
+    from kybernate.engine.engine import Engine
+    from kybernate.node.room import RoomKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class GpuGear:
+    """There only where the agent found a GPU."""
+
+    gpus: Sequence[Gpu]
+    broker: Broker
+    engine: Engine
+    room: RoomKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class Gear:
+    settings: AgentSettings
+    state: StateDirectory
+    ledger: Ledger
+    events: Events
+    clock: Callable[[], float]
+    gpu: GpuGear | None
+    """None: plain processes only."""
+    simulation: Simulation | None

@@ -1,0 +1,139 @@
+"""The ledger: what the agent knows about each workload.
+
+One thread (the event loop's) writes; entries are frozen and replaced as a whole, so the broker's threads may
+read `entry()` and `entries()` at any time without a lock. A read from another thread is advice only: whatever changes a
+workload decides again inside its owner task. Every change goes to the observers (events, server-sent events, the database).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from kybernate.model.errors import Conflict, NotFound
+from kybernate.model.types import Backend, Depth, GpuUuid, SwitchReport, WorkloadName, WorkloadState
+from kybernate.node.lifecycle import ENDED, Event, next_state
+
+USER = "user"
+ARBITER = "arbiter"
+"""Who paused a workload: only those the arbiter paused are resumed by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One workload. Times are seconds since the epoch, sizes bytes."""
+
+    name: WorkloadName
+    state: WorkloadState
+    since: float
+    """When it came into this state."""
+    backend: Backend
+    last_use: float
+    """When it last began to run or asked for memory; the arbiter pauses the least recently used first."""
+    running_since: float = 0.0
+    reason: str = ""
+    depth: Depth | None = None
+    external: bool = False
+    argv: tuple[str, ...] = ()
+    directory: str = ""
+    uid: int = 0
+    gid: int = 0
+    paused_by: str | None = None
+    evicted: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """What it needs back on each GPU when it is resumed. Empty while it runs."""
+    pids: tuple[int, ...] = ()
+    """CUDA processes at the time of the pause, for an agent that comes after this one."""
+    exit_status: int | None = None
+    last_pause: SwitchReport | None = None
+    last_resume: SwitchReport | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+Observer = Callable[[Entry | None, Entry | None], None]
+"""Called in the loop's thread with the entry before and after; None where there is none."""
+
+
+class Ledger:
+    """All entries by name. Create and change it in one thread."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: Mapping[WorkloadName, Entry] = MappingProxyType({})
+        self._observers: list[Observer] = []
+
+    def observe(self, observer: Observer) -> None:
+        self._observers.append(observer)
+
+    def entries(self) -> Mapping[WorkloadName, Entry]:
+        """A snapshot: never changes after it was handed out."""
+        return self._entries
+
+    def get(self, name: WorkloadName) -> Entry | None:
+        return self._entries.get(name)
+
+    def entry(self, name: WorkloadName) -> Entry:
+        """Raises NotFound."""
+        found = self._entries.get(name)
+        if found is None:
+            raise NotFound(f"no workload named {name!r}", hint="`kybernate ps` lists them")
+        return found
+
+    def add(self, entry: Entry) -> Entry:
+        """A new workload; takes the place of an ended one of that name.
+
+        Raises:
+            Conflict: a workload of that name is alive.
+        """
+        old = self._entries.get(entry.name)
+        if old is not None and not old.ended:
+            raise Conflict(
+                f"a workload named {entry.name!r} is {old.state} already",
+                hint=f"choose another name, or `kybernate stop {entry.name}` first",
+            )
+        self._put(old, entry)
+        return entry
+
+    def apply(self, name: WorkloadName, event: Event, **changes: Any) -> Entry:
+        """Move to the next state and set further fields with it.
+
+        Raises:
+            NotFound: no such workload.
+            Conflict: not from this state.
+        """
+        old = self.entry(name)
+        state = next_state(old.state, event)
+        new = dataclasses.replace(old, state=state, since=self._clock(), **changes)
+        self._put(old, new)
+        return new
+
+    def update(self, name: WorkloadName, **changes: Any) -> None:
+        """Set fields without a change of state. Unknown names are ignored: the workload may just have gone."""
+        old = self._entries.get(name)
+        if old is not None:
+            self._put(old, dataclasses.replace(old, **changes))
+
+    def remove(self, name: WorkloadName) -> None:
+        """Raises NotFound, and Conflict while it is alive."""
+        old = self.entry(name)
+        if not old.ended:
+            raise Conflict(
+                f"workload {name!r} is {old.state}", hint=f"`kybernate stop --remove {name}` ends and removes it"
+            )
+        self._put(old, None)
+
+    def _put(self, old: Entry | None, new: Entry | None) -> None:
+        entries = dict(self._entries)
+        if new is None:
+            assert old is not None
+            del entries[old.name]
+        else:
+            entries[new.name] = new
+        self._entries = MappingProxyType(entries)
+        for observer in self._observers:
+            observer(old, new)

@@ -1,0 +1,65 @@
+"""A workload's output: the last lines, and what comes.
+
+The file lies where the workload's own user may write, so it is opened as a regular file or not at all.
+Reading is done in pieces in the loop: the file is in the page cache, a piece takes microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from kybernate.model.errors import NotFound
+
+OUTPUT = "output.log"
+PIECE_BYTES = 256 * 1024
+_LOOK_S = 0.1
+
+
+def open_output(run_directory: Path, name: str) -> int:
+    """A descriptor of the output file.
+
+    Raises:
+        NotFound: there is none (the workload could not be started, or was removed).
+    """
+    try:
+        descriptor = os.open(run_directory / OUTPUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        raise NotFound(f"workload {name} has no output", hint=f"`kybernate explain {name}` says why") from e
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotFound(f"the output of workload {name} is no regular file any more")
+    return descriptor
+
+
+def seek_last_lines(descriptor: int, lines: int) -> None:
+    """Go to where the last `lines` lines begin."""
+    end = os.fstat(descriptor).st_size
+    position, found = end, 0
+    while position > 0:
+        start = max(0, position - PIECE_BYTES)
+        piece = os.pread(descriptor, position - start, start)
+        if position == end and piece.endswith(b"\n"):
+            piece = piece[:-1]  # the end of the last line begins no other
+        at = len(piece)
+        while (at := piece.rfind(b"\n", 0, at)) >= 0:
+            found += 1
+            if found == lines:
+                os.lseek(descriptor, start + at + 1, os.SEEK_SET)
+                return
+        position = start
+    os.lseek(descriptor, 0 if lines else end, os.SEEK_SET)
+
+
+async def pieces(descriptor: int, *, more_may_come: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """What is there and, as long as `more_may_come`, what is written later."""
+    while True:
+        last_look = not more_may_come()  # asked before reading: what was written before the end is still read
+        while piece := os.read(descriptor, PIECE_BYTES):
+            yield piece
+        if last_look:
+            return
+        await asyncio.sleep(_LOOK_S)

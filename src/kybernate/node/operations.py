@@ -1,0 +1,130 @@
+"""One owner task per workload: its operations run one after the other, whoever asks.
+
+Rules, the same for people, arbiter and process end:
+- An order equal to the last one in line (same kind, same detail) joins it and gets its result.
+- Everything else waits in line; one that has not begun within its time is withdrawn and answered with busy.
+- An operation that has begun is never cancelled by its caller's going away.
+
+Knows nothing of GPUs or processes: work is a coroutine function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kybernate.model.errors import Busy
+from kybernate.model.types import WorkloadName
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+QUEUE_MAX = 16
+"""More orders than that in line for one workload is a client gone wild."""
+
+
+@dataclass(eq=False, slots=True)
+class Operation:
+    kind: str
+    detail: object
+    work: Callable[[], Awaitable[Any]]
+    result: asyncio.Future[Any]
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    began_at: float = 0.0
+    """Monotonic seconds."""
+    waiters: int = 0
+
+
+class Owner:
+    """Queue and task of one workload. Use it in the loop's thread."""
+
+    def __init__(self, name: WorkloadName) -> None:
+        self.name = name
+        self.current: Operation | None = None
+        self._line: deque[Operation] = deque()
+        self._work_waits = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing is in line: what is submitted now begins at once."""
+        return self._idle.is_set()
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+    async def submit(
+        self, kind: str, work: Callable[[], Awaitable[T]], *, detail: object = None, begin_within_s: float | None = None
+    ) -> T:
+        """Put in line and await the result. Takes its place in line before the first await.
+
+        Raises:
+            Busy: the line is full, or it had not begun within `begin_within_s`.
+            What `work` raises.
+        """
+        last = self._line[-1] if self._line else self.current
+        if last is not None and (last.kind, last.detail) == (kind, detail) and not last.result.done():
+            operation = last
+        else:
+            if len(self._line) >= QUEUE_MAX:
+                raise Busy(
+                    f"{len(self._line)} orders are in line for workload {self.name} already", hint="try again later"
+                )
+            operation = Operation(kind, detail, work, asyncio.get_running_loop().create_future())
+            # The exception is retrieved here even if every caller has gone.
+            operation.result.add_done_callback(lambda future: future.cancelled() or future.exception())
+            self._line.append(operation)
+            self._idle.clear()
+            self._work_waits.set()
+        operation.waiters += 1
+        try:
+            if begin_within_s is not None and not operation.begun.is_set():
+                await self._wait_begun(operation, begin_within_s)
+            return await asyncio.shield(operation.result)  # type: ignore[no-any-return]
+        finally:
+            operation.waiters -= 1
+
+    async def _wait_begun(self, operation: Operation, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(operation.begun.wait(), seconds)
+        except TimeoutError:
+            if operation.begun.is_set():
+                return
+            ahead = self.current.kind if self.current is not None else "another operation"
+            if operation.waiters == 1 and operation in self._line:
+                self._line.remove(operation)
+                operation.result.cancel()
+            raise Busy(
+                f"workload {self.name} is in the middle of {ahead} and was not free within {seconds:g} s",
+                hint="try again, or give a longer --timeout",
+            ) from None
+
+    async def run(self) -> None:
+        """The owner task's body; ends only by cancellation."""
+        while True:
+            while not self._line:
+                self._idle.set()
+                self._work_waits.clear()
+                await self._work_waits.wait()
+            operation = self._line.popleft()
+            self.current = operation
+            operation.began_at = time.monotonic()
+            operation.begun.set()
+            try:
+                result = await operation.work()
+            except asyncio.CancelledError:
+                operation.result.cancel()
+                raise
+            except Exception as e:  # noqa: BLE001 - belongs to whoever asked
+                operation.result.set_exception(e)
+            else:
+                operation.result.set_result(result)
+            finally:
+                self.current = None

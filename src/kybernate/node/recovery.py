@@ -1,0 +1,167 @@
+"""A new agent takes over what its predecessor left: each workload's record, run directory and processes, and what the engine finds.
+
+Decisions are told in events. Nothing here starts or kills a workload that lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from kybernate.model.errors import KybernateError, NotFound
+from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
+from kybernate.node.external import ExternalWatcher
+from kybernate.node.gear import Gear
+from kybernate.node.ledger import Entry
+from kybernate.node.lifecycle import Event
+from kybernate.node.targets import external_pid, target_of
+from kybernate.node.threads import in_thread
+from kybernate.node.workloads import Workloads
+from kybernate.process.launching import attach
+from kybernate.process.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Run it once, before the API answers."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._external = external
+
+    async def run(self, records: list[Entry]) -> list[str]:
+        """Take over everything; one line for each workload that was found."""
+        known = {entry.name: entry for entry in records}
+        lines = []
+        for name in sorted({*known, *await in_thread("look for runs", self._directories)}):
+            try:
+                line = await self._take_over(name, known.get(name))
+            except Exception as e:  # one that can't be taken over must not keep the others from it
+                log.exception("can't take over workload %s", name)
+                line = f"{name}: can't be taken over: {e}"
+                if self._gear.ledger.get(name) is not None:
+                    self._gear.ledger.apply(name, Event.LOST, reason=line)
+            if line:
+                lines.append(line)
+        return lines
+
+    def _directories(self) -> list[WorkloadName]:
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._gear.state.workloads.iterdir():
+                with contextlib.suppress(KybernateError):
+                    found.append(workload_name(path.name))
+        return found
+
+    async def _take_over(self, name: WorkloadName, record: Entry | None) -> str | None:
+        if record is not None and record.external:
+            return await self._take_over_external(record)
+        run_directory = self._gear.state.run_directory(name)
+        try:
+            tree = await in_thread(f"attach {name}", lambda: attach(run_directory))
+        except NotFound:
+            return self._no_tree(name, record)
+        entry = record or self._guess(name, tree)
+        self._gear.ledger.add(entry)
+        if entry.ended and tree.exit_status() is not None:
+            await in_thread(f"remove {name}", tree.remove)
+            return None
+        if entry.ended:
+            # The record is older than the process: a predecessor died between the start and its note of it.
+            self._gear.ledger.add(self._guess(name, tree))
+        if tree.exit_status() is not None:
+            self._workloads.adopt(name, tree)
+            self._gear.events.record("recovered", "it ended while no agent ran", workload=name)
+            return f"{name}: ended while no agent ran"
+        state, why = await self._find_out(name, tree)
+        self._workloads.adopt(name, tree)
+        self._gear.events.record("recovered", f"{state}: {why}", workload=name, data={"state": state})
+        return f"{name}: {state} ({why})"
+
+    async def _find_out(self, name: WorkloadName, tree: Tree) -> tuple[WorkloadState, str]:
+        """What is true of a workload whose processes live."""
+        gear, gpu = self._gear, self._gear.gpu
+        entry = gear.ledger.entry(name)
+        if gpu is None:
+            why = "found by a new agent without a GPU"
+            gear.ledger.apply(name, Event.FOUND_PAUSED if entry.depth else Event.FOUND_RUNNING, reason=why)
+            return gear.ledger.entry(name).state, why
+        door = gear.state.run_directory(name) / "agent.sock"
+        await in_thread(f"door {name}", lambda: gpu.broker.open_door(name, door, uid=entry.uid, gid=entry.gid))
+        target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
+        try:
+            state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))
+        except KybernateError as e:
+            gear.ledger.apply(name, Event.LOST, reason=f"could not be recovered: {e.message}")
+            return WorkloadState.LOST, e.message
+        why = "found by a new agent"
+        if state is WorkloadState.PAUSED:
+            copy = gpu.engine.host_copy(name)
+            depth = entry.depth if copy is None else copy.manifest.depth
+            evicted = dict(entry.evicted)
+            if copy is not None:
+                evicted = {}
+                for held in copy.manifest.extents:
+                    evicted[held.gpu] = evicted.get(held.gpu, 0) + held.copy.size
+            gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, depth=depth, evicted=evicted)
+        else:
+            changes = {"depth": None, "paused_by": None, "evicted": {}, "running_since": gear.clock()}
+            gear.ledger.apply(name, Event.FOUND_RUNNING, reason=why, **changes)
+        return state, why
+
+    def _no_tree(self, name: WorkloadName, record: Entry | None) -> str | None:
+        """Its run directory tells of no process: it ended and was cleaned up, or the machine was started anew."""
+        if record is None:
+            return None
+        self._gear.ledger.add(record)
+        if record.ended:
+            return None
+        self._gear.ledger.apply(name, Event.LOST, reason="its processes were gone when a new agent came", evicted={})
+        self._gear.events.record("lost", "its processes were gone when a new agent came", workload=name)
+        return f"{name}: lost, its processes are gone"
+
+    async def _take_over_external(self, record: Entry) -> str | None:
+        if record.ended:
+            return None
+        pid = external_pid(record.name)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return f"{record.name}: the process is gone"
+        self._gear.ledger.add(record)
+        gpu = self._gear.gpu
+        state = record.state
+        if gpu is not None:
+            target = target_of(record, None)
+            state = await in_thread(f"recover {pid}", lambda: gpu.engine.recover(target))
+            event = Event.FOUND_PAUSED if state is WorkloadState.PAUSED else Event.FOUND_RUNNING
+            self._gear.ledger.apply(record.name, event, reason="found by a new agent")
+        self._workloads.adopt(record.name, None)
+        self._external.watch(record, pidfd)
+        return f"{record.name}: {state}"
+
+    def _guess(self, name: WorkloadName, tree: Tree) -> Entry:
+        """A workload without a record: what its process says about itself."""
+        now = self._gear.clock()
+        main = tree.main_pid()
+        uid, gid, argv = 0, 0, ()
+        if main is not None:
+            status = os.stat(f"/proc/{main}")
+            uid, gid = status.st_uid, status.st_gid
+            with open(f"/proc/{main}/cmdline", "rb") as file:
+                argv = tuple(file.read().decode(errors="replace").rstrip("\0").split("\0"))
+        return Entry(
+            name=name,
+            state=WorkloadState.STARTING,
+            since=now,
+            backend=Backend.BROKER,
+            last_use=now,
+            running_since=now,
+            reason="found by a new agent, without a record",
+            argv=argv,
+            uid=uid,
+            gid=gid,
+        )

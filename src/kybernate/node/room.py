@@ -1,0 +1,331 @@
+"""Room in VRAM: acts on the arbiter's answers. The broker's Admission, and the room a resume needs.
+
+The broker calls `may_allocate` and `make_room` in threads of its own; deciding and pausing happen in the event loop, one decision
+at a time. Room that was made is reserved for the one it was made for, until it takes it or some seconds pass.
+
+Why no deadlock: a victim is chosen only while its owner is idle, and its pause is in line before anything else can be, so it begins
+at once; and a pause never waits for room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kybernate.cuda.broker import Verdict
+from kybernate.cuda.driver import Gpu
+from kybernate.model.errors import Busy, KybernateError, NoRoom
+from kybernate.model.quantities import format_size
+from kybernate.model.types import GIB, GpuUuid, HostPid, WorkloadName, WorkloadState
+from kybernate.node.arbiter import Candidate, Choice, Parked, Room, choose_resume, choose_victims, judge
+from kybernate.node.events import Events
+from kybernate.node.ledger import ARBITER, Entry, Ledger
+from kybernate.node.settings import ArbiterSettings, VramSettings
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.1
+"""Memory given back by a workload is noticed by looking: ten times a second, and only while somebody waits."""
+_RESERVED_S = 5.0
+"""A promise not taken up within this time lapses; the library asks again within milliseconds."""
+_BUSY_RETRY_S = 2.0
+"""A victim that was busy is left alone for so long."""
+_TOUCH_S = 1.0
+"""Last use is written at most this often: allocations come by the thousand."""
+_MOVING = frozenset({WorkloadState.STARTING, WorkloadState.PAUSING, WorkloadState.RESUMING, WorkloadState.STOPPING})
+
+
+class Workloads(Protocol):
+    """What room-making needs of the workloads."""
+
+    def idle(self, name: WorkloadName) -> bool: ...
+
+    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None) -> None:
+        """Pause it on the arbiter's behalf. Takes its place in line before the first await."""
+
+    async def bring_back(self, name: WorkloadName) -> None:
+        """Resume it on the arbiter's behalf, if it still fits."""
+
+
+class Holdings(Protocol):
+    """What the broker knows."""
+
+    def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
+
+
+def default_reserve(total_bytes: int) -> int:
+    return min(GIB, total_bytes // 50)
+
+
+class RoomKeeper:
+    """See the module. `attach` comes before the broker opens a door."""
+
+    def __init__(
+        self,
+        *,
+        gpus: Sequence[Gpu],
+        ledger: Ledger,
+        events: Events,
+        vram: VramSettings,
+        arbiter: ArbiterSettings,
+        clock: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._gpus = {gpu.uuid: gpu for gpu in gpus}
+        self._ledger = ledger
+        self._events = events
+        self._vram = vram
+        self._arbiter = arbiter
+        self._clock = clock
+        self._loop = loop
+        self._deciding = asyncio.Lock()
+        self._reserved: dict[tuple[WorkloadName, GpuUuid], tuple[int, float]] = {}
+        self._refused_until: dict[WorkloadName, float] = {}
+        self._fits_since: dict[WorkloadName, float] = {}
+        self._touched: dict[WorkloadName, float] = {}
+        self._waiting = 0
+        self._holdings: Holdings | None = None
+        self._workloads: Workloads | None = None
+
+    def attach(self, *, holdings: Holdings, workloads: Workloads) -> None:
+        """The two ends that are made after this one."""
+        self._holdings = holdings
+        self._workloads = workloads
+
+    # -- the broker's threads ------------------------------------------------------------------------------------
+
+    def hello(self, *, workload: WorkloadName, pid: HostPid, pid_inside: int) -> None:
+        self._loop.call_soon_threadsafe(self._touch, workload)
+
+    def may_allocate(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> Verdict:
+        """Bookkeeping only; the broker may still find less than this promised and says so itself."""
+        room = self._judge(workload, gpu, size)
+        if room is Room.NEVER:
+            return Verdict.NEVER
+        self._loop.call_soon_threadsafe(self._touch, workload)
+        if room is Room.LATER:
+            return Verdict.WAIT
+        self._reserved.pop((workload, gpu.uuid), None)
+        return Verdict.GRANT
+
+    def make_room(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> bool:
+        """Blocks until `size` bytes may be asked for again. False: never, or not within the wait limit."""
+        room = self._make_room_for_allocation(workload, gpu, size)
+        return asyncio.run_coroutine_threadsafe(room, self._loop).result()
+
+    # -- the loop's thread ---------------------------------------------------------------------------------------
+
+    def capacity(self, gpu: Gpu) -> int:
+        """What is handed out on this GPU at most, in bytes."""
+        usable = gpu.total_bytes - self._reserve(gpu)
+        return usable if self._vram.limit is None else min(usable, self._vram.limit)
+
+    def evicted_bytes(self, name: WorkloadName) -> dict[GpuUuid, int]:
+        """What it holds on each GPU, to be remembered when it is paused."""
+        held = {uuid: self._resident(name, gpu) for uuid, gpu in self._gpus.items()}
+        return {uuid: size for uuid, size in held.items() if size}
+
+    async def make_room_for_resume(self, entry: Entry, *, may_evict: bool, wait_s: float) -> list[WorkloadName]:
+        """Until what the workload needs back fits on each of its GPUs; it is reserved for it then.
+
+        Returns whom it paused for that.
+
+        Raises:
+            NoRoom: it never will, or not within `wait_s`.
+        """
+        paused: list[WorkloadName] = []
+        for uuid, size in entry.evicted.items():
+            gpu = self._gpus.get(uuid)
+            if gpu is None:
+                raise NoRoom(f"workload {entry.name} needs GPU {uuid}, which this node doesn't have")
+            if size > self.capacity(gpu):
+                raise NoRoom(
+                    f"workload {entry.name} needs {size} bytes on GPU {gpu.index}, which hands out {self.capacity(gpu)} at most",
+                    hint="raise agent.vram.limit",
+                )
+            deadline = self._clock() + wait_s
+            while True:
+                choice = await self._step(entry.name, gpu, size, quantum_s=0.0, may_evict=may_evict)
+                if choice is None:
+                    break
+                paused += [victim for victim in choice.victims if victim not in paused]
+                if (choice.wait_s is None and not choice.victims) or self._clock() >= deadline:
+                    raise NoRoom(
+                        f"workload {entry.name} needs {size} bytes ({format_size(size)}) on GPU {gpu.index}, "
+                        f"{max(0, self._free(gpu))} are free and no other workload can be paused to make room",
+                        hint="`kybernate ps` shows who holds them; pause or stop one",
+                    )
+                if choice.wait_s is not None:
+                    await asyncio.sleep(min(choice.wait_s, _LOOK_S))
+        return paused
+
+    def release_reservation(self, name: WorkloadName) -> None:
+        for key in [key for key in self._reserved if key[0] == name]:
+            self._reserved.pop(key, None)
+
+    def forget(self, name: WorkloadName) -> None:
+        """A workload ended or began anew: what was remembered of it is void."""
+        self.release_reservation(name)
+        self._refused_until.pop(name, None)
+        self._fits_since.pop(name, None)
+        self._touched.pop(name, None)
+
+    async def watch(self) -> None:
+        """Resume what the arbiter paused, once it fits again. Task body; ends by cancellation."""
+        assert self._workloads is not None
+        while True:
+            await asyncio.sleep(_LOOK_S * 2)
+            name = self._next_to_resume()
+            if name is not None and self._workloads.idle(name):
+                try:
+                    await self._workloads.bring_back(name)
+                except KybernateError as e:
+                    log.warning("can't resume workload %s: %s", name, e)
+                    self._fits_since[name] = self._clock() + _BUSY_RETRY_S
+
+    def _next_to_resume(self) -> WorkloadName | None:
+        now = self._clock()
+        parked = []
+        for entry in self._ledger.entries().values():
+            if entry.state is not WorkloadState.PAUSED or entry.paused_by != ARBITER:
+                self._fits_since.pop(entry.name, None)
+                continue
+            fits = all(
+                uuid in self._gpus and self._judge(entry.name, self._gpus[uuid], size) is Room.FITS
+                for uuid, size in entry.evicted.items()
+            )
+            if not fits:
+                self._fits_since.pop(entry.name, None)
+            since = self._fits_since.setdefault(entry.name, now) if fits else now
+            parked.append(Parked(name=entry.name, paused_at=entry.since, fits=fits, fits_since=since))
+        return choose_resume(parked, now=now, settle_s=self._arbiter.settle, somebody_waits=self._waiting > 0)
+
+    async def _make_room_for_allocation(self, name: WorkloadName, gpu: Gpu, size: int) -> bool:
+        waited = 0.0
+        self._waiting += 1
+        try:
+            while waited < self._arbiter.wait_limit:
+                began = self._clock()
+                entry = self._ledger.get(name)
+                if entry is None or entry.ended:
+                    return False
+                if entry.state not in (WorkloadState.RUNNING, WorkloadState.STARTING):
+                    # Paused while it waited: its turn comes when it runs again, and nobody is paused for it now.
+                    await asyncio.sleep(_LOOK_S)
+                    continue
+                if self._judge(name, gpu, size) is Room.NEVER:
+                    return False
+                choice = await self._step(name, gpu, size, quantum_s=self._arbiter.quantum, may_evict=True)
+                if choice is None:
+                    return True
+                if choice == Choice():
+                    break
+                await asyncio.sleep(min(choice.wait_s or 0.0, _LOOK_S))
+                waited += self._clock() - began
+        finally:
+            self._waiting -= 1
+        self._events.record(
+            "out-of-memory",
+            f"{format_size(size)} asked for on GPU {gpu.index}: {format_size(max(0, self._free(gpu)))} are free and no "
+            "workload could be paused to make room",
+            workload=name,
+            data={"bytes": size, "free": self._free(gpu), "gpu": gpu.uuid, "waited_s": waited},
+        )
+        return False
+
+    async def _step(
+        self, name: WorkloadName, gpu: Gpu, size: int, *, quantum_s: float, may_evict: bool
+    ) -> Choice | None:
+        """One decision: None when the room is there and reserved, else what was done or is to be waited for."""
+        assert self._workloads is not None
+        async with self._deciding:
+            if self._judge(name, gpu, size) is not Room.LATER:
+                self._reserved[name, gpu.uuid] = (size, self._clock() + _RESERVED_S)
+                return None
+            if not may_evict:
+                return Choice()
+            choice = choose_victims(
+                self._candidates(gpu),
+                requester=name,
+                needed=self._missing(name, gpu, size),
+                now=self._clock(),
+                quantum_s=quantum_s,
+            )
+            if choice.victims:
+                # gather() makes the tasks now, but their first step comes later: evict() itself checks once more.
+                await asyncio.gather(*(self._evict(victim, requester=name) for victim in choice.victims))
+            return choice
+
+    async def _evict(self, victim: WorkloadName, *, requester: WorkloadName) -> None:
+        assert self._workloads is not None
+        try:
+            await self._workloads.evict(victim, requester=requester)
+        except Busy as e:
+            self._refused_until[victim] = self._clock() + _BUSY_RETRY_S
+            log.info("workload %s can't make room now: %s", victim, e)
+        except KybernateError as e:
+            self._refused_until[victim] = float("inf")
+            log.warning("workload %s can't make room: %s", victim, e)
+
+    def _candidates(self, gpu: Gpu) -> list[Candidate]:
+        assert self._workloads is not None
+        now = self._clock()
+        found = []
+        for entry in self._ledger.entries().values():
+            if entry.ended:
+                continue
+            running = entry.state is WorkloadState.RUNNING
+            refused = self._refused_until.get(entry.name, 0.0)
+            idle = self._workloads.idle(entry.name)
+            found.append(
+                Candidate(
+                    name=entry.name,
+                    resident=self._resident(entry.name, gpu),
+                    pausable=running and idle and refused <= now,
+                    settling=entry.state in _MOVING
+                    or (running and refused != float("inf") and (not idle or refused > now)),
+                    running_since=entry.running_since,
+                    last_use=entry.last_use,
+                )
+            )
+        return found
+
+    def _judge(self, name: WorkloadName, gpu: Gpu, size: int) -> Room:
+        return judge(
+            size=size,
+            own=self._resident(name, gpu),
+            free=self._free(gpu),
+            capacity=self.capacity(gpu),
+            handed_out=self._resident(None, gpu),
+            reserved=self._reserved_for_others(name, gpu),
+        )
+
+    def _missing(self, name: WorkloadName, gpu: Gpu, size: int) -> int:
+        available = min(self._free(gpu), self.capacity(gpu) - self._resident(None, gpu))
+        return size + self._reserved_for_others(name, gpu) - available
+
+    def _reserved_for_others(self, name: WorkloadName, gpu: Gpu) -> int:
+        now = self._clock()
+        return sum(
+            size
+            for (holder, uuid), (size, until) in list(self._reserved.items())
+            if holder != name and uuid == gpu.uuid and until > now
+        )
+
+    def _free(self, gpu: Gpu) -> int:
+        return gpu.free_bytes() - self._reserve(gpu)
+
+    def _reserve(self, gpu: Gpu) -> int:
+        return default_reserve(gpu.total_bytes) if self._vram.reserve is None else self._vram.reserve
+
+    def _resident(self, name: WorkloadName | None, gpu: Gpu) -> int:
+        assert self._holdings is not None
+        return self._holdings.resident_bytes(name, gpu)
+
+    def _touch(self, name: WorkloadName) -> None:
+        now = self._clock()
+        if now - self._touched.get(name, 0.0) >= _TOUCH_S:
+            self._touched[name] = now
+            self._ledger.update(name, last_use=now)

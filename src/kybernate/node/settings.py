@@ -1,0 +1,182 @@
+"""kybernate.yaml: what it may say, and errors that point at the line.
+
+Pydantic at the edge; everything behind it gets plain frozen values. Nothing here looks at the machine: a size
+left out is None and the agent chooses when it knows the GPUs and the RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from kybernate.model.errors import BadInput
+from kybernate.model.quantities import parse_size
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth
+
+
+def _size(value: Any) -> int:
+    try:
+        return parse_size(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+
+
+def _whole_chunks(value: int) -> int:
+    if value % CHUNK_BYTES:
+        raise ValueError(f"must be a multiple of {CHUNK_BYTES // MIB} MiB")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PoolSettings(_Section):
+    size: Annotated[Size, Field(ge=64 * MIB, le=1 << 46)] | None = None
+    """Pinned host memory for paused workloads. Left out: half of the RAM, at most four times the VRAM, since more
+    than that is never evicted at once on one node."""
+
+
+class VramSettings(_Section):
+    limit: Annotated[Size, Field(ge=64 * MIB)] | None = None
+    """What the agent hands out on each GPU at most. Left out: all but the reserve."""
+    reserve: Size | None = None
+    """Kept free on each GPU for what allocates natively: contexts, modules, small allocations. Left out: 2 % of the
+    VRAM, at most 1 GiB, since a context takes 0.5 to 1 GB."""
+
+
+class ArbiterSettings(_Section):
+    depth: Depth = Depth.ZERO
+    """How deep the arbiter pauses. Zero, since a context that stays costs up to 1 GB each."""
+    quantum: Annotated[float, Field(ge=0, le=86400)] = 5.0
+    """Seconds a workload runs at least before an allocation of another one may pause it, so that two that don't fit
+    together compute most of the time instead of switching: five times the slowest swap of 40 GiB."""
+    wait_limit: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    """Seconds an allocation waits for room at most before it fails with out of memory."""
+    drain: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """Seconds a workload's GPU work in flight may take when the arbiter pauses it; after that it is busy and another one
+    is chosen. Longer than any sensible kernel, shorter than people's patience."""
+    auto_resume: bool = True
+    """Resume what the arbiter paused once it fits again without pausing anything."""
+    settle: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Seconds the VRAM must have been free before an automatic resume: an allocator that gives back and takes again
+    must not cause a switch."""
+
+
+class ApiSettings(_Section):
+    group: str | None = None
+    """Unix group whose members may use the socket (mode 0660). Left out: only the agent's own user and group."""
+
+
+class EventSettings(_Section):
+    keep: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
+    """Events kept; the oldest go first. 20,000 are some 10 MB."""
+
+
+class AgentSettings(_Section):
+    state_dir: Path | None = None
+    """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
+    pool: PoolSettings = PoolSettings()
+    vram: VramSettings = VramSettings()
+    extent_size: Annotated[
+        Size, Field(ge=CHUNK_BYTES, le=4 * GIB), BeforeValidator(lambda v: _whole_chunks(_size(v)))
+    ] = 128 * MIB
+    """Largest piece of VRAM handed to a workload at once. 64 to 256 MiB: smaller ones cost calls, larger ones make the
+    first byte wait."""
+    arbiter: ArbiterSettings = ArbiterSettings()
+    api: ApiSettings = ApiSettings()
+    events: EventSettings = EventSettings()
+
+
+class Settings(_Section):
+    agent: AgentSettings = AgentSettings()
+
+
+def load(path: Path) -> Settings:
+    """Read and check a file.
+
+    Raises:
+        BadInput: unreadable, no YAML, or senseless; one line with file and line number.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise BadInput(
+            f"can't read {path}: {reason}", hint="give an existing file with -f FILE, or none for the defaults"
+        ) from e
+    return parse(text, origin=str(path))
+
+
+def parse(text: str, *, origin: str) -> Settings:
+    """Check the text of a file; `origin` names it in errors.
+
+    Raises:
+        BadInput: as load().
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return Settings()
+        _refuse_duplicates(root, origin)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else 1
+        problem = getattr(e, "problem", None) or "not readable"
+        raise BadInput(
+            f"{origin}:{line}: no valid YAML: {problem}", hint="check the indentation and quotes of this line"
+        ) from e
+    if not isinstance(data, dict):
+        raise BadInput(f"{origin}:1: the file must be a mapping", hint="begin it with `agent:`")
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{origin}:{_line(root, first['loc'])}: {where}: {_words(first)}") from e
+
+
+def _words(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "no such setting (docs/configuration.md lists them)"
+    message: str = error["msg"].removeprefix("Value error, ")
+    given = repr(error.get("input"))
+    return message if given in message else f"{message}, got {given[:60]}"
+
+
+def _line(node: yaml.Node, location: Sequence[str | int]) -> int:
+    """Line (from 1) of the deepest part of `location` that the file has."""
+    line: int = node.start_mark.line + 1
+    for part in location:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key, value in node.value:
+            if key.value == part:
+                line, node = key.start_mark.line + 1, value
+                break
+        else:
+            break
+    return line
+
+
+def _refuse_duplicates(node: yaml.Node, origin: str) -> None:
+    """YAML takes the last of two equal keys silently; a person meant one of them."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, origin)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if str(key.value) in seen:
+            raise BadInput(f"{origin}:{key.start_mark.line + 1}: {key.value!r} is set twice", hint="remove one of them")
+        seen.add(str(key.value))
+        _refuse_duplicates(value, origin)

@@ -1,0 +1,284 @@
+"""Pausing and resuming: the rules about who may ask for what when, around the engine's calls.
+
+Every switch runs in the workload's owner task. The engine promises that what fails before the point of no return leaves the
+workload running; whatever else fails, the engine is asked what is true now (`recover`) and the ledger follows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kybernate.engine.target import Target
+from kybernate.model.api import SwitchView
+from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported, WorkloadLost
+from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
+from kybernate.node.caller import Caller
+from kybernate.node.external import ExternalWatcher
+from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.ledger import ARBITER, USER, Entry
+from kybernate.node.lifecycle import Event
+from kybernate.node.targets import external_name, target_of
+from kybernate.node.threads import in_thread
+from kybernate.node.views import switch_view
+from kybernate.node.workloads import Workloads
+
+log = logging.getLogger(__name__)
+
+_UNCHANGED = (Busy, Unsupported, NoRoom, Conflict)
+"""The engine's answers that promise the workload is as it was."""
+
+
+class Switching:
+    """Also what the room keeper asks for evictions (`idle`, `evict`, `bring_back`)."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._external = external
+
+    # -- orders --------------------------------------------------------------------------------------------------
+
+    async def pause(self, name: WorkloadName, *, depth: Depth, timeout_s: float) -> SwitchView:
+        """Pause on a person's behalf. Of an equal pause under way it gets the report; a paused one is fine.
+
+        Raises:
+            NotFound: no such workload.
+            Conflict: it is not in a state to be paused.
+            Busy, Unsupported, NoRoom: it runs on unchanged.
+            WorkloadLost: it could not be brought back either.
+        """
+        gpu = self._gpu()
+        self._refuse_ended(self._gear.ledger.entry(name), "paused")
+        return await self._workloads.submit(
+            name,
+            "pause",
+            lambda: self._pause(gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order"),
+            detail=depth,
+            begin_within_s=max(timeout_s, 1.0),
+        )
+
+    async def resume(self, name: WorkloadName, *, timeout_s: float) -> SwitchView:
+        """Resume on a person's behalf, pausing others where it needs their room. A running one is fine.
+
+        Raises:
+            NotFound: no such workload.
+            NoRoom: it doesn't fit; paused as before.
+            WorkloadLost: it could not be brought back.
+        """
+        gpu = self._gpu()
+        self._refuse_ended(self._gear.ledger.entry(name), "resumed")
+        return await self._workloads.submit(
+            name,
+            "resume",
+            lambda: self._resume(gpu, name, may_evict=True, wait_s=timeout_s, why="resumed by order"),
+            begin_within_s=max(timeout_s, 1.0),
+        )
+
+    async def pause_external(self, pid: int, *, timeout_s: float, caller: Caller) -> SwitchView:
+        """Pause a process that we did not start, by the driver's own checkpoint.
+
+        Raises:
+            NotFound: no such process.
+            Conflict: it is one of ours, or the agent itself.
+        """
+        self._gpu()
+        name = external_name(pid)
+        await self._external.adopt(pid, caller=caller)
+        return await self.pause(name, depth=Depth.ZERO, timeout_s=timeout_s)
+
+    async def resume_external(self, pid: int, *, caller: Caller) -> SwitchView:
+        """Raises NotFound when it was never paused here."""
+        name = external_name(pid)
+        caller.require_owner(self._gear.ledger.entry(name).uid, f"process {pid}")
+        return await self.resume(name, timeout_s=30.0)
+
+    # -- the room keeper's orders --------------------------------------------------------------------------------
+
+    def idle(self, name: WorkloadName) -> bool:
+        return self._workloads.idle(name)
+
+    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None) -> None:
+        """Pause to make room. Raises Busy when somebody else got at the workload first."""
+        if not self._workloads.idle(name):
+            raise Busy(f"workload {name} is being worked on")
+        gpu = self._gpu()
+        why = "paused by the arbiter" + (f" to make room for {requester}" if requester else "")
+        settings = self._gear.settings.arbiter
+        await self._workloads.submit(
+            name,
+            "pause",
+            lambda: self._pause(gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why),
+            detail=settings.depth,
+        )
+
+    async def bring_back(self, name: WorkloadName) -> None:
+        """Resume what was evicted, pausing nobody for it."""
+        gpu = self._gpu()
+        await self._workloads.submit(
+            name,
+            "resume",
+            lambda: self._resume(
+                gpu, name, may_evict=False, wait_s=0.0, why="resumed by the arbiter: its VRAM is free"
+            ),
+        )
+
+    # -- operations: each runs in the owner task -----------------------------------------------------------------
+
+    async def _pause(
+        self, gpu: GpuGear, name: WorkloadName, *, depth: Depth, timeout_s: float, by: str, why: str
+    ) -> SwitchView:
+        ledger = self._gear.ledger
+        entry = ledger.entry(name)
+        self._refuse_ended(entry, "paused")
+        deeper = entry.state is WorkloadState.PAUSED
+        if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
+            return self._already_paused(entry, by)
+        target = await self._target(entry)
+        evicted = dict(entry.evicted) if deeper else gpu.room.evicted_bytes(name)
+        free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
+        ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
+        try:
+            report = await in_thread(
+                f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s)
+            )
+        except Exception as e:
+            undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
+            await self._failed(gpu, name, target, e, operation="pause", undone=undone)
+            raise
+        if free_before:
+            # The driver doesn't say what it moved; what became free is near enough to ask for it back later.
+            gained = {g.uuid: g.free_bytes() - free_before[g.uuid] for g in gpu.gpus}
+            evicted = {uuid: size for uuid, size in gained.items() if size > 0}
+        ledger.apply(
+            name,
+            Event.PAUSED,
+            reason=why,
+            depth=depth,
+            paused_by=by,
+            evicted=evicted,
+            pids=tuple(target.tree.pids()),
+            last_pause=report,
+        )
+        self._record(report, why)
+        return switch_view(report)
+
+    def _already_paused(self, entry: Entry, by: str) -> SwitchView:
+        assert entry.depth is not None
+        note = f"was paused already ({entry.reason})"
+        if by == USER and entry.paused_by == ARBITER:
+            self._gear.ledger.update(entry.name, paused_by=USER, reason="paused by order")
+            note += "; stays so until it is resumed"
+        report = entry.last_pause or SwitchReport(
+            workload=entry.name, operation="pause", depth=entry.depth, backend=entry.backend, seconds=0.0
+        )
+        return switch_view(report, already=True, note=note)
+
+    async def _resume(
+        self, gpu: GpuGear, name: WorkloadName, *, may_evict: bool, wait_s: float, why: str
+    ) -> SwitchView:
+        ledger = self._gear.ledger
+        entry = ledger.entry(name)
+        self._refuse_ended(entry, "resumed")
+        if entry.state is WorkloadState.RUNNING:
+            report = entry.last_resume or SwitchReport(
+                workload=name, operation="resume", depth=Depth.ZERO, backend=entry.backend, seconds=0.0
+            )
+            return switch_view(report, already=True, note="was running already")
+        ledger.apply(name, Event.RESUME, reason=why.replace("resumed", "being resumed", 1))
+        target: Target | None = None
+        try:
+            made_room = await gpu.room.make_room_for_resume(entry, may_evict=may_evict, wait_s=wait_s)
+            target = await self._target(entry)
+            to_resume = target
+            report = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
+        except Exception as e:
+            await self._failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
+            raise
+        finally:
+            gpu.room.release_reservation(name)
+        now = self._gear.clock()
+        ledger.apply(
+            name,
+            Event.RESUMED,
+            reason=why,
+            depth=None,
+            paused_by=None,
+            evicted={},
+            pids=(),
+            last_use=now,
+            running_since=now,
+            last_resume=report,
+        )
+        self._record(report, why)
+        return switch_view(report, note=f"paused {', '.join(made_room)} to make room" if made_room else None)
+
+    async def _failed(
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        target: Target | None,
+        error: Exception,
+        *,
+        operation: str,
+        undone: Event,
+    ) -> None:
+        """Bring the ledger to what is true after a failure, and say it in an event."""
+        ledger, events = self._gear.ledger, self._gear.events
+        text = error.message if isinstance(error, KybernateError) else repr(error)
+        data = {
+            "code": error.code if isinstance(error, KybernateError) else "internal",
+            "hint": getattr(error, "hint", None),
+        }
+        if isinstance(error, WorkloadLost):
+            ledger.apply(name, Event.LOST, reason=f"lost by its {operation}: {text}", evicted={})
+            events.record("lost", text, workload=name, data=data)
+            return
+        if isinstance(error, _UNCHANGED) or target is None:
+            was = "runs on" if undone is Event.PAUSE_UNDONE else "stays paused"
+            ledger.apply(name, undone, reason=f"{was}; its {operation} was refused: {text}")
+            events.record(f"{operation}-refused", text, workload=name, data=data)
+            return
+        log.error("%s of workload %s failed: %s", operation, name, text, exc_info=error)
+        state, why = await self._what_is_true(gpu, target)
+        event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
+            state, Event.LOST
+        )
+        ledger.apply(name, event, reason=f"its {operation} failed: {text}{why}")
+        events.record(f"{operation}-failed", f"{text}; now {state}{why}", workload=name, data=data)
+
+    async def _what_is_true(self, gpu: GpuGear, target: Target) -> tuple[WorkloadState, str]:
+        recover: Callable[[], WorkloadState] = lambda: gpu.engine.recover(target)  # noqa: E731 - typed for the thread
+        try:
+            return await in_thread(f"recover {target.name}", recover), ""
+        except Exception as e:  # noqa: BLE001 - the first error is the one to raise; this one is told beside it
+            return WorkloadState.LOST, f"; finding out what is left of it failed too: {e}"
+
+    async def _target(self, entry: Entry) -> Target:
+        tree = self._workloads.tree(entry.name)
+        return await in_thread(f"look at {entry.name}", lambda: target_of(entry, tree))
+
+    def _record(self, report: SwitchReport, why: str) -> None:
+        view = switch_view(report)
+        self._gear.events.record(
+            "paused" if report.operation == "pause" else "resumed",
+            f"{why}: {report.depth}, {report.seconds:.2f} s",
+            workload=report.workload,
+            data=view.model_dump(mode="json", exclude={"already", "note", "workload"}),
+        )
+
+    def _gpu(self) -> GpuGear:
+        if self._gear.gpu is None:
+            raise Unsupported(
+                "this agent has no GPU, so there is nothing to pause or resume",
+                hint="`kybernate doctor` says what is missing; `kybernate up --simulated` needs none",
+            )
+        return self._gear.gpu
+
+    @staticmethod
+    def _refuse_ended(entry: Entry, what: str) -> None:
+        if entry.ended or entry.state is WorkloadState.STOPPING:
+            raise Conflict(
+                f"workload {entry.name} is {entry.state} and can't be {what}",
+                hint=f"`kybernate explain {entry.name}` says why; run it again",
+            )

@@ -1,0 +1,62 @@
+"""From what the agent knows to what the API says. Pure."""
+
+from __future__ import annotations
+
+import time
+
+from kybernate.model.api import OperationView, StepView, SwitchView, WorkloadView
+from kybernate.model.types import SwitchReport, WorkloadState
+from kybernate.node.ledger import Entry
+from kybernate.node.operations import Operation
+
+
+def switch_view(report: SwitchReport, *, already: bool = False, note: str | None = None) -> SwitchView:
+    return SwitchView(
+        workload=report.workload,
+        operation=report.operation,
+        depth=report.depth,
+        backend=report.backend,
+        seconds=report.seconds,
+        bytes_total=report.bytes_total,
+        bytes_copied=report.bytes_copied,
+        bytes_clean=report.bytes_clean,
+        bytes_zero=report.bytes_zero,
+        steps=[StepView(step=step.step, seconds=step.seconds) for step in report.steps],
+        already=already,
+        note=note,
+    )
+
+
+def workload_view(entry: Entry, *, resident_bytes: int, pids: list[int], current: Operation | None) -> WorkloadView:
+    pause = entry.last_pause
+    return WorkloadView(
+        name=entry.name,
+        state=entry.state,
+        reason=entry.reason,
+        since=entry.since,
+        backend=entry.backend,
+        depth=entry.depth,
+        external=entry.external,
+        argv=list(entry.argv),
+        directory=entry.directory,
+        uid=entry.uid,
+        pids=pids,
+        resident_bytes=resident_bytes,
+        host_copy_bytes=0 if pause is None or entry.ended else pause.bytes_total - pause.bytes_zero,
+        dirty_bytes=0 if pause is None else pause.bytes_copied,
+        last_use=entry.last_use,
+        paused_by=entry.paused_by,
+        exit_status=entry.exit_status,
+        operation=None if current is None else _operation_view(entry, current),
+        last_pause=None if pause is None else switch_view(pause),
+        last_resume=None if entry.last_resume is None else switch_view(entry.last_resume),
+    )
+
+
+def _operation_view(entry: Entry, current: Operation) -> OperationView:
+    last = {WorkloadState.PAUSING: entry.last_pause, WorkloadState.RESUMING: entry.last_resume}.get(entry.state)
+    return OperationView(
+        kind=current.kind,
+        seconds=time.monotonic() - current.began_at,
+        expected_seconds=None if last is None else last.seconds,
+    )

@@ -1,0 +1,398 @@
+"""The workloads of this node: start, end, stop, remove. Pausing and resuming are in switching.py.
+
+Every change runs in the workload's owner task (operations.py). The end of a process is one more operation in that line,
+submitted by a watcher, so nothing else ever has to ask whether a workload died in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from kybernate.model.api import RunRequest, StoppedView, WorkloadView
+from kybernate.model.errors import Busy, Conflict, KybernateError
+from kybernate.model.native import preload_library
+from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
+from kybernate.node.caller import Caller
+from kybernate.node.environment import workload_environment
+from kybernate.node.gear import Gear
+from kybernate.node.ledger import Entry
+from kybernate.node.lifecycle import Event
+from kybernate.node.operations import Owner
+from kybernate.node.targets import target_of
+from kybernate.node.tasks import Tasks
+from kybernate.node.threads import in_thread
+from kybernate.node.views import workload_view
+from kybernate.process.launching import LaunchSpec, Network, launch
+from kybernate.process.tree import Tree
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_KILL_S = 20.0
+"""How long processes that were killed may take to be gone: the kernel frees their GPU memory in that time."""
+
+
+@dataclass(slots=True)
+class Live:
+    """What belongs to a workload beyond its ledger entry."""
+
+    owner: Owner
+    tree: Tree | None = None
+    """None before the start, after the end, and for processes that we did not start."""
+
+
+class Workloads:
+    """Create it in the loop's thread; `tasks` keeps the owner tasks and the watchers."""
+
+    def __init__(self, *, gear: Gear, tasks: Tasks) -> None:
+        self.gear = gear
+        self._tasks = tasks
+        self._live: dict[WorkloadName, Live] = {}
+        self._draining = False
+        self._notices: set[asyncio.Event] = set()
+        gear.ledger.observe(self._notify)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def idle(self, name: WorkloadName) -> bool:
+        live = self._live.get(name)
+        return live is None or live.owner.idle
+
+    def view(self, entry: Entry) -> WorkloadView:
+        live = self._live.get(entry.name)
+        tree = None if live is None else live.tree
+        pids = list(entry.pids) if tree is None else [int(pid) for pid in tree.pids()]
+        gpu = self.gear.gpu
+        return workload_view(
+            entry,
+            resident_bytes=0 if gpu is None or entry.ended else gpu.broker.resident_bytes(entry.name),
+            pids=[] if entry.ended else pids,
+            current=None if live is None else live.owner.current,
+        )
+
+    def tree(self, name: WorkloadName) -> Tree | None:
+        live = self._live.get(name)
+        return None if live is None else live.tree
+
+    async def wait_ended(self, name: WorkloadName, timeout_s: float) -> Entry:
+        """The entry once the workload has ended, or as it is when the time is over. Raises NotFound."""
+        entry = self.gear.ledger.entry(name)
+        notice = asyncio.Event()
+        self._notices.add(notice)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not entry.ended:
+                    notice.clear()
+                    await notice.wait()
+                    entry = self.gear.ledger.entry(name)
+        except TimeoutError:
+            return self.gear.ledger.entry(name)
+        finally:
+            self._notices.discard(notice)
+        return entry
+
+    # -- orders --------------------------------------------------------------------------------------------------
+
+    async def run(self, request: RunRequest, caller: Caller) -> Entry:
+        """Start a workload; returns once its program runs.
+
+        Raises:
+            BadInput: the command can't be started.
+            Conflict: a workload of that name is alive.
+        """
+        name = workload_name(request.name)
+        backend = request.backend
+        preload: Path | None = None
+        if backend is Backend.BROKER and self.gear.gpu is not None:
+            preload = preload_library()
+        old = self.gear.ledger.get(name)
+        if old is not None and old.ended:
+            caller.require_owner(old.uid, f"the ended workload {name}")
+        run_directory = self.gear.state.run_directory(name)
+        spec = LaunchSpec(
+            name=name,
+            argv=tuple(request.argv),
+            run_directory=run_directory,
+            directory=Path(request.directory),
+            environment=workload_environment(
+                request.environment,
+                name=name,
+                run_directory=run_directory,
+                preload=preload,
+                simulation=self.gear.simulation,
+            ),
+            uid=caller.uid,
+            gid=caller.gid,
+            groups=caller.groups,
+            network=Network(request.network),
+            isolated=request.isolated is not False,
+        )
+        self._refuse_when_draining()
+        now = self.gear.clock()
+        self.gear.ledger.add(
+            Entry(
+                name=name,
+                state=WorkloadState.STARTING,
+                since=now,
+                backend=backend,
+                last_use=now,
+                reason="its process is being started",
+                argv=spec.argv,
+                directory=request.directory,
+                uid=caller.uid,
+                gid=caller.gid,
+            )
+        )
+        return await self.submit(name, "start", lambda: self._start(spec))
+
+    async def stop(self, name: WorkloadName, *, grace_s: float, remove: bool) -> StoppedView:
+        """End it: SIGTERM, after the grace SIGKILL. An ended one is fine.
+
+        Raises:
+            NotFound: no such workload.
+            Conflict: an external process: it isn't ours to end.
+        """
+        entry = self.gear.ledger.entry(name)
+        if entry.external:
+            raise Conflict(
+                f"{name} was not started by this agent", hint=f"end it with `kill {name.removeprefix('pid-')}`"
+            )
+        entry = await self.submit(name, "stop", lambda: self._stop(name, grace_s))
+        if remove:
+            await self.remove(name)
+        return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove)
+
+    async def remove(self, name: WorkloadName) -> StoppedView:
+        """Forget an ended workload and delete its output.
+
+        Raises:
+            NotFound: no such workload.
+            Conflict: it is alive.
+        """
+        entry = await self.submit(name, "remove", lambda: self._remove(name))
+        return StoppedView(workload=name, exit_status=entry.exit_status, removed=True)
+
+    # -- the owner's line ----------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        name: WorkloadName,
+        kind: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        detail: object = None,
+        begin_within_s: float | None = None,
+    ) -> T:
+        """Run `work` as this workload's next operation. Raises NotFound, Busy, and what `work` raises."""
+        self._refuse_when_draining()
+        self.gear.ledger.entry(name)
+        owner = self._owner(name).owner
+        return await owner.submit(kind, work, detail=detail, begin_within_s=begin_within_s)
+
+    def adopt(self, name: WorkloadName, tree: Tree | None) -> None:
+        """A workload another agent started, already in the ledger: own and watch it."""
+        live = self._owner(name)
+        live.tree = tree
+        if tree is not None:
+            self._watch(name, tree)
+
+    async def drain(self) -> None:
+        """Take no more orders and wait for those that run. Half a switch is nothing to leave to a successor."""
+        self._draining = True
+        for live in list(self._live.values()):
+            await live.owner.wait_idle()
+
+    def _owner(self, name: WorkloadName) -> Live:
+        live = self._live.get(name)
+        if live is None:
+            live = self._live[name] = Live(Owner(name))
+            self._tasks.start(live.owner.run(), name=f"owner of {name}")
+        return live
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
+            raise Busy("the agent is going down and takes no more orders", hint="start it again with `kybernate up`")
+
+    def _notify(self, _old: Entry | None, _new: Entry | None) -> None:
+        for notice in self._notices:
+            notice.set()
+
+    # -- operations: each runs in the owner task -----------------------------------------------------------------
+
+    async def _start(self, spec: LaunchSpec) -> Entry:
+        gear, name = self.gear, spec.name
+        live = self._owner(name)
+        try:
+            live.tree = await in_thread(f"start {name}", lambda: self._launch(spec))
+        except Exception as e:
+            reason = e.message if isinstance(e, KybernateError) else str(e)
+            gear.ledger.apply(name, Event.START_FAILED, reason=f"could not be started: {reason}")
+            gear.events.record("start-failed", reason, workload=name)
+            if not isinstance(e, KybernateError):
+                raise KybernateError(f"workload {name} could not be started: {e}") from e
+            raise
+        now = gear.clock()
+        entry = gear.ledger.apply(name, Event.STARTED, reason="started", last_use=now, running_since=now)
+        gear.events.record(
+            "started",
+            f"runs: {' '.join(spec.argv)[:200]}",
+            workload=name,
+            data={"argv": list(spec.argv), "uid": spec.uid, "left_out": list(live.tree.left_out)},
+        )
+        self._watch(name, live.tree)
+        return entry
+
+    def _launch(self, spec: LaunchSpec) -> Tree:
+        """In a thread. The run directory and the broker's door are there before the process is."""
+        gpu = self.gear.gpu
+        if spec.run_directory.exists():
+            shutil.rmtree(spec.run_directory)
+        spec.run_directory.mkdir(parents=True, mode=0o755)
+        try:
+            if gpu is not None:
+                gpu.broker.open_door(spec.name, spec.run_directory / "agent.sock", uid=spec.uid, gid=spec.gid)
+            return launch(spec)
+        except BaseException:
+            if gpu is not None:
+                gpu.broker.close_door(spec.name)
+            shutil.rmtree(spec.run_directory, ignore_errors=True)
+            raise
+
+    def _watch(self, name: WorkloadName, tree: Tree) -> None:
+        self._tasks.start(self._report_end(name, tree), name=f"watcher of {name}")
+
+    async def _report_end(self, name: WorkloadName, tree: Tree) -> None:
+        try:
+            await in_thread(f"watch {name}", tree.wait)
+        except (KybernateError, OSError) as e:
+            log.warning("can't watch workload %s: %s", name, e)
+            return
+        owner = self._owner(name).owner
+        with contextlib.suppress(KybernateError):
+            await owner.submit("end", lambda: self._end(name, tree), detail=id(tree))
+
+    async def _end(self, name: WorkloadName, tree: Tree) -> Entry:
+        """The process tree has ended by itself or was killed; lets go of all it held."""
+        entry = self.gear.ledger.entry(name)
+        if entry.ended or self._owner(name).tree is not tree:
+            return entry
+        return await self._finish(name, tree)
+
+    async def _stop(self, name: WorkloadName, grace_s: float) -> Entry:
+        gear = self.gear
+        entry = gear.ledger.entry(name)
+        tree = self.tree(name)
+        if entry.state is WorkloadState.EXITED or (entry.ended and tree is None):
+            return entry
+        gear.ledger.apply(name, Event.STOP, reason="stopped by order")
+        gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
+        if tree is None:
+            return gear.ledger.apply(name, Event.EXITED, reason="nothing of it was left")
+        try:
+            await in_thread(f"stop {name}", lambda: _terminate(tree, grace_s))
+        except KybernateError as e:
+            gear.ledger.apply(name, Event.STOP_FAILED, reason=f"could not be stopped: {e.message}")
+            gear.events.record("stop-failed", e.message, workload=name)
+            raise
+        return await self._finish(name, tree)
+
+    async def _finish(self, name: WorkloadName, tree: Tree) -> Entry:
+        gear = self.gear
+        status = await in_thread(f"end {name}", lambda: self._let_go(name, tree))
+        self._owner(name).tree = None
+        before = gear.ledger.entry(name)
+        reason = f"its process ended with status {status}"
+        if before.state is WorkloadState.STOPPING:
+            reason = f"stopped by order, exit status {status}"
+        entry = gear.ledger.apply(
+            name,
+            Event.EXITED,
+            reason=reason,
+            exit_status=status,
+            evicted={},
+            pids=(),
+            depth=None,
+            paused_by=None,
+        )
+        gear.events.record("exited", reason, workload=name, data={"exit_status": status, "was": before.state})
+        return entry
+
+    def _let_go(self, name: WorkloadName, tree: Tree) -> int | None:
+        """In a thread: give back VRAM, host copy, door, cgroup. Each is tried even if the one before failed."""
+        gpu = self.gear.gpu
+        status = tree.exit_status()
+        with _logged(f"removing the process tree of {name}"):
+            tree.remove()
+        if gpu is not None:
+            with _logged(f"closing the door of {name}"):
+                gpu.broker.close_door(name)
+            with _logged(f"giving back the memory of {name}"):
+                gpu.broker.drop(gpu.broker.extents(name))
+            with _logged(f"forgetting the host copy of {name}"):
+                self.forget_copy(name, tree)
+            gpu.room.forget(name)
+        tree.close()
+        return status
+
+    def forget_copy(self, name: WorkloadName, tree: Tree | None) -> None:
+        """In a thread: the engine gives back the pool slots."""
+        gpu = self.gear.gpu
+        entry = self.gear.ledger.get(name)
+        if gpu is not None and entry is not None:
+            gpu.engine.forget(target_of(entry, tree))
+
+    async def _remove(self, name: WorkloadName) -> Entry:
+        gear = self.gear
+        entry = gear.ledger.entry(name)
+        if not entry.external:
+            if self.tree(name) is not None:
+                raise Conflict(
+                    f"processes of workload {name} are left", hint=f"`kybernate stop --remove {name}` ends them"
+                )
+            if entry.ended:
+                await in_thread(f"remove {name}", lambda: _delete(gear.state.run_directory(name)))
+        gear.ledger.remove(name)
+        gear.events.record("removed", "removed", workload=name)
+        return entry
+
+
+def _terminate(tree: Tree, grace_s: float) -> None:
+    """In a thread. Raises Busy when even killed processes stay."""
+    if tree.alive:
+        # Not process.terminate: a workload that stays frozen would get the signal only after the grace.
+        tree.signal(signal.SIGTERM)
+        tree.thaw()
+        try:
+            tree.wait(grace_s)
+        except Busy:
+            tree.kill()
+    tree.wait(_KILL_S)
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+class _logged(contextlib.suppress):  # noqa: N801 - used as a statement
+    def __init__(self, what: str) -> None:
+        super().__init__(Exception)
+        self._what = what
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, Exception):
+            log.error("%s failed: %s", self._what, error)
+            return True
+        return False
