@@ -160,8 +160,16 @@ def test_a_lock_without_a_timeout_ends_with_its_caller(
     flag = target.ok("cuMemHostAlloc", Out(), 4096, 0)
     assert target.launch("spin", flag) == SUCCESS
     other = start()
-    other.start("cuCheckpointProcessLock", target.pid, bytes(64))
-    eventually(lambda: agent.lock(target.pid, timeout_ms=50) == ILLEGAL_STATE, what="the lock is pending")
+    waiting = [other.start("cuCheckpointProcessLock", target.pid, bytes(64))]
+
+    def pending() -> bool:
+        if agent.lock(target.pid, timeout_ms=50) == ILLEGAL_STATE:
+            return True
+        if other.join(waiting[-1], timeout_s=0) is not None:  # it came while ours was pending
+            waiting.append(other.start("cuCheckpointProcessLock", target.pid, bytes(64)))
+        return False
+
+    eventually(pending, what="the lock is pending")
     other.kill()
     eventually(lambda: agent.lock(target.pid, timeout_ms=50) == NOT_READY, what="the lock is given up")
     target.ask("poke", address=flag, content="01000000")

@@ -88,10 +88,10 @@ class Worker:
                 return self.call(request["name"], request["arguments"], fds), []
             case "setup":
                 context = ctypes.c_void_p()
-                results = [self.library.cuInit(0), self.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)]
+                errors = [self.library.cuInit(0), self.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)]
                 self.context = context.value
                 self.enter_context()
-                return results, []
+                return errors, []
             case "launch":
                 return self.launch(request["kernel"], request["values"], request["stream"]), []
             case "start":
@@ -125,11 +125,13 @@ class Worker:
                 words = struct.pack("<QI52x", ctypes.addressof(buffer), len(pairs) // 32)
                 return self.library.cuCheckpointProcessRestore(request["pid"], words), []
             case "become":
-                return os.setuid(request["uid"]), []
+                os.setuid(request["uid"])
+                return None, []
             case "send_fd":
                 return None, [request["fd"]]
             case "close_fd":
-                return os.close(request["fd"]), []
+                os.close(request["fd"])
+                return None, []
             case "fork":
                 return self.fork_and_init(), []
             case unknown:
