@@ -19,7 +19,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,8 @@ def result(outcomes: Sequence[Outcome], *, simulated: bool) -> dict[str, Any]:
     ]
     content = bench_results.document("compatibility", cases, simulated=simulated)
     content["programs"] = [
-        {key: value for key, value in asdict(outcome).items() if key != "samples"} for outcome in outcomes
+        {each.name: getattr(outcome, each.name) for each in fields(outcome) if each.name != "samples"}
+        for outcome in outcomes
     ]
     return content
 
@@ -289,6 +290,7 @@ def _chosen(names: str | None, *, simulated: bool) -> list[Program]:
         return [
             Program("words", "stand-in for tests of the runner", 64 * MIB),
             Program("words-too", "stand-in for tests of the runner", 32 * MIB),
+            Program("managed-words", "stand-in that is refused", 8 * MIB, (REFUSED,)),
         ]
     if names is None:
         return list(CATALOGUE)
@@ -299,7 +301,7 @@ def _chosen(names: str | None, *, simulated: bool) -> list[Program]:
 
 
 def _argv(program: Program, *, python: str, build: Path) -> list[str] | NotBuilt:
-    if program.name.startswith("words"):
+    if not program.path.exists() and program.name.startswith("words"):
         return workload_command(program.working_set, "--loop", "0.25", "--pace", "0.01")
     try:
         return command(program, python=python, build=build)

@@ -64,7 +64,7 @@ def pause(
     console = Console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False, highlight=False)
+        console.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False, highlight=False, soft_wrap=True)
 
     measured = Measured()
     if plan.simulated_bytes is None:
@@ -84,7 +84,7 @@ def pause(
     content = bench_results.document(
         "pause", cases(plan, measured, link), simulated=plan.simulated_bytes is not None, notes=measured.notes
     )
-    target = output or (RESULTS if RESULTS.parent.is_dir() and plan.simulated_bytes is None else None)
+    target = output or (RESULTS if RESULTS.parents[1].is_dir() and plan.simulated_bytes is None else None)
     if target is not None:
         bench_results.write(target, content)
         say(f"written: {target}")

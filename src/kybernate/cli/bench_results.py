@@ -6,12 +6,14 @@ that can't be read is the empty string, a case that wasn't measured isn't there.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,9 +84,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """$KYBERNATE_COMMIT (for runs from a bundle), else what git says of the working tree, else the empty string."""
-    if named := os.environ.get("KYBERNATE_COMMIT"):
-        return named
+    """What the bundle we were installed from says, else git of the working tree, else the empty string."""
+    with contextlib.suppress(OSError):
+        return (Path(sys.prefix) / "share" / "kybernate" / "COMMIT").read_text().strip()
     here = Path(__file__).resolve().parent
     revision = _output(["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"])
     if not revision:

@@ -80,7 +80,7 @@ def demo(*, turns: int = 10, limit: str | None = None, simulated: str | None = N
     Raises:
         Unsupported: neither a GPU nor the simulated driver is there, or this machine is too small.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     setting = choose(
         limit=None if limit is None else parse_size(limit),
         simulated=None if simulated is None else parse_size(simulated),

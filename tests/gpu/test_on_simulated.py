@@ -1,0 +1,95 @@
+"""The programs that prove things on a GPU, proved themselves on the simulated driver: their logic, never a number.
+
+Left out: the frameworks' programs (they need a GPU) and the faults (tests/engine/test_faults.py).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "programs"))
+
+from program import MASK, Sequence, signed
+
+from kybernate.cli.bench import pause
+from kybernate.cli.demo import demo
+
+pytestmark = pytest.mark.timeout(240)
+TOP = Path(__file__).resolve().parents[2]
+
+
+def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+
+
+def test_sequence_is_the_formula_it_claims_to_be() -> None:
+    sequence = Sequence.begin(5)
+    words = [sequence.word(i) for i in range(100)]
+    for _ in range(7):
+        words = [(word * 1664525 + 1013904223) & MASK for word in words]
+        sequence.advance()
+    assert words == [sequence.word(i) for i in range(100)]
+    assert sequence.total(100) == sum(words) & MASK
+    assert signed(MASK) == -1
+
+
+def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo(turns=2, simulated="128MiB", json=True) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["turn"] for row in result["turns"]] == [1, 2]
+    assert all(row["bytes"] == result["setting"]["each"] for row in result["turns"])
+    assert all(end.startswith("exact steps=") for end in result["ends"].values())
+
+
+def test_bench_pause_writes_the_fixed_names(tmp_path: Path) -> None:
+    target = tmp_path / "pause.json"
+    assert pause(sizes="16MiB,32MiB", repeat=2, stock_repeat=1, simulated="256MiB", output=target, json=True) == 0
+    result = json.loads(target.read_text())
+    assert result["simulated"]
+    cases = {case["case"]: case for case in result["cases"]}
+    for size in ("16MiB", "32MiB"):
+        for depth in ("zero", "warm"):
+            assert {f"pause.{depth}.dirty.{size}", f"pause.{depth}.clean.{size}", f"resume.{depth}.{size}"} <= set(
+                cases
+            )
+        assert cases[f"pause.zero.dirty.{size}"]["n"] == 2
+        assert cases[f"resume.zero.{size}"]["n"] == 4
+        assert cases[f"pause.zero.dirty.{size}"]["baseline"]["name"] == "driver checkpoint"
+        assert cases[f"pause.zero.clean.{size}"]["steps"]["bytes_copied"] == 0
+    assert cases["swap.zero.32MiB"]["n"] == 2
+    assert cases["vram_after_zero_bytes"]["value"] == 0
+
+
+def test_compatibility_runner(tmp_path: Path) -> None:
+    target = tmp_path / "compatibility.json"
+    done = python(
+        "tests/gpu/compatibility.py", "--simulated", "512MiB", "--pool", "256MiB", "--cycles", "6",
+        "--parallel", "2", "--output", target,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["program"]: row for row in json.loads(target.read_text())["programs"]}
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "words": "passes",
+        "words-too": "passes",
+        "managed-words": "refused",
+    }
+    assert rows["words"]["cycles"] == 6
+    assert "managed" in rows["managed-words"]["reason"]
+
+
+def test_overhead_runner(tmp_path: Path) -> None:
+    target = tmp_path / "overhead.json"
+    done = python(
+        "bench/overhead.py", "--simulated", "256MiB", "--kinds", "alloc", "--scale", "0.01", "--rounds", "3",
+        "--output", target,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (case,) = json.loads(target.read_text())["cases"]
+    assert case["case"] == "alloc_free_pair_ratio"
+    assert case["n"] == 3

@@ -1,0 +1,93 @@
+"""What people read is made from what was measured: bench/report.py over results made up here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kybernate.cli import bench_results
+from kybernate.cli.bench_results import Baseline, Case
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with a directory of its own instead of the repository."""
+    path = Path(__file__).resolve().parents[2] / "bench" / "report.py"
+    spec = importlib.util.spec_from_file_location("report", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "TOP", tmp_path)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "bench" / "results")
+    (tmp_path / "README.md").write_text("# Title\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest\n")
+    (tmp_path / "docs").mkdir()
+    return module
+
+
+def write(report: ModuleType, name: str, cases: list[Case], *, simulated: bool = False, **more: object) -> None:
+    content = bench_results.document(name, cases, simulated=simulated)
+    bench_results.write(report.RESULTS / f"{name}.json", {**content, **more})
+
+
+def test_median_and_schema() -> None:
+    case = Case(case="c", unit="s", samples=(3.0, 1.0, 2.0), baseline=Baseline(name="b", value=9.0, n=2), floor=0.5)
+    assert case.as_json() == {
+        "case": "c", "unit": "s", "value": 2.0, "n": 3, "min": 1.0, "max": 3.0,
+        "baseline": {"name": "b", "value": 9.0, "n": 2}, "floor": 0.5,
+    }  # fmt: skip
+
+
+def test_document_has_the_facts_of_the_host() -> None:
+    content = bench_results.document("x", [], simulated=True)
+    assert content["host"].keys() >= {"gpu", "driver", "cuda", "kernel", "cpu", "ram_gib"}
+    assert content["host"]["gpu"] == "simulated"
+
+
+def test_nothing_measured_changes_nothing(report: ModuleType) -> None:
+    before = (report.TOP / "README.md").read_text()
+    assert report.readme() == before
+    assert report.compatibility_page() is None
+
+
+def test_simulated_results_are_not_shown(report: ModuleType) -> None:
+    write(report, "pause", [Case(case="pause.zero.dirty.40GiB", unit="s", samples=(1.0,))], simulated=True)
+    assert report.results_section() == ""
+
+
+def test_missed_bars_are_shown_as_missed(report: ModuleType) -> None:
+    stock = Baseline(name="driver checkpoint", value=24.0, n=2)
+    write(
+        report,
+        "pause",
+        [
+            Case(case="pause.zero.dirty.40GiB", unit="s", samples=(1.2,), baseline=stock, floor=0.78),
+            Case(case="resume.zero.40GiB", unit="s", samples=(1.5,)),
+            Case(case="vram_after_zero_bytes", unit="B", samples=(0.0,)),
+            Case(case="link.out", unit="GiB/s", samples=(51.5,)),
+        ],
+    )
+    section = report.results_section()
+    assert "| `pause.zero.dirty.40GiB` | 1.200 s | 1.200 to 1.200 | 24.00 s | 20x | 0.780 s | 1.6 s |" in section
+    assert "1.1 s **missed**" in section
+    assert "out 51.5 GiB/s" in section
+    assert (report.TOP / "README.md").read_text().count("old") == 1
+    assert report.readme().startswith("# Title\n<!-- results:begin -->\nPause and resume:")
+    assert report.readme().endswith("<!-- results:end -->\nrest\n")
+
+
+def test_compatibility_page(report: ModuleType) -> None:
+    row = {
+        "program": "plain", "what": "C++", "verdict": "passes", "expected": ["passes"], "reason": "", "cycles": 100,
+        "steps": 12345, "pause_zero_s": 0.5, "resume_zero_s": 0.25, "bytes_total": 1 << 30, "bytes_copied": 5 << 20,
+        "bytes_native": 0,
+    }  # fmt: skip
+    failed = {**row, "what": "bad", "verdict": "failed", "reason": "a | b"}
+    write(report, "compatibility", [], programs=[row, failed])
+    page = report.compatibility_page()
+    assert "| C++ | passes | 100 | 12,345 | 0.50 | 0.25 | 1.0 GiB | 5 MiB |  |  |" in page
+    assert "**failed**" in page
+    assert "a / b" in page
