@@ -120,7 +120,8 @@ class RangeMachine(RuleBasedStateMachine):
     def take(self, size: int) -> None:
         used = {unit for start, length in self.out for unit in range(start, start + length)}
         fits = any(
-            used.isdisjoint(range(start, start + size)) for start in range(self.START, self.START + self.SIZE - size + 1)
+            used.isdisjoint(range(start, start + size))
+            for start in range(self.START, self.START + self.SIZE - size + 1)
         )
         if not fits:
             with pytest.raises(NoRoom):

@@ -1,0 +1,723 @@
+"""What test_scenarios.py runs, each in a process of its own: `python scenarios.py NAME DIRECTORY`.
+
+Each function stands for one promise of the GPU side and holds on the simulated driver and on a real GPU alike.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rig import NAME, WORDS, Rig, allocate, ask, connect, door, eventually, records
+
+from kybernate.cuda import link, packets, residual, wire
+from kybernate.cuda.broker import Verdict
+from kybernate.cuda.copying import NO_SLOT, ExtentCopy
+from kybernate.cuda.driver import call, open_gpus
+from kybernate.cuda.extents import held
+from kybernate.cuda.hashing import HashKey, load_key, reference
+from kybernate.cuda.residual import ResidualState
+from kybernate.cuda.wire import Flag, Message, Record, Status, Type
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported, WorkloadLost
+from kybernate.model.types import CHUNK_BYTES, MIB, ExtentId, HostPid, WorkloadName
+
+# -- extents -----------------------------------------------------------------------------------------------------------
+
+
+def memory_comes_back_as_zeros(rig: Rig) -> None:
+    """Facts: fresh memory reads as zeros, so nothing leaks and zero chunks need no write."""
+    for _ in range(3):
+        extents = rig.create(8 * MIB, 2 * MIB)
+        for extent in extents:
+            assert not rig.read(extent).any()
+            for chunk in range(extent.chunks):
+                rig.write(extent, chunk, np.full(WORDS, 0xDEADBEEF, dtype=np.uint32))
+        rig.broker.drop(extents)
+
+
+def account_is_exact(rig: Rig) -> None:
+    free = rig.gpu.free_bytes()
+    one = rig.create(8 * MIB, 2 * MIB)
+    two = rig.create(4 * MIB, pid=2)
+    assert rig.broker.resident_bytes() == 14 * MIB
+    assert rig.broker.resident_bytes(NAME, rig.gpu) == 14 * MIB
+    assert rig.broker.resident_bytes(WorkloadName("other")) == 0
+    assert rig.broker.extents(NAME, HostPid(2)) == two
+    assert len({extent.id for extent in one + two}) == 3
+    rig.broker.drop([one[0], *two])
+    rig.broker.drop([one[0], *two])
+    assert rig.broker.extents(NAME) == [one[1]]
+    rig.broker.drop(one)
+    assert rig.broker.resident_bytes() == 0
+    assert rig.gpu.free_bytes() == free
+
+
+def too_much_is_refused_whole(rig: Rig) -> None:
+    free = rig.gpu.free_bytes()
+    half = free // 2 // CHUNK_BYTES * CHUNK_BYTES
+    try:
+        rig.create(half, half, half)
+    except NoRoom as e:
+        assert str(rig.gpu.total_bytes) in str(e)
+    else:
+        raise AssertionError("more than there is")
+    assert rig.gpu.free_bytes() == free
+    assert rig.broker.resident_bytes() == 0
+
+
+def held_extents_stay_mapped(rig: Rig) -> None:
+    """A workload that dies during a copy must not break the agent's context."""
+    extents = rig.create(4 * MIB, 4 * MIB)
+    free = rig.gpu.free_bytes()
+    with held(extents):
+        rig.broker.drop(extents)
+        assert rig.broker.resident_bytes() == 0
+        assert not rig.read(extents[0]).any()
+        assert rig.gpu.free_bytes() == free
+    assert rig.gpu.free_bytes() == free + 8 * MIB
+    try:
+        rig.hasher.hash(extents)
+    except WorkloadLost as e:
+        assert "gone" in str(e)
+    else:
+        raise AssertionError("hashed what is gone")
+
+
+def a_new_agent_adopts(rig: Rig) -> None:
+    """The workload keeps the descriptors: memory outlives its creator and comes back into account under its old id."""
+    extent = rig.create(4 * MIB)[0]
+    rig.write(extent, 1, np.arange(WORDS, dtype=np.uint32))
+    fd = rig.broker.export(extent)
+    record = Record(extent.id, 0, extent.size, rig.gpu.uuid_bytes)
+    assert rig.broker.adopt(workload=NAME, pid=extent.pid, gpu=rig.gpu, record=record, fd=fd) is extent
+    other = {"workload": WorkloadName("other"), "pid": extent.pid, "gpu": rig.gpu}
+    expect(Conflict, lambda: rig.broker.adopt(**other, record=record, fd=fd))
+    rig.broker.drop([extent])
+    wrong = Record(record.id, 0, 3 * MIB, record.gpu)
+    expect(BadInput, lambda: rig.broker.adopt(workload=NAME, pid=extent.pid, gpu=rig.gpu, record=wrong, fd=fd))
+    with open(os.devnull) as nothing:  # noqa: PTH123 - a descriptor that is no memory
+        number = nothing.fileno()
+        expect(BadInput, lambda: rig.broker.adopt(workload=NAME, pid=extent.pid, gpu=rig.gpu, record=record, fd=number))
+    before = fds_open()
+    again = rig.broker.adopt(workload=NAME, pid=extent.pid, gpu=rig.gpu, record=record, fd=fd)
+    assert again.id == extent.id
+    assert (rig.read(again)[1] == np.arange(WORDS)).all()
+    copy = rig.broker.export(again)  # an imported handle can't be exported: a copy of the descriptor is
+    rig.broker.drop([again])
+    third = rig.broker.adopt(workload=NAME, pid=extent.pid, gpu=rig.gpu, record=record, fd=copy)
+    assert (rig.read(third)[1] == np.arange(WORDS)).all()
+    rig.broker.drop([third])
+    os.close(copy)
+    assert fds_open() == before
+    os.close(fd)
+
+
+# -- hashing -----------------------------------------------------------------------------------------------------------
+
+
+def hash_tells_every_change(rig: Rig) -> None:
+    extent = rig.create(16 * MIB)[0]
+    assert not rig.hasher.hash([extent]).any(), "zeros hash to (0, 0)"
+    generator = np.random.default_rng(7)
+    base = generator.integers(0, 2**32, WORDS, dtype=np.uint32)
+
+    def digest(words: np.ndarray) -> tuple[int, int]:
+        rig.write(extent, 3, words)
+        low, high = rig.hasher.hash([extent])[3].tolist()
+        return low, high
+
+    seen = {digest(base)}
+    changes = [(0, 1), (1, 1 << 31), (WORDS - 1, 1), (WORDS // 2, 1 << 16), (2048, 1), (2049, 1)]
+    for place, bits in changes:
+        changed = base.copy()
+        changed[place] ^= bits
+        seen.add(digest(changed))
+    for one, other in ((0, 1), (0, 4), (0, 2048), (4, WORDS - 4), (1000, 100_000)):
+        swapped = base.copy()
+        swapped[[one, other]] = swapped[[other, one]]
+        seen.add(digest(swapped))
+    for shift in (1, 2, 4, 2048, WORDS // 2):
+        seen.add(digest(np.roll(base, shift)))
+    for value in (1, 0xFFFFFFFF):  # chunks of one word repeated, and a single word somewhere
+        seen.add(digest(np.full(WORDS, value, dtype=np.uint32)))
+        for place in (0, 1, 2047, WORDS - 1):
+            lone = np.zeros(WORDS, dtype=np.uint32)
+            lone[place] = value
+            seen.add(digest(lone))
+    assert len(seen) == 1 + 6 + 5 + 5 + 2 + 8
+    assert (0, 0) not in seen
+    assert digest(base) in seen, "the same content has the same hash"
+    assert not rig.hasher.hash([extent])[[0, 1, 2, 4, 5, 6, 7]].any()
+
+
+def hash_agrees_with_its_twin(rig: Rig) -> None:
+    """The kernel against numpy. The simulated driver's built-in hash is another one."""
+    if rig.gpu.simulated:
+        return
+    extents = rig.create(8 * MIB, 2 * MIB, 6 * MIB)
+    generator = np.random.default_rng(11)
+    for extent in extents:
+        for chunk in range(extent.chunks):
+            words = generator.integers(0, 2**32, WORDS, dtype=np.uint32)
+            if chunk == 1:
+                words[: WORDS - 5] = 0
+            if chunk != 2:
+                rig.write(extent, chunk, words)
+    content = np.concatenate([rig.read(extent) for extent in extents]).view(np.uint64)
+    assert (rig.hasher.hash(extents) == reference(content, rig.key)).all()
+
+
+def key_is_kept(rig: Rig) -> None:
+    path = rig.directory / "other.key"
+    first = load_key(path)
+    assert load_key(path) == first
+    assert load_key(rig.directory / "third.key") != first
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(b"short")
+    expect(KybernateError, lambda: load_key(path))
+    assert reference(np.zeros((1, CHUNK_BYTES // 8), dtype=np.uint64), HashKey(1, 2)).tolist() == [[0, 0]]
+
+
+# -- copying -----------------------------------------------------------------------------------------------------------
+
+
+def content_survives_any_number_of_rounds(rig: Rig) -> None:
+    """Random writes, evictions and fills against a plain picture of the memory; slots are never lost."""
+    rng = random.Random(3)
+    sizes = [8 * MIB, 2 * MIB, 6 * MIB]
+    model = [np.zeros((size // CHUNK_BYTES, WORDS), dtype=np.uint32) for size in sizes]
+    extents = rig.create(*sizes)
+    previous: dict[ExtentId, ExtentCopy] = {}
+    dirtied = 0
+    for number in range(15):
+        for index, extent in enumerate(extents):
+            for chunk in range(extent.chunks):
+                match rng.randrange(6):
+                    case 0:
+                        words = np.full(WORDS, rng.getrandbits(32), dtype=np.uint32)
+                    case 1:
+                        words = np.zeros(WORDS, dtype=np.uint32)
+                    case 2:
+                        words = model[index][chunk].copy()
+                        words[rng.randrange(WORDS)] ^= 1 << rng.randrange(32)
+                    case _:
+                        continue
+                dirtied += int((words != model[index][chunk]).any())
+                model[index][chunk] = words
+                rig.write(extent, chunk, words)
+        plan = rig.engine.plan(extents, previous)
+        stats = plan.stats
+        assert stats.bytes_total == sum(sizes) == stats.bytes_dirty + stats.bytes_clean + stats.bytes_zero
+        assert stats.bytes_dirty <= dirtied * CHUNK_BYTES, "clean chunks aren't copied"
+        assert stats.bytes_zero == sum(int((~part.any(axis=1)).sum()) for part in model) * CHUNK_BYTES
+        if number % 5 == 4:
+            rig.engine.abandon(plan)  # the workload runs on
+            continue
+        dirtied = 0
+        order: list[ExtentId] = []
+        moved = rig.engine.evict(plan, done=lambda extent: order.append(extent.id))
+        assert moved.bytes_copied == stats.bytes_dirty
+        assert order == [extent.id for extent in extents]
+        used = np.concatenate([copy.slots[copy.slots != NO_SLOT] for copy in plan.copies])
+        assert len(np.unique(used)) == len(used)
+        assert rig.pool.free_slots == rig.pool.size_bytes // CHUNK_BYTES - len(used)
+        for copy, part in zip(plan.copies, model, strict=True):
+            for slot, chunk_words in zip(copy.slots.tolist(), part, strict=True):
+                assert (slot == NO_SLOT) == (not chunk_words.any())
+                if slot != NO_SLOT:
+                    assert (rig.slot_content(slot) == chunk_words).all()
+        rig.broker.drop(extents)
+        extents = rig.create(*sizes)
+        back = rig.engine.fill(extents, plan.copies)
+        assert back.bytes_copied == sum(sizes) - stats.bytes_zero
+        for extent, part in zip(extents, model, strict=True):
+            assert (rig.read(extent) == part).all()
+        assert rig.engine.differing(extents, plan.copies) == 0
+        previous = {extent.id: copy for extent, copy in zip(extents, plan.copies, strict=True)}
+
+
+def no_room_takes_nothing(rig: Rig) -> None:
+    free = rig.pool.free_slots
+    extents = rig.create(64 * MIB, 64 * MIB, 32 * MIB)
+    for extent in extents:
+        for chunk in range(extent.chunks):
+            rig.write(extent, chunk, np.full(WORDS, chunk + 1, dtype=np.uint32))
+    try:
+        rig.engine.plan(extents, {})
+    except NoRoom as e:
+        for number in (160 * MIB, free * CHUNK_BYTES, rig.pool.size_bytes):
+            assert str(number) in str(e)
+    else:
+        raise AssertionError("160 MiB in a pool of 128")
+    assert rig.pool.free_slots == free
+    plan = rig.engine.plan(extents[:1], {})
+    assert plan.stats.bytes_taken == 64 * MIB
+    rig.engine.abandon(plan)
+    rig.engine.abandon(plan)
+    assert rig.pool.free_slots == free
+
+
+def a_broken_eviction_leaves_the_truth(rig: Rig) -> None:
+    """Slots that were being overwritten never count as clean again, even for the content they had before."""
+    extent = rig.create(8 * MIB)[0]
+    one, two = (np.full(WORDS, value, dtype=np.uint32) for value in (1, 2))
+    for chunk in range(4):
+        rig.write(extent, chunk, one)
+    plan = rig.engine.plan([extent], {})
+    rig.engine.evict(plan)
+    previous = {extent.id: plan.copies[0]}
+    rig.write(extent, 2, two)
+    rig.write(extent, 3, np.zeros(WORDS, dtype=np.uint32))
+    broken = rig.engine.plan([extent], previous)
+
+    def fail(_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    expect(RuntimeError, lambda: rig.engine.evict(broken, done=fail))
+    rig.engine.abandon(broken)
+    rig.write(extent, 2, one)
+    rig.write(extent, 3, one)
+    again = rig.engine.plan([extent], previous)
+    assert again.stats.bytes_dirty == CHUNK_BYTES, "chunk 2 only: 3 was never overwritten"
+    rig.engine.evict(again)
+    assert all((rig.slot_content(slot) == one).all() for slot in again.copies[0].slots.tolist())
+    assert rig.pool.free_slots == rig.pool.size_bytes // CHUNK_BYTES - 4
+    expect(ValueError, lambda: rig.engine.evict(again))
+
+
+def both_directions_at_once(rig: Rig) -> None:
+    """One workload leaves while another comes."""
+    going, coming = rig.create(24 * MIB, 24 * MIB), rig.create(24 * MIB, 24 * MIB, pid=2)
+    for number, extent in enumerate(going + coming):
+        for chunk in range(extent.chunks):
+            rig.write(extent, chunk, np.full(WORDS, number * 100 + chunk + 1, dtype=np.uint32))
+    parked = rig.engine.plan(coming, {})
+    rig.engine.evict(parked)
+    rig.broker.drop(coming)
+    coming = rig.create(24 * MIB, 24 * MIB, pid=2)
+    plan = rig.engine.plan(going, {})
+    failures: list[BaseException] = []
+
+    def guarded(action) -> None:
+        try:
+            action()
+        except BaseException as e:
+            failures.append(e)
+
+    threads = [
+        threading.Thread(target=guarded, args=(lambda: rig.engine.evict(plan),)),
+        threading.Thread(target=guarded, args=(lambda: rig.engine.fill(coming, parked.copies),)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    for number, extent in enumerate(coming):
+        assert (rig.read(extent)[:, 0] == np.arange(12) + (number + 2) * 100 + 1).all()
+    for number, copy in enumerate(plan.copies):
+        for chunk, slot in enumerate(copy.slots.tolist()):
+            assert (rig.slot_content(slot) == number * 100 + chunk + 1).all()
+
+
+def the_pool_outlives_the_agent(rig: Rig) -> None:
+    extent = rig.create(8 * MIB)[0]
+    for chunk in (0, 2):
+        rig.write(extent, chunk, np.full(WORDS, chunk + 5, dtype=np.uint32))
+    plan = rig.engine.plan([extent], {})
+    rig.engine.evict(plan)
+    rig.broker.drop([extent])
+    rig.close()
+    new = Rig(rig.directory, gpus=rig.gpus)
+    copy = plan.copies[0]
+    new.pool.claim(copy.slots[copy.slots >= 0])
+    fresh = new.create(8 * MIB)
+    new.engine.fill(fresh, [copy])
+    assert new.read(fresh[0])[:, 9].tolist() == [5, 0, 7, 0]
+    again = new.engine.plan(fresh, {fresh[0].id: copy})
+    assert (again.stats.bytes_dirty, again.stats.bytes_clean) == (0, 4 * MIB), "the key was kept, so the hashes agree"
+    new.close()
+
+
+def the_link_is_measured(rig: Rig) -> None:
+    limits = link.measure(rig.gpu, size_bytes=4 * MIB, repeats=3)
+    assert min(limits.to_gpu, limits.to_host, limits.both) > 0
+
+
+# -- doors -------------------------------------------------------------------------------------------------------------
+
+
+def a_door_gives_memory(rig: Rig) -> None:
+    rig.policy.gate.set()
+    before = fds_open()
+    with door(rig) as path:
+        assert path.stat().st_mode & 0o777 == 0o600
+        answers, _ = ask(path, Message(Type.HELLO, argument=77))
+        assert answers[0].status is Status.OK
+        assert rig.policy.hellos == [(NAME, os.getpid(), 77)]
+        answers, fds = allocate(path, rig.gpu, 150 * MIB)
+        assert [record.size for record in records(answers)] == [64 * MIB, 64 * MIB, 22 * MIB]
+        assert len(fds) == 3
+        assert rig.broker.resident_bytes(NAME) == 150 * MIB
+        assert {extent.pid for extent in rig.broker.extents(NAME)} == {os.getpid()}
+        packets.close_all(fds)
+        answers, _ = ask(path, Message(Type.FREE, records=tuple(records(answers))))
+        assert answers[0].status is Status.OK
+        assert rig.broker.resident_bytes() == 0
+        answers, fds = allocate(path, rig.gpu, 150 * MIB, Flag.SINGLE)
+        assert [record.size for record in records(answers)] == [150 * MIB]
+        packets.close_all(fds)
+        rig.broker.drop(rig.broker.extents(NAME))
+    assert not path.exists()
+    eventually(lambda: fds_open() == before, f"no descriptor left over: {fds_open()} instead of {before}")
+
+
+def long_answers_come_in_packets(rig: Rig) -> None:
+    """More extents than fit one packet, each with its descriptor, in order."""
+    count = 140
+    rig.broker._extent_bytes = CHUNK_BYTES  # below what anyone may set, or the memory here wouldn't do
+    with door(rig) as path:
+        answers, fds = allocate(path, rig.gpu, count * CHUNK_BYTES)
+        assert [len(answer.records) for answer in answers] == [128, 12]
+        assert [answer.more for answer in answers] == [True, False]
+        assert len(fds) == count
+        for extent in rig.broker.extents(NAME):
+            rig.write(extent, 0, np.full(4, extent.id & 0xFFFFFFFF, dtype=np.uint32))
+        named = records(answers)
+        rig.broker.drop(rig.broker.extents(NAME))
+        for record, fd in zip(named, fds, strict=True):
+            extent = rig.broker.adopt(workload=NAME, pid=HostPid(1), gpu=rig.gpu, record=record, fd=fd)
+            assert rig.read(extent)[0, 0] == record.id & 0xFFFFFFFF, "the descriptors are in the records' order"
+        packets.close_all(fds)
+
+
+def doors_refuse_what_makes_no_sense(rig: Rig) -> None:
+    mine = rig.create(4 * MIB, pid=os.getpid())[0]
+    others = rig.broker.create(workload=WorkloadName("other"), pid=HostPid(os.getpid()), gpu=rig.gpu, sizes=[2 * MIB])[
+        0
+    ]
+    not_my_pid = rig.create(2 * MIB, pid=1)[0]
+    resident = rig.broker.resident_bytes()
+    with door(rig) as path:
+        uuid = rig.gpu.uuid_bytes
+        bad = [
+            Message(Type.ALLOCATE, argument=0, gpu=uuid),
+            Message(Type.ALLOCATE, argument=CHUNK_BYTES + 1, gpu=uuid),
+            Message(Type.ALLOCATE, argument=rig.gpu.total_bytes // CHUNK_BYTES * CHUNK_BYTES + CHUNK_BYTES, gpu=uuid),
+            Message(Type.ALLOCATE, argument=2**64 - CHUNK_BYTES, gpu=uuid),
+            Message(Type.ALLOCATE, argument=CHUNK_BYTES, gpu=b"x" * 16),
+            Message(Type.WAIT, argument=3, gpu=uuid),
+            Message(Type.HELLO, argument=0),
+            Message(Type.HELLO, argument=2**40),
+            Message(Type.QUIESCE),
+            Message(Type.STATUS, answer=True),
+            *(Message(Type.FREE, records=(Record(i, 0, 0),)) for i in (others.id, not_my_pid.id, ExtentId(5))),
+            Message(Type.FREE, records=(Record(mine.id, 0, 0), Record(others.id, 0, 0))),
+        ]
+        for message in bad:
+            answers, fds = ask(path, message)
+            assert answers[0].status is Status.BAD_REQUEST, message
+            assert answers[0].reason
+            assert not fds
+        assert rig.broker.resident_bytes() == resident
+        answers, _ = ask(path, Message(Type.FREE, records=(Record(mine.id, 0, 0),)))
+        assert answers[0].status is Status.OK
+
+
+def verdicts_are_told(rig: Rig) -> None:
+    with door(rig) as path:
+        rig.policy.verdict = Verdict.WAIT
+        assert allocate(path, rig.gpu, MIB * 2)[0][0].status is Status.WAIT_FIRST
+        rig.policy.verdict = Verdict.NEVER
+        answer = allocate(path, rig.gpu, MIB * 2)[0][0]
+        assert (answer.status, "ever" in answer.reason) == (Status.OUT_OF_MEMORY, True)
+        rig.policy.verdict = Verdict.GRANT
+        # The admission promises more than there is: wait, and in the end never, so that nobody asks for ever.
+        hog = rig.create(rig.gpu.free_bytes() // CHUNK_BYTES * CHUNK_BYTES - 4 * MIB)
+        told = [allocate(path, rig.gpu, 64 * MIB)[0][0].status for _ in range(3)]
+        assert told == [Status.WAIT_FIRST, Status.WAIT_FIRST, Status.OUT_OF_MEMORY]
+        rig.broker.drop(hog)
+        answers, fds = allocate(path, rig.gpu, 64 * MIB)
+        assert answers[0].status is Status.OK
+        packets.close_all(fds)
+
+
+def waiting_blocks_nobody_else(rig: Rig) -> None:
+    with door(rig) as path:
+        waiting = connect(path)
+        packets.send(waiting, Message(Type.WAIT, argument=2 * MIB, gpu=rig.gpu.uuid_bytes))
+        gone = connect(path)
+        packets.send(gone, Message(Type.WAIT, argument=2 * MIB, gpu=rig.gpu.uuid_bytes))
+        gone.close()
+        assert ask(path, Message(Type.HELLO, argument=1))[0][0].status is Status.OK
+        rig.policy.gate.set()
+        came = packets.receive(waiting)
+        assert came is not None
+        assert (came[0].type, came[0].status) == (Type.WAIT, Status.OK)
+        rig.policy.room = False
+        answer = ask(path, Message(Type.WAIT, argument=2 * MIB, gpu=rig.gpu.uuid_bytes))[0][0]
+        assert answer.status is Status.OUT_OF_MEMORY
+        waiting.close()
+
+
+def who_hangs_up_gets_nothing(rig: Rig) -> None:
+    before = fds_open()
+    with door(rig) as path:
+        for _ in range(20):
+            peer = connect(path)
+            packets.send(peer, Message(Type.ALLOCATE, argument=4 * MIB, gpu=rig.gpu.uuid_bytes))
+            peer.close()
+        ask(path, Message(Type.HELLO, argument=1))
+        eventually(lambda: rig.broker.resident_bytes() == 0, "memory of peers that hung up is taken back")
+    eventually(lambda: fds_open() == before, "no descriptor left over")
+
+
+def garbage_changes_nothing(rig: Rig) -> None:
+    """Fuzz: any packet, damaged packets with descriptors, several at once. The broker answers or hangs up, and serves on."""
+    rig.policy.gate.set()
+    kept = rig.create(2 * MIB, pid=1)
+    before = fds_open()
+    valid = [
+        Message(Type.ALLOCATE, argument=2 * MIB, gpu=rig.gpu.uuid_bytes),
+        Message(Type.FREE, records=(Record(kept[0].id, 0, 0),) * 3),
+        Message(Type.WAIT, argument=2 * MIB, gpu=rig.gpu.uuid_bytes),
+        Message(Type.HELLO, argument=3),
+    ]
+    garbage = st.one_of(
+        st.binary(max_size=400),
+        st.builds(
+            lambda message, place, value: damaged(wire.pack(message), place, value),
+            st.sampled_from(valid),
+            st.integers(0, 400),
+            st.integers(1, 255),
+        ),
+        st.just(b"x" * (wire.PACKET_MAX + 5)),
+    )
+
+    with door(rig) as path:
+
+        @settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(st.lists(garbage, min_size=1, max_size=3), st.integers(0, 2), st.booleans())
+        def fuzz(contents: list[bytes], fd_count: int, listen: bool) -> None:
+            with connect(path) as peer:
+                for content in contents:
+                    try:
+                        socket.send_fds(peer, [content], [0] * fd_count)
+                    except (BrokenPipeError, ConnectionResetError):
+                        break
+                if listen:
+                    try:
+                        came = packets.receive(peer)
+                    except ConnectionResetError:
+                        return
+                    if came is not None:
+                        assert came[0].answer
+                        packets.close_all(came[1])
+
+        fuzz()
+        assert ask(path, Message(Type.HELLO, argument=9))[0][0].status is Status.OK
+        # Damage may still have asked for memory in a way that makes sense; but never taken ours.
+        for extent in rig.broker.extents(NAME):
+            if extent is not kept[0]:
+                rig.broker.drop([extent])
+        for silent in [connect(path) for _ in range(5)]:
+            silent.close()
+    eventually(lambda: fds_open() == before, f"no descriptor left over: {fds_open()}, {before}")
+
+
+def damaged(packet: bytes, place: int, value: int) -> bytes:
+    changed = bytearray(packet)
+    changed[place % len(packet)] ^= value
+    return bytes(changed)
+
+
+def doors_come_and_go(rig: Rig) -> None:
+    other = WorkloadName("other")
+    with door(rig) as one, door(rig, other) as two:
+        answers, fds = allocate(one, rig.gpu, 2 * MIB)
+        packets.close_all(fds)
+        refused, _ = ask(two, Message(Type.FREE, records=tuple(records(answers))))
+        assert refused[0].status is Status.BAD_REQUEST, "a door accepts its own workload's extents only"
+        silent = connect(one)
+        rig.broker.open_door(NAME, one, uid=os.geteuid(), gid=os.getegid())
+        try:
+            assert silent.recv(10) == b"", "replacing a door hangs up on its connections"
+        except ConnectionResetError:
+            pass  # it wasn't even accepted
+        silent.close()
+        assert ask(one, Message(Type.HELLO, argument=1))[0][0].status is Status.OK
+        if os.geteuid() == 0:
+            rig.broker.open_door(NAME, one, uid=12345, gid=54321)
+            assert (one.stat().st_uid, one.stat().st_gid) == (12345, 54321)
+    rig.broker.close_door(other)
+    nowhere = rig.directory / "nowhere" / "sock"
+    expect(KybernateError, lambda: rig.broker.open_door(other, nowhere, uid=0, gid=0))
+
+
+# -- residual ----------------------------------------------------------------------------------------------------------
+
+
+def residual_goes_and_comes(rig: Rig) -> None:
+    """Several processes at once, with one among them that holds no CUDA state."""
+    children = [child("plain"), child("plain")]
+    idle = subprocess.Popen(["sleep", "60"])
+    pids = [HostPid(process.pid) for process in (*children, idle)]
+    mine = pids[:2]
+    try:
+        assert residual.state(pids[2]) is ResidualState.ABSENT
+        assert [residual.state(pid) for pid in mine] == [ResidualState.RUNNING] * 2
+        assert residual.restore_thread(mine[0]) > 0
+        for _ in range(2):
+            residual.lock_all(pids, 10)
+            assert [residual.state(pid) for pid in mine] == [ResidualState.LOCKED] * 2
+            residual.checkpoint_all(pids)
+            assert [residual.state(pid) for pid in mine] == [ResidualState.CHECKPOINTED] * 2
+            residual.restore_all(pids)
+            assert [residual.state(pid) for pid in mine] == [ResidualState.LOCKED] * 2
+            residual.unlock_all(pids)
+            assert [residual.state(pid) for pid in mine] == [ResidualState.RUNNING] * 2
+            assert all(answer(process) == "4660" for process in children), "its memory is as it was"
+        residual.unlock_all(pids)  # nothing to do is fine
+    finally:
+        end(*children, idle)
+
+
+def residual_refusal_lets_all_run_on(rig: Rig) -> None:
+    children = [child("plain"), child("managed")]
+    pids = [HostPid(process.pid) for process in children]
+    try:
+        residual.lock_all(pids, 10)
+        error = expect(Unsupported, lambda: residual.checkpoint_all(pids))
+        assert str(pids[1]) in str(error)
+        assert "managed" in str(error)
+        assert [residual.state(pid) for pid in pids] == [ResidualState.RUNNING] * 2
+        assert all(answer(process) == "4660" for process in children)
+    finally:
+        end(*children)
+
+
+def residual_of_the_dead(rig: Rig) -> None:
+    one, other = child("plain"), child("plain")
+    pids = [HostPid(process.pid) for process in (one, other)]
+    try:
+        residual.lock_all(pids, 10)
+        one.send_signal(signal.SIGKILL)
+        one.wait()
+        eventually(lambda: residual.state(pids[0]) is ResidualState.ABSENT, "the dead hold no CUDA state")
+        residual.checkpoint_all(pids)  # what is gone is skipped; whose death it is, the caller knows
+        assert residual.state(pids[1]) is ResidualState.CHECKPOINTED
+        residual.restore_all(pids)
+        residual.unlock_all(pids)
+        assert answer(other) == "4660"
+    finally:
+        end(one, other)
+
+
+def locked_by_somebody_else_is_busy(rig: Rig) -> None:
+    """A process that never comes to rest: Busy in time, and the other one isn't left locked."""
+    children = [child("plain"), child("spin")]
+    pids = [HostPid(process.pid) for process in children]
+    try:
+        began = time.monotonic()
+        error = expect(Busy, lambda: residual.lock_all(pids, 0.5))
+        assert time.monotonic() - began < 20
+        assert str(pids[1]) in str(error)
+        assert residual.state(pids[0]) is ResidualState.RUNNING
+        assert answer(children[0]) == "4660"
+    finally:
+        end(*children)
+
+
+CHILD = """
+import sys
+import numpy as np
+from kybernate.cuda.driver import call, open_gpus
+gpu = open_gpus()[0]
+with gpu.current():
+    kind = sys.argv[1]
+    memory = int(call("cuMemAllocManaged", 4096, 1) if kind == "managed" else call("cuMemAlloc", 4096))
+    value = np.array([4660], dtype=np.uint32)
+    call("cuMemcpyHtoD", memory, value.ctypes.data, 4)
+    if kind == "spin":
+        import threading, pathlib
+        from kybernate.cuda.kernels import Kernels
+        kernels = Kernels(gpu, cache=pathlib.Path(sys.argv[2]))
+        flag = int(call("cuMemAlloc", 4096))
+        call("cuMemsetD8", flag, 0, 4096)
+        stream = call("cuStreamCreate", 1)
+        kernels.launch("spin", grid=1, block=1, stream=stream, arguments=(np.uint64(flag),))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        value[0] = 0
+        call("cuMemcpyDtoH", value.ctypes.data, memory, 4)
+        print(value[0], flush=True)
+"""
+
+
+def child(kind: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, kind, sys.argv[2]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def end(*processes: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.communicate()
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def fds_open() -> list[str]:
+    """What this process's descriptors are; hypothesis keeps a file of its own open."""
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(os.readlink(fd))  # noqa: PTH115 - sockets and memory aren't paths
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def expect(kind: type[Exception], action) -> Exception:
+    try:
+        action()
+    except kind as e:
+        return e
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def main() -> None:
+    name, directory = sys.argv[1], Path(sys.argv[2])
+    rig = Rig(directory, gpus=open_gpus())
+    globals()[name](rig)
+    rig.close()
+    with rig.gpu.current():
+        call("cuCtxSynchronize")  # and the context is still whole
+
+
+if __name__ == "__main__":
+    main()
