@@ -64,3 +64,19 @@ def test_what_processes_make_below_is_removed_too(state_directory):
     (group.tasks / "a/b").mkdir(parents=True)
     group.remove(5)
     assert not group.path.parent.exists()
+
+
+@pytest.mark.root
+def test_a_launch_cut_off_in_between(state_directory):
+    group = WorkloadCgroup.create(state_directory=state_directory, name="work")
+    for directory in (group.tasks, group.supervisor, group.path):
+        directory.rmdir()
+        (found,) = WorkloadCgroup.existing(state_directory=state_directory, name="work")
+    found.remove(5)
+    assert not group.path.parent.exists()
+
+
+@pytest.mark.parametrize("path", ["/sys/fs/cgroup", "/sys/fs/cgroup/user.slice/work", "/sys/fs/cgroup/kybernate-1/.."])
+def test_nobody_elses_cgroup_is_ever_taken(path):
+    with pytest.raises(ValueError, match="is no workload's cgroup"):
+        WorkloadCgroup(Path(path))

@@ -184,12 +184,12 @@ def test_killing_the_launching_process_at_any_time(state_directory, leftovers, e
             return attach(run_directory)
         except NotFound:
             groups = WorkloadCgroup.existing(state_directory=state_directory, name="left")
-            return not any((group.supervisor / "cgroup.procs").read_text() for group in groups)
+            return not any(path.read_text() for group in groups for path in group.path.glob("*/cgroup.procs"))
 
     if (found := eventually(settled)) is not True:
         found.remove()
     eventually(lambda: swept(run_directory))
-    eventually(lambda: leftovers.found() == [])
+    eventually(lambda: leftovers.found() == [], what=str(leftovers.found()))
 
 
 def swept(run_directory):
@@ -206,3 +206,9 @@ def test_a_damaged_record_says_so(workloads):
         with pytest.raises(Exception, match="is damaged"):
             attach(tree.run_directory)
     path.write_text(genuine)
+
+
+@pytest.mark.parametrize("name", ["..", "UPPER", "a b"])
+def test_sweeping_what_is_no_workload(state_directory, name):
+    with pytest.raises(BadInput, match="bad workload name"):
+        sweep(state_directory / "workloads" / name)

@@ -24,6 +24,7 @@ from kybernate.model.errors import Busy, KybernateError, Unsupported
 from kybernate.model.types import HostPid, WorkloadName
 from kybernate.process import procfs
 
+_GROUP = "kybernate-"
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -49,7 +50,7 @@ def roots(*, mounts: str, own: str) -> list[tuple[Path, Path]]:
 def group_name(state_directory: Path) -> str:
     """The directory that holds the cgroups of all workloads of one state directory."""
     digest = hashlib.sha256(os.fsencode(state_directory)).hexdigest()[:10]
-    return f"kybernate-{digest}"
+    return _GROUP + digest
 
 
 def _candidates() -> list[tuple[Path, Path]]:
@@ -63,6 +64,8 @@ class WorkloadCgroup:
     freezes_by = "cgroup"
 
     def __init__(self, path: Path) -> None:
+        if not path.parent.name.startswith(_GROUP) or path.name == "..":
+            raise ValueError(f"{path} is no workload's cgroup")  # everything in it may be killed
         self.path = path
         self.supervisor = path / "supervisor"
         self.tasks = path / "tasks"
@@ -94,9 +97,9 @@ class WorkloadCgroup:
 
     @classmethod
     def existing(cls, *, state_directory: Path, name: WorkloadName) -> list[WorkloadCgroup]:
-        """What an earlier launch of that name has left."""
+        """Where an earlier launch of that name may have left something, be it the directory above."""
         places = dict.fromkeys(directory / group_name(state_directory) / name for _, directory in _candidates())
-        return [cls(place) for place in places if place.is_dir()]
+        return [cls(place) for place in places if place.parent.is_dir()]
 
     def _make(self) -> None:
         for _ in range(3):
@@ -157,8 +160,12 @@ class WorkloadCgroup:
         Raises:
             Busy: a process could not be killed in time.
         """
-        if not self.exists:
-            return
+        if self.exists:
+            self._remove_own(timeout_s)
+        with contextlib.suppress(OSError):  # other workloads are in it
+            self.path.parent.rmdir()
+
+    def _remove_own(self, timeout_s: float) -> None:
         _kill(self.path)
         if not _wait_event(self.path, "populated", 0, timeout_s):
             raise Busy(
@@ -167,8 +174,6 @@ class WorkloadCgroup:
             )
         for directory in (*_below(self.path), self.path):
             _remove_directory(directory, timeout_s)
-        with contextlib.suppress(OSError):  # other workloads are in it
-            self.path.parent.rmdir()
 
 
 def _below(directory: Path) -> Iterator[Path]:

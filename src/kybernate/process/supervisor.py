@@ -13,8 +13,8 @@ workload's process group, and when the workload's first process ends, it takes e
 it, writes exit.json and ends. Without namespaces it is a plain process that collects orphans as a subreaper.
 
 A start that has begun to make namespaces when its launching process is killed runs to its end all the same: the
-agent that comes next finds it by supervisor.json. Imports are few on purpose (no json, no pathlib, no typing: a third of the time a launch takes): this
-runs before each launch and stays in memory with each workload.
+agent that comes next finds it by supervisor.json. Imports are few on purpose (no json, no pathlib, no typing: a
+third of the time a launch takes): this runs before each launch and stays in memory with each workload.
 """
 
 # ruff: noqa: PTH105, PTH123, PTH208

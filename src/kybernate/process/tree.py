@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kybernate.model.errors import BadInput, Busy, Conflict, NotFound
-from kybernate.model.types import HostPid, WorkloadName
+from kybernate.model.types import HostPid, WorkloadName, workload_name
 from kybernate.process import procfs, records
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.records import ExitRecord, SupervisorRecord
@@ -224,6 +224,7 @@ def sweep(run_directory: Path) -> None:
     """Remove whatever an ended workload left, or a launch that was cut off before it had written supervisor.json.
 
     Raises:
+        BadInput: the directory's name is no workload's.
         Busy: a process could not be killed in time.
         Conflict: a workload runs there.
     """
@@ -233,13 +234,14 @@ def sweep(run_directory: Path) -> None:
 
 def sweep_locked(run_directory: Path) -> None:
     """`sweep`, for one who holds `locked` already."""
+    name = workload_name(run_directory.name)  # it becomes a cgroup's path, whose processes are killed
     with contextlib.suppress(NotFound):
         tree = attach(run_directory)
         if tree.alive:
             raise Conflict(f"workload {tree.name} runs")
         tree.remove_locked()
     state_directory = run_directory.parents[1].resolve()
-    for group in WorkloadCgroup.existing(state_directory=state_directory, name=WorkloadName(run_directory.name)):
+    for group in WorkloadCgroup.existing(state_directory=state_directory, name=name):
         group.remove(_REMOVE_TIMEOUT_S)
 
 
