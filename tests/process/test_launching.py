@@ -359,3 +359,21 @@ def test_a_house_for_a_restored_process(workloads, eventually, tmp_path):
 def test_senseless_restores_are_refused(workloads, fields):
     with pytest.raises(BadInput, match="can't restore pid"):
         workloads.spec(**fields)
+
+
+def test_without_the_right_to_make_namespaces(state_directory, leftovers):
+    program = f"""
+from pathlib import Path
+from kybernate.model.errors import Unsupported
+from kybernate.process.launching import LaunchSpec, launch
+try:
+    launch(LaunchSpec(name="work", argv=["true"], run_directory=Path({str(state_directory)!r}, "workloads/work")))
+except Unsupported as e:
+    print(e)
+"""
+    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "can't be isolated" in done.stdout
+    assert "CAP_SYS_ADMIN" in done.stdout
+    assert list((state_directory / "workloads").iterdir()) == []
+    assert leftovers.found() == []

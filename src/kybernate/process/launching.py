@@ -112,7 +112,8 @@ def launch(spec: LaunchSpec) -> Tree:
     Raises:
         BadInput: the command can't be started (not found, not allowed, bad directory); nothing is left behind.
         Conflict: a workload of that name runs.
-        Unsupported: isolation is wanted, but there is no cgroup v2 hierarchy to use; or a restore without root.
+        Unsupported: isolation is wanted, but there is no cgroup v2 hierarchy to use, or no right to make
+            namespaces; or a restore without root.
     """
     privileged = os.geteuid() == 0
     if not privileged and (spec.uid, spec.gid) != (os.geteuid(), os.getegid()):
@@ -270,6 +271,9 @@ def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) 
     if step == "directory":
         return BadInput(f"{head}: can't use the directory {spec.directory}: {os.strerror(number or 0)}")
     if step != "exec":
+        if number == errno.EPERM:
+            hint = "the agent needs CAP_SYS_ADMIN, in a container too; or launch without isolation"
+            return Unsupported(f"{head} can't be isolated: {text}", hint=hint)
         return KybernateError(f"{head} did not start: {step}: {text}")
     command = spec.argv[0]
     if number == errno.ENOENT:
