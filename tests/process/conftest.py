@@ -24,7 +24,7 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 @pytest.fixture
 def state_directory() -> Iterator[Path]:
     """A short path, since sockets lie below it (pytest's tmp_path is too long for that)."""
-    directory = Path(tempfile.mkdtemp(prefix="kyb-")).resolve()
+    directory = Path(tempfile.mkdtemp(prefix="kyb-process-")).resolve()
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)
