@@ -215,7 +215,7 @@ static bool share(struct request *request)
 
 static bool status(struct request *request)
 {
-    struct kyb_message answer = {.type = KYB_STATUS + KYB_ANSWER, .argument = state, .flags = committed ? KYB_FLAG_COMMITTED : 0};
+    struct kyb_message answer = {.type = KYB_STATUS + KYB_ANSWER, .argument = state, .flags = (committed ? KYB_FLAG_COMMITTED : 0U) | (partial ? KYB_FLAG_PARTIAL : 0U)};
     const char *why = kyb_unsupported();
     snprintf(answer.reason, sizeof answer.reason, "%s", why ? why : "");
     return kyb_send(request->socket, &answer, NULL, NULL);

@@ -68,6 +68,7 @@ enum kyb_flag {
     KYB_FLAG_MORE = 1,   /* another packet of this list follows */
     KYB_FLAG_SINGLE = 2, /* ALLOCATE: one extent, however large (the application may export it) */
     KYB_FLAG_RDMA = 4,   /* ALLOCATE: allocFlags.gpuDirectRDMACapable */
+    KYB_FLAG_PARTIAL = 32,   /* STATUS: some extents were discarded: only the agent's copy and the rest together are whole */
     KYB_FLAG_COMMITTED = 16, /* STATUS: DISCARD without records came: the content is safe with the agent */
     KYB_FLAG_NO_FD = 8   /* EXTENTS: this record's descriptor has been discarded (per record, in kyb_extent.flags) */
 };

@@ -12,8 +12,11 @@ from kybernate.engine.recovery import Facts, Verdict, Witness, decide
 OPEN = Witness(ProcessState.OPEN)
 QUIET = Witness(ProcessState.QUIET)
 TAKING_BACK = Witness(ProcessState.RELEASED)
-GONE = Witness(ProcessState.RELEASED, committed=True)
+HALF = Witness(ProcessState.RELEASED, partial=True)
+GONE = Witness(ProcessState.RELEASED, committed=True, complete=True)
+GONE_BADLY = Witness(ProcessState.RELEASED, committed=True)
 SILENT = Witness(None)
+FROZEN = Witness(None, complete=True)
 
 RUNNING, LOCKED, AWAY = ResidualState.RUNNING, ResidualState.LOCKED, ResidualState.CHECKPOINTED
 
@@ -32,25 +35,20 @@ RUNNING, LOCKED, AWAY = ResidualState.RUNNING, ResidualState.LOCKED, ResidualSta
             Facts([SILENT], [AWAY], manifest=True), Verdict.RELEASE_DRIVER, id="died after checkpoint, copy unfinished"
         ),
         pytest.param(
-            Facts([SILENT], [AWAY], manifest=True, complete=True),
+            Facts([SILENT], [AWAY], manifest=True),
             Verdict.RELEASE_DRIVER,
             id="copied but nothing discarded",
         ),
-        pytest.param(
-            Facts([GONE], [AWAY], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died before freeze"
-        ),
-        pytest.param(
-            Facts([GONE], [RUNNING], manifest=True, complete=True), Verdict.FINISH_PAUSE, id="died while resuming"
-        ),
-        pytest.param(
-            Facts([GONE, OPEN], [AWAY, AWAY], manifest=True, complete=True), Verdict.BRING_BACK, id="half discarded"
-        ),
-        pytest.param(Facts([SILENT], [AWAY], manifest=True, complete=True, frozen=True), Verdict.PAUSED, id="paused"),
+        pytest.param(Facts([GONE], [AWAY], manifest=True), Verdict.FINISH_PAUSE, id="died before freeze"),
+        pytest.param(Facts([GONE], [RUNNING], manifest=True), Verdict.FINISH_PAUSE, id="died while resuming"),
+        pytest.param(Facts([GONE, OPEN], [AWAY, AWAY], manifest=True), Verdict.BRING_BACK, id="half discarded"),
+        pytest.param(Facts([FROZEN], [AWAY], manifest=True, frozen=True), Verdict.PAUSED, id="paused"),
         pytest.param(Facts([SILENT], [AWAY], manifest=False, frozen=True), Verdict.LOST, id="paused, manifest gone"),
         pytest.param(Facts([GONE], [RUNNING], manifest=False), Verdict.LOST, id="memory gone, manifest gone"),
-        pytest.param(
-            Facts([GONE], [AWAY], manifest=True, complete=False), Verdict.LOST, id="memory gone, marks missing"
-        ),
+        pytest.param(Facts([GONE_BADLY], [AWAY], manifest=True), Verdict.LOST, id="memory gone, marks missing"),
+        pytest.param(Facts([HALF], [AWAY], manifest=True), Verdict.FINISH_COPY, id="part of it discarded"),
+        pytest.param(Facts([HALF, GONE], [AWAY], manifest=True), Verdict.FINISH_COPY, id="one wholly, one partly"),
+        pytest.param(Facts([HALF], [AWAY], manifest=False), Verdict.LOST, id="part of it discarded, manifest gone"),
         pytest.param(Facts([], [AWAY], manifest=True), Verdict.FINISH_PAUSE, id="driver backend, before freeze"),
         pytest.param(Facts([], [AWAY], manifest=True, frozen=True), Verdict.PAUSED, id="driver backend, paused"),
         pytest.param(Facts([], [AWAY, LOCKED], manifest=True), Verdict.RELEASE_DRIVER, id="driver backend, half-way"),

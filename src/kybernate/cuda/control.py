@@ -32,6 +32,8 @@ class ProcessStatus:
     state: wire.ProcessState
     committed: bool
     """Its content is with the agent: the process waits for MAP and never goes back by itself."""
+    partial: bool
+    """Some of its extents are discarded, not all."""
     unsupported: str
     """Why this process can't be paused; empty when it can."""
 
@@ -75,7 +77,9 @@ class Control:
 
     def status(self) -> ProcessStatus:
         answer = self._ask(Message(Type.STATUS))[0]
-        return ProcessStatus(_state(answer), bool(answer.flags & Flag.COMMITTED), answer.reason)
+        return ProcessStatus(
+            _state(answer), bool(answer.flags & Flag.COMMITTED), bool(answer.flags & Flag.PARTIAL), answer.reason
+        )
 
     def quiesce(self, timeout_s: float) -> list[Record]:
         """Close the gates and wait until the GPU is idle; all extents as the process knows them.

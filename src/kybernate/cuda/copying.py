@@ -161,8 +161,14 @@ class CopyEngine:
         for i, copy in enumerate(plan._previous):
             if copy is not None:
                 copy.hashes[plan._dirty[bounds[i] : bounds[i + 1]] & (copy.slots >= 0)] = 0
-        with self._gpu.current(), held(plan.extents):
-            stats = self._out.run(plan.extents, plan.runs, self._pool, done)
+        with self._gpu.current(), held(plan.extents) as let_go:
+
+            def safe(extent: Extent) -> None:
+                let_go(extent)  # so that `done` may free it while later ones are still being copied
+                if done is not None:
+                    done(extent)
+
+            stats = self._out.run(plan.extents, plan.runs, self._pool, safe)
         released = []
         for copy, final in zip(plan._previous, plan.copies, strict=True):
             if copy is not None:

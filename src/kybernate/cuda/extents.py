@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,12 +127,11 @@ class ExtentSpace:
                         now.append(extent)
         self._release(now)
 
-    @contextmanager
-    def hold(self, extents: Sequence[Extent]) -> Iterator[None]:
-        """Keep extents mapped for the block.
+    def hold(self, extents: Sequence[Extent]) -> None:
+        """Keep extents mapped until `let_go`.
 
         Raises:
-            WorkloadLost: one of them is gone already (its process ended).
+            WorkloadLost: one of them is gone already (its process ended); none is held.
         """
         with self._lock:
             for extent in extents:
@@ -142,16 +141,16 @@ class ExtentSpace:
                     )
             for extent in extents:
                 extent.holders += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                last = []
-                for extent in extents:
-                    extent.holders -= 1
-                    if extent.doomed and extent.holders == 0:
-                        last.append(extent)
-            self._release(last)
+
+    def let_go(self, extents: Iterable[Extent]) -> None:
+        """The end of `hold`; extents that were destroyed meanwhile go now."""
+        with self._lock:
+            last = []
+            for extent in extents:
+                extent.holders -= 1
+                if extent.doomed and extent.holders == 0:
+                    last.append(extent)
+        self._release(last)
 
     def _map(self, handles: Sequence[int], sizes: Sequence[int]) -> list[Piece]:
         total = sum(sizes)
@@ -207,17 +206,30 @@ class ExtentSpace:
 
 
 @contextmanager
-def held(extents: Sequence[Extent]) -> Iterator[None]:
-    """`ExtentSpace.hold` for extents of one GPU, which may be none at all."""
+def held(extents: Sequence[Extent]) -> Iterator[Callable[[Extent], None]]:
+    """Hold extents of one GPU, which may be none at all, for the block. What it gives lets go of one before the end.
+
+    Raises:
+        WorkloadLost: one of them is gone.
+    """
     spaces = {id(extent.space): extent.space for extent in extents}
     if len(spaces) > 1:
         raise ValueError("extents of several GPUs in one copy")
     space = next(iter(spaces.values()), None)
     if space is None:
-        yield
+        yield lambda extent: None
         return
-    with space.hold(extents):
-        yield
+    space.hold(extents)
+    rest = dict.fromkeys(extents)
+
+    def let_go(extent: Extent) -> None:
+        del rest[extent]
+        space.let_go([extent])
+
+    try:
+        yield let_go
+    finally:
+        space.let_go(rest)
 
 
 def _descriptor_type() -> Any:

@@ -66,6 +66,7 @@ class Flag(enum.IntFlag):
     RDMA = 4
     NO_FD = 8
     COMMITTED = 16
+    PARTIAL = 32
 
 
 _KNOWN_FLAGS = functools.reduce(operator.or_, Flag, Flag.NONE).value
@@ -141,14 +142,14 @@ def unpack(packet: bytes) -> Message:
     if kind >= 2 * ANSWER:
         raise BadInput(f"packet has an unknown type {kind}")
     records = tuple(
-        Record(ExtentId(i), address, size, record_gpu, Flag(record_flags & 0x1F))
+        Record(ExtentId(i), address, size, record_gpu, Flag(record_flags & 0x3F))
         for i, address, size, record_gpu, record_flags, _ in _RECORD.iter_unpack(packet[_HEAD.size :])
     )
     return Message(
         type=parsed_type,
         answer=kind >= ANSWER,
         status=parsed_status,
-        flags=Flag(flags & 0x1F),
+        flags=Flag(flags & 0x3F),
         argument=argument,
         gpu=gpu,
         reason=reason.split(b"\0", 1)[0].decode("utf-8", "replace"),

@@ -1,21 +1,22 @@
 """Resume: a paused workload gets VRAM and goes on where it stopped.
 
-    thaw -> create extents -> (fill | restore, unlock) -> check -> map -> open
+    create extents -> thaw -> (fill, check | restore, unlock) -> map -> open
 
-Extents are created first: a GPU without room refuses before anything of the workload was touched. Filling and the
-residual's restore run at the same time. Before the gates open the GPU hashes what it was filled with and compares it
+Extents are created first: a GPU without room refuses before anything of the workload was touched. Where another workload
+is just leaving (`room`), they are created and filled piece by piece as its memory becomes free. Filling and the residual's
+restore run at the same time. Before the gates open the GPU hashes what it was filled with and compares it
 with the manifest. The host copy stays in the pool afterwards, as the clean copy of the next pause.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
-from kybernate.cuda.copying import CopyEngine, CopyStats
+from kybernate.cuda.copying import CopyEngine, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.residual import ResidualState
@@ -25,7 +26,13 @@ from kybernate.engine.leaving import FREEZE_SECONDS
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
 from kybernate.model.errors import KybernateError
-from kybernate.model.types import GpuUuid, HostPid, SwitchReport
+from kybernate.model.types import ExtentId, GpuUuid, HostPid, SwitchReport
+
+PIECE_BYTES = 2 << 30
+"""Created and filled at a time where room comes piece by piece: long enough to hide the making of the next."""
+
+Room = Callable[[GpuUuid, int], None]
+"""Blocks until so many bytes of VRAM may be taken; raises NoRoom when that won't be."""
 
 
 class ContentDiffers(KybernateError):
@@ -40,9 +47,15 @@ class Coming:
     target: Target
     manifest: Manifest
     timeout_s: float
+    room: Room | None = None
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
-    extents: list[Extent] = field(default_factory=list)
+    made: dict[ExtentId, Extent] = field(default_factory=dict)
+
+    @property
+    def extents(self) -> list[Extent]:
+        """In the manifest's order."""
+        return [self.made[held.id] for held in self.manifest.extents]
 
     def run(self) -> SwitchReport:
         """Do it all.
@@ -75,51 +88,63 @@ class Coming:
 
     def _create(self) -> None:
         with self.clock.step("create"):
-            by_place: dict[tuple[HostPid, GpuUuid, bool], list[HeldExtent]] = defaultdict(list)
-            for held in self.manifest.extents:
-                by_place[held.pid, held.gpu, held.copy.rdma].append(held)
-            made: dict[int, Extent] = {}
-            self.undo.push("free the new extents", lambda: self.parts.broker.drop(list(made.values())))
-            for (pid, gpu, rdma), group in by_place.items():
-                extents = self.parts.broker.create(
-                    workload=self.target.name,
-                    pid=pid,
-                    gpu=self.parts.copiers[gpu].gpu,
-                    sizes=[held.copy.size for held in group],
-                    ids=[held.id for held in group],
-                    rdma=rdma,
-                )
-                made.update((extent.id, extent) for extent in extents)
-            self.extents = [made[held.id] for held in self.manifest.extents]
+            self.undo.push("free the new extents", lambda: self.parts.broker.drop(list(self.made.values())))
+            if self.room is None:
+                self._make(self.manifest.extents)
         self.parts.faults.at("resume.created")
 
+    def _make(self, places: Sequence[HeldExtent]) -> None:
+        alike: dict[tuple[HostPid, GpuUuid, bool], list[HeldExtent]] = defaultdict(list)
+        for held in places:
+            alike[held.pid, held.gpu, held.copy.rdma].append(held)
+        for (pid, gpu, rdma), group in alike.items():
+            extents = self.parts.broker.create(
+                workload=self.target.name,
+                pid=pid,
+                gpu=self.parts.copiers[gpu].gpu,
+                sizes=[held.copy.size for held in group],
+                ids=[held.id for held in group],
+                rdma=rdma,
+            )
+            self.made.update((extent.id, extent) for extent in extents)
+
     def _fill_and_restore(self) -> list[CopyStats]:
-        groups: dict[GpuUuid, list[int]] = defaultdict(list)
-        for index, held in enumerate(self.manifest.extents):
-            groups[held.gpu].append(index)
-
-        def fill(gpu: GpuUuid) -> CopyStats:
-            copier = self.parts.copiers[gpu]
-            extents = [self.extents[i] for i in groups[gpu]]
-            copies = [self.manifest.extents[i].copy for i in groups[gpu]]
-            stats = copier.fill(extents, copies)
-            self._check(copier, extents, groups[gpu])
-            return stats
-
-        filling = [self.parts.executor.submit(fill, gpu) for gpu in groups]
+        groups: dict[GpuUuid, list[HeldExtent]] = defaultdict(list)
+        for held in self.manifest.extents:
+            groups[held.gpu].append(held)
+        filling = [self.parts.executor.submit(self._fill, gpu, places) for gpu, places in groups.items()]
         try:
             self._restore()
         finally:
             for future in filling:
                 future.exception()
         with self.clock.step("fill"):
-            stats = [future.result() for future in filling]
+            stats = [part for future in filling for part in future.result()]
         self.parts.faults.at("resume.filled")
         return stats
 
-    def _check(self, copier: CopyEngine, extents: Sequence[Extent], indexes: Sequence[int]) -> None:
+    def _fill(self, gpu: GpuUuid, places: Sequence[HeldExtent]) -> list[CopyStats]:
+        """All of one GPU's extents; piece by piece where room comes so."""
+        if self.room is None:
+            return [self._fill_piece(gpu, places)]
+        stats = []
+        for piece in pieces(places):
+            self.room(gpu, sum(held.copy.size for held in piece))
+            self._make(piece)
+            stats.append(self._fill_piece(gpu, piece))
+        return stats
+
+    def _fill_piece(self, gpu: GpuUuid, places: Sequence[HeldExtent]) -> CopyStats:
+        copier = self.parts.copiers[gpu]
+        extents = [self.made[held.id] for held in places]
+        copies = [held.copy for held in places]
+        stats = copier.fill(extents, copies)
+        self._check(copier, extents, copies)
+        return stats
+
+    def _check(self, copier: CopyEngine, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> None:
         """Hash the GPU's content and compare it with what left."""
-        wrong = copier.differing(extents, [self.manifest.extents[i].copy for i in indexes])
+        wrong = copier.differing(extents, copies)
         if wrong:
             total = sum(extent.chunks for extent in extents)
             raise ContentDiffers(
@@ -190,3 +215,17 @@ class Coming:
             bytes_zero=sum(e.size for e in self.extents) - sum(s.bytes_copied for s in stats),
             steps=tuple(self.clock.steps),
         )
+
+
+def pieces(places: Sequence[HeldExtent]) -> Iterator[list[HeldExtent]]:
+    """Cut a list so that each part is about PIECE_BYTES; an extent larger than that is a part of its own."""
+    part: list[HeldExtent] = []
+    size = 0
+    for held in places:
+        if part and size + held.copy.size > PIECE_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(held)
+        size += held.copy.size
+    if part:
+        yield part

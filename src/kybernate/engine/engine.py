@@ -20,15 +20,17 @@ from kybernate.cuda import residual
 from kybernate.cuda.broker import Broker
 from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyEngine, ExtentCopy
+from kybernate.cuda.planning import NO_SLOT
 from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
 from kybernate.engine import recovery
-from kybernate.engine.coming import Coming
+from kybernate.engine.coming import Coming, Room
 from kybernate.engine.context import Clock, Parts, connections, reconcile
 from kybernate.engine.copies import BadManifest, CopyStore, Manifest
 from kybernate.engine.faults import Faults
-from kybernate.engine.leaving import FREEZE_SECONDS, Leaving
+from kybernate.engine.handover import Handover
+from kybernate.engine.leaving import FREEZE_SECONDS, Freed, Leaving
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.model.errors import Conflict, KybernateError, NoRoom, WorkloadLost
 from kybernate.model.types import (
@@ -42,6 +44,11 @@ from kybernate.model.types import (
 )
 
 __all__ = ["CudaProcess", "Engine", "HostCopy", "Target"]
+
+
+def _unheard(gpu: GpuUuid, size: int) -> None:
+    """Nobody waits for the memory."""
+
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +98,8 @@ class Engine:
 
     # ---- pause ----
 
-    def pause(self, target: Target, *, depth: Depth, timeout_s: float) -> SwitchReport:
-        """Take the workload's VRAM.
+    def pause(self, target: Target, *, depth: Depth, timeout_s: float, freed: Freed = _unheard) -> SwitchReport:
+        """Take the workload's VRAM. `freed` is told of it as it becomes free, while the pause goes on.
 
         Raises:
             Busy, Unsupported, NoRoom: refused; it runs on, nothing was changed.
@@ -107,14 +114,16 @@ class Engine:
         previous = self._previous(copy)
         self._refuse_early(target, previous)
         try:
-            return self._leave(target, depth, timeout_s, copy)
+            return self._leave(target, depth, timeout_s, copy, freed)
         except NoRoom:
             if not self._give_up_caches(target.name):
                 raise
-            return self._leave(target, depth, timeout_s, copy)
+            return self._leave(target, depth, timeout_s, copy, freed)
 
-    def _leave(self, target: Target, depth: Depth, timeout_s: float, before: HostCopy | None) -> SwitchReport:
-        leaving = Leaving(self._parts, target, depth, timeout_s, self._previous(before))
+    def _leave(
+        self, target: Target, depth: Depth, timeout_s: float, before: HostCopy | None, freed: Freed
+    ) -> SwitchReport:
+        leaving = Leaving(self._parts, target, depth, timeout_s, self._previous(before), freed)
         try:
             return leaving.run()
         finally:
@@ -172,8 +181,8 @@ class Engine:
 
     # ---- resume ----
 
-    def resume(self, target: Target, *, timeout_s: float = 60.0) -> SwitchReport:
-        """Give the workload VRAM and let it go on.
+    def resume(self, target: Target, *, timeout_s: float = 60.0, room: Room | None = None) -> SwitchReport:
+        """Give the workload VRAM and let it go on. With `room` its memory is taken piece by piece, as that allows.
 
         Raises:
             Conflict: it is not paused.
@@ -184,9 +193,37 @@ class Engine:
         copy = self._copies.get(target.name)
         if copy is None or not copy.paused:
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
-        report = Coming(self._parts, target, copy.manifest, timeout_s).run()
+        report = Coming(self._parts, target, copy.manifest, timeout_s, room).run()
         copy.paused = False
         return report
+
+    def swap(
+        self, leaving: Target, coming: Target, *, depth: Depth, timeout_s: float, spare: Mapping[GpuUuid, int]
+    ) -> tuple[SwitchReport, SwitchReport]:
+        """Pause one and resume another at the same time, extent by extent: both directions of the link are in use, and no
+        VRAM beyond what the one gives back (and `spare`, in bytes) is needed.
+
+        Raises:
+            What `pause` raises: the other stays paused. What `resume` raises: the first one is paused all the same.
+        """
+        handover = Handover(spare)
+
+        def leave() -> SwitchReport:
+            try:
+                report = self.pause(leaving, depth=depth, timeout_s=timeout_s, freed=handover.give)
+            except BaseException as error:
+                handover.fail(error)
+                raise
+            handover.close()
+            return report
+
+        pausing = self._executor.submit(leave)
+        try:
+            came = self.resume(coming, timeout_s=timeout_s, room=handover.take)
+        except KybernateError:
+            pausing.result()  # its error, if it has one, is the cause
+            raise
+        return pausing.result(), came
 
     # ---- what is in the pool ----
 
@@ -233,27 +270,24 @@ class Engine:
     # ---- after an agent's death ----
 
     def recover(self, target: Target) -> WorkloadState:
-        """Find out what is true of a workload this agent did not start, and bring it into a state with a name.
+        """Find out what is true of a workload whose switch an agent (this one or a dead one) did not finish, and bring it
+        into a state with a name.
 
         Returns RUNNING or PAUSED.
 
         Raises:
             WorkloadLost: its memory is gone; the message says what the witnesses said.
         """
-        try:
-            manifest = self._parts.store.load(target.name)
-            problem = ""
-        except BadManifest as error:
-            manifest, problem = None, str(error)
+        manifest, problem = self._own_manifest(target.name)
         facts = self._facts(target, manifest)
         verdict = recovery.decide(facts)
         log.info("recovery of %s: %s -> %s", target.name, facts, verdict.value)
+        if verdict is recovery.Verdict.FINISH_COPY and manifest is not None:
+            self._finish_copy(target, manifest)
+            facts = self._facts(target, manifest)
+            verdict = recovery.decide(facts)
+            log.info("recovery of %s, copy finished: %s -> %s", target.name, facts, verdict.value)
         match verdict:
-            case recovery.Verdict.LOST:
-                raise WorkloadLost(
-                    f"workload {target.name} gave up its GPU memory and its host copy is not there. {problem}".strip(),
-                    hint="stop it and start it anew",
-                )
             case recovery.Verdict.RUNNING | recovery.Verdict.RELEASE_DRIVER:
                 if verdict is recovery.Verdict.RELEASE_DRIVER:
                     self._release_driver(target)
@@ -263,42 +297,79 @@ class Engine:
                 if (copy := self._copies.get(target.name)) is not None:
                     copy.paused = False
                 return WorkloadState.RUNNING
-            case recovery.Verdict.PAUSED | recovery.Verdict.FINISH_PAUSE | recovery.Verdict.BRING_BACK:
-                assert manifest is not None
-                if (copy := self._copies.get(target.name)) is not None:
-                    copy.paused = True  # this agent's own operation failed after the point of no return
-                    manifest = copy.manifest
-                else:
-                    self._parts.pool.claim(manifest.slots())
-                    self._copies[target.name] = HostCopy(manifest, paused=True)
+            case recovery.Verdict.BRING_BACK if manifest is not None:
+                self._bring_back(target, manifest)
+                return WorkloadState.RUNNING
+            case recovery.Verdict.PAUSED | recovery.Verdict.FINISH_PAUSE if manifest is not None:
+                self._copies[target.name].paused = True
                 self._parts.broker.drop(self._parts.broker.extents(target.name))
-                if verdict is recovery.Verdict.BRING_BACK:
-                    self._bring_back(target, manifest)
-                    return WorkloadState.RUNNING
-                if verdict is recovery.Verdict.FINISH_PAUSE:
-                    self._finish_pause(target, manifest)
+                if verdict is recovery.Verdict.FINISH_PAUSE and manifest.depth is Depth.ZERO:
+                    self._away(target, Clock(), timeout_s=30.0)
                 return WorkloadState.PAUSED
+        raise WorkloadLost(
+            f"workload {target.name} gave up its GPU memory and its host copy is not there. {problem}".strip(),
+            hint="stop it and start it anew",
+        )
+
+    def _own_manifest(self, name: WorkloadName) -> tuple[Manifest | None, str]:
+        """The workload's manifest, its slots in the pool ours; and what is wrong with it, if it can't be read."""
+        if (copy := self._copies.get(name)) is not None:  # this agent's own operation failed
+            return copy.manifest, ""
+        try:
+            manifest = self._parts.store.load(name)
+        except BadManifest as error:
+            return None, str(error)
+        if manifest is None:
+            return None, ""
+        for held in manifest.extents:
+            if not held.done:
+                held.copy.slots[:] = NO_SLOT  # planned, never filled
+        self._parts.pool.claim(manifest.slots())
+        self._copies[name] = HostCopy(manifest, paused=False)
+        return manifest, ""
 
     def _facts(self, target: Target, manifest: Manifest | None) -> recovery.Facts:
         frozen = target.tree.frozen
-        complete = manifest is not None and manifest.complete
-        # A frozen process answers nobody; that it is frozen says enough.
-        known = frozen and complete
-        residuals = [] if known else [residual.state(pid) for pid in residual_pids(target.tree)]
+        undone = {held.pid for held in manifest.extents if not held.done} if manifest else set()
+        complete = {process.pid: manifest is not None and process.pid not in undone for process in target.processes}
+        if frozen:  # answers nobody
+            processes = [recovery.Witness(None, complete=complete[process.pid]) for process in target.processes]
+            return recovery.Facts(processes, [ResidualState.CHECKPOINTED], manifest is not None, frozen=True)
         return recovery.Facts(
-            processes=[self._ask(process) if not frozen else recovery.Witness(None) for process in target.processes],
-            residuals=residuals or ([ResidualState.CHECKPOINTED] if known else []),
+            processes=[replace(self._ask(process), complete=complete[process.pid]) for process in target.processes],
+            residuals=[residual.state(pid) for pid in residual_pids(target.tree)],
             manifest=manifest is not None,
-            complete=complete,
-            frozen=frozen,
         )
+
+    def _finish_copy(self, target: Target, manifest: Manifest) -> None:
+        """An agent died while it freed what it had copied: copy what the processes still hold."""
+        for process in target.processes:
+            with Control(process.control_path) as control:
+                if not control.status().partial:
+                    continue
+                here = {extent.id: extent for extent in reconcile(self._parts, target, process.pid, control)}
+                undone = [i for i, held in enumerate(manifest.extents) if held.pid == process.pid and not held.done]
+                if missing := [i for i in undone if manifest.extents[i].id not in here]:
+                    raise WorkloadLost(f"{len(missing)} extents of process {process.pid} of {target.name} are gone")
+                for gpu, copier in self._parts.copiers.items():
+                    mine = [i for i in undone if manifest.extents[i].gpu == gpu]
+                    plan = copier.plan([here[manifest.extents[i].id] for i in mine], {})
+                    copier.evict(plan)
+                    for i, copy in zip(mine, plan.copies, strict=True):
+                        old = manifest.extents[i].copy.slots
+                        self._free(old[old >= 0])
+                        manifest.extents[i].copy = copy
+                    self._parts.store.save(manifest)
+                    self._parts.store.mark(manifest, mine)
+                control.discard()
+                self._parts.broker.drop(list(here.values()))
 
     @staticmethod
     def _ask(process: CudaProcess) -> recovery.Witness:
         try:
             with Control(process.control_path, timeout_s=ANSWER_SECONDS) as control:
                 status = control.status()
-                return recovery.Witness(status.state, status.committed)
+                return recovery.Witness(status.state, status.committed, status.partial)
         except (KybernateError, OSError):
             return recovery.Witness(None)
 
@@ -327,11 +398,6 @@ class Engine:
         for process in target.processes:
             with Control(process.control_path) as control:
                 reconcile(self._parts, target, process.pid, control)
-
-    def _finish_pause(self, target: Target, manifest: Manifest) -> None:
-        if manifest.depth is Depth.WARM:
-            return
-        self._away(target, Clock(), timeout_s=30.0)
 
     def _bring_back(self, target: Target, manifest: Manifest) -> None:
         """Resume only those processes that have no memory; the others took theirs back themselves."""

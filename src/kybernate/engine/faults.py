@@ -21,10 +21,10 @@ PAUSE_STEPS = (
     "pause.released",
     "pause.locked",
     "pause.checkpointed",
-    "pause.copied",
+    "pause.marked",
     "pause.discarding",
+    "pause.copied",
     "pause.discarded",
-    "pause.dropped",
     "pause.frozen",
 )
 RESUME_STEPS = (

@@ -1,19 +1,21 @@
 """Pause: a workload gives up its VRAM. One function a step, an undo for each until nothing can fail any more.
 
-    connect -> quiesce -> plan -> record -> release -> (copy | lock, checkpoint) -> complete -> discard, drop -> freeze
+    connect -> quiesce -> plan -> record -> release -> (copy | lock, checkpoint) -> discard and free, as copied -> freeze
 
 Up to and including `plan` the workload's memory is untouched: a refusal costs it some milliseconds. From `release` on
-the undo maps the same memory again. Content is discarded only once all of it is safe in the pool *and* the residual is
-checkpointed. Copying and the residual's checkpoint run at the same time: one moves bytes over the link, the other hardly any.
+the undo maps the same memory again. Nothing is discarded before the residual is checkpointed; from then on what has been
+copied is freed while the rest is still being copied, so that another workload can come in meanwhile. Copying and the
+residual's checkpoint run at the same time: one moves bytes over the link, the other hardly any.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 
 from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
@@ -27,6 +29,13 @@ from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, SwitchReport
 
 FREEZE_SECONDS = 10.0
+FREE_BYTES = 2 << 30
+"""So much is gathered before it is discarded and freed: a message to the process and back each time."""
+POLL_SECONDS = 0.05
+"""How long to wait for the next extent before looking whether the copy failed."""
+
+Freed = Callable[[GpuUuid, int], None]
+"""Told of VRAM as it becomes free, in bytes."""
 
 
 @dataclass(slots=True)
@@ -38,6 +47,7 @@ class Leaving:
     depth: Depth
     timeout_s: float
     previous: Mapping[ExtentId, ExtentCopy]
+    freed: Freed
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
     controls: dict[HostPid, Control] = field(default_factory=dict)
@@ -45,8 +55,10 @@ class Leaving:
     extents: list[Extent] = field(default_factory=list)
     plans: list[CopyPlan] = field(default_factory=list)
     manifest: Manifest | None = None
+    copied: SimpleQueue[Extent] = field(default_factory=SimpleQueue)
+    """Extents whose content is safe, in the order they were copied."""
     committed: bool = False
-    """Past the point of no return: `manifest` is what is in the pool, and the workload is paused."""
+    """Past the point of no return: `manifest` and its marks say what is in the pool."""
 
     def run(self) -> SwitchReport:
         """Do it all.
@@ -63,7 +75,7 @@ class Leaving:
                 self._record()
                 self._release()
                 stats = self._leave()
-                self._discard()
+                self._commit()
                 self._freeze()
             except Exception as error:
                 failed = self.undo.roll_back()
@@ -138,20 +150,58 @@ class Leaving:
                 control.remap()
 
     def _leave(self) -> list[CopyStats]:
-        """Copy and checkpoint at the same time."""
+        """Copy and checkpoint at the same time; then free what is copied while the rest follows."""
         copying = [
-            self.parts.executor.submit(self.parts.copiers[plan.extents[0].gpu.uuid].evict, plan) for plan in self.plans
+            self.parts.executor.submit(self.parts.copiers[plan.extents[0].gpu.uuid].evict, plan, done=self.copied.put)
+            for plan in self.plans
         ]
         try:
             if self.depth is Depth.ZERO:
                 self._checkpoint()
+            with self.clock.step("copy"):
+                self._free_as_copied(copying)
         finally:
             # The copy reads memory that an undo would hand back: never undo beside it.
             self._wait(copying)
-        with self.clock.step("copy"):
-            stats = [future.result() for future in copying]
         self.parts.faults.at("pause.copied")
-        return stats
+        return [future.result() for future in copying]
+
+    def _free_as_copied(self, copying: Sequence[Future[CopyStats]]) -> None:
+        assert self.manifest is not None
+        index = {held.id: i for i, held in enumerate(self.manifest.extents)}
+        waiting: list[Extent] = []
+        left = len(self.extents)
+        while left:
+            try:
+                waiting.append(self.copied.get(timeout=POLL_SECONDS))
+            except Empty:
+                for future in copying:
+                    if future.done():
+                        future.result()  # raises what stopped it
+                continue
+            left -= 1
+            if not left or sum(extent.size for extent in waiting) >= FREE_BYTES:
+                self._free(waiting, [index[extent.id] for extent in waiting])
+                waiting = []
+
+    def _free(self, extents: Sequence[Extent], indexes: Sequence[int]) -> None:
+        """Past the point of no return: these extents' content is in the pool, and only there from now on."""
+        assert self.manifest is not None
+        self.parts.store.mark(self.manifest, indexes)
+        self.parts.faults.at("pause.marked")
+        self.committed = True
+        self.undo.commit()
+        by_pid: dict[HostPid, list[ExtentId]] = defaultdict(list)
+        by_gpu: dict[GpuUuid, int] = defaultdict(int)
+        for extent in extents:
+            by_pid[extent.pid].append(extent.id)
+            by_gpu[extent.gpu.uuid] += extent.size
+        for pid, ids in by_pid.items():
+            self.controls[pid].discard(ids)
+        self.parts.faults.at("pause.discarding")
+        self.parts.broker.drop(extents)
+        for gpu, size in by_gpu.items():
+            self.freed(gpu, size)
 
     @staticmethod
     def _wait(copying: Sequence[Future[CopyStats]]) -> None:
@@ -170,17 +220,12 @@ class Leaving:
 
     # ---- all is safe: no way back from here but resume ----
 
-    def _discard(self) -> None:
-        assert self.manifest is not None
-        with self.clock.step("discard"):
-            self.parts.store.mark(self.manifest, range(len(self.manifest.extents)))
-            self.parts.faults.at("pause.discarding")
+    def _commit(self) -> None:
+        with self.clock.step("commit"):
             self.committed = True
             self.undo.commit()
             every(self.parts.executor, lambda control: control.discard(), list(self.controls.values()))
-            self.parts.faults.at("pause.discarded")
-            self.parts.broker.drop(self.extents)
-        self.parts.faults.at("pause.dropped")
+        self.parts.faults.at("pause.discarded")
 
     def _freeze(self) -> None:
         if self.depth is Depth.ZERO:

@@ -21,6 +21,10 @@ class Witness:
     state: ProcessState | None
     committed: bool = False
     """It has discarded its memory, because all content was safe in the pool."""
+    partial: bool = False
+    """It has discarded some of it; the rest it still has."""
+    complete: bool = False
+    """The manifest's marks say that all its content is in the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,12 @@ class Facts:
     residuals: Sequence[ResidualState]
     manifest: bool
     """There is one that can be read."""
-    complete: bool = False
-    """Its marks say that all content is in the pool."""
     frozen: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """All content is in the pool."""
+        return self.manifest and all(witness.complete for witness in self.processes)
 
 
 class Verdict(enum.Enum):
@@ -41,6 +48,8 @@ class Verdict(enum.Enum):
     """Restore and unlock; the process then takes its memory back by itself and runs."""
     PAUSED = "paused"
     """It is paused, wholly: claim its slots."""
+    FINISH_COPY = "finish copy"
+    """Some content is in the pool, the rest still in VRAM: copy that, then look again."""
     FINISH_PAUSE = "finish pause"
     """All content is in the pool: do the rest (checkpoint, freeze)."""
     BRING_BACK = "bring back"
@@ -59,9 +68,11 @@ def decide(facts: Facts) -> Verdict:
         return Verdict.RELEASE_DRIVER if shut else Verdict.RUNNING
     if facts.frozen:  # the last step of a pause
         return Verdict.PAUSED if facts.complete else Verdict.LOST
-    committed = [witness.committed for witness in facts.processes]
-    if not any(committed):
+    if any(witness.partial and not witness.committed for witness in facts.processes):
+        return Verdict.FINISH_COPY if facts.manifest else Verdict.LOST
+    committed = [witness for witness in facts.processes if witness.committed]
+    if not committed:
         return Verdict.RELEASE_DRIVER if shut else Verdict.RUNNING
-    if not facts.complete:
+    if not facts.manifest or not all(witness.complete for witness in committed):
         return Verdict.LOST
-    return Verdict.FINISH_PAUSE if all(committed) else Verdict.BRING_BACK
+    return Verdict.FINISH_PAUSE if len(committed) == len(facts.processes) else Verdict.BRING_BACK
