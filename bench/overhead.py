@@ -25,6 +25,8 @@ from kybernate.model.types import GIB, MIB, Backend, WorkloadName
 CASES = {"ops": "torch_small_ops_ratio", "training": "training_step_ratio", "alloc": "alloc_free_pair_ratio"}
 WITH, WITHOUT = "with-library", "without-library"
 START_S = 120.0
+ROUNDS_MOST = {"alloc": 5}
+"""Its pairs take long, and a ratio that is far from one needs no more."""
 
 
 def start(agent: OwnAgent, name: str, backend: Backend, *, python: str, scale: float) -> Conversation:
@@ -45,7 +47,7 @@ def measure(talks: dict[str, Conversation], kinds: Sequence[str], *, rounds: int
     for kind in kinds:
         for name in (WITH, WITHOUT):
             seconds(talks[name], kind)
-        for turn in range(rounds):
+        for turn in range(min(rounds, ROUNDS_MOST.get(kind, rounds))):
             for name in (WITH, WITHOUT) if turn % 2 == 0 else (WITHOUT, WITH):
                 found[kind][name].append(seconds(talks[name], kind))
         ours, plain = (statistics.median(found[kind][name]) for name in (WITH, WITHOUT))

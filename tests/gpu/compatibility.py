@@ -12,6 +12,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -37,6 +38,7 @@ from kybernate.model.types import Depth
 
 FAILED = "failed"
 FIRST_STEPS_S = 240.0
+LEAST_S = 30.0
 PROGRESS_S = 60.0
 REFUSALS = 5
 BUSY_TRIES = 5
@@ -75,24 +77,37 @@ class Outcome:
 class Prover:
     """Runs programs one after the other or side by side under one agent."""
 
-    def __init__(self, *, agent: OwnAgent, cycles: int, limit_s: float, deadline: float) -> None:
+    def __init__(
+        self, *, agent: OwnAgent, cycles: int, deadline: float, parallel: int, programs: Sequence[Program]
+    ) -> None:
         self._agent = agent
         self._cycles = cycles
-        self._limit_s = limit_s
         self._deadline = deadline
-        self._printing = threading.Lock()
+        self._parallel = parallel
+        self._waiting = list(programs)
+        self._lock = threading.Lock()
+
+    def _share(self, program: Program) -> float:
+        """Until when its cycles may go on: a fair part of what is left, so that every program gets its turn."""
+        with self._lock:
+            waiting = sum(_weight(each) for each in self._waiting)
+            self._waiting.remove(program)
+        left = max(0.0, self._deadline - time.monotonic())
+        lanes = 1 if program.alone else self._parallel
+        return min(self._deadline, time.monotonic() + max(LEAST_S, left * lanes * _weight(program) / waiting))
 
     def prove(self, program: Program, argv: Sequence[str]) -> Outcome:
         """Never raises; what goes wrong is the outcome `failed` with its reason."""
         outcome = Outcome(program=program.name, what=program.what, expected=program.expected)
         started = time.monotonic()
+        end = self._share(program)
         try:
             output = self._agent.run(program.name, argv)
             output.wait_steps(3, timeout_s=FIRST_STEPS_S)
             with contextlib.suppress(KybernateError, ValueError, IndexError):
                 resident = self._agent.client.workload(program.name).resident_bytes
                 outcome.bytes_native = max(0, listed_vram(self._agent, program.name) - resident)
-            self._cycle_all(program, output, outcome, end=min(started + self._limit_s, self._deadline))
+            self._cycle_all(program, output, outcome, end=end)
             last = self._agent.exact_end(program.name)
             outcome.steps = int(last.partition("steps=")[2].split()[0])
             self._judge(program, outcome)
@@ -182,7 +197,7 @@ class Prover:
                 return
             last = self._agent.exact_end(program.name)
             outcome.steps = int(last.partition("steps=")[2].split()[0])
-            outcome.verdict, outcome.reason = REFUSED, first
+            outcome.verdict, outcome.reason = REFUSED, _plain(first)
         except (KybernateError, AgentAway, WorkloadLost) as e:
             outcome.reason = f"refused ({first}), but afterwards: {e}"
 
@@ -190,12 +205,22 @@ class Prover:
         mark = "ok " if outcome.as_expected else "BAD"
         pause, resume = outcome.pause_zero_s, outcome.resume_zero_s
         times = f", out {pause:.2f} s, in {resume:.2f} s" if pause is not None and resume is not None else ""
-        with self._printing:
+        with self._lock:
             print(
                 f"{mark} {outcome.program}: {outcome.verdict}, {outcome.cycles} cycles in {outcome.seconds:.0f} s{times}"
                 + (f": {outcome.reason}" if outcome.reason else ""),
                 flush=True,
             )
+
+
+def _weight(program: Program) -> float:
+    """Of the time: those that are refused need some seconds only."""
+    return 0.15 if REFUSED in program.expected else 1.0
+
+
+def _plain(reason: str) -> str:
+    """Without the place of a control socket, which is another one each time."""
+    return re.sub(r"process at \S+/control/\d+\.sock, [A-Z]+: ", "", reason)
 
 
 def prove_all(
@@ -244,8 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--programs", help="names separated by commas; all without")
     parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=1500.0, help="time for all programs together")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for the cycles of one program")
+    parser.add_argument("--seconds", type=float, default=540.0, help="time for all programs together")
     parser.add_argument("--parallel", type=int, default=5, help="programs at a time")
     parser.add_argument("--pool", default="32GiB")
     parser.add_argument("--python", help="interpreter with the frameworks")
@@ -264,7 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build.chmod(0o755)
         jobs = [(program, _argv(program, python=python, build=build)) for program in chosen]
         with OwnAgent(pool_bytes=parse_size(options.pool), simulated_bytes=simulated, log=options.log) as agent:
-            prover = Prover(agent=agent, cycles=options.cycles, limit_s=options.limit, deadline=deadline)
+            prover = Prover(
+                agent=agent, cycles=options.cycles, deadline=deadline, parallel=options.parallel, programs=chosen
+            )
             outcomes = prove_all(prover, jobs, parallel=options.parallel, deadline=deadline)
     content = result(outcomes, simulated=simulated is not None)
     if options.merge and options.output.exists():

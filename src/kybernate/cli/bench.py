@@ -23,6 +23,7 @@ from kybernate.cli.bench_pause import (
     measure_stock,
     measure_swap,
 )
+from kybernate.cli.bench_results import wide_console
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import GIB, MIB
@@ -91,7 +92,7 @@ def pause(
     if json:
         sys.stdout.write(json_module.dumps(content, indent=2) + "\n")
     else:
-        Console().print(table(content))
+        wide_console().print(table(content))
     return 0
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -81,6 +83,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
+
+
+def wide_console() -> Console:
+    """For tables; where nobody watches, wide enough that no line is folded."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def commit() -> str:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kybernate.cli.bench_agent import Output, OwnAgent, available_ram, workload_command
+from kybernate.cli.bench_results import wide_console
 from kybernate.model import api
 from kybernate.model.errors import KybernateError, Unsupported
 from kybernate.model.quantities import format_size, parse_size
@@ -101,7 +102,7 @@ def demo(*, turns: int = 10, limit: str | None = None, simulated: str | None = N
             json_module.dumps({"setting": asdict(setting), "turns": [asdict(row) for row in rows], "ends": ends}) + "\n"
         )
     else:
-        Console().print(table(setting, rows))
+        wide_console().print(table(setting, rows))
         for name, end in ends.items():
             print(f"{name}: {end}, every word compared in every step")
     return 0
