@@ -28,12 +28,14 @@ import kybernate
 from kybernate.model.api import GpuView, NodeView, PoolView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
+from kybernate.model.quantities import format_size
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.node.api import Api
 from kybernate.node.database import Database
 from kybernate.node.events import Events
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.guests import Guests
 from kybernate.node.ledger import Ledger
 from kybernate.node.metrics import Metrics
 from kybernate.node.records import Records
@@ -211,7 +213,7 @@ class _Agent:
             return None
         for gpu in hardware.gpus:
             simulated = " (simulated)" if gpu.simulated else ""
-            self._say(f"GPU {gpu.index}: {gpu.name}{simulated}, {keeper.capacity(gpu)} bytes to hand out")
+            self._say(f"GPU {gpu.index}: {gpu.name}{simulated}, {format_size(keeper.capacity(gpu))} to hand out")
         hardware.pool.start()
         return _Opened(hardware, keeper)
 
@@ -234,7 +236,9 @@ class _Agent:
         self.switching = Switching(gear=gear, workloads=self.workloads, external=self._external)
         self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external)
         if gpu is not None:
-            gpu.room.attach(holdings=gpu.broker, workloads=self.switching)
+            broker = gpu.broker
+            guests = Guests(tasks=tasks, take_back=lambda name, pid: broker.drop(broker.extents(name, pid)))
+            gpu.room.attach(holdings=broker, workloads=self.switching, watch_process=guests.watch)
         self._metrics = Metrics(
             node=self.node_view,
             workloads=lambda: [self.workloads.view(entry) for entry in self.ledger.entries().values()],
@@ -279,10 +283,12 @@ class _Agent:
     def _close(self, opened: _Opened | None) -> None:
         if opened is None:
             return
-        for name in self.ledger.entries():
-            opened.hardware.broker.close_door(name)
+        opened.hardware.broker.close()
         opened.hardware.engine.close()
         opened.hardware.pool.close()
+        if all(entry.ended for entry in self.ledger.entries().values()):
+            # Nothing in it means anything to a successor; the memory goes back to the machine.
+            opened.hardware.remove_pool()
 
     @staticmethod
     def _gpu_view(opened: _Opened, gpu: Gpu) -> GpuView:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from kybernate.model.errors import Conflict, NotFound
 from kybernate.model.types import Backend, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.gear import Gear
+from kybernate.node.guests import readable
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_name
@@ -76,13 +76,9 @@ class ExternalWatcher:
         self._tasks.start(self._report_end(entry, pidfd), name=f"watcher of {entry.name}")
 
     async def _report_end(self, entry: Entry, pidfd: int) -> None:
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(pidfd, ended.set)
         try:
-            await ended.wait()
+            await readable(pidfd)
         finally:
-            loop.remove_reader(pidfd)
             os.close(pidfd)
         current = self._gear.ledger.get(entry.name)
         if current is not None and not current.ended:

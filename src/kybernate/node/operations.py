@@ -87,7 +87,7 @@ class Owner:
         try:
             if begin_within_s is not None and not operation.begun.is_set():
                 await self._wait_begun(operation, begin_within_s)
-            return await asyncio.shield(operation.result)  # type: ignore[no-any-return]
+            return await asyncio.shield(operation.result)
         finally:
             operation.waiters -= 1
 
@@ -122,7 +122,7 @@ class Owner:
             except asyncio.CancelledError:
                 operation.result.cancel()
                 raise
-            except Exception as e:  # noqa: BLE001 - belongs to whoever asked
+            except Exception as e:
                 operation.result.set_exception(e)
             else:
                 operation.result.set_result(result)

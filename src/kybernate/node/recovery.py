@@ -18,8 +18,7 @@ from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_pid, target_of
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
-from kybernate.process.launching import attach
-from kybernate.process.tree import Tree
+from kybernate.process.tree import Tree, attach
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +107,15 @@ class Recovery:
                     evicted[held.gpu] = evicted.get(held.gpu, 0) + held.copy.size
             gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, depth=depth, evicted=evicted)
         else:
-            changes = {"depth": None, "paused_by": None, "evicted": {}, "running_since": gear.clock()}
-            gear.ledger.apply(name, Event.FOUND_RUNNING, reason=why, **changes)
+            gear.ledger.apply(
+                name,
+                Event.FOUND_RUNNING,
+                reason=why,
+                depth=None,
+                paused_by=None,
+                evicted={},
+                running_since=gear.clock(),
+            )
         return state, why
 
     def _no_tree(self, name: WorkloadName, record: Entry | None) -> str | None:
@@ -147,7 +153,8 @@ class Recovery:
         """A workload without a record: what its process says about itself."""
         now = self._gear.clock()
         main = tree.main_pid()
-        uid, gid, argv = 0, 0, ()
+        uid, gid = 0, 0
+        argv: tuple[str, ...] = ()
         if main is not None:
             status = os.stat(f"/proc/{main}")
             uid, gid = status.st_uid, status.st_gid

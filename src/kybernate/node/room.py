@@ -88,16 +88,24 @@ class RoomKeeper:
         self._waiting = 0
         self._holdings: Holdings | None = None
         self._workloads: Workloads | None = None
+        self._watch_process: Callable[[WorkloadName, HostPid], None] | None = None
 
-    def attach(self, *, holdings: Holdings, workloads: Workloads) -> None:
-        """The two ends that are made after this one."""
+    def attach(
+        self,
+        *,
+        holdings: Holdings,
+        workloads: Workloads,
+        watch_process: Callable[[WorkloadName, HostPid], None],
+    ) -> None:
+        """The ends that are made after this one. `watch_process` is called in the loop for each process that says hello."""
         self._holdings = holdings
         self._workloads = workloads
+        self._watch_process = watch_process
 
     # -- the broker's threads ------------------------------------------------------------------------------------
 
     def hello(self, *, workload: WorkloadName, pid: HostPid, pid_inside: int) -> None:
-        self._loop.call_soon_threadsafe(self._touch, workload)
+        self._loop.call_soon_threadsafe(self._said_hello, workload, pid)
 
     def may_allocate(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> Verdict:
         """Bookkeeping only; the broker may still find less than this promised and says so itself."""
@@ -268,6 +276,9 @@ class RoomKeeper:
         except KybernateError as e:
             self._refused_until[victim] = float("inf")
             log.warning("workload %s can't make room: %s", victim, e)
+        except Exception:
+            self._refused_until[victim] = float("inf")
+            log.exception("workload %s can't make room", victim)
 
     def _candidates(self, gpu: Gpu) -> list[Candidate]:
         assert self._workloads is not None
@@ -323,6 +334,11 @@ class RoomKeeper:
     def _resident(self, name: WorkloadName | None, gpu: Gpu) -> int:
         assert self._holdings is not None
         return self._holdings.resident_bytes(name, gpu)
+
+    def _said_hello(self, name: WorkloadName, pid: HostPid) -> None:
+        assert self._watch_process is not None
+        self._watch_process(name, pid)
+        self._touch(name)
 
     def _touch(self, name: WorkloadName) -> None:
         now = self._clock()

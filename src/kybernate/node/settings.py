@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import parse_size
-from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth
+from kybernate.model.types import CHUNK_BYTES, MIB, Depth
 
 
 def _size(value: Any) -> int:
@@ -25,7 +25,8 @@ def _size(value: Any) -> int:
         raise ValueError(str(e)) from None
 
 
-def _whole_chunks(value: int) -> int:
+def _whole_chunks(given: Any) -> int:
+    value = _size(given)
     if value % CHUNK_BYTES:
         raise ValueError(f"must be a multiple of {CHUNK_BYTES // MIB} MiB")
     return value
@@ -85,9 +86,7 @@ class AgentSettings(_Section):
     """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
     pool: PoolSettings = PoolSettings()
     vram: VramSettings = VramSettings()
-    extent_size: Annotated[
-        Size, Field(ge=CHUNK_BYTES, le=4 * GIB), BeforeValidator(lambda v: _whole_chunks(_size(v)))
-    ] = 128 * MIB
+    extent_size: Annotated[int, Field(ge=64 * MIB, le=256 * MIB), BeforeValidator(_whole_chunks)] = 128 * MIB
     """Largest piece of VRAM handed to a workload at once. 64 to 256 MiB: smaller ones cost calls, larger ones make the
     first byte wait."""
     arbiter: ArbiterSettings = ArbiterSettings()

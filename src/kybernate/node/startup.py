@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kybernate.cuda.broker import Broker
 from kybernate.cuda.copying import CopyEngine
@@ -16,7 +18,7 @@ from kybernate.cuda.driver import Gpu, is_simulated, open_gpus
 from kybernate.cuda.hashing import Hasher, load_key
 from kybernate.cuda.kernels import Kernels
 from kybernate.cuda.pool import PinnedPool
-from kybernate.cuda.pool_directory import prepare_pool_directory
+from kybernate.cuda.pool_directory import prepare_pool_directory, release_pool_directory
 from kybernate.engine.engine import Engine
 from kybernate.model.errors import KybernateError
 from kybernate.model.layout import StateDirectory
@@ -46,6 +48,17 @@ class Hardware:
     engine: Engine
     driver_version: str
     simulation: Simulation | None
+    pool_directory: Path
+
+    def remove_pool(self) -> None:
+        """Give the pool's memory back to the machine. Close the pool before."""
+        for entry in self.pool_directory.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        release_pool_directory(self.pool_directory)
+        self.pool_directory.rmdir()
 
 
 def open_hardware(
@@ -84,6 +97,7 @@ def open_hardware(
         engine=engine,
         driver_version=f"{version // 1000}.{version % 1000 // 10}",
         simulation=_simulation() if is_simulated() else None,
+        pool_directory=directory,
     )
     return hardware, keeper
 

@@ -6,6 +6,7 @@ workload running; whatever else fails, the engine is asked what is true now (`re
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -146,6 +147,13 @@ class Switching:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
             await self._failed(gpu, name, target, e, operation="pause", undone=undone)
             raise
+        if deeper and entry.last_pause is not None:
+            # The content had gone before; the host copy was right and is all the workload has.
+            before = entry.last_pause
+            content = before.bytes_total - before.bytes_zero
+            report = dataclasses.replace(
+                report, bytes_total=before.bytes_total, bytes_clean=content, bytes_zero=before.bytes_zero
+            )
         if free_before:
             # The driver doesn't say what it moved; what became free is near enough to ask for it back later.
             gained = {g.uuid: g.free_bytes() - free_before[g.uuid] for g in gpu.gpus}
@@ -251,7 +259,7 @@ class Switching:
         recover: Callable[[], WorkloadState] = lambda: gpu.engine.recover(target)  # noqa: E731 - typed for the thread
         try:
             return await in_thread(f"recover {target.name}", recover), ""
-        except Exception as e:  # noqa: BLE001 - the first error is the one to raise; this one is told beside it
+        except Exception as e:
             return WorkloadState.LOST, f"; finding out what is left of it failed too: {e}"
 
     async def _target(self, entry: Entry) -> Target:

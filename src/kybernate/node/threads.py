@@ -38,7 +38,7 @@ async def in_thread(name: str, work: Callable[[], T]) -> T:
         error: BaseException | None = None
         try:
             result = work()
-        except BaseException as e:  # noqa: BLE001 - handed to the awaiting task
+        except BaseException as e:
             error = e
         try:
             loop.call_soon_threadsafe(settle, result, error)

@@ -147,7 +147,7 @@ class Workloads:
                 backend=backend,
                 last_use=now,
                 reason="its process is being started",
-                argv=spec.argv,
+                argv=tuple(spec.argv),
                 directory=request.directory,
                 uid=caller.uid,
                 gid=caller.gid,
@@ -330,7 +330,9 @@ class Workloads:
     def _let_go(self, name: WorkloadName, tree: Tree) -> int | None:
         """In a thread: give back VRAM, host copy, door, cgroup. Each is tried even if the one before failed."""
         gpu = self.gear.gpu
-        status = tree.exit_status()
+        status: int | None = None
+        with _logged(f"looking how {name} ended"):
+            status = tree.exit_status()
         with _logged(f"removing the process tree of {name}"):
             tree.remove()
         if gpu is not None:
@@ -341,7 +343,6 @@ class Workloads:
             with _logged(f"forgetting the host copy of {name}"):
                 self.forget_copy(name, tree)
             gpu.room.forget(name)
-        tree.close()
         return status
 
     def forget_copy(self, name: WorkloadName, tree: Tree | None) -> None:

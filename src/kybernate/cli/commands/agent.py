@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, say, working
-from kybernate.cli.simulated import simulated_environment
+from kybernate.cli.simulated import remove_simulated, simulated_environment
 from kybernate.model.errors import AgentAway, BadInput, KybernateError
-from kybernate.model.layout import STATE_VARIABLE
+from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.quantities import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _START_S = 120.0
 """Opening many GPUs and compiling a kernel takes seconds; recovering many workloads some more."""
 _POLL_S = 0.1
 _LOG_LINES = 5
+_ALIVE = ("starting", "running", "pausing", "paused", "resuming", "stopping")
 
 
 def up(
@@ -48,7 +49,8 @@ def up(
     """
     settings = _settings(file, pool, common)
     if simulated is not None:
-        environment = simulated_environment(parse_size(simulated), os.environ)
+        state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else common.state
+        environment = simulated_environment(state, parse_size(simulated), os.environ)
         if environment != dict(os.environ):
             # The loader reads LD_LIBRARY_PATH at the start of a process only.
             _restart(environment, file=file, detach=detach, simulated=simulated, pool=pool, common=common)
@@ -72,14 +74,16 @@ def down(
         stop: Stop all workloads first.
     """
     with common.client() as client:
-        node = client.node()
         if stop:
             for workload in client.workloads():
                 if workload.state not in ("exited", "lost") and not workload.external:
                     client.stop(workload.name)
+        node = client.node()
         with working("waiting for the agent's end", quiet=common.json):
             client.shutdown()
             _wait_gone(node.pid)
+    if node.simulated and not any(node.workloads.get(state) for state in _ALIVE):
+        remove_simulated(StateDirectory(Path(node.state_directory)))
     print_json(node) if common.json else print(f"agent {node.pid} is down")
 
 
@@ -123,14 +127,14 @@ def _restart(
     command = _command(file=file, simulated=simulated, pool=pool, common=common)
     command += ["--detach"] if detach else []
     command += ["--json"] if common.json else []
-    os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter and module
+    os.execve(sys.executable, command, environment)
 
 
 def _detach(*, file: Path | None, simulated: str | None, pool: str | None, common: Common) -> None:
     settings = _settings(file, pool, common)
     state = common.state
     if settings.state_dir is not None:
-        state = type(state)(settings.state_dir.absolute())
+        state = StateDirectory(settings.state_dir.absolute())
     try:
         state.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         log = os.open(state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -188,8 +192,9 @@ def _wait_up(client: Client, agent: subprocess.Popen[bytes], log: Path, begin: i
 def _wait_pool(client: Client, *, quiet: bool) -> NodeView:
     """Until the host pool is made, with a bar where somebody watches."""
     node = client.node()
-    if node.pool is None or node.pool.ready_bytes >= node.pool.size_bytes:
+    if node.pool is None:
         return node
+    total = node.pool.size_bytes
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -202,9 +207,9 @@ def _wait_pool(client: Client, *, quiet: bool) -> NodeView:
     )
     shown = not quiet and sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        task = progress.add_task("pool", total=node.pool.size_bytes)
-        while node.pool is not None and node.pool.ready_bytes < node.pool.size_bytes:
-            progress.update(task, completed=node.pool.ready_bytes, total=node.pool.size_bytes)
+        task = progress.add_task("pool", total=total)
+        while (made := node.pool) is not None and made.ready_bytes < made.size_bytes:
+            progress.update(task, completed=made.ready_bytes)
             time.sleep(_POLL_S)
             node = client.node()
     return node

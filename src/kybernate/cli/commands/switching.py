@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from kybernate.cli.common import Common, print_json, working
 from kybernate.model.api import SwitchView
 from kybernate.model.errors import BadInput
