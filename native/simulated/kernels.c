@@ -120,7 +120,7 @@ static bool spin(const uint64_t *arguments)
     const struct timespec moment = {.tv_nsec = 100000};
     if (!space_accessible(arguments[0], 4, false, NULL))
         return false;
-    while (!__atomic_load_n((const uint32_t *)(uintptr_t)arguments[0], __ATOMIC_ACQUIRE))
+    while (!word_look(arguments[0], 4))
         nanosleep(&moment, NULL);
     return true;
 }

@@ -257,6 +257,7 @@ CUresult stream_submit(CUstream handle, struct work *work, enum wait wait);
 CUresult stream_wait_idle(struct stream *stream);
 CUresult context_wait_idle(struct context *context);
 CUresult work_run(struct work *work);
+uint64_t word_look(uint64_t address, unsigned bytes);
 bool work_blocks(const struct work *work);
 void stream_leave_capture(const struct graph *graph);
 bool queue_wait_idle(int timeout_ms);
