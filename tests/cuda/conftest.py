@@ -24,8 +24,8 @@ Run = Callable[[str], None]
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory with a short path: Unix sockets lie in it."""
-    path = Path(tempfile.mkdtemp(prefix="kyb-", dir="/tmp"))
+    """A directory with a short path, for Unix sockets, on tmpfs: a driver pins no file of a disk."""
+    path = Path(tempfile.mkdtemp(prefix="kyb-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

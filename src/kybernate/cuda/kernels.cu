@@ -101,3 +101,9 @@ extern "C" __global__ void sum_u32(const unsigned *words, u64 count, u64 *sum)
     for (unsigned distance = 16; distance; distance >>= 1) mine += __shfl_down_sync(~0u, mine, distance);
     if (threadIdx.x % 32 == 0) atomicAdd(sum, mine);
 }
+
+// Runs until somebody writes to *flag.
+extern "C" __global__ void spin(const volatile unsigned *flag)
+{
+    while (!*flag) __nanosleep(1000);
+}

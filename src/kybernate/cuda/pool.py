@@ -243,7 +243,7 @@ class PinnedPool:
             with self._gpus[0].current():
                 call("cuMemHostRegister", self._base + start, length, _REGISTER_PORTABLE)
         except KybernateError as e:
-            return f"{what} can't be pinned: {e}"
+            return f"{what} can't be pinned: {e}; the pool's file must lie on tmpfs"
         with self._lock:
             self._registered.append(self._base + start)
         return None
