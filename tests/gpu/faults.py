@@ -203,7 +203,7 @@ class Rig:
         try:
             until(lambda: not left() or None, timeout_s=10.0, what="the end of everything")
         except KybernateError:
-            raise LeftOver(f"{name} left behind: {', '.join(left())}") from None
+            raise LeftOver(f"{name} left behind: {', '.join(left())}; agent's log: {self.agent.log_tail(30)}") from None
 
 
 def _answer(call: Callable[[], object]) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -302,6 +303,8 @@ class OwnAgent:
     def _answering(self) -> api.NodeView | None:
         if not self.alive:
             raise KybernateError(f"the agent ended at its start: {self.log_tail()}")
+        if not _listening(self.state.socket):
+            return None
         try:
             node = self.client.node()
         except AgentAway:
@@ -386,6 +389,14 @@ class OwnAgent:
             raise WorkloadLost(f"{name} ended with status {stopped.exit_status}: {wrong or output.tail()}")
         return last
 
+    def wait_free(self, size_bytes: int) -> None:
+        """Until that much VRAM is free: what a process held is given back a moment after it was seen to end."""
+        until(
+            lambda: self.client.node().gpus[0].free_bytes >= size_bytes or None,
+            timeout_s=30.0,
+            what=f"{size_bytes} bytes of free VRAM",
+        )
+
     # -- the end -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -412,6 +423,16 @@ class OwnAgent:
             mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
             for mount in sorted((m for m in mounts if m.startswith(f"{self.root}/")), reverse=True):
                 subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+
+
+def _listening(path: Path) -> bool:
+    """Asked before the client is: its library leaves the socket open when nobody listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _leave(number: int, frame: object) -> None:

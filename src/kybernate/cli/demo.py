@@ -118,7 +118,7 @@ def choose(*, limit: int | None, simulated: int | None) -> Setting:
     name, total = gpu
     # Both host copies, and as much again as the page cache and the driver's own copies may want.
     by_ram = int(available_ram() * 0.6 / 2 / PART)
-    fits = min(limit or LIMIT_MOST, int(total * 0.9), by_ram) // (2 * MIB) * (2 * MIB)
+    fits = min(limit or min(LIMIT_MOST, by_ram), int(total * 0.9)) // (2 * MIB) * (2 * MIB)
     if fits < 256 * MIB:
         raise Unsupported(
             f"only {format_size(fits)} of VRAM can be used with {format_size(available_ram())} of free RAM",
@@ -180,10 +180,10 @@ def alternate(agent: OwnAgent, setting: Setting, *, turns: int, console: Console
         rows.append(_row(turn, here, away, left.last_pause, came, waited_s=waited, steps=steps))
         here, away = away, here
     ends: dict[str, str] = {}
-    for name in (here, away):
-        # The other one has gone when the second is asked for, so that it fits without pausing anybody.
-        agent.client.resume(name)
-        ends[name] = agent.exact_end(name)
+    ends[here] = agent.exact_end(here)
+    agent.wait_free(setting.each)
+    agent.client.resume(away)
+    ends[away] = agent.exact_end(away)
     return rows, {name: ends[name] for name in NAMES}
 
 
