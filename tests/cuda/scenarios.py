@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rig import NAME, WORDS, Rig, allocate, ask, connect, door, eventually, records
 
-from kybernate.cuda import link, packets, residual, wire
+from kybernate.cuda import kernels, link, packets, residual, wire
 from kybernate.cuda.broker import Verdict
 from kybernate.cuda.copying import NO_SLOT, ExtentCopy
 from kybernate.cuda.driver import call, open_gpus
@@ -167,6 +167,22 @@ def hash_agrees_with_its_twin(rig: Rig) -> None:
                 rig.write(extent, chunk, words)
     content = np.concatenate([rig.read(extent) for extent in extents]).view(np.uint64)
     assert (rig.hasher.hash(extents) == reference(content, rig.key)).all()
+
+
+def kernels_are_compiled_once(rig: Rig) -> None:
+    if rig.gpu.simulated:
+        assert kernels.image(rig.gpu) == kernels.SIMULATED_IMAGE
+        return
+    (kept,) = rig.directory.glob("kernels-*.cubin")
+    good = kernels.image(rig.gpu, cache=rig.directory)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    assert kernels.image(rig.gpu, cache=rig.directory) == good, "a damaged entry is compiled anew"
+    kept.write_bytes(b"")
+    assert kernels.image(rig.gpu, cache=rig.directory) == good
+    error = expect(Unsupported, lambda: kernels.compile_source("nonsense", "sm_90"))
+    assert "nonsense" in str(error)
+    nowhere = kept / "file" / "is" / "no" / "directory"
+    assert kernels.image(rig.gpu, cache=nowhere) == good, "a cache that can't be written only costs time"
 
 
 def key_is_kept(rig: Rig) -> None:

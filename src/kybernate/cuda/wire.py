@@ -142,14 +142,14 @@ def unpack(packet: bytes) -> Message:
     if kind >= 2 * ANSWER:
         raise BadInput(f"packet has an unknown type {kind}")
     records = tuple(
-        Record(ExtentId(i), address, size, record_gpu, Flag(record_flags & 0x3F))
+        Record(ExtentId(i), address, size, record_gpu, Flag(record_flags & _KNOWN_FLAGS))
         for i, address, size, record_gpu, record_flags, _ in _RECORD.iter_unpack(packet[_HEAD.size :])
     )
     return Message(
         type=parsed_type,
         answer=kind >= ANSWER,
         status=parsed_status,
-        flags=Flag(flags & 0x3F),
+        flags=Flag(flags & _KNOWN_FLAGS),
         argument=argument,
         gpu=gpu,
         reason=reason.split(b"\0", 1)[0].decode("utf-8", "replace"),
