@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
 from kybernate.client import calls
 from kybernate.client.calls import A, Call, Stream
-from kybernate.client.transport import BASE_URL, in_our_words, timeout
+from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import Depth
@@ -29,7 +29,7 @@ class AsyncClient:
         self.socket = socket or StateDirectory.default().socket
         self._http = httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(self.socket)), base_url=BASE_URL)
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -42,6 +42,7 @@ class AsyncClient:
 
     async def send(self, call: Call[A]) -> A:
         """Any call of `kybernate.client.calls`."""
+        knock(self.socket)
         try:
             response = await self._http.request(
                 call.method,
@@ -127,6 +128,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _stream(self, stream: Stream) -> AsyncIterator[httpx2.Response]:
+        knock(self.socket)
         try:
             async with self._http.stream(
                 "GET", stream.path, params=dict(stream.query), timeout=timeout(None)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 
 from kybernate.client import calls
 from kybernate.client.calls import A, Call, Stream
-from kybernate.client.transport import BASE_URL, in_our_words, timeout
+from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import Depth
@@ -29,7 +29,7 @@ class Client:
         self.socket = socket or StateDirectory.default().socket
         self._http = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(self.socket)), base_url=BASE_URL)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -42,6 +42,7 @@ class Client:
 
     def send(self, call: Call[A]) -> A:
         """Any call of `kybernate.client.calls`."""
+        knock(self.socket)
         try:
             response = self._http.request(
                 call.method,
@@ -124,6 +125,7 @@ class Client:
 
     @contextmanager
     def _stream(self, stream: Stream) -> Iterator[httpx2.Response]:
+        knock(self.socket)
         try:
             with self._http.stream("GET", stream.path, params=dict(stream.query), timeout=timeout(None)) as response:
                 if response.status_code >= 300:

@@ -61,8 +61,7 @@ def error_of(status: int, content: bytes) -> errors.KybernateError:
     kind = _by_code().get(view.code)
     if kind is None:
         kind = errors.BadInput if 400 <= status < 500 else errors.KybernateError
-    error = kind(view.message, hint=view.hint)
-    return error
+    return kind(view.message, hint=view.hint)
 
 
 def _by_code() -> Mapping[str, type[errors.KybernateError]]:

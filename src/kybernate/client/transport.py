@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import httpx2
@@ -17,23 +18,31 @@ def timeout(seconds: float | None) -> httpx2.Timeout:
     return httpx2.Timeout(seconds, connect=CONNECT_TIMEOUT_S)
 
 
-def in_our_words(error: Exception, socket: Path) -> KybernateError:
+def knock(path: Path) -> None:
+    """See whether somebody listens, before httpx2 tries: it leaves its socket open when connecting fails.
+
+    Raises:
+        AgentAway: nobody does.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            probe.connect(str(path))
+        except PermissionError as e:
+            raise AgentAway(f"may not open {path}", hint="be root or in the agent's group (api.group)") from e
+        except OSError as e:
+            raise AgentAway(f"no agent answers on {path}", hint="start one with `kybernate up`") from e
+
+
+def in_our_words(error: Exception, path: Path) -> KybernateError:
     """The product's error for one of the transport."""
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        if isinstance(_root(error), PermissionError):
-            return AgentAway(f"may not open {socket}", hint="be root or in the agent's group (api.group)")
-        return AgentAway(f"no agent answers on {socket}", hint="start one with `kybernate up`")
+        return AgentAway(f"no agent answers on {path}", hint="start one with `kybernate up`")
     if isinstance(error, httpx2.TimeoutException):
         return KybernateError(
-            f"the agent on {socket} did not answer in time", hint="`kybernate events` shows what it does"
+            f"the agent on {path} did not answer in time", hint="`kybernate events` shows what it does"
         )
     return AgentAway(
-        f"the agent on {socket} went away in the middle of the answer",
+        f"the agent on {path} went away in the middle of the answer",
         hint="`kybernate ps` shows where it stands once an agent runs again",
     )
-
-
-def _root(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

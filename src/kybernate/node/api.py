@@ -227,20 +227,20 @@ class Api:
         http.caller(request).require_owner(entry.uid, f"the output of workload {entry.name}")
         run_directory = self._agent.workloads.gear.state.run_directory(entry.name)
         descriptor = logs.open_output(run_directory, entry.name)
+        response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
         try:
             if lines >= 0:
                 logs.seek_last_lines(descriptor, lines)
-            response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
             await response.prepare(request)
             # A successor of the same name has another output; the entry's own end is what counts.
             async for piece in logs.pieces(descriptor, more_may_come=lambda: follow and self._still_runs(entry)):
                 await response.write(piece)
             await response.write_eof()
-            return response
         except ConnectionResetError:
-            return response  # the reader hung up
+            pass  # the reader hung up
         finally:
             os.close(descriptor)
+        return response
 
     # -- external processes --------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Database:
         try:
             self._connection = self._connect()
         except sqlite3.DatabaseError as e:
-            log.error(
+            log.warning(
                 "can't read %s (%s): moved aside to %s.broken, beginning a new one", self._path, e, self._path.name
             )
             self._path.replace(self._path.with_name(self._path.name + ".broken"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from kybernate.model.errors import Conflict, NotFound
 from kybernate.model.types import Backend, WorkloadState
-from kybernate.node.caller import Caller
+from kybernate.node.caller import Caller, NotPermitted
 from kybernate.node.gear import Gear
-from kybernate.node.guests import readable
+from kybernate.node.guests import procfs_identity, readable
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_name
@@ -44,12 +43,15 @@ class ExternalWatcher:
                     f"process {pid} belongs to workload {entry.name}", hint=f"`kybernate pause {entry.name}`"
                 )
         try:
-            uid = Path(f"/proc/{pid}").stat().st_uid
-            argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            identity = procfs_identity(pid)
             pidfd = os.pidfd_open(pid)
         except OSError as e:
             raise NotFound(f"no process has the pid {pid}", hint="`nvidia-smi` lists the processes on the GPUs") from e
-        caller.require_owner(uid, f"process {pid}")
+        try:
+            caller.require_owner(identity.uid, f"process {pid}")
+        except NotPermitted:
+            os.close(pidfd)
+            raise
         old = self._gear.ledger.get(name)
         if old is not None and not old.ended:
             os.close(pidfd)
@@ -64,8 +66,9 @@ class ExternalWatcher:
             running_since=now,
             reason="a process that was not started by Kybernate",
             external=True,
-            argv=tuple(argv),
-            uid=uid,
+            argv=identity.argv,
+            uid=identity.uid,
+            gid=identity.gid,
             pids=(pid,),
         )
         self._gear.ledger.add(entry)

@@ -9,6 +9,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import HostPid, WorkloadName
@@ -50,6 +52,23 @@ class Guests:
             await in_thread(f"take back {pid}", lambda: self._take_back(workload, pid))
         except KybernateError as e:
             log.warning("taking back the memory of process %d of workload %s: %s", pid, workload, e)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose a process is and what it runs."""
+
+    uid: int
+    gid: int
+    argv: tuple[str, ...]
+
+
+def procfs_identity(pid: int) -> Identity:
+    """What /proc says. Raises OSError when there is no such process."""
+    directory = Path(f"/proc/{pid}")
+    owner = directory.stat()
+    words = (directory / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    return Identity(uid=owner.st_uid, gid=owner.st_gid, argv=tuple(words))
 
 
 async def readable(pidfd: int) -> None:

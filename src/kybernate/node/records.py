@@ -41,5 +41,5 @@ class Records:
             try:
                 entries.append(_ENTRY.validate_json(record))
             except ValidationError as e:
-                log.error("can't read the record of workload %s: %s", name, e.errors()[0]["msg"])
+                log.warning("can't read the record of workload %s: %s", name, e.errors()[0]["msg"])
         return entries

@@ -13,6 +13,7 @@ from kybernate.model.errors import KybernateError, NotFound
 from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear
+from kybernate.node.guests import Identity, procfs_identity
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_pid, target_of
@@ -153,13 +154,10 @@ class Recovery:
         """A workload without a record: what its process says about itself."""
         now = self._gear.clock()
         main = tree.main_pid()
-        uid, gid = 0, 0
-        argv: tuple[str, ...] = ()
+        identity = Identity(uid=0, gid=0, argv=())
         if main is not None:
-            status = os.stat(f"/proc/{main}")
-            uid, gid = status.st_uid, status.st_gid
-            with open(f"/proc/{main}/cmdline", "rb") as file:
-                argv = tuple(file.read().decode(errors="replace").rstrip("\0").split("\0"))
+            with contextlib.suppress(OSError):
+                identity = procfs_identity(main)
         return Entry(
             name=name,
             state=WorkloadState.STARTING,
@@ -168,7 +166,7 @@ class Recovery:
             last_use=now,
             running_since=now,
             reason="found by a new agent, without a record",
-            argv=argv,
-            uid=uid,
-            gid=gid,
+            argv=identity.argv,
+            uid=identity.uid,
+            gid=identity.gid,
         )

@@ -39,11 +39,7 @@ class ExternalProcess:
 
 def target_of(entry: Entry, tree: Tree | None) -> Target:
     """The engine's view of a workload now. `tree` is None for an external process."""
-    members: target.Tree
-    if tree is None:
-        members = ExternalProcess(external_pid(entry.name))
-    else:
-        members = tree
+    members: target.Tree = ExternalProcess(external_pid(entry.name)) if tree is None else tree
     broker = tree is not None and entry.backend is Backend.BROKER
     processes = cuda_processes(tree) if tree is not None and broker else []
     return Target(name=entry.name, tree=members, processes=processes, backend=entry.backend)

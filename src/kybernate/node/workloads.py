@@ -355,14 +355,11 @@ class Workloads:
     async def _remove(self, name: WorkloadName) -> Entry:
         gear = self.gear
         entry = gear.ledger.entry(name)
-        if not entry.external:
-            if self.tree(name) is not None:
-                raise Conflict(
-                    f"processes of workload {name} are left", hint=f"`kybernate stop --remove {name}` ends them"
-                )
-            if entry.ended:
-                await in_thread(f"remove {name}", lambda: _delete(gear.state.run_directory(name)))
+        if entry.ended and self.tree(name) is not None:
+            raise Conflict(f"processes of workload {name} are left", hint=f"`kybernate stop --remove {name}` ends them")
         gear.ledger.remove(name)
+        if not entry.external:
+            await in_thread(f"remove {name}", lambda: _delete(gear.state.run_directory(name)))
         gear.events.record("removed", "removed", workload=name)
         return entry
 

@@ -192,9 +192,10 @@ def _wait_up(client: Client, agent: subprocess.Popen[bytes], log: Path, begin: i
 def _wait_pool(client: Client, *, quiet: bool) -> NodeView:
     """Until the host pool is made, with a bar where somebody watches."""
     node = client.node()
-    if node.pool is None:
+    made = node.pool
+    if made is None:
         return node
-    total = node.pool.size_bytes
+    total = made.size_bytes
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -208,10 +209,11 @@ def _wait_pool(client: Client, *, quiet: bool) -> NodeView:
     shown = not quiet and sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
         task = progress.add_task("pool", total=total)
-        while (made := node.pool) is not None and made.ready_bytes < made.size_bytes:
+        while made is not None and made.ready_bytes < made.size_bytes:
             progress.update(task, completed=made.ready_bytes)
             time.sleep(_POLL_S)
             node = client.node()
+            made = node.pool
     return node
 
 

@@ -57,7 +57,7 @@ def version(*, common: Common = _COMMON) -> None:
 
 
 def completion(shell: Literal["bash", "zsh", "fish"] = "bash") -> None:
-    """Print the completion script for a shell: `kybernate completion bash > ~/.local/share/bash-completion/completions/kybernate`."""
+    """Print the completion script for a shell, for example `kybernate completion bash >> ~/.bash_completion`."""
     from kybernate.cli.main import application
 
     print(application().generate_completion(prog_name="kybernate", shell=shell))

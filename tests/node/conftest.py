@@ -1,0 +1,145 @@
+"""A real agent in a process of its own, with or without a simulated GPU, and workloads for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kybernate.cli.simulated import gpu_path
+from kybernate.client import Client
+from kybernate.cuda import simulated
+from kybernate.model.api import RunRequest, WorkloadView
+from kybernate.model.errors import AgentAway, KybernateError, NotFound
+from kybernate.model.layout import StateDirectory
+from kybernate.model.types import MIB
+
+GPU_BYTES = 128 * MIB
+POOL_BYTES = 128 * MIB
+START_S = 50.0
+
+
+class AgentProcess:
+    """`kybernate up` in a directory of its own; may be killed and started again there."""
+
+    def __init__(self, root: Path, *, settings: str, simulated_gpu: bool) -> None:
+        self.state = StateDirectory(root / "s")
+        self.file = root / "kybernate.yaml"
+        self.file.write_text(settings)
+        self._simulated = simulated_gpu
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log = root / "log"
+        self.client = Client(self.state.socket)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "kybernate.cli",
+            "up",
+            "-f",
+            str(self.file),
+            "--state-dir",
+            str(self.state.root),
+        ]
+        command += [f"--simulated={GPU_BYTES}"] if self._simulated else []
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith("KYBERNATE_") or k == "KYBERNATE_NATIVE_DIR"
+        }
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                pool = self.client.node().pool
+                if pool is None or pool.ready_bytes >= pool.size_bytes:
+                    return
+            except AgentAway:
+                assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._process.wait(30)
+
+    def run(self, name: str, *argv: str, **options: object) -> WorkloadView:
+        environment = {"PATH": os.environ["PATH"]}
+        return self.client.run(
+            RunRequest.model_validate(
+                {"name": name, "argv": list(argv), "directory": "/", "environment": environment, **options}
+            )
+        )
+
+    def run_cuda(self, name: str, *, bytes_: int = 80 * MIB, seed: int = 1) -> WorkloadView:
+        """A workload that fills VRAM and goes on rewriting and comparing it."""
+        module = "kybernate.cli.bench_workload"
+        size = ["--bytes", str(bytes_), "--seed", str(seed)]
+        return self.run(name, sys.executable, "-m", module, *size, "--loop", "0.25", "--pace", "0.02")
+
+    def output(self, name: str) -> str:
+        return b"".join(self.client.logs(name)).decode()
+
+    def steps(self, name: str) -> int:
+        """How far such a workload came; fails when it found wrong content."""
+        text = self.output(name)
+        assert "MISMATCH" not in text, text[-500:]
+        return text.count("step ")
+
+    def stop_all(self) -> None:
+        for workload in self.client.workloads():
+            if workload.external:
+                continue
+            with contextlib.suppress(NotFound):
+                self.client.stop(workload.name, grace_s=5, remove=True)
+
+
+def _agent(*, settings: str, simulated_gpu: bool) -> Iterator[AgentProcess]:
+    # Not pytest's own directory: paths of sockets are limited to 107 bytes.
+    root = Path(tempfile.mkdtemp(prefix="kyb-"))
+    agent = AgentProcess(root, settings=settings, simulated_gpu=simulated_gpu)
+    try:
+        agent.start()
+        yield agent
+        agent.stop_all()
+    finally:
+        agent.end()
+        agent.client.close()
+        with contextlib.suppress(KybernateError):
+            simulated.remove(gpu_path(agent.state))
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def plain_agent() -> Iterator[AgentProcess]:
+    """An agent without a GPU."""
+    yield from _agent(settings="", simulated_gpu=False)
+
+
+@pytest.fixture(scope="module")
+def gpu_agent() -> Iterator[AgentProcess]:
+    """An agent on a simulated GPU that holds one of the workloads at a time."""
+    settings = f"agent:\n  pool: {{size: {POOL_BYTES * 2}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
+    yield from _agent(settings=settings, simulated_gpu=True)

@@ -1,0 +1,94 @@
+"""kybernate.yaml: sizes, defaults, and errors in one line that point at the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kybernate.model.errors import BadInput
+from kybernate.model.quantities import format_size, parse_size
+from kybernate.model.types import GIB, MIB
+from kybernate.node.settings import Settings, load, parse
+
+
+def test_everything_left_out_is_the_default() -> None:
+    assert parse("", origin="k.yaml") == parse("agent: {}", origin="k.yaml") == Settings()
+
+
+def test_a_whole_file() -> None:
+    text = "agent:\n  state_dir: /run/x\n  pool: {size: 40GiB}\n  vram: {limit: 30 GiB, reserve: 0}\n  extent_size: 64MiB\n"
+    agent = parse(text, origin="k.yaml").agent
+    assert (agent.state_dir, agent.pool.size, agent.vram.limit, agent.vram.reserve) == (
+        Path("/run/x"),
+        40 * GIB,
+        30 * GIB,
+        0,
+    )
+    assert agent.extent_size == 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        pytest.param("agent:\n  pool:\n    size: 40 apples\n", 3, "no size", id="no size"),
+        pytest.param("agent:\n  pool: {size: -4GiB}\n", 2, "no size", id="negative"),
+        pytest.param("agent:\n  pool: {size: 1}\n", 2, "greater", id="too small"),
+        pytest.param("agent:\n  pool: {size: 999999TiB}\n", 2, "less", id="too large"),
+        pytest.param("agent:\n  extent_size: 65MiB\n", 2, "multiple of 2 MiB", id="odd extent"),
+        pytest.param("agent:\n  extent_size: 1TiB\n", 2, "less", id="huge extent"),
+        pytest.param("agent:\n\n  pol: {}\n", 3, "no such setting", id="typing error"),
+        pytest.param("agent: [", 1, "YAML", id="broken"),
+        pytest.param("\tagent: 1", 1, "YAML", id="tab"),
+        pytest.param("- agent", 1, "mapping", id="list"),
+        pytest.param("agent:\n  api: {}\n  api: {}\n", 3, "twice", id="twice"),
+        pytest.param("agent:\n  arbiter:\n    depth: shallow\n", 3, "'warm' or 'zero'", id="depth"),
+        pytest.param("agent: 3", 1, "agent", id="number"),
+    ],
+)
+def test_an_error_is_one_line_with_file_and_line(text: str, where: int, words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(text, origin="k.yaml")
+    message = str(caught.value)
+    assert message.startswith(f"k.yaml:{where}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        load(tmp_path / "none.yaml")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_settings_or_one_line(text: str) -> None:
+    message = ""
+    try:
+        parse(text, origin="k.yaml")
+    except BadInput as e:
+        message = str(e)
+    assert "\n" not in message
+
+
+@given(st.integers(min_value=0, max_value=1 << 60))
+def test_a_number_of_bytes_is_itself(size: int) -> None:
+    assert parse_size(size) == parse_size(f"{size}B") == size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("40GiB", 40 * GIB), ("1.5 g", 3 * GIB // 2), ("2MB", 2_000_000), ("0", 0), (" 7 MiB ", 7 * MIB)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "1e3", "-1", "1 2", "3XiB", "nan", "0x10"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(BadInput, match="no size"):
+        parse_size(text)
+
+
+def test_sizes_for_people() -> None:
+    assert [format_size(n) for n in (0, 1023, 1536, 40 * GIB)] == ["0 B", "1023 B", "1.5 KiB", "40.0 GiB"]

@@ -1,0 +1,230 @@
+"""A real agent on the simulated driver: pausing, resuming, who makes room for whom, and what a new agent finds.
+
+The workloads compare all of their memory in every step, so each of these tests is one of exactness too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tests.conftest import Eventually
+from tests.node.conftest import AgentProcess
+
+from kybernate.cli.simulated import gpu_path
+from kybernate.cuda import simulated
+from kybernate.model.api import SwitchView
+from kybernate.model.errors import Conflict, NotFound
+from kybernate.model.types import MIB, Depth, WorkloadState
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+SIZE = 80 * MIB
+"""More than half of the simulated GPU: two don't fit."""
+
+
+@pytest.fixture(autouse=True)
+def _clean(gpu_agent: AgentProcess) -> Iterator[None]:
+    yield
+    gpu_agent.stop_all()
+    node = gpu_agent.client.node()
+    assert node.gpus[0].resident_bytes == 0
+    assert node.pool is not None
+    assert node.pool.free_bytes == node.pool.size_bytes
+
+
+def started(agent: AgentProcess, eventually: Eventually, name: str, *, seed: int = 1) -> None:
+    agent.run_cuda(name, bytes_=SIZE, seed=seed)
+    eventually(lambda: agent.steps(name) > 2, timeout_s=60, what=f"{name} computes")
+
+
+def goes_on(agent: AgentProcess, eventually: Eventually, name: str) -> None:
+    before = agent.steps(name)
+    eventually(lambda: agent.steps(name) > before + 2, timeout_s=60, what=f"{name} goes on")
+
+
+def test_pause_and_resume(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "one")
+    report = client.pause("one")
+    assert (report.depth, report.bytes_total, report.already) == (Depth.ZERO, SIZE, False)
+    assert report.steps
+    view = client.workload("one")
+    assert (view.state, view.depth, view.resident_bytes, view.paused_by) == (
+        WorkloadState.PAUSED,
+        Depth.ZERO,
+        0,
+        "user",
+    )
+    assert client.node().gpus[0].resident_bytes == 0
+    again = client.pause("one")
+    assert again.already
+    assert "already" in (again.note or "")
+    assert not client.resume("one").already
+    assert client.resume("one").already
+    goes_on(gpu_agent, eventually, "one")
+    kinds = [event.kind for event in client.events("one")]
+    assert kinds == ["started", "paused", "resumed"]
+
+
+def test_warm_then_deeper(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "deep")
+    assert client.pause("deep", depth=Depth.WARM).depth is Depth.WARM
+    assert client.pause("deep").depth is Depth.ZERO
+    assert client.pause("deep", depth=Depth.WARM).already, "zero is deeper than what was asked for"
+    assert client.workload("deep").host_copy_bytes == SIZE
+    client.resume("deep")
+    goes_on(gpu_agent, eventually, "deep")
+
+
+def test_two_pauses_at_once_are_one(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    started(gpu_agent, eventually, "twice")
+    reports: list[SwitchView] = []
+    threads = [threading.Thread(target=lambda: reports.append(gpu_agent.client.pause("twice"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reports) == 2
+    assert len([event for event in gpu_agent.client.events("twice") if event.kind == "paused"]) == 1
+
+
+def test_pause_during_start_waits_for_it(gpu_agent: AgentProcess) -> None:
+    """The pause is sent when the name is known and the process is not yet up."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        outcome.append(gpu_agent.run_cuda("early", bytes_=SIZE))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while True:
+        try:
+            report = gpu_agent.client.pause("early", timeout_s=20)
+            break
+        except NotFound:
+            continue
+    thread.join()
+    assert report.operation == "pause"
+    assert gpu_agent.client.workload("early").state is WorkloadState.PAUSED
+    gpu_agent.client.resume("early")
+
+
+def test_an_allocation_pauses_the_other_and_it_comes_back(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "first", seed=1)
+    started(gpu_agent, eventually, "second", seed=2)
+    first = client.workload("first")
+    assert (first.state, first.paused_by) == (WorkloadState.PAUSED, "arbiter")
+    assert "second" in client.explain("first").text
+    report = client.resume("first")
+    assert "second" in (report.note or "")
+    assert client.workload("second").state is WorkloadState.PAUSED
+    goes_on(gpu_agent, eventually, "first")
+    client.stop("first")
+    eventually(lambda: client.workload("second").state is WorkloadState.RUNNING, timeout_s=30, what="automatic resume")
+    goes_on(gpu_agent, eventually, "second")
+
+
+def test_what_a_person_paused_stays_paused(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "first")
+    started(gpu_agent, eventually, "second", seed=2)
+    assert client.pause("first").already
+    assert client.workload("first").paused_by == "user"
+    client.stop("second")
+    assert client.workload("first").state is WorkloadState.PAUSED
+    client.resume("first")
+    goes_on(gpu_agent, eventually, "first")
+
+
+def test_more_than_the_gpu_has_is_out_of_memory(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    """It asks piece by piece, so the other one had to leave for its first pieces; it comes back."""
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "small")
+    gpu_agent.run_cuda("huge", bytes_=200 * MIB)
+    assert client.wait("huge", timeout_s=40).exit_status == 1
+    assert "OUT_OF_MEMORY" in gpu_agent.output("huge")
+    eventually(lambda: client.workload("small").state is WorkloadState.RUNNING, timeout_s=30, what="automatic resume")
+    goes_on(gpu_agent, eventually, "small")
+
+
+def test_a_paused_workload_can_be_stopped(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    started(gpu_agent, eventually, "still")
+    gpu_agent.client.pause("still")
+    stopped = gpu_agent.client.stop("still", grace_s=1)
+    assert stopped.exit_status is not None
+    with pytest.raises(Conflict, match="exited"):
+        gpu_agent.client.resume("still")
+
+
+def test_a_paused_workload_that_is_killed_leaves_nothing(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    started(gpu_agent, eventually, "victim")
+    gpu_agent.client.pause("victim")
+    os.kill(gpu_agent.client.workload("victim").pids[0], signal.SIGKILL)
+    assert gpu_agent.client.wait("victim").state is WorkloadState.EXITED
+
+
+def test_a_new_agent_resumes_what_the_old_one_paused(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "sleeps", seed=1)
+    client.pause("sleeps")
+    started(gpu_agent, eventually, "runs", seed=2)
+    gpu_agent.kill()
+    gpu_agent.start()
+    sleeps, runs = client.workload("sleeps"), client.workload("runs")
+    assert (sleeps.state, sleeps.depth, sleeps.paused_by) == (WorkloadState.PAUSED, Depth.ZERO, "user")
+    assert (runs.state, runs.resident_bytes) == (WorkloadState.RUNNING, SIZE)
+    goes_on(gpu_agent, eventually, "runs")
+    assert "runs" in (client.resume("sleeps").note or "")
+    goes_on(gpu_agent, eventually, "sleeps")
+
+
+def test_a_process_that_was_not_started_by_us(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    gpu = simulated.describe(gpu_path(gpu_agent.state))
+    environment = simulated.environment([gpu], os.environ)
+    command = [sys.executable, "-m", "kybernate.cli.bench_workload", "--bytes", str(8 * MIB), "--loop", "0.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"ready")
+            report = gpu_agent.client.pause_external(process.pid)
+            assert report.backend == "driver"
+            view = gpu_agent.client.workload(f"pid-{process.pid}")
+            assert (view.external, view.state) == (True, WorkloadState.PAUSED)
+            with pytest.raises(Conflict, match="not started by this agent"):
+                gpu_agent.client.stop(view.name)
+            gpu_agent.client.resume_external(process.pid)
+            process.send_signal(signal.SIGTERM)
+            rest = process.stdout.read()
+            assert process.wait(30) == 0
+            assert rest.strip().splitlines()[-1].startswith(b"exact")
+        finally:
+            process.kill()
+    eventually(lambda: not any(w.external for w in gpu_agent.client.workloads()), what="it is forgotten")
+
+
+def test_external_refusals(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    with pytest.raises(NotFound, match="no process"):
+        client.pause_external(4_000_000)
+    with pytest.raises(Conflict, match="agent itself"):
+        client.pause_external(gpu_agent.pid)
+    started(gpu_agent, eventually, "ours")
+    with pytest.raises(Conflict, match="belongs to workload ours"):
+        client.pause_external(client.workload("ours").pids[-1])
+
+
+def test_driver_backend(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    module = ["-m", "kybernate.cli.bench_workload", "--bytes", str(8 * MIB), "--loop", "0.5", "--pace", "0.02"]
+    gpu_agent.run("stock", sys.executable, *module, backend="driver")
+    eventually(lambda: gpu_agent.steps("stock") > 2, timeout_s=30)
+    assert gpu_agent.client.pause("stock").backend == "driver"
+    gpu_agent.client.resume("stock")
+    goes_on(gpu_agent, eventually, "stock")
