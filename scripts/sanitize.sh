@@ -2,7 +2,10 @@
 # The native code under AddressSanitizer + UndefinedBehaviorSanitizer, then under ThreadSanitizer, each with the tests
 # that run it in real processes. The sanitizer's run-time is preloaded, since Python and the workloads are built without.
 #
-# A report ends the process it is found in (exitcode 99) and lies in build/KIND/reports; any report fails this script.
+# Reports lie in build/KIND/reports. One that touches our code fails this script; the interpreter isn't instrumented, so
+# ThreadSanitizer sees races between its calls that are none, and those don't count.
+#
+# TOPICS="cuda engine" chooses directories of tests/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
@@ -16,17 +19,19 @@ run() { # run KIND RUNTIME CMAKE_OPTION
   scripts/native.sh "build/$kind" "$3" -DCMAKE_BUILD_TYPE=Debug
   rm -rf "build/$kind/reports"; mkdir -p "build/$kind/reports"
   chmod 1777 "build/$kind/reports" # workloads run as users of their own
-  options=log_path=$PWD/build/$kind/reports/report:exitcode=99
+  options=log_path=$PWD/build/$kind/reports/report
   # Leaks are Python's by the thousand at its end. Newer kernels randomize more address bits than ThreadSanitizer bears.
   env LD_PRELOAD="$runtime" KYBERNATE_NATIVE_DIR="$PWD/build/$kind" KYBERNATE_SANITIZER="$kind" \
-    ASAN_OPTIONS="$options:detect_leaks=0:verify_asan_link_order=0:handle_segv=1" \
-    UBSAN_OPTIONS="$options:print_stacktrace=1" \
-    TSAN_OPTIONS="$options:die_after_fork=0:report_signal_unsafe=0:suppressions=$PWD/native/tests/tsan.supp" \
+    ASAN_OPTIONS="$options:exitcode=99:detect_leaks=0:verify_asan_link_order=0:handle_segv=1" \
+    UBSAN_OPTIONS="$options:exitcode=99:print_stacktrace=1" \
+    TSAN_OPTIONS="$options:exitcode=0:die_after_fork=0:report_signal_unsafe=0" \
     setarch -R .venv/bin/python -m pytest -q -n 2 -p no:cacheprovider -o timeout=300 "${topics[@]}" || failed+=("$kind")
-  if [ -n "$(ls -A "build/$kind/reports")" ]; then
-    head -60 build/"$kind"/reports/* >&2
-    failed+=("$kind reports")
-  fi
+  # A report runs from one line of '=' to the next.
+  awk 'BEGIN { RS = "=================+\n" } /native\/(preload|simulated|tests)\// { print; found = 1 } END { exit found }' \
+    /dev/null $(find "build/$kind/reports" -type f) >"build/$kind/ours.txt" || {
+      head -80 "build/$kind/ours.txt" >&2
+      failed+=("$kind reports, all in build/$kind/ours.txt")
+    }
 }
 
 [ ${#topics[@]} -gt 0 ] || die "no tests of native code found"

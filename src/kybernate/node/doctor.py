@@ -73,7 +73,7 @@ def _gpu_checks(facts: Facts) -> list[Check]:
                     "run the container with `--gpus all`"
                     if facts.device_files
                     else f"install NVIDIA driver {DRIVER_MINIMUM} or newer; without a GPU use the simulated driver: "
-                    "`kybernate demo` does"
+                    "`kybernate up --simulated`"
                 ),
             ),
             Check("GPU", ok=False, detail="none, since there is no driver library", remedy="see driver library"),
