@@ -110,14 +110,13 @@ def _plan(sizes: str, *, repeat: int, stock_repeat: int, quick: bool, swap: bool
     wanted = sorted({parse_size(size) for size in ("1GiB" if quick and sizes == SIZES else sizes).split(",")})
     if not wanted or wanted[0] < 2 * MIB:
         raise BadInput(f"{sizes!r}: sizes must be 2 MiB or more", hint="for example --sizes 1GiB,10GiB")
-    plan = Plan(
+    return Plan(
         sizes=wanted,
         repeat=min(repeat, 3) if quick else repeat,
         stock_repeat=min(stock_repeat, 2) if quick else stock_repeat,
         swap_bytes=wanted[-1] if swap and not quick else None,
         simulated_bytes=None if simulated is None else parse_size(simulated),
     )
-    return plan
 
 
 def table(content: dict[str, Any]) -> Table:

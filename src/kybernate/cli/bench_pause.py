@@ -236,6 +236,9 @@ def measure_swap(plan: Plan, measured: Measured, agent: OwnAgent, *, say: Say) -
     if size is None:
         return
     case = f"swap.zero.{plan.name(size)}"
+    measured.notes.append(
+        f"{case}: pause of the one and resume of the other ordered at the same moment; the time until both are done"
+    )
     here, away = "swap-a", "swap-b"
     talks = {away: agent.commanded(away, size, seed=2)}
     agent.client.pause(away)
