@@ -4,8 +4,8 @@ All processes of a workload go at once, a thread each, because the driver takes 
 parallel in little more. Every step undoes itself when one of them fails, so that a workload is never half locked; the one
 exception, a Restore that fails, is told as WorkloadLost.
 
-A process that holds no CUDA state is skipped everywhere: the driver answers its state query with an error (NOT_INITIALIZED,
-INVALID_VALUE or OPERATING_SYSTEM, depending on whether it ever loaded libcuda).
+A process that holds no CUDA state is skipped everywhere. The driver (580) answers its state query with NOT_INITIALIZED, also
+when libcuda is loaded but cuInit wasn't called, and one for a process that doesn't exist with OPERATING_SYSTEM.
 
 Limits: never call `checkpoint_all` while a process maps imported memory: the driver would succeed and then refuse to restore.
 The caller sees to that (RELEASE answered OK). A locked process blocks in every CUDA call, its preload library included.
@@ -26,10 +26,8 @@ from kybernate.model.types import HostPid
 _NO_CUDA = frozenset(
     {
         "CUDA_ERROR_NOT_INITIALIZED",
-        "CUDA_ERROR_INVALID_VALUE",
         "CUDA_ERROR_OPERATING_SYSTEM",
-        "CUDA_ERROR_NOT_FOUND",
-        "CUDA_ERROR_INVALID_CONTEXT",
+        "CUDA_ERROR_INVALID_VALUE",  # the simulated driver's answer
     }
 )
 _REASONS = {
