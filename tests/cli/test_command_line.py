@@ -1,0 +1,179 @@
+"""The command line as a person meets it: one line and exit status 2 for what makes no sense, a whole life without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    """A state directory with a short path (sockets), without an agent."""
+    root = Path(tempfile.mkdtemp(prefix="kyb-"))
+    yield root / "s"
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def agent(state: Path) -> Iterator[Path]:
+    """A detached agent without a GPU."""
+    up = kybernate("up", "--detach", "--json", state=state)
+    assert up.returncode == 0, up.stderr
+    assert json.loads(up.stdout)["gpus"] == []
+    yield state
+    down = kybernate("down", "--stop", state=state)
+    assert down.returncode == 0, down.stderr
+
+
+def kybernate(*words: str, state: Path, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KYBERNATE_")}
+    environment["KYBERNATE_STATE_DIR"] = str(state)
+    return subprocess.run(
+        [sys.executable, "-m", "kybernate.cli", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=directory,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        pytest.param(["launch"], "no such command: launch", id="no such command"),
+        pytest.param(["resme", "x"], "did you mean resume?", id="typing error"),
+        pytest.param(["ps", "--all"], "--all", id="no such option"),
+        pytest.param(["pause"], "--pid", id="nothing to pause"),
+        pytest.param(["pause", "x", "--pid", "3"], "--pid", id="both"),
+        pytest.param(["pause", "x", "--depth", "half"], "half", id="no such depth"),
+        pytest.param(["pause", "x", "--timeout", "soon"], "soon", id="no number"),
+        pytest.param(["run", "Bad_Name", "--", "true"], "bad workload name", id="bad name"),
+        pytest.param(["run", "x"], "no command to run", id="no command"),
+        pytest.param(["run", "x", "--backend", "magic", "--", "true"], "magic", id="no such backend"),
+        pytest.param(["up", "-f", "/no/such/file.yaml"], "can't read", id="no such file"),
+        pytest.param(["up", "--pool", "big"], "no size", id="no size"),
+        pytest.param(["check", "/no/such/file.yaml"], "can't read", id="nothing to check"),
+        pytest.param(["completion", "tcsh"], "tcsh", id="no such shell"),
+    ],
+)
+def test_nonsense_is_one_line_and_status_2(state: Path, words: list[str], says: str) -> None:
+    done = kybernate(*words, state=state)
+    assert done.returncode == 2, done
+    assert says in done.stderr
+    assert done.stderr.startswith("kybernate: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["ps"], ["run", "x", "--", "true"], ["pause", "x"], ["logs", "x"], ["events", "-f"], ["down"], ["top"]]
+)
+def test_without_an_agent_it_says_how_to_start_one(tmp_path: Path, words: list[str]) -> None:
+    done = kybernate(*words, state=tmp_path)
+    assert done.returncode == 6
+    assert done.stderr == f"kybernate: no agent answers on {tmp_path}/agent.sock (start one with `kybernate up`)\n"
+
+
+def test_errors_as_json(tmp_path: Path) -> None:
+    done = kybernate("ps", "--json", state=tmp_path)
+    assert json.loads(done.stderr)["code"] == "agent_away"
+
+
+def test_help_is_quick_and_names_every_command(state: Path) -> None:
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = kybernate("--help", state=state)
+        times.append(time.monotonic() - began)
+    assert min(times) < 0.3, "the command line has become slow to start: which import is new?"
+    for command in ("up", "run", "pause", "resume", "explain", "doctor", "bench"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_check(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kybernate.yaml"
+    file.write_text("agent:\n  pool: {size: 40GiB}\n")
+    assert kybernate("check", str(file), state=state).stdout == f"{file}: ok\n"
+    file.write_text("agent:\n  pool: {size: 40apples}\n")
+    done = kybernate("check", str(file), state=state)
+    assert done.returncode == 2
+    assert f"{file}:2: agent.pool.size" in done.stderr
+
+
+def test_version_without_an_agent(tmp_path: Path) -> None:
+    assert json.loads(kybernate("version", "--json", state=tmp_path).stdout)["agent"] is None
+
+
+def test_completion(state: Path) -> None:
+    assert "kybernate" in kybernate("completion", "bash", state=state).stdout
+
+
+def test_a_life(agent: Path, tmp_path: Path) -> None:
+    done = kybernate(
+        "run", "life", "--", "sh", "-c", "echo $0 $PWD --json; exec sleep 60", "-v", state=agent, directory=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("life: running")
+    table = kybernate("ps", state=agent).stdout
+    assert "no GPU" in table
+    assert "life" in table
+    [workload] = json.loads(kybernate("ps", "--json", state=agent).stdout)["workloads"]
+    assert workload["state"] == "running"
+    assert "life has been running" in kybernate("explain", "life", state=agent).stdout
+    assert kybernate("run", "life", "--", "true", state=agent).returncode == 2
+    stopped = kybernate("stop", "life", state=agent)
+    assert stopped.stdout == "life: stopped, exit status 143\n"
+    assert kybernate("logs", "life", state=agent).stdout == f"-v {tmp_path} --json\n"
+    assert "exited" in kybernate("events", "life", state=agent).stdout
+    assert kybernate("rm", "life", state=agent).stdout == "life: removed\n"
+    done = kybernate("logs", "life", state=agent)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_the_exit_status_is_passed_through(agent: Path) -> None:
+    assert kybernate("run", "status", "--wait", "--", "sh", "-c", "exit 42", state=agent).returncode == 42
+
+
+def test_follow_prints_the_output(agent: Path) -> None:
+    done = kybernate("run", "talks", "--follow", "--", "sh", "-c", "echo one; sleep 0.2; echo two; exit 3", state=agent)
+    assert (done.returncode, done.stdout) == (3, "one\ntwo\n")
+
+
+def test_a_reader_that_goes_away(agent: Path) -> None:
+    kybernate("run", "many", "--wait", "--", "sh", "-c", "seq 200000", state=agent)
+    done = subprocess.run(
+        f"{sys.executable} -m kybernate.cli logs many --state-dir {agent} | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_pause_without_a_gpu_is_unsupported(agent: Path) -> None:
+    kybernate("run", "plain", "--", "sleep", "60", state=agent)
+    done = kybernate("pause", "plain", state=agent)
+    assert done.returncode == 4
+    assert "no GPU" in done.stderr
+
+
+def test_unknown_names(agent: Path) -> None:
+    for command in ("pause", "resume", "stop", "rm", "logs", "explain"):
+        done = kybernate(command, "nobody", state=agent)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), command
+        assert "nobody" in done.stderr or "no GPU" in done.stderr
