@@ -58,7 +58,9 @@ CATALOGUE: tuple[Program, ...] = (
     Program("numba-kernels", "numba.cuda", 512 * MIB),
     Program("plain", "C++ with the static CUDA runtime", 1024 * MIB, source="plain.cu"),
     Program("managed", "managed memory", 512 * MIB, (REFUSED,), source="managed.cu"),
-    Program("capture", "a stream capture that stays open", 512 * MIB, (REFUSED,), source="capture.cu"),
+    Program(
+        "capture", "a stream capture that stays open", 512 * MIB, (REFUSED,), source="capture.cu", pause_timeout_s=2.0
+    ),
     Program("endless", "a kernel that does not end", 512 * MIB, (REFUSED,), source="endless.cu", pause_timeout_s=2.0),
     Program("ipc", "legacy CUDA IPC between two processes", 512 * MIB, (REFUSED,), source="ipc.cu"),
     Program("jax-whole-gpu", "JAX as it comes: three quarters of the GPU", 1024 * MIB, alone=True, cycles_at_most=10),

@@ -254,7 +254,7 @@ def run_all(rig: Rig, *, steps: Sequence[str], say: Callable[[str], None]) -> in
         failed += 1
         say(f"BAD the survivor's end: {e}")
     for number, step in enumerate(steps):
-        name = f"victim-{number}"
+        name = f"victim-{number}-{os.getpid()}"
         try:
             say(f"ok  workload killed at {step}: {rig.workload_dies(name, step)}; nothing left")
         except Exception as e:

@@ -25,10 +25,11 @@ import yaml
 
 from kybernate.client import Client
 from kybernate.model import api
-from kybernate.model.errors import AgentAway, KybernateError, WorkloadLost
+from kybernate.model.errors import AgentAway, KybernateError, NotFound, WorkloadLost
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.native import simulated_driver
 from kybernate.model.types import Backend, WorkloadName
+from kybernate.process.tree import attach, sweep
 
 POLL_S = 0.005
 ALIVE_S = 0.25
@@ -415,6 +416,13 @@ class OwnAgent:
         if self._log_copy is not None:
             with contextlib.suppress(OSError):
                 shutil.copyfile(self.log, self._log_copy)
+        for directory in self.state.workloads.glob("*"):
+            # What the agent wasn't asked to end, because it had died, or was just starting it.
+            with contextlib.suppress(KybernateError, OSError):
+                try:
+                    attach(directory).remove()
+                except NotFound:
+                    sweep(directory)
         self._unmount()
         shutil.rmtree(self.root, ignore_errors=True)
 
