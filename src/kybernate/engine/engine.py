@@ -29,7 +29,6 @@ from kybernate.engine.coming import Coming, Room
 from kybernate.engine.context import Clock, Parts, connections, reconcile
 from kybernate.engine.copies import BadManifest, CopyStore, Manifest
 from kybernate.engine.faults import Faults
-from kybernate.engine.handover import Handover
 from kybernate.engine.leaving import FREEZE_SECONDS, Freed, Leaving
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.model.errors import Conflict, KybernateError, NoRoom, WorkloadLost
@@ -98,7 +97,7 @@ class Engine:
 
     # ---- pause ----
 
-    def pause(self, target: Target, *, depth: Depth, timeout_s: float, freed: Freed = _unheard) -> SwitchReport:
+    def pause(self, target: Target, *, depth: Depth, timeout_s: float, freed: Freed | None = None) -> SwitchReport:
         """Take the workload's VRAM. `freed` is told of it as it becomes free, while the pause goes on.
 
         Raises:
@@ -106,6 +105,7 @@ class Engine:
             Conflict: it is paused already, as deep.
             KybernateError: a step failed and was undone.
         """
+        freed = freed or _unheard
         copy = self._copies.get(target.name)
         if copy is not None and copy.paused:
             if copy.manifest.depth is depth or depth is Depth.WARM:
@@ -196,34 +196,6 @@ class Engine:
         report = Coming(self._parts, target, copy.manifest, timeout_s, room).run()
         copy.paused = False
         return report
-
-    def swap(
-        self, leaving: Target, coming: Target, *, depth: Depth, timeout_s: float, spare: Mapping[GpuUuid, int]
-    ) -> tuple[SwitchReport, SwitchReport]:
-        """Pause one and resume another at the same time, extent by extent: both directions of the link are in use, and no
-        VRAM beyond what the one gives back (and `spare`, in bytes) is needed.
-
-        Raises:
-            What `pause` raises: the other stays paused. What `resume` raises: the first one is paused all the same.
-        """
-        handover = Handover(spare)
-
-        def leave() -> SwitchReport:
-            try:
-                report = self.pause(leaving, depth=depth, timeout_s=timeout_s, freed=handover.give)
-            except BaseException as error:
-                handover.fail(error)
-                raise
-            handover.close()
-            return report
-
-        pausing = self._executor.submit(leave)
-        try:
-            came = self.resume(coming, timeout_s=timeout_s, room=handover.take)
-        except KybernateError:
-            pausing.result()  # its error, if it has one, is the cause
-            raise
-        return pausing.result(), came
 
     # ---- what is in the pool ----
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from kybernate.cuda.broker import Verdict
@@ -20,6 +21,7 @@ from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.quantities import format_size
 from kybernate.model.types import GIB, GpuUuid, HostPid, WorkloadName, WorkloadState
 from kybernate.node.arbiter import Candidate, Choice, Parked, Room, choose_resume, choose_victims, judge
+from kybernate.node.departure import Departure, Freed
 from kybernate.node.events import Events
 from kybernate.node.ledger import ARBITER, Entry, Ledger
 from kybernate.node.settings import ArbiterSettings, VramSettings
@@ -30,6 +32,8 @@ _LOOK_S = 0.1
 """Memory given back by a workload is noticed by looking: ten times a second, and only while somebody waits."""
 _RESERVED_S = 5.0
 """A promise not taken up within this time lapses; the library asks again within milliseconds."""
+_DEPARTURE_S = 120.0
+"""Likewise while its victims leave; released when the resume is over, either way."""
 _BUSY_RETRY_S = 2.0
 """A victim that was busy is left alone for so long."""
 _TOUCH_S = 1.0
@@ -42,8 +46,9 @@ class Workloads(Protocol):
 
     def idle(self, name: WorkloadName) -> bool: ...
 
-    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None) -> None:
-        """Pause it on the arbiter's behalf. Takes its place in line before the first await."""
+    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None, freed: Freed | None = None) -> None:
+        """Pause it on the arbiter's behalf. Takes its place in line before the first await. `freed` is told, from another
+        thread, of its memory as it becomes free."""
 
     async def bring_back(self, name: WorkloadName) -> None:
         """Resume it on the arbiter's behalf, if it still fits."""
@@ -169,6 +174,45 @@ class RoomKeeper:
                     await asyncio.sleep(min(choice.wait_s, _LOOK_S))
         return paused
 
+    async def begin_room_for_resume(self, entry: Entry) -> Departure | None:
+        """Let victims begin to leave where that is all it takes, so that the resume can begin at once.
+
+        None: everything fits already, or it takes more than victims that can be paused now; `make_room_for_resume` sees to
+        both. The room is reserved for the workload until `release_reservation`.
+        """
+        async with self._deciding:
+            victims: list[WorkloadName] = []
+            spare: dict[GpuUuid, int] = {}
+            for uuid, size in entry.evicted.items():
+                gpu = self._gpus.get(uuid)
+                if gpu is None:
+                    return None
+                room = self._judge(entry.name, gpu, size)
+                if room is Room.LATER:
+                    choice = choose_victims(
+                        self._candidates(gpu),
+                        requester=entry.name,
+                        needed=self._missing(entry.name, gpu, size),
+                        now=self._clock(),
+                        quantum_s=0.0,
+                    )
+                    if not choice.victims:
+                        return None
+                    victims += [victim for victim in choice.victims if victim not in victims]
+                elif room is Room.NEVER:
+                    return None
+                spare[uuid] = max(0, size - self._missing(entry.name, gpu, size))
+            if not victims:
+                return None
+            for uuid, size in entry.evicted.items():
+                self._reserved[entry.name, uuid] = (size, self._clock() + _DEPARTURE_S)
+            return Departure(
+                victims=victims,
+                resident={victim: self.evicted_bytes(victim) for victim in victims},
+                spare=spare,
+                leave=lambda victim, freed: self._leave(victim, requester=entry.name, freed=freed),
+            )
+
     def release_reservation(self, name: WorkloadName) -> None:
         for key in [key for key in self._reserved if key[0] == name]:
             self._reserved.pop(key, None)
@@ -267,18 +311,27 @@ class RoomKeeper:
             return choice
 
     async def _evict(self, victim: WorkloadName, *, requester: WorkloadName) -> None:
+        """As `_leave`; that it could not leave shows in the next decision."""
+        with suppress(Exception):
+            await self._leave(victim, requester=requester)
+
+    async def _leave(self, victim: WorkloadName, *, requester: WorkloadName, freed: Freed | None = None) -> None:
+        """Pause a victim; one that refuses is left alone for a while, or for good where it can't be paused at all."""
         assert self._workloads is not None
         try:
-            await self._workloads.evict(victim, requester=requester)
+            await self._workloads.evict(victim, requester=requester, freed=freed)
         except Busy as e:
             self._refused_until[victim] = self._clock() + _BUSY_RETRY_S
             log.info("workload %s can't make room now: %s", victim, e)
+            raise
         except KybernateError as e:
             self._refused_until[victim] = float("inf")
             log.warning("workload %s can't make room: %s", victim, e)
+            raise
         except Exception:
             self._refused_until[victim] = float("inf")
             log.exception("workload %s can't make room", victim)
+            raise
 
     def _candidates(self, gpu: Gpu) -> list[Candidate]:
         assert self._workloads is not None

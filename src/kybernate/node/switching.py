@@ -15,6 +15,7 @@ from kybernate.model.api import SwitchView
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported, WorkloadLost
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
+from kybernate.node.departure import Departure, Freed
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import ARBITER, USER, Entry
@@ -99,7 +100,7 @@ class Switching:
     def idle(self, name: WorkloadName) -> bool:
         return self._workloads.idle(name)
 
-    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None) -> None:
+    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None, freed: Freed | None = None) -> None:
         """Pause to make room. Raises Busy when somebody else got at the workload first."""
         if not self._workloads.idle(name):
             raise Busy(f"workload {name} is being worked on")
@@ -109,7 +110,9 @@ class Switching:
         await self._workloads.submit(
             name,
             "pause",
-            lambda: self._pause(gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why),
+            lambda: self._pause(
+                gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why, freed=freed
+            ),
             detail=settings.depth,
         )
 
@@ -127,7 +130,15 @@ class Switching:
     # -- operations: each runs in the owner task -----------------------------------------------------------------
 
     async def _pause(
-        self, gpu: GpuGear, name: WorkloadName, *, depth: Depth, timeout_s: float, by: str, why: str
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        *,
+        depth: Depth,
+        timeout_s: float,
+        by: str,
+        why: str,
+        freed: Freed | None = None,
     ) -> SwitchView:
         ledger = self._gear.ledger
         entry = ledger.entry(name)
@@ -141,7 +152,7 @@ class Switching:
         ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
         try:
             report = await in_thread(
-                f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s)
+                f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed)
             )
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
@@ -196,10 +207,16 @@ class Switching:
         ledger.apply(name, Event.RESUME, reason=why.replace("resumed", "being resumed", 1))
         target: Target | None = None
         try:
-            made_room = await gpu.room.make_room_for_resume(entry, may_evict=may_evict, wait_s=wait_s)
-            target = await self._target(entry)
-            to_resume = target
-            report = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
+            target = to_resume = await self._target(entry)
+            departure = await gpu.room.begin_room_for_resume(entry) if may_evict else None
+            began: SwitchReport | None = None
+            if departure is not None:
+                began = await self._resume_while_others_leave(gpu, to_resume, departure)
+                made_room = list(departure.victims)
+            if began is None:
+                made_room = await gpu.room.make_room_for_resume(entry, may_evict=may_evict, wait_s=wait_s)
+                began = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
+            report = began
         except Exception as e:
             await self._failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
             raise
@@ -220,6 +237,21 @@ class Switching:
         )
         self._record(report, why)
         return switch_view(report, note=f"paused {', '.join(made_room)} to make room" if made_room else None)
+
+    async def _resume_while_others_leave(
+        self, gpu: GpuGear, target: Target, departure: Departure
+    ) -> SwitchReport | None:
+        """None: a victim would not leave, and the workload is paused as before; others may make room."""
+        try:
+            return await in_thread(
+                f"resume {target.name}", lambda: gpu.engine.resume(target, room=departure.handover.take)
+            )
+        except NoRoom:
+            if await departure.settled():
+                raise
+            return None
+        finally:
+            await departure.settled()
 
     async def _failed(
         self,
