@@ -444,6 +444,8 @@ def _listening(path: Path) -> bool:
 
 
 def _leave(number: int, frame: object) -> None:
+    # Once: `timeout` sends it twice, and the second one must not break off the cleaning up.
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
