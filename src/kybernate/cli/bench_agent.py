@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -209,8 +210,8 @@ class OwnAgent:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_copy = log
         self._preamble = preamble
-        self.root = Path(tempfile.mkdtemp(prefix="kyb-", dir="/run" if os.geteuid() == 0 else None))
-        self.root.chmod(0o755)
+        parent = Path("/run") if os.geteuid() == 0 else Path(tempfile.gettempdir())
+        self.root = parent / f"kyb-{secrets.token_hex(4)}"
         self.state = StateDirectory(self.root / "state")
         self.client = Client(self.state.socket)
 
@@ -252,6 +253,7 @@ class OwnAgent:
         return self._process is not None and self._process.poll() is None
 
     def _configure(self) -> None:
+        self.root.mkdir(mode=0o755)
         if self._simulated_bytes is not None:
             self._make_simulated_gpu(self._simulated_bytes)
         self.state.root.mkdir(mode=0o755, exist_ok=True)
