@@ -76,11 +76,13 @@ def pause(
         link = measure_link(environment, GIB)
         say(f"link: {link['out']:.1f} GiB/s out, {link['in']:.1f} GiB/s in")
         measure_stock(plan, measured, environment, say=say)
-        with OwnAgent(pool_bytes=plan.pool_bytes) as agent:
+        with OwnAgent(pool_bytes=plan.pool_bytes, vram_limit=plan.vram_limit) as agent:
             say(f"agent ready, pool {plan.pool_bytes / GIB:.1f} GiB")
             _measure(plan, measured, agent, say)
     else:
-        with OwnAgent(pool_bytes=plan.pool_bytes, simulated_bytes=plan.simulated_bytes) as agent:
+        with OwnAgent(
+            pool_bytes=plan.pool_bytes, simulated_bytes=plan.simulated_bytes, vram_limit=plan.vram_limit
+        ) as agent:
             environment = helper_environment(agent)
             link = measure_link(environment, 64 * MIB)
             measure_stock(plan, measured, environment, say=say)

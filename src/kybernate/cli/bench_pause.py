@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +48,11 @@ class Plan:
         """Both copies of a swap, and room to round to."""
         most = max(max(self.sizes), 2 * (self.swap_bytes or 0))
         return most + max(64 * MIB, most // 32 // (2 * MIB) * (2 * MIB))
+
+    @property
+    def vram_limit(self) -> int | None:
+        """Of a swap: room for one of the two and a quarter, so that the one must leave for the other to come."""
+        return max(max(self.sizes), self.swap_bytes + self.swap_bytes // 4) if self.swap_bytes else None
 
     def name(self, size: int) -> str:
         return f"{size // GIB}GiB" if size >= GIB else f"{size // MIB}MiB"
@@ -237,7 +241,8 @@ def measure_swap(plan: Plan, measured: Measured, agent: OwnAgent, *, say: Say) -
         return
     case = f"swap.zero.{plan.name(size)}"
     measured.notes.append(
-        f"{case}: pause of the one and resume of the other ordered at the same moment; the time until both are done"
+        f"{case}: resume of the one, for which the other (all of its data dirty) has to leave: VRAM is limited to "
+        f"{plan.name(plan.vram_limit or 0)}; the time until both are done"
     )
     here, away = "swap-a", "swap-b"
     talks = {away: agent.commanded(away, size, seed=2)}
@@ -245,38 +250,17 @@ def measure_swap(plan: Plan, measured: Measured, agent: OwnAgent, *, say: Say) -
     talks[here] = agent.commanded(here, size, seed=3)
     for turn in range(plan.repeat + 1):
         talks[here].order("dirty", 1.0)
-        wall = _together(lambda: agent.client.pause(here), lambda: agent.client.resume(away))  # noqa: B023
+        wall, _ = timed(lambda: agent.client.resume(away))  # noqa: B023
         talks[away].order("verify")
         if turn:  # The first one fills the pool with the second copy and isn't counted.
             measured.samples[case].append(wall)
             say(f"ours  {case}: {wall:.3f} s")
         here, away = away, here
+    agent.exact_end(here)
+    agent.client.remove(here)
     agent.client.resume(away)
-    for name in talks:
-        agent.exact_end(name)
-        agent.client.remove(name)
-
-
-def _together(first: Callable[[], object], second: Callable[[], object]) -> float:
-    """Seconds until both are done, begun at once. Raises what either raises."""
-    errors: list[BaseException] = []
-
-    def guarded(call: Callable[[], object]) -> None:
-        try:
-            call()
-        except BaseException as e:
-            errors.append(e)
-
-    threads = [threading.Thread(target=guarded, args=(call,)) for call in (first, second)]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    wall = time.perf_counter() - started
-    if errors:
-        raise errors[0]
-    return wall
+    agent.exact_end(away)
+    agent.client.remove(away)
 
 
 # -- VRAM as the driver reports it ---------------------------------------------------------------------------------
