@@ -49,11 +49,11 @@ def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bench_pause_writes_the_fixed_names(tmp_path: Path) -> None:
     target = tmp_path / "pause.json"
-    assert pause(sizes="16MiB,32MiB", repeat=2, stock_repeat=1, simulated="256MiB", output=target, json=True) == 0
+    assert pause(sizes="32MiB,64MiB", repeat=2, stock_repeat=1, simulated="512MiB", output=target, json=True) == 0
     result = json.loads(target.read_text())
     assert result["simulated"]
     cases = {case["case"]: case for case in result["cases"]}
-    for size in ("16MiB", "32MiB"):
+    for size in ("32MiB", "64MiB"):
         for depth in ("zero", "warm"):
             assert {f"pause.{depth}.dirty.{size}", f"pause.{depth}.clean.{size}", f"resume.{depth}.{size}"} <= set(
                 cases
@@ -62,7 +62,7 @@ def test_bench_pause_writes_the_fixed_names(tmp_path: Path) -> None:
         assert cases[f"resume.zero.{size}"]["n"] == 4
         assert cases[f"pause.zero.dirty.{size}"]["baseline"]["name"] == "driver checkpoint"
         assert cases[f"pause.zero.clean.{size}"]["steps"]["bytes_copied"] == 0
-    assert cases["swap.zero.32MiB"]["n"] == 2
+    assert cases["swap.zero.64MiB"]["n"] == 2
     assert cases["vram_after_zero_bytes"]["value"] == 0
 
 
