@@ -139,7 +139,7 @@ def main() -> None:
 
     prototypes: dict[str, list[str]] = {}
     narrow = set()  # first versions with 32-bit device pointers: no 64-bit process calls them
-    for name, parameters in re.findall(r"CUresult\s+(cu\w+)\(([^;]*?)\);", text, re.S):
+    for name, parameters in re.findall(r"CUresult\s+(cu\w+)\(([^;]*?)\);", text, re.DOTALL):
         if "CUdeviceptr_v1" in parameters:
             narrow.add(name)
         kinds = []

@@ -155,7 +155,7 @@ def test_unknown_extents_are_refused(preloaded: Process, control_path: Path) -> 
         control.release()
         with pytest.raises(KybernateError, match="does not have"):
             control.discard([ExtentId(4711)])
-        with open(os.devnull) as nothing, pytest.raises(KybernateError, match="does not have"):
+        with Path(os.devnull).open() as nothing, pytest.raises(KybernateError, match="does not have"):
             control.map([Record(ExtentId(4711), 0, 2 * MIB)], [nothing.fileno()])
     assert works(preloaded)
 

@@ -7,7 +7,6 @@ Arguments of a call: a number; {"out": BYTES} a zeroed buffer whose content come
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os

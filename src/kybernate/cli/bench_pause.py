@@ -258,6 +258,7 @@ def measure_swap(plan: Plan, measured: Measured, agent: OwnAgent, *, say: Say) -
         here, away = away, here
     agent.exact_end(here)
     agent.client.remove(here)
+    agent.wait_free(size)
     agent.client.resume(away)
     agent.exact_end(away)
     agent.client.remove(away)

@@ -25,7 +25,7 @@ class StateDirectory:
             return cls(Path(named).absolute())
         if os.geteuid() == 0:
             return cls(Path("/run/kybernate"))
-        runtime = environment.get("XDG_RUNTIME_DIR") or f"/tmp/kybernate-{os.geteuid()}"  # noqa: S108 - checked to be ours by the agent
+        runtime = environment.get("XDG_RUNTIME_DIR") or f"/tmp/kybernate-{os.geteuid()}"
         return cls(Path(runtime) / "kybernate")
 
     @property

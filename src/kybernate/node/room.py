@@ -164,14 +164,19 @@ class RoomKeeper:
                 if choice is None:
                     break
                 paused += [victim for victim in choice.victims if victim not in paused]
-                if (choice.wait_s is None and not choice.victims) or self._clock() >= deadline:
+                helpless = choice.wait_s is None and not choice.victims
+                # A process that has ended gives its VRAM back a moment after the broker forgot its extents.
+                coming = size + self._reserved_for_others(entry.name, gpu) <= self.capacity(gpu) - self._resident(
+                    None, gpu
+                )
+                if (helpless and not coming) or self._clock() >= deadline:
                     raise NoRoom(
                         f"workload {entry.name} needs {size} bytes ({format_size(size)}) on GPU {gpu.index}, "
                         f"{max(0, self._free(gpu))} are free and no other workload can be paused to make room",
                         hint="`kybernate ps` shows who holds them; pause or stop one",
                     )
-                if choice.wait_s is not None:
-                    await asyncio.sleep(min(choice.wait_s, _LOOK_S))
+                if choice.wait_s is not None or helpless:
+                    await asyncio.sleep(min(choice.wait_s or _LOOK_S, _LOOK_S))
         return paused
 
     async def begin_room_for_resume(self, entry: Entry) -> Departure | None:
