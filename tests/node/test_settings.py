@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
@@ -73,6 +73,7 @@ def test_any_text_is_settings_or_one_line(text: str) -> None:
 
 
 @given(st.integers(min_value=0, max_value=1 << 60))
+@example((1 << 53) + 1)
 def test_a_number_of_bytes_is_itself(size: int) -> None:
     assert parse_size(size) == parse_size(f"{size}B") == size
 
@@ -84,7 +85,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "1e3", "-1", "1 2", "3XiB", "nan", "0x10"])
+@pytest.mark.parametrize("text", ["", "GiB", "1e3", "-1", "1 2", "3XiB", "nan", "0x10", "9" * 400])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(BadInput, match="no size"):
         parse_size(text)

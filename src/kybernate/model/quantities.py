@@ -7,10 +7,11 @@ Input knows binary units (KiB, MiB, GiB, TiB, or the short K, M, G, T, which mea
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from kybernate.model.errors import BadInput
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([A-Za-z]*)\s*")
 _UNITS = {
     "": 1,
     "B": 1,
@@ -40,7 +41,8 @@ def parse_size(value: str | int) -> int:
     match = _SIZE.fullmatch(value)
     if match is None or match[2].upper() not in _UNITS:
         raise BadInput(f"{value[:40]!r} is no size", hint="write a number with a unit, such as 40GiB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    # Exact: a double holds no more than 53 bits of a number of bytes.
+    return int(Fraction(match[1]) * _UNITS[match[2].upper()])
 
 
 def format_size(size_bytes: int) -> str:
