@@ -5,11 +5,11 @@
 # Reports lie in build/KIND/reports. One that touches our code fails this script; the interpreter isn't instrumented, so
 # ThreadSanitizer sees races between its calls that are none, and those don't count.
 #
-# TOPICS="cuda engine" chooses directories of tests/.
+# TOPICS="cuda engine" chooses directories or files of tests/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
-topics=(); for topic in ${TOPICS:-cuda engine native simulated preload}; do [ -d "tests/$topic" ] && topics+=("tests/$topic"); done
+topics=(); for topic in ${TOPICS:-cuda engine node/test_switching.py simulated}; do [ -e "tests/$topic" ] && topics+=("tests/$topic"); done
 failed=()
 
 run() { # run KIND RUNTIME CMAKE_OPTION

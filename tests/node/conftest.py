@@ -86,7 +86,9 @@ class AgentProcess:
         self._process.wait(30)
 
     def run(self, name: str, *argv: str, **options: object) -> WorkloadView:
-        environment = {"PATH": os.environ["PATH"]}
+        # And what a sanitizer's build of our library needs.
+        needed = ("PATH", "LD_PRELOAD", "ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS")
+        environment = {key: os.environ[key] for key in needed if key in os.environ}
         return self.client.run(
             RunRequest.model_validate(
                 {"name": name, "argv": list(argv), "directory": "/", "environment": environment, **options}

@@ -82,7 +82,11 @@ class Process:
         ours.settimeout(REPLY_TIMEOUT_S)
         self.channel = ours
         if setup:
-            assert self.ask("setup") == [SUCCESS, SUCCESS]
+            try:
+                assert self.ask("setup") == [SUCCESS, SUCCESS]
+            except BaseException:
+                self.__exit__()
+                raise
 
     @property
     def pid(self) -> int:
@@ -90,7 +94,9 @@ class Process:
 
     def ask(self, do: str, *, fds: Sequence[int] = (), **words: Any) -> Any:
         socket.send_fds(self.channel, [json.dumps({"do": do, **words}).encode()], list(fds))
-        return json.loads(self.channel.recv(1 << 20))
+        reply = self.channel.recv(1 << 20)
+        assert reply, f"the process ended in {do}: status {self.popen.wait(10)}"
+        return json.loads(reply)
 
     @staticmethod
     def _arguments(arguments: Sequence[int | bytes | Out | Received]) -> list[Any]:

@@ -39,7 +39,9 @@ def run_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def preloaded(start: Callable[..., Process], run_directory: Path) -> Process:
-    return start(variables={"LD_PRELOAD": str(preload_library()), "KYBERNATE_RUN_DIRECTORY": str(run_directory)})
+    # A sanitizer's run-time comes after it, as it does in a workload.
+    preload = ":".join(filter(None, [str(preload_library()), os.environ.get("LD_PRELOAD")]))
+    return start(variables={"LD_PRELOAD": preload, "KYBERNATE_RUN_DIRECTORY": str(run_directory)})
 
 
 @pytest.fixture

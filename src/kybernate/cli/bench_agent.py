@@ -28,7 +28,7 @@ from kybernate.client import Client
 from kybernate.model import api
 from kybernate.model.errors import AgentAway, KybernateError, NotFound, WorkloadLost
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
-from kybernate.model.native import simulated_driver
+from kybernate.model.native import PRELOAD_NAME, simulated_driver
 from kybernate.model.types import Backend, WorkloadName
 from kybernate.process.tree import attach, sweep
 
@@ -452,6 +452,8 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _plain_environment() -> dict[str, str]:
-    """Our own environment as a workload may have it."""
+    """Our own environment as a workload may have it: what is preloaded stays (a sanitizer's run-time), but for our library."""
     dropped = (STATE_VARIABLE, "KYBERNATE_FAULT", "LD_PRELOAD")
-    return {key: value for key, value in os.environ.items() if key not in dropped}
+    environment = {key: value for key, value in os.environ.items() if key not in dropped}
+    preloaded = [part for part in os.environ.get("LD_PRELOAD", "").split(":") if part and not part.endswith(PRELOAD_NAME)]
+    return {**environment, "LD_PRELOAD": ":".join(preloaded)} if preloaded else environment
