@@ -10,6 +10,7 @@ with the manifest. The host copy stays in the pool afterwards, as the clean copy
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Coming:
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
     made: dict[ExtentId, Extent] = field(default_factory=dict)
+    begun: threading.Event = field(default_factory=threading.Event)
+    """The first of the room has come, or none will."""
 
     @property
     def extents(self) -> list[Extent]:
@@ -114,6 +117,12 @@ class Coming:
             groups[held.gpu].append(held)
         filling = [self.parts.executor.submit(self._fill, gpu, places) for gpu, places in groups.items()]
         try:
+            if self.room is not None and filling:
+                # The one that leaves is being checkpointed until then: the driver does the two at once in no less time,
+                # and the sooner that one is done, the sooner its memory comes.
+                self.begun.wait()
+                if filling[0].done():
+                    filling[0].result()
             self._restore()
         finally:
             for future in filling:
@@ -128,10 +137,14 @@ class Coming:
         if self.room is None:
             return [self._fill_piece(gpu, places)]
         stats = []
-        for piece in pieces(places):
-            self.room(gpu, sum(held.copy.size for held in piece))
-            self._make(piece)
-            stats.append(self._fill_piece(gpu, piece))
+        try:
+            for piece in pieces(places):
+                self.room(gpu, sum(held.copy.size for held in piece))
+                self.begun.set()
+                self._make(piece)
+                stats.append(self._fill_piece(gpu, piece))
+        finally:
+            self.begun.set()
         return stats
 
     def _fill_piece(self, gpu: GpuUuid, places: Sequence[HeldExtent]) -> CopyStats:

@@ -180,6 +180,8 @@ class Leaving:
                         future.result()  # raises what stopped it
                 continue
             left -= 1
+            if not self.copied.empty():  # clean extents come all at once: free them at once
+                continue
             if not left or sum(extent.size for extent in waiting) >= FREE_BYTES:
                 self._free(waiting, [index[extent.id] for extent in waiting])
                 waiting = []
