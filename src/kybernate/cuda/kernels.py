@@ -78,7 +78,8 @@ def compile_source(text: str, architecture: str) -> bytes:
         check(nvrtc.nvrtcGetCUBIN(program, cubin), "nvrtcGetCUBIN")
     except CudaError as e:
         raise Unsupported(
-            f"NVRTC can't compile the kernels for {architecture}: {_log(nvrtc, program).splitlines()[0][:300]}", hint=str(e)
+            f"NVRTC can't compile the kernels for {architecture}: {_log(nvrtc, program).splitlines()[0][:300]}",
+            hint=str(e),
         ) from e
     finally:
         nvrtc.nvrtcDestroyProgram(program)
