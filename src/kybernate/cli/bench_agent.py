@@ -455,5 +455,7 @@ def _plain_environment() -> dict[str, str]:
     """Our own environment as a workload may have it: what is preloaded stays (a sanitizer's run-time), but for our library."""
     dropped = (STATE_VARIABLE, "KYBERNATE_FAULT", "LD_PRELOAD")
     environment = {key: value for key, value in os.environ.items() if key not in dropped}
-    preloaded = [part for part in os.environ.get("LD_PRELOAD", "").split(":") if part and not part.endswith(PRELOAD_NAME)]
+    preloaded = [
+        part for part in os.environ.get("LD_PRELOAD", "").split(":") if part and not part.endswith(PRELOAD_NAME)
+    ]
     return {**environment, "LD_PRELOAD": ":".join(preloaded)} if preloaded else environment
