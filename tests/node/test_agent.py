@@ -16,6 +16,7 @@ from tests.node.conftest import AgentProcess
 from kybernate.client import AsyncClient
 from kybernate.model.errors import AgentAway, BadInput, Conflict, NotFound, Unsupported
 from kybernate.model.types import WorkloadState
+from kybernate.process.tree import attach
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -215,6 +216,19 @@ def test_a_new_agent_finds_everything(plain_agent: AgentProcess, eventually: Eve
     assert client.wait("ends").exit_status == 3
     assert client.workload("ended").exit_status == 4
     assert client.stop("lives").exit_status == 128 + signal.SIGTERM
+
+
+def test_an_end_that_was_cleaned_up_but_not_noted_is_an_end(plain_agent: AgentProcess) -> None:
+    plain_agent.run("unnoted", "sleep", "60")
+    plain_agent.kill()
+    # What an agent does that dies right before it notes the end.
+    tree = attach(plain_agent.state.workloads / "unnoted")
+    tree.signal(signal.SIGTERM)
+    tree.wait(20)
+    tree.remove()
+    plain_agent.start()
+    found = plain_agent.client.workload("unnoted")
+    assert (found.state, found.exit_status) == (WorkloadState.EXITED, 128 + signal.SIGTERM)
 
 
 def http(agent: AgentProcess, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:

@@ -19,6 +19,7 @@ from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_pid, target_of
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
+from kybernate.process.records import ExitRecord, read_exit
 from kybernate.process.tree import Tree, attach
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Recovery:
         try:
             tree = await in_thread(f"attach {name}", lambda: attach(run_directory))
         except NotFound:
-            return self._no_tree(name, record)
+            return self._no_tree(name, record, read_exit(run_directory))
         entry = record or self._guess(name, tree)
         self._gear.ledger.add(entry)
         if entry.ended and tree.exit_status() is not None:
@@ -119,13 +120,28 @@ class Recovery:
             )
         return state, why
 
-    def _no_tree(self, name: WorkloadName, record: Entry | None) -> str | None:
+    def _no_tree(self, name: WorkloadName, record: Entry | None, ended: ExitRecord | None) -> str | None:
         """Its run directory tells of no process: it ended and was cleaned up, or the machine was started anew."""
         if record is None:
             return None
         self._gear.ledger.add(record)
         if record.ended:
             return None
+        if ended is not None:
+            # The record is older than the end: a predecessor died between the cleaning up and its note of it.
+            reason = f"its process ended with status {ended.status}"
+            self._gear.ledger.apply(
+                name,
+                Event.EXITED,
+                reason=reason,
+                exit_status=ended.status,
+                evicted={},
+                pids=(),
+                depth=None,
+                paused_by=None,
+            )
+            self._gear.events.record("exited", reason, workload=name, data={"exit_status": ended.status})
+            return f"{name}: ended, status {ended.status}"
         self._gear.ledger.apply(name, Event.LOST, reason="its processes were gone when a new agent came", evicted={})
         self._gear.events.record("lost", "its processes were gone when a new agent came", workload=name)
         return f"{name}: lost, its processes are gone"
