@@ -25,7 +25,7 @@ run() { # run KIND RUNTIME CMAKE_OPTION
     ASAN_OPTIONS="$options:exitcode=99:detect_leaks=0:verify_asan_link_order=0:handle_segv=1" \
     UBSAN_OPTIONS="$options:exitcode=99:print_stacktrace=1" \
     TSAN_OPTIONS="$options:exitcode=0:die_after_fork=0:report_signal_unsafe=0" \
-    setarch -R .venv/bin/python -m pytest -q -n 2 -p no:cacheprovider -o timeout=300 "${topics[@]}" || failed+=("$kind")
+    setarch -R .venv/bin/python -m pytest -q -n 2 -p no:cacheprovider -o timeout=600 "${topics[@]}" || failed+=("$kind")
   # A report runs from one line of '=' to the next.
   awk 'BEGIN { RS = "=================+\n" } /native\/(preload|simulated|tests)\// { print; found = 1 } END { exit found }' \
     /dev/null $(find "build/$kind/reports" -type f) >"build/$kind/ours.txt" || {

@@ -16,6 +16,9 @@ import pytest
 
 T = TypeVar("T")
 
+SLOWER = 4 if os.environ.get("KYBERNATE_SANITIZER") else 1
+"""Deadlines are so many times as long under a sanitizer."""
+
 LEFT_OUT = {
     "root": (lambda: os.geteuid() == 0, "left out: needs root"),
     "gpu": (lambda: Path("/dev/nvidiactl").exists(), "left out: needs a real GPU"),
@@ -42,7 +45,7 @@ def eventually() -> Eventually:
     """Wait for a condition by polling it every 5 ms; fail with `what` at the deadline."""
 
     def wait(condition: Callable[[], T], *, timeout_s: float = 10.0, what: str = "") -> T:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * SLOWER
         while True:
             if value := condition():
                 return value

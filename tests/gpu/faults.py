@@ -30,8 +30,9 @@ from kybernate.model.errors import AgentAway, KybernateError
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import GIB, MIB, HostPid, WorkloadName
 
-START_S = 60.0
-STEP_S = 30.0
+SLOWER = 4 if os.environ.get("KYBERNATE_SANITIZER") else 1
+START_S = 60.0 * SLOWER
+STEP_S = 30.0 * SLOWER
 SLACK_BYTES = 64 * MIB
 """A real driver gives back what a context took a little later, and its own books move by some MiB."""
 

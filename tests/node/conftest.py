@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import SLOWER
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.client import Client
@@ -25,7 +26,7 @@ from kybernate.model.types import MIB
 
 GPU_BYTES = 128 * MIB
 POOL_BYTES = 128 * MIB
-START_S = 50.0
+START_S = 50.0 * SLOWER
 
 
 class AgentProcess:
