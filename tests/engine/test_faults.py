@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
 
-from faults import Rig
+from faults import SLOWER, Rig
 
 from kybernate.engine.faults import STEPS
 from kybernate.model.types import MIB
@@ -22,7 +22,7 @@ from kybernate.model.types import MIB
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(180 * SLOWER),
 ]
 
 

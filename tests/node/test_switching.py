@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.conftest import Eventually
+from tests.conftest import SLOWER, Eventually
 from tests.node.conftest import AgentProcess
 
 from kybernate.cli.simulated import gpu_path
@@ -22,7 +22,7 @@ from kybernate.model.api import SwitchView
 from kybernate.model.errors import Conflict, NotFound
 from kybernate.model.types import MIB, Depth, WorkloadState
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
 
 SIZE = 80 * MIB
 """More than half of the simulated GPU: two don't fit."""
