@@ -1,7 +1,7 @@
 /* Waits until the GPU has finished what the process gave it, with a timeout.
  *
  * The driver has no synchronisation with a timeout, so a thread of its own waits and we wait for the thread. One that a
- * never-ending kernel holds up is left behind (it ends with the kernel); until it does, further pauses are answered busy.
+ * never-ending kernel holds up is left behind (it ends with the kernel); until it does, further pauses wait for it first.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -45,9 +45,21 @@ static void *synchronise(void *argument)
     return NULL;
 }
 
+/* It ends a moment after the work that held it up; to answer busy in that moment would be wrong. */
+static bool earlier_one_ended(int64_t deadline_ns)
+{
+    long pause = 5000;
+    while (atomic_load(&one_left_behind)) {
+        if (kyb_now_ns() >= deadline_ns) return false;
+        nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
+        if (pause < 500000) pause *= 2;
+    }
+    return true;
+}
+
 bool kyb_gpu_idle(int64_t deadline_ns, char *reason, size_t size)
 {
-    if (atomic_load(&one_left_behind)) {
+    if (!earlier_one_ended(deadline_ns)) {
         snprintf(reason, size, "GPU work of an earlier attempt has still not finished");
         return false;
     }
