@@ -29,8 +29,11 @@ from kybernate.cuda.extents import Extent, held
 from kybernate.cuda.hashing import HashKey, load_key, reference
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
+from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.engine import Engine, HostCopy
+from kybernate.engine.threads import Threads
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported, WorkloadLost
-from kybernate.model.types import CHUNK_BYTES, MIB, ExtentId, HostPid, WorkloadName
+from kybernate.model.types import CHUNK_BYTES, MIB, Depth, ExtentId, HostPid, WorkloadName
 
 # -- extents -----------------------------------------------------------------------------------------------------------
 
@@ -92,7 +95,7 @@ def a_new_agent_adopts(rig: Rig) -> None:
     fd = rig.broker.export(extent)
     record = Record(extent.id, 0, extent.size, rig.gpu.uuid_bytes)
     assert rig.broker.adopt(workload=NAME, pid=extent.pid, gpu=rig.gpu, record=record, fd=fd) is extent
-    other = {"workload": WorkloadName("other"), "pid": extent.pid, "gpu": rig.gpu}
+    other = {"workload": NAME, "pid": HostPid(extent.pid + 1), "gpu": rig.gpu}
     expect(Conflict, lambda: rig.broker.adopt(**other, record=record, fd=fd))
     rig.broker.drop([extent])
     wrong = Record(record.id, 0, 3 * MIB, record.gpu)
@@ -112,6 +115,54 @@ def a_new_agent_adopts(rig: Rig) -> None:
     os.close(copy)
     assert fds_open() == before
     os.close(fd)
+
+
+def made_up_ids_are_in_nobodys_way(rig: Rig) -> None:
+    """A process names its own extents: neither another workload's nor its own next ones can be blocked by that."""
+    mine = rig.create(2 * MIB)[0]
+    fd = rig.broker.export(mine)
+    attacker = WorkloadName("attacker")
+
+    def claim(number: int) -> Extent:
+        record = Record(ExtentId(number), 0, mine.size, rig.gpu.uuid_bytes)
+        return rig.broker.adopt(workload=attacker, pid=HostPid(9), gpu=rig.gpu, record=record, fd=fd)
+
+    claimed = [claim(mine.id), claim(mine.id + 1)]
+    rig.broker.drop([mine])  # paused; and resumed:
+    assert rig.broker.create(workload=NAME, pid=mine.pid, gpu=rig.gpu, sizes=[2 * MIB], ids=[mine.id])
+    new = rig.broker.create(workload=attacker, pid=HostPid(9), gpu=rig.gpu, sizes=[2 * MIB])
+    assert new[0].id != claimed[1].id
+    assert rig.broker.extents(attacker) == [*claimed, *new]
+    os.close(fd)
+
+
+def copies_in_use_are_not_given_up(rig: Rig) -> None:
+    """Another workload's pause may take the slots of a cache, but not of one that a pause is building on just now."""
+    engine = Engine(
+        broker=rig.broker, pool=rig.pool, copiers={rig.gpu.uuid: rig.engine}, directory=rig.directory / "copies"
+    )
+    slots = rig.pool.allocate(2)
+    free = rig.pool.free_slots
+    copy = ExtentCopy(size=4 * MIB, rdma=False, slots=slots, hashes=np.ones((2, 2), dtype=np.uint64))
+    held_extent = HeldExtent(HostPid(1), ExtentId(1), 0, rig.gpu.uuid, copy)
+    host_copy = HostCopy(Manifest(NAME, Depth.ZERO, [held_extent]), paused=False, leaving=True)
+    engine._copies[NAME] = host_copy
+    assert engine.drop_cache(NAME) == 0
+    assert rig.pool.free_slots == free
+    host_copy.leaving = False
+    assert engine.drop_cache(NAME) == 4 * MIB
+    engine.close()
+
+
+def the_engine_never_queues(rig: Rig) -> None:
+    """A resume that waits for VRAM must not hold what the pause it waits for needs."""
+    threads = Threads("test")
+    gate = threading.Event()
+    waiting = [threads.submit(gate.wait, 30) for _ in range(100)]
+    assert threads.submit(lambda: 7).result(10) == 7
+    gate.set()
+    assert all(future.result(10) for future in waiting)
+    threads.shutdown()
 
 
 # -- hashing -----------------------------------------------------------------------------------------------------------
@@ -369,6 +420,9 @@ def a_door_gives_memory(rig: Rig) -> None:
         answers, _ = ask(path, Message(Type.HELLO, argument=77))
         assert answers[0].status is Status.OK
         assert rig.policy.hellos == [(NAME, os.getpid(), 77)]
+        before_exec = rig.create(2 * MIB, pid=os.getpid())
+        ask(path, Message(Type.HELLO, argument=77))
+        assert not rig.broker.extents(NAME), f"{before_exec} was the memory of the program before its exec"
         answers, fds = allocate(path, rig.gpu, 150 * MIB)
         assert [record.size for record in records(answers)] == [64 * MIB, 64 * MIB, 22 * MIB]
         assert len(fds) == 3

@@ -16,7 +16,7 @@ from kybernate.cuda import packets, wire
 from kybernate.cuda.control import Control
 from kybernate.cuda.wire import Flag, Message, ProcessState, Record, Status, Type
 from kybernate.model.errors import Busy, KybernateError, NoRoom, Unsupported, WorkloadLost
-from kybernate.model.types import MIB, ExtentId
+from kybernate.model.types import MIB, ExtentId, HostPid
 
 Answer = Callable[[socket.socket, Message, list[int]], bool]
 """Answers one request; False: hang up."""
@@ -134,7 +134,7 @@ def test_status(start: Start) -> None:
 def test_refusals_keep_their_reason_and_the_connection(start: Start, status: Status, error: type[Exception]) -> None:
     with Control(start(says(status, "because of that"))) as control:
         for _ in range(2):
-            with pytest.raises(error, match="QUIESCE: because of that"):
+            with pytest.raises(error, match="the process: because of that"):
                 control.quiesce(1)
 
 
@@ -188,13 +188,13 @@ def test_hanging_up_is_a_lost_workload(start: Start, when: str) -> None:
             packets.send(connection, Message(message.type, answer=True, flags=Flag.MORE, records=(record(1),)))
         return False
 
-    with Control(start(answer)) as control, pytest.raises(WorkloadLost, match="QUIESCE"):
+    with Control(start(answer)) as control, pytest.raises(WorkloadLost, match="quiesce"):
         control.quiesce(1)
 
 
 def test_no_answer_in_time_is_busy_and_ends_the_connection(start: Start) -> None:
     with Control(start(lambda *_: True), timeout_s=0.05) as control:
-        with pytest.raises(Busy, match="no answer to RELEASE within"):
+        with pytest.raises(Busy, match="no answer to release within"):
             control.release()
         with pytest.raises(ValueError, match="isn't open"):
             control.release()
@@ -226,10 +226,54 @@ def test_garbage_is_told_and_leaks_nothing(start: Start, packet: bytes) -> None:
     assert descriptors() <= before
 
 
+def test_another_process_that_listens_there_is_not_talked_to(start: Start, peers: list[Peer]) -> None:
+    """The socket's directory is the workload's own: it may have put a link to another workload's socket there."""
+    path = start(ok)
+    with pytest.raises(WorkloadLost, match=f"process {os.getpid()} answers in place"):
+        Control(path, pid=HostPid(os.getppid())).connect()
+    with Control(path, pid=HostPid(os.getpid())):
+        assert not peers[0].asked
+
+
+@pytest.mark.parametrize("lie", ["without end", "twice", "empty parts"])
+def test_a_list_has_an_end(start: Start, lie: str) -> None:
+    def answer(connection: socket.socket, message: Message, fds: list[int]) -> bool:
+        with suppress(OSError):  # until it hangs up
+            for number in range(10_000):
+                some = {"without end": (record(number),), "twice": (record(1),), "empty parts": ()}[lie]
+                packets.send(
+                    connection, Message(message.type, answer=True, flags=Flag.MORE, records=some), [0] * len(some)
+                )
+        return False
+
+    with Control(start(answer)) as control:
+        before = descriptors()
+        with pytest.raises(KybernateError, match="garbage"):
+            control.extents(most=100)
+        assert descriptors() <= before
+
+
+def test_dripping_is_no_answer(start: Start) -> None:
+    gone = threading.Event()
+
+    def answer(connection: socket.socket, message: Message, fds: list[int]) -> bool:
+        for number in range(1000):
+            try:
+                packets.send(connection, Message(message.type, answer=True, flags=Flag.MORE, records=(record(number),)))
+            except OSError:
+                break
+            gone.wait(0.01)
+        return False
+
+    with Control(start(answer), timeout_s=0.2) as control, pytest.raises(Busy, match="no answer"):
+        control.release()
+    gone.set()
+
+
 def test_nobody_there(directory: Path) -> None:
-    with pytest.raises(WorkloadLost, match="no process answers"):
+    with pytest.raises(WorkloadLost, match="does not answer"):
         Control(directory / "1.sock").connect()
-    with pytest.raises(WorkloadLost, match="no process answers"):
+    with pytest.raises(WorkloadLost, match="does not answer"):
         Control(directory / ("x" * 150) / "1.sock").connect()
 
 

@@ -54,6 +54,34 @@ def test_agent_dies(rig: Rig, name: str, step: str) -> None:
         rig.agent.client.stop(name, grace_s=0, remove=True)
 
 
+@pytest.mark.parametrize("way", ["error", "busy"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "pause.quiet",
+        "pause.released",
+        "pause.checkpointed",
+        "pause.discarding",
+        "pause.discarded",
+        "pause.frozen",
+        "resume.restored",
+        "resume.unlocked",
+        "resume.mapped",
+        "resume.opened",
+    ],
+)
+def test_a_step_fails(rig: Rig, name: str, step: str, way: str) -> None:
+    """Also one that a process answered with "busy" after something had changed: the ledger must not say that nothing has."""
+    if not rig.agent.alive:
+        rig.agent.start()
+    rig.start(name)
+    try:
+        assert rig.step_fails(name, step, way) in ("running", "paused")
+        assert rig.agent.exact_end(name).startswith("exact ")
+    finally:
+        rig.agent.client.stop(name, grace_s=0, remove=True)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_workload_dies(rig: Rig, name: str, step: str) -> None:
     if not rig.agent.alive:

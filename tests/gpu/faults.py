@@ -39,6 +39,7 @@ SLACK_BYTES = 64 * MIB
 _PREAMBLE = """
 import os, pathlib, signal
 from kybernate.engine import faults
+from kybernate.model import errors
 _place = pathlib.Path({place!r})
 def _at(self, step):
     try:
@@ -47,6 +48,10 @@ def _at(self, step):
         return
     if wanted == step:
         _place.unlink()
+        if way == "error":
+            raise faults.InjectedFault(f"injected fault at {{step}}")
+        if way == "busy":  # as a process that gives no answer in time
+            raise errors.Busy(f"injected at {{step}}")
         os.kill(os.getpid(), signal.SIGSTOP if way == "stop" else signal.SIGKILL)
 faults.Faults.at = _at
 """
@@ -128,6 +133,29 @@ class Rig:
         self.progress(name)
         return found
 
+    # -- a step fails --------------------------------------------------------------------------------------------
+
+    def step_fails(self, name: str, step: str, way: str) -> str:
+        """Let `step` fail while `name` runs. Returns how it is afterwards; it runs on then, or can be resumed.
+
+        Raises:
+            KybernateError: the workload didn't come through, or the agent thinks otherwise of it than is true.
+        """
+        client = self.agent.client
+        if step in RESUME_STEPS:
+            client.pause(name)
+        self.fault(step, way)
+        with contextlib.suppress(KybernateError):
+            client.pause(name) if step in PAUSE_STEPS else client.resume(name)
+        found = self._settled(name)
+        if found == "paused":
+            client.resume(name)
+        self.progress(name)
+        client.pause(name)
+        client.resume(name)
+        self.progress(name)
+        return found
+
     def _settled(self, name: str) -> str:
         def look() -> str | None:
             view = self.agent.client.workload(name)
@@ -171,7 +199,7 @@ class Rig:
         if not self.agent.alive:
             raise KybernateError(f"the agent died with the workload at {step}: {self.agent.log_tail()}")
         until(
-            lambda: client.workload(name).state in ("exited", "lost") or None,
+            lambda: client.workload(name).state == "exited" or None,
             timeout_s=STEP_S,
             what=f"the agent's noticing that {name} died",
         )

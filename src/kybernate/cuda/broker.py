@@ -19,6 +19,7 @@ import logging
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -34,8 +35,10 @@ from kybernate.model.types import CHUNK_BYTES, MIB, ExtentId, HostPid, WorkloadN
 
 log = logging.getLogger(__name__)
 
-_WAITS_MAX = 256
+_WAITS_MAX = 1024
 """Requests waiting for room at once, each a thread."""
+_WAITS_OF_ONE_MAX = 128
+"""Likewise of one workload, so that none can take them all from the others."""
 _SHORT_OF_PROMISE_MAX = 3
 """So often may the driver have less than the admission granted before a process is told that its request will never fit."""
 
@@ -74,11 +77,12 @@ class Broker:
         self._gpus = {gpu.uuid_bytes: gpu for gpu in gpus}
         self._spaces = {gpu.uuid: ExtentSpace(gpu) for gpu in gpus}
         self._lock = threading.Lock()
-        self._extents: dict[ExtentId, Extent] = {}
+        # By workload too: an id that a workload makes up can't stand in another's way.
+        self._extents: dict[tuple[WorkloadName, ExtentId], Extent] = {}
         generation = secrets.randbits(31) << 32
         self._ids = (ExtentId(generation | number) for number in itertools.count(1))
         self._short_of_promise: dict[tuple[WorkloadName, HostPid], int] = {}
-        self._waits = threading.BoundedSemaphore(_WAITS_MAX)
+        self._waits: Counter[WorkloadName] = Counter()
         self._doors = Doors(self._serve)
 
     # -- doors ---------------------------------------------------------------------------------------------------
@@ -122,17 +126,22 @@ class Broker:
         """
         space = self._spaces[gpu.uuid]
         with self._lock:
-            if ids is not None and (there := self._extents.keys() & set(ids)):
+            if ids is not None and (there := self._extents.keys() & {(workload, i) for i in ids}):
                 raise Conflict(f"{len(there)} extents of workload {workload} are in VRAM already")
         pieces = space.create(sizes, rdma=rdma)
         with self._lock:
-            names = ids if ids is not None else list(itertools.islice(self._ids, len(pieces)))
+            names = ids if ids is not None else self._new_ids(workload, len(pieces))
             extents = [
                 self._extent(name, piece, workload=workload, pid=pid, space=space, rdma=rdma)
                 for name, piece in zip(names, pieces, strict=True)
             ]
-            self._extents.update((extent.id, extent) for extent in extents)
+            self._extents.update((_key(extent), extent) for extent in extents)
         return extents
+
+    def _new_ids(self, workload: WorkloadName, count: int) -> list[ExtentId]:
+        """Past those that the workload claims already, by whatever means."""
+        unused = (i for i in self._ids if (workload, i) not in self._extents)
+        return list(itertools.islice(unused, count))
 
     def export(self, extent: Extent) -> int:
         """A new descriptor of the extent's memory; the caller closes it."""
@@ -149,10 +158,12 @@ class Broker:
         """
         self._check_size(record.size, gpu)
         with self._lock:
-            known = self._extents.get(record.id)
+            known = self._extents.get((workload, record.id))
         if known is not None:
-            if (known.workload, known.pid, known.size, known.gpu) != (workload, pid, record.size, gpu):
-                raise Conflict(f"process {pid} of workload {workload} claims extent {record.id:#x} of {known.workload}")
+            if (known.pid, known.size, known.gpu) != (pid, record.size, gpu):
+                raise Conflict(
+                    f"process {pid} of workload {workload} claims extent {record.id:#x} of process {known.pid}"
+                )
             return known
         space = self._spaces[gpu.uuid]
         copy = -1
@@ -171,7 +182,7 @@ class Broker:
         extent = self._extent(record.id, piece, workload=workload, pid=pid, space=space, rdma=rdma)
         extent.fd = copy
         with self._lock:
-            self._extents[extent.id] = extent
+            self._extents[_key(extent)] = extent
         return extent
 
     def drop(self, extents: Iterable[Extent]) -> None:
@@ -183,8 +194,8 @@ class Broker:
         by_space: dict[int, tuple[ExtentSpace, list[Extent]]] = {}
         with self._lock:
             for extent in extents:
-                if self._extents.get(extent.id) is extent:
-                    del self._extents[extent.id]
+                if self._extents.get(_key(extent)) is extent:
+                    del self._extents[_key(extent)]
                 space = self._space(extent)
                 by_space.setdefault(id(space), (space, []))[1].append(extent)
         for space, mine in by_space.values():
@@ -232,6 +243,8 @@ class Broker:
         peer, inside = request.peer, request.message.argument
         if not 0 < inside < 1 << 31:
             raise BadInput(f"{inside} is no process id")
+        # A process says it once: if it has memory, that was its predecessor's, which became this program by an exec.
+        self.drop(self.extents(peer.workload, peer.pid))
         self._admission.hello(workload=peer.workload, pid=peer.pid, pid_inside=inside)
         request.answer(Message(Type.HELLO, answer=True))
 
@@ -291,8 +304,8 @@ class Broker:
     def _free(self, request: Request) -> None:
         peer = request.peer
         with self._lock:
-            found = [self._extents.get(record.id) for record in request.message.records]
-        extents = [e for e in found if e is not None and e.workload == peer.workload and e.pid == peer.pid]
+            found = [self._extents.get((peer.workload, record.id)) for record in request.message.records]
+        extents = [e for e in found if e is not None and e.pid == peer.pid]
         if len(extents) != len(found):
             raise BadInput(f"process {peer.pid} of workload {peer.workload} frees an extent that isn't its own")
         self.drop(extents)
@@ -301,8 +314,8 @@ class Broker:
 
     def _wait(self, request: Request) -> None:
         gpu, size = self._wanted(request.message)
-        if not self._waits.acquire(blocking=False):
-            reason = f"{_WAITS_MAX} requests wait for GPU memory already"
+        if not self._begin_wait(request.peer.workload):
+            reason = "too many requests wait for GPU memory already"
             request.answer(Message(Type.WAIT, answer=True, status=Status.OUT_OF_MEMORY, reason=reason))
             return
         request.defer()
@@ -327,8 +340,21 @@ class Broker:
                 Type.WAIT, answer=True, status=Status.FAILED, reason="the agent failed to make room; see its log"
             )
         finally:
-            self._waits.release()
+            self._end_wait(request.peer.workload)
             request.answer(answer)
+
+    def _begin_wait(self, workload: WorkloadName) -> bool:
+        with self._lock:
+            if self._waits.total() >= _WAITS_MAX or self._waits[workload] >= _WAITS_OF_ONE_MAX:
+                return False
+            self._waits[workload] += 1
+            return True
+
+    def _end_wait(self, workload: WorkloadName) -> None:
+        with self._lock:
+            self._waits[workload] -= 1
+            if not self._waits[workload]:
+                del self._waits[workload]
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -371,6 +397,10 @@ class Broker:
 
     def _forget_short(self, peer: Peer) -> None:
         self._short_of_promise.pop((peer.workload, peer.pid), None)
+
+
+def _key(extent: Extent) -> tuple[WorkloadName, ExtentId]:
+    return extent.workload, extent.id
 
 
 def record_of(extent: Extent) -> Record:

@@ -3,6 +3,9 @@
 One connection is one operation (a pause, a resume). Should it break, the process undoes what can be undone (protocol.h), so
 that a `Control` that is closed early, or an agent that dies, leaves the workload running as long as nothing was discarded.
 
+The process is not trusted: its socket lies where its own user may write, and what listens there may be anything. So the
+kernel is asked which process listens, and an answer has an end: in records, and in time.
+
 Limits: one thread at a time; the path must be reachable from the agent's own mount namespace.
 """
 
@@ -10,6 +13,8 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +24,15 @@ from typing import Self
 from kybernate.cuda import packets, wire
 from kybernate.cuda.wire import Flag, Message, Record, Type
 from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, Unsupported, WorkloadLost
-from kybernate.model.types import ExtentId
+from kybernate.model.types import ExtentId, HostPid
 
 _PATH_MAX = 107
 """Bytes of a Unix socket's path; a longer one is reached through its directory's descriptor."""
 _SLACK_S = 10.0
 """Longer than the process's own time limit, so that it is the process that says no."""
+_MOST_RECORDS = 1 << 20
+"""2 TiB in chunks: more extents than that no process has."""
+_CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +47,14 @@ class ProcessStatus:
 
 
 class Control:
-    """A connection to one process, open after `with`. `timeout_s` bounds each single answer."""
+    """A connection to one process, open after `with`. `timeout_s` bounds each single answer.
 
-    def __init__(self, path: Path, *, timeout_s: float = 30.0) -> None:
+    With `pid` only that very process is talked to.
+    """
+
+    def __init__(self, path: Path, *, timeout_s: float = 30.0, pid: HostPid | None = None) -> None:
         self._path = path
+        self._pid = pid
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
 
@@ -64,10 +76,18 @@ class Control:
         except OSError as e:
             connection.close()
             raise WorkloadLost(
-                f"no process answers on {self._path}: {e.strerror or e}",
+                f"{self._who} does not answer: {e.strerror or e}",
                 hint="it ended, or runs without the preload library",
             ) from e
+        if self._pid is not None and (listens := _listener(connection)) != self._pid:
+            connection.close()
+            raise WorkloadLost(f"process {listens} answers in place of process {self._pid}")
         self._socket = connection
+
+    @property
+    def _who(self) -> str:
+        """As people know it; where its socket lies means nothing to them."""
+        return "the process" if self._pid is None else f"process {self._pid}"
 
     def close(self) -> None:
         """Hang up; what that undoes, protocol.h says. May be called twice."""
@@ -118,11 +138,15 @@ class Control:
         """Open the gates: the process runs."""
         self._ask(Message(Type.OPEN))
 
-    def extents(self) -> list[tuple[Record, int | None]]:
-        """Every extent with a descriptor of its own, which the caller closes; None where it was discarded."""
+    def extents(self, *, most: int = _MOST_RECORDS) -> list[tuple[Record, int | None]]:
+        """Every extent with a descriptor of its own, which the caller closes; None where it was discarded.
+
+        Raises:
+            KybernateError: it names more than `most`, or one of them twice.
+        """
         pairs: list[tuple[Record, int | None]] = []
         try:
-            answers = self._ask(Message(Type.EXTENTS), pairs=pairs)
+            answers = self._ask(Message(Type.EXTENTS), pairs=pairs, most=most)
         except BaseException:
             packets.close_all(fd for _, fd in pairs if fd is not None)
             raise
@@ -142,52 +166,65 @@ class Control:
         fds: Sequence[int] = (),
         wait_s: float | None = None,
         pairs: list[tuple[Record, int | None]] | None = None,
+        most: int = _MOST_RECORDS,
     ) -> list[Message]:
         """Send and receive until the last packet of the answer. Descriptors go into `pairs`, or are closed."""
         connection = self._socket
         if connection is None:
             raise ValueError("the control connection isn't open")
-        what = request.type.name
+        what = request.type.name.lower()
         connection.settimeout(wait_s or self._timeout_s)
+        deadline = time.monotonic() + (wait_s or self._timeout_s)
         answers: list[Message] = []
+        seen: set[ExtentId] = set()
         try:
             packets.send(connection, request, fds)
             while True:
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
                 came = packets.receive(connection)
                 if came is None:
-                    raise WorkloadLost(f"the process at {self._path} hung up while asked to {what}", hint="see its log")
+                    raise WorkloadLost(f"{self._who} hung up while asked to {what}", hint="see its log")
                 message, received = came
                 if pairs is None:
                     packets.close_all(received)
                 else:
                     self._pair(message, received, pairs)
                 self._check(request, message)
+                new = {record.id for record in message.records}
+                if len(new) != len(message.records) or not new.isdisjoint(seen):
+                    raise BadInput("an extent is named twice")
+                seen |= new
+                if len(seen) > most:
+                    raise BadInput(f"more than {most} extents")
+                if message.more and not new:
+                    raise BadInput("an empty part of a list")
                 answers.append(message)
                 if not message.more:
                     return answers
         except TimeoutError as e:
             self.close()  # its late answer must not be taken for another question's
             raise Busy(
-                f"the process at {self._path} gave no answer to {what} within {wait_s or self._timeout_s:g} s"
+                f"{self._who} gave no answer to {what} within {wait_s or self._timeout_s:g} s"
             ) from e
         except OSError as e:
             self.close()
-            raise WorkloadLost(f"the process at {self._path} is gone ({e.strerror or e}) while asked to {what}") from e
+            raise WorkloadLost(f"{self._who} is gone ({e.strerror or e}) while asked to {what}") from e
         except BadInput as e:
             self.close()
-            raise KybernateError(f"the process at {self._path} answered {what} with garbage: {e}") from e
+            raise KybernateError(f"{self._who} answered {what} with garbage: {e}") from e
 
     def _check(self, request: Message, answer: Message) -> None:
         if not answer.answer or answer.type is not request.type:
             raise BadInput(f"answer to {answer.type.name} instead of {request.type.name}")
         if answer.status is wire.Status.OK:
             return
-        text = f"process at {self._path}, {request.type.name}: {answer.reason or answer.status.name}"
+        # Why, in the process's own words; what it was asked only where it gives none.
+        text = f"{self._who}: {answer.reason or f'{answer.status.name} in answer to {request.type.name}'}"
         match answer.status:
             case wire.Status.BUSY:
-                raise Busy(text)
+                raise Busy(text, hint="it runs on; try again later, or give it a longer --timeout")
             case wire.Status.UNSUPPORTED:
-                raise Unsupported(text)
+                raise Unsupported(text, hint="it runs on; see its limits in docs/compatibility.md")
             case wire.Status.OUT_OF_MEMORY:
                 raise NoRoom(text)
             case _:
@@ -205,6 +242,12 @@ class Control:
     @staticmethod
     def _records(answers: Sequence[Message]) -> list[Record]:
         return [record for answer in answers for record in answer.records]
+
+
+def _listener(connection: socket.socket) -> int:
+    """The process that listens where we connected to, by the kernel's word."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[0])
 
 
 def _state(answer: Message) -> wire.ProcessState:

@@ -11,6 +11,7 @@ its answer loses it, so the thread never blocks.
 from __future__ import annotations
 
 import enum
+import errno
 import logging
 import os
 import selectors
@@ -36,6 +37,7 @@ _SILENCE_S = 10.0
 """A connection that has sent nothing, or not hung up after its answer, is closed then."""
 _CONNECTIONS_MAX = 512
 """Of one door; the kernel's queue holds back the others."""
+_OUT_OF_DESCRIPTORS_S = 0.05
 _SEND_BYTES = 4 << 20
 """Socket buffer: the answer to an allocation of all of a large GPU's memory fits with room to spare."""
 
@@ -217,8 +219,11 @@ class Doors:
     def _accept(self, door: _Door) -> None:
         try:
             accepted, _ = door.listener.accept()
-        except OSError:
-            return  # gone again, or the door was closed meanwhile
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE):  # it stays readable: don't spin until there is one again
+                log.warning("no descriptor left for a request of workload %s", door.workload)
+                time.sleep(_OUT_OF_DESCRIPTORS_S)
+            return  # or gone again, or the door was closed meanwhile
         accepted.setblocking(False)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         pid, _, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))

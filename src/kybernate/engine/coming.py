@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from kybernate.cuda import residual, wire
@@ -21,7 +22,7 @@ from kybernate.cuda.copying import CopyEngine, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.residual import ResidualState
-from kybernate.engine.context import Clock, Parts, connections, every
+from kybernate.engine.context import Clock, Parts, connections, every, unsaid
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.leaving import FREEZE_SECONDS
 from kybernate.engine.target import Target, residual_pids
@@ -54,6 +55,8 @@ class Coming:
     made: dict[ExtentId, Extent] = field(default_factory=dict)
     begun: threading.Event = field(default_factory=threading.Event)
     """The first of the room has come, or none will."""
+    committed: bool = False
+    """The processes have all of their memory: from here on it runs, whatever happens."""
 
     @property
     def extents(self) -> list[Extent]:
@@ -68,19 +71,32 @@ class Coming:
             WorkloadLost: the driver could not restore a process.
             KybernateError: a step failed and was undone; the workload is paused as before.
         """
-        try:
-            self._create()
-            self._thaw()
-            stats = self._fill_and_restore()
-            with connections(self.target.processes) as controls:
+        self._refuse_unreachable()
+        with ExitStack() as hanging_up:  # after the undo, which has to talk to the processes too
+            try:
+                self._create()
+                self._thaw()
+                stats = self._fill_and_restore()
+                controls = hanging_up.enter_context(connections(self.target.processes))
                 self._map(controls)
                 self._open(controls)
-        except Exception as error:
-            failed = self.undo.roll_back()
-            if failed and isinstance(error, KybernateError):
-                error.add_note("not undone: " + "; ".join(failed))
-            raise
+            except Exception as error:
+                failed = self.undo.roll_back()
+                if failed:
+                    error.add_note("not undone: " + "; ".join(failed))
+                if failed or self.committed:
+                    raise unsaid(error) from error.__cause__
+                raise
         return self._report(stats)
+
+    def _refuse_unreachable(self) -> None:
+        """A process that can't be given its memory must not be let go on without it."""
+        reachable = {process.pid for process in self.target.processes}
+        if missing := {held.pid for held in self.manifest.extents} - reachable:
+            raise KybernateError(
+                f"process {min(missing)} of {self.target.name} has no control socket any more",
+                hint="it was removed from its run directory; stop the workload",
+            )
 
     def _thaw(self) -> None:
         with self.clock.step("thaw"):
@@ -189,7 +205,10 @@ class Coming:
 
         def one(pid: HostPid) -> None:
             control = controls[pid]
-            if control.status().state is not wire.ProcessState.RELEASED:
+            state = control.status().state
+            if state is not wire.ProcessState.RELEASED:
+                if state is wire.ProcessState.OPEN:  # another program (exec): its predecessor's memory is nobody's
+                    self.parts.broker.drop(by_pid[pid])
                 return
             fds: list[int] = []
             try:
@@ -199,9 +218,13 @@ class Coming:
                 close_all(fds)
 
         def take_back() -> None:
-            for control in controls.values():
-                if control.status().state is wire.ProcessState.QUIET:
-                    control.release()
+            every(self.parts.executor, take_back_one, list(controls.values()))
+
+        def take_back_one(control: Control) -> None:
+            state = control.status().state
+            if state is wire.ProcessState.QUIET:
+                control.release()
+            if state is not wire.ProcessState.OPEN:
                 control.discard()
 
         with self.clock.step("map"):
@@ -211,6 +234,7 @@ class Coming:
 
     def _open(self, controls: dict[HostPid, Control]) -> None:
         with self.clock.step("open"):
+            self.committed = True
             self.undo.commit()
             self.parts.store.remove(self.target.name)
             every(self.parts.executor, Control.open, list(controls.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +18,8 @@ from kybernate.cuda.pool import PinnedPool
 from kybernate.engine.copies import CopyStore
 from kybernate.engine.faults import Faults
 from kybernate.engine.target import CudaProcess, Target
-from kybernate.model.types import GpuUuid, HostPid, StepTiming
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
+from kybernate.model.types import CHUNK_BYTES, GpuUuid, HostPid, StepTiming, WorkloadName
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -71,7 +72,28 @@ def every(executor: Executor, do: Callable[[T], R], items: Sequence[T]) -> list[
 def connections(processes: Iterable[CudaProcess]) -> Iterator[dict[HostPid, Control]]:
     """A control connection to each process. Leaving the block hangs up, which is itself an undo (protocol.h)."""
     with ExitStack() as stack:
-        yield {process.pid: stack.enter_context(Control(process.control_path)) for process in processes}
+        yield {process.pid: stack.enter_context(process.control()) for process in processes}
+
+
+def refuse_newcomers(parts: Parts, name: WorkloadName, pids: Iterable[HostPid], *, known: Collection[HostPid]) -> None:
+    """Of locked processes: none may map extents that this operation doesn't know of.
+
+    A process that began to use CUDA meanwhile would be checkpointed with imported memory mapped; the driver does that, and
+    then refuses to restore it.
+
+    Raises:
+        Busy: there is one.
+    """
+    for pid in pids:
+        if pid not in known and parts.broker.extents(name, pid):
+            raise Busy(f"process {pid} of workload {name} has just begun to use the GPU", hint="try again")
+
+
+def unsaid(error: Exception) -> Exception:
+    """The error as it may be told once something has changed: refusals promise that nothing has."""
+    if not isinstance(error, Busy | Unsupported | NoRoom | Conflict):
+        return error
+    return KybernateError(error.message, hint=error.hint)
 
 
 def reconcile(parts: Parts, target: Target, pid: HostPid, control: Control) -> list[Extent]:
@@ -81,13 +103,15 @@ def reconcile(parts: Parts, target: Target, pid: HostPid, control: Control) -> l
     was lost). Returns the process's extents in the process's order.
     """
     known = {extent.id: extent for extent in parts.broker.extents(target.name, pid)}
-    listed = control.extents()
+    gpus = {copier.gpu.uuid_bytes: copier.gpu for copier in parts.copiers.values()}
+    listed = control.extents(most=sum(gpu.total_bytes // CHUNK_BYTES for gpu in gpus.values()))
     ordered: list[Extent] = []
     try:
         for record, fd in listed:
             extent = known.pop(record.id, None)
             if extent is None and fd is not None:
-                gpu = next(c.gpu for c in parts.copiers.values() if c.gpu.uuid_bytes == record.gpu)
+                if (gpu := gpus.get(record.gpu)) is None:
+                    raise BadInput(f"process {pid} of {target.name} has memory on a GPU that isn't here")
                 extent = parts.broker.adopt(workload=target.name, pid=pid, gpu=gpu, record=record, fd=fd)
             if extent is not None:
                 ordered.append(extent)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from kybernate.cuda.copying import ExtentCopy
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
 
-FORMAT = 1
+FORMAT = 2
 
 
 class BadManifest(KybernateError):
@@ -45,6 +46,8 @@ class Manifest:
     name: WorkloadName
     depth: Depth
     extents: list[HeldExtent]
+    marks: str = ""
+    """Which file of marks on disk is this manifest's; `CopyStore.save` chooses it."""
 
     @property
     def complete(self) -> bool:
@@ -66,15 +69,21 @@ class CopyStore:
     def _path(self, name: WorkloadName) -> Path:
         return self._directory / f"{name}.manifest"
 
-    def _marks(self, name: WorkloadName) -> Path:
-        return self._directory / f"{name}.done"
+    def _marks(self, name: WorkloadName, marks: str) -> Path:
+        return self._directory / f"{name}.{marks}.done"
 
     def save(self, manifest: Manifest) -> None:
-        """Write a manifest so that it is there whole or not at all, with the marks of what is done already."""
+        """Write a manifest so that it is there whole or not at all, with the marks of what is done already.
+
+        The marks get a new file each time, which the manifest names: no crash can pair a manifest with another's marks.
+        """
+        marks = secrets.token_hex(4)
+        self._marks(manifest.name, marks).write_bytes(bytes(extent.done for extent in manifest.extents))
         head = {
             "format": FORMAT,
             "name": manifest.name,
             "depth": manifest.depth,
+            "marks": marks,
             "extents": [
                 [e.pid, e.id, e.address, e.gpu, e.copy.size, e.copy.rdma, len(e.copy.slots)] for e in manifest.extents
             ],
@@ -85,12 +94,14 @@ class CopyStore:
             for extent in manifest.extents:
                 f.write(np.ascontiguousarray(extent.copy.slots, np.int64).data)
                 f.write(np.ascontiguousarray(extent.copy.hashes, np.uint64).data)
-        self._marks(manifest.name).write_bytes(bytes(extent.done for extent in manifest.extents))
+        before, manifest.marks = manifest.marks, marks
         temporary.replace(self._path(manifest.name))
+        if before:
+            self._marks(manifest.name, before).unlink(missing_ok=True)
 
     def mark(self, manifest: Manifest, indexes: Iterable[int]) -> None:
         """Set the completion marks of extents, by their index in the manifest."""
-        fd = os.open(self._marks(manifest.name), os.O_WRONLY)
+        fd = os.open(self._marks(manifest.name, manifest.marks), os.O_WRONLY)
         try:
             for index in indexes:
                 manifest.extents[index].done = True
@@ -106,7 +117,6 @@ class CopyStore:
         """
         try:
             data = self._path(name).read_bytes()
-            marks = self._marks(name).read_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -114,6 +124,7 @@ class CopyStore:
             head = json.loads(line)
             if head["format"] != FORMAT:
                 raise ValueError(f"format {head['format']}, this version reads {FORMAT}")
+            marks = self._marks(name, head["marks"]).read_bytes()
             extents, at = [], 0
             for (pid, id_, address, gpu, size, rdma, chunks), mark in zip(head["extents"], marks, strict=True):
                 slots = np.frombuffer(rest, np.int64, chunks, at).copy()
@@ -122,15 +133,16 @@ class CopyStore:
                 at += 16 * chunks
                 copy = ExtentCopy(size=size, rdma=rdma, slots=slots, hashes=hashes)
                 extents.append(HeldExtent(HostPid(pid), ExtentId(id_), address, GpuUuid(gpu), copy, done=bool(mark)))
-            return Manifest(WorkloadName(head["name"]), Depth(head["depth"]), extents)
-        except (ValueError, KeyError, TypeError) as e:
+            return Manifest(WorkloadName(head["name"]), Depth(head["depth"]), extents, head["marks"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
             raise BadManifest(
                 f"manifest of {name} is damaged: {e}", hint="its GPU memory is lost; stop the workload"
             ) from e
 
     def remove(self, name: WorkloadName) -> None:
         self._path(name).unlink(missing_ok=True)
-        self._marks(name).unlink(missing_ok=True)
+        for marks in self._directory.glob(f"{name}.*.done"):  # a name has no dots
+            marks.unlink(missing_ok=True)
 
     def names(self) -> list[WorkloadName]:
         return sorted(WorkloadName(path.stem) for path in self._directory.glob("*.manifest"))

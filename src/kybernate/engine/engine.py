@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import numpy as np
 
 from kybernate.cuda import residual
 from kybernate.cuda.broker import Broker
-from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyEngine, ExtentCopy
 from kybernate.cuda.planning import NO_SLOT
 from kybernate.cuda.pool import PinnedPool
@@ -26,12 +24,13 @@ from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
 from kybernate.engine import recovery
 from kybernate.engine.coming import Coming, Room
-from kybernate.engine.context import Clock, Parts, connections, reconcile
+from kybernate.engine.context import Clock, Parts, connections, reconcile, refuse_newcomers
 from kybernate.engine.copies import BadManifest, CopyStore, Manifest
 from kybernate.engine.faults import Faults
 from kybernate.engine.leaving import FREEZE_SECONDS, Freed, Leaving
 from kybernate.engine.target import CudaProcess, Target, residual_pids
-from kybernate.model.errors import Conflict, KybernateError, NoRoom, WorkloadLost
+from kybernate.engine.threads import Threads
+from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, WorkloadLost
 from kybernate.model.types import (
     CHUNK_BYTES,
     Depth,
@@ -55,7 +54,6 @@ ANSWER_SECONDS = 2.0
 """A control thread that takes longer is inside a locked driver."""
 TAKE_BACK_SECONDS = 30.0
 """For a process to map its memory again by itself once the driver lets it."""
-THREADS = 32
 
 
 @dataclass(slots=True)
@@ -65,6 +63,12 @@ class HostCopy:
     manifest: Manifest
     paused: bool
     """True: the only copy. False: a cache of a running workload."""
+    leaving: bool = False
+    """A pause is under way that builds on this copy: its clean slots are about to be the only copy again."""
+
+    @property
+    def expendable(self) -> bool:
+        return not self.paused and not self.leaving
 
 
 class Engine:
@@ -80,7 +84,7 @@ class Engine:
         faults: Faults | None = None,
     ) -> None:
         """`directory` holds the manifests; it must lie where workloads can't reach it."""
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="engine")
+        self._executor = Threads("engine")
         self._parts = Parts(
             broker=broker,
             pool=pool,
@@ -106,19 +110,25 @@ class Engine:
             KybernateError: a step failed and was undone.
         """
         freed = freed or _unheard
-        copy = self._copies.get(target.name)
+        with self._lock:
+            copy = self._copies.get(target.name)
+            if copy is not None and not copy.paused:
+                copy.leaving = True  # from here on no other workload's pause may take its slots
         if copy is not None and copy.paused:
             if copy.manifest.depth is depth or depth is Depth.WARM:
                 raise Conflict(f"workload {target.name} is paused already", hint="nothing to do")
             return self._deepen(target, copy, timeout_s)
-        previous = self._previous(copy)
-        self._refuse_early(target, previous)
         try:
-            return self._leave(target, depth, timeout_s, copy, freed)
-        except NoRoom:
-            if not self._give_up_caches(target.name):
-                raise
-            return self._leave(target, depth, timeout_s, copy, freed)
+            self._refuse_early(target, self._previous(copy))
+            try:
+                return self._leave(target, depth, timeout_s, copy, freed)
+            except NoRoom:
+                if not self._give_up_caches(target.name):
+                    raise
+                return self._leave(target, depth, timeout_s, copy, freed)
+        finally:
+            if copy is not None:
+                copy.leaving = False
 
     def _leave(
         self, target: Target, depth: Depth, timeout_s: float, before: HostCopy | None, freed: Freed
@@ -174,6 +184,11 @@ class Engine:
             here = running + [pid for pid in pids if states[pid] is ResidualState.LOCKED]
             if running:
                 residual.lock_all(running, timeout_s)
+            try:
+                refuse_newcomers(self._parts, target.name, here, known=())
+            except Busy:
+                residual.unlock_all(running)
+                raise
             if here:
                 residual.checkpoint_all(here)
         with clock.step("freeze"):
@@ -193,9 +208,23 @@ class Engine:
         copy = self._copies.get(target.name)
         if copy is None or not copy.paused:
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
-        report = Coming(self._parts, target, copy.manifest, timeout_s, room).run()
-        copy.paused = False
-        return report
+        self._forget_the_dead(target, copy.manifest)
+        coming = Coming(self._parts, target, copy.manifest, timeout_s, room)
+        try:
+            return coming.run()
+        finally:
+            if coming.committed:
+                copy.paused = False
+
+    def _forget_the_dead(self, target: Target, manifest: Manifest) -> None:
+        """Processes that were killed while they were paused come back no more; neither should their memory."""
+        alive = set(target.tree.pids())
+        gone = [held for held in manifest.extents if held.pid not in alive]
+        if not gone:
+            return
+        manifest.extents = [held for held in manifest.extents if held.pid in alive]
+        self._parts.store.save(manifest)  # before the slots can become somebody else's
+        self._free(Manifest(manifest.name, manifest.depth, gone).slots())
 
     # ---- what is in the pool ----
 
@@ -204,15 +233,19 @@ class Engine:
 
     def forget(self, target: Target) -> None:
         """The workload has ended: free what it had in the pool and in VRAM."""
-        self._drop_copy(target.name)
-        self._parts.broker.drop(self._parts.broker.extents(target.name))
-        self._parts.store.remove(target.name)
+        self.clear(target.name)
+
+    def clear(self, name: WorkloadName) -> None:
+        """Nothing of what is kept under that name means anything any more."""
+        self._parts.store.remove(name)  # before the slots can become somebody else's
+        self._drop_copy(name)
+        self._parts.broker.drop(self._parts.broker.extents(name))
 
     def drop_cache(self, name: WorkloadName) -> int:
         """Give up the host copy of a running workload. Returns the bytes freed."""
         with self._lock:
             copy = self._copies.get(name)
-            if copy is None or copy.paused:
+            if copy is None or not copy.expendable:
                 return 0
             del self._copies[name]
         slots = copy.manifest.slots()
@@ -252,6 +285,10 @@ class Engine:
         """
         manifest, problem = self._own_manifest(target.name)
         facts = self._facts(target, manifest)
+        if facts.frozen and not facts.complete:
+            # Not by a pause of ours that came to its end (somebody's SIGSTOP, where there is no cgroup): ask the processes.
+            target.tree.thaw()
+            facts = self._facts(target, manifest)
         verdict = recovery.decide(facts)
         log.info("recovery of %s: %s -> %s", target.name, facts, verdict.value)
         if verdict is recovery.Verdict.FINISH_COPY and manifest is not None:
@@ -267,6 +304,9 @@ class Engine:
                 self._adopt(target)
                 self._parts.store.remove(target.name)
                 if (copy := self._copies.get(target.name)) is not None:
+                    for held in copy.manifest.extents:
+                        if not held.done:
+                            held.copy.hashes[:] = 0  # planned, perhaps never copied: never to be taken for clean
                     copy.paused = False
                 return WorkloadState.RUNNING
             case recovery.Verdict.BRING_BACK if manifest is not None:
@@ -297,7 +337,8 @@ class Engine:
             if not held.done:
                 held.copy.slots[:] = NO_SLOT  # planned, never filled
         self._parts.pool.claim(manifest.slots())
-        self._copies[name] = HostCopy(manifest, paused=False)
+        # Until the verdict says otherwise it may be the only copy, and nobody may take its slots.
+        self._copies[name] = HostCopy(manifest, paused=True)
         return manifest, ""
 
     def _facts(self, target: Target, manifest: Manifest | None) -> recovery.Facts:
@@ -316,7 +357,7 @@ class Engine:
     def _finish_copy(self, target: Target, manifest: Manifest) -> None:
         """An agent died while it freed what it had copied: copy what the processes still hold."""
         for process in target.processes:
-            with Control(process.control_path) as control:
+            with process.control() as control:
                 if not control.status().partial:
                     continue
                 here = {extent.id: extent for extent in reconcile(self._parts, target, process.pid, control)}
@@ -339,7 +380,7 @@ class Engine:
     @staticmethod
     def _ask(process: CudaProcess) -> recovery.Witness:
         try:
-            with Control(process.control_path, timeout_s=ANSWER_SECONDS) as control:
+            with process.control(timeout_s=ANSWER_SECONDS) as control:
                 status = control.status()
                 return recovery.Witness(status.state, status.committed, status.partial)
         except (KybernateError, OSError):
@@ -358,7 +399,7 @@ class Engine:
         """A process whose agent died maps its memory again and opens by itself; help one that can't."""
         deadline = time.monotonic() + TAKE_BACK_SECONDS
         for process in target.processes:
-            with Control(process.control_path, timeout_s=TAKE_BACK_SECONDS) as control:
+            with process.control(timeout_s=TAKE_BACK_SECONDS) as control:
                 while (state := control.status().state) is not ProcessState.OPEN:
                     if state is ProcessState.RELEASED:
                         control.remap()
@@ -368,7 +409,7 @@ class Engine:
 
     def _adopt(self, target: Target) -> None:
         for process in target.processes:
-            with Control(process.control_path) as control:
+            with process.control() as control:
                 reconcile(self._parts, target, process.pid, control)
 
     def _bring_back(self, target: Target, manifest: Manifest) -> None:

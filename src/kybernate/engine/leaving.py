@@ -10,6 +10,7 @@ residual's checkpoint run at the same time: one moves bytes over the link, the o
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -21,12 +22,14 @@ from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyPlan, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
-from kybernate.engine.context import Clock, Parts, connections, every, reconcile
+from kybernate.engine.context import Clock, Parts, connections, every, reconcile, refuse_newcomers, unsaid
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
-from kybernate.model.errors import KybernateError
+from kybernate.model.errors import Busy
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, SwitchReport
+
+log = logging.getLogger(__name__)
 
 FREEZE_SECONDS = 10.0
 FREE_BYTES = 2 << 30
@@ -79,8 +82,10 @@ class Leaving:
                 self._freeze()
             except Exception as error:
                 failed = self.undo.roll_back()
-                if failed and isinstance(error, KybernateError):
+                if failed:
                     error.add_note("not undone: " + "; ".join(failed))
+                if failed or self.committed:
+                    raise unsaid(error) from error.__cause__
                 raise
         return self._report(stats)
 
@@ -98,9 +103,12 @@ class Leaving:
 
     def _open_gates(self) -> None:
         """Of those that were closed; one that answered busy is open already and says so."""
-        for control in self.controls.values():
+
+        def one(control: Control) -> None:
             if control.status().state is wire.ProcessState.QUIET:
                 control.open()
+
+        every(self.parts.executor, one, list(self.controls.values()))
 
     def _plan(self) -> None:
         with self.clock.step("plan"):
@@ -145,9 +153,11 @@ class Leaving:
         self.parts.faults.at("pause.released")
 
     def _remap(self) -> None:
-        for control in self.controls.values():
+        def one(control: Control) -> None:
             if control.status().state is wire.ProcessState.RELEASED:
                 control.remap()
+
+        every(self.parts.executor, one, list(self.controls.values()))
 
     def _leave(self) -> list[CopyStats]:
         """Copy and checkpoint at the same time; then free what is copied while the rest follows."""
@@ -215,6 +225,7 @@ class Leaving:
             pids = residual_pids(self.target.tree)
             residual.lock_all(pids, self.timeout_s)
             self.undo.push("unlock", lambda: residual.unlock_all(pids))
+            refuse_newcomers(self.parts, self.target.name, pids, known=self.controls)
             self.parts.faults.at("pause.locked")
             residual.checkpoint_all(pids)
             self.undo.push("restore", lambda: residual.restore_all(pids))
@@ -232,7 +243,11 @@ class Leaving:
     def _freeze(self) -> None:
         if self.depth is Depth.ZERO:
             with self.clock.step("freeze"):
-                self.target.tree.freeze(FREEZE_SECONDS)
+                try:
+                    self.target.tree.freeze(FREEZE_SECONDS)
+                except Busy as error:
+                    # It is paused all the same: what it has of CUDA waits at the gates and in the driver.
+                    log.warning("workload %s is paused but not frozen: %s", self.target.name, error)
             self.parts.faults.at("pause.frozen")
 
     def _report(self, stats: Sequence[CopyStats]) -> SwitchReport:

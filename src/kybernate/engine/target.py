@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from kybernate.cuda.control import Control
 from kybernate.model.types import Backend, HostPid, WorkloadName
 
 
@@ -27,6 +28,10 @@ class CudaProcess:
     pid: HostPid
     control_path: Path
     """Its control socket, as the agent can reach it."""
+
+    def control(self, *, timeout_s: float = 30.0) -> Control:
+        """A connection to be; it is refused where another process listens there."""
+        return Control(self.control_path, timeout_s=timeout_s, pid=self.pid)
 
 
 @dataclass(frozen=True, slots=True)
