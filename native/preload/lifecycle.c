@@ -74,11 +74,13 @@ static void start_after_init(void)
             kyb_say_once(&said, "this CUDA driver lacks virtual memory management: GPU memory stays with the driver");
         else if (!kyb_control_start())
             kyb_say_once(&said, "can't listen in %s/control (%s): GPU memory stays with the driver", kyb_run_directory, strerror(errno));
-        else
+        else {
+            /* Before the first allocation: to the agent a hello means a process that has no memory yet. */
+            kyb_ask_hello();
             kyb_enabled = true;
+        }
     }
     pthread_mutex_unlock(&start_lock);
-    if (first && kyb_enabled) kyb_ask_hello();
 }
 
 int cuInit(unsigned int flags)
