@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -51,6 +52,18 @@ def test_a_command_that_is_not_there(plain_agent: AgentProcess) -> None:
         plain_agent.run("absent", "no-such-command")
     assert plain_agent.client.workload("absent").state is WorkloadState.EXITED
     assert "command not found" in plain_agent.client.explain("absent").text
+
+
+def test_names_of_external_processes_are_taken(plain_agent: AgentProcess) -> None:
+    """Who may pause `pid-1` is decided by process 1, not by a workload's owner."""
+    with pytest.raises(BadInput, match="another name"):
+        plain_agent.run("pid-1", "true")
+
+
+def test_it_has_all_descriptors_there_may_be(plain_agent: AgentProcess) -> None:
+    """A new agent takes over one for each extent of each running workload, and 1024 are soon used up."""
+    soft, hard = resource.prlimit(plain_agent.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
 
 
 def test_one_that_ignores_sigterm_is_killed_after_the_grace(plain_agent: AgentProcess, eventually: Eventually) -> None:

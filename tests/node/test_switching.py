@@ -5,6 +5,7 @@ The workloads compare all of their memory in every step, so each of these tests 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tests.node.conftest import AgentProcess
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
 from kybernate.model.api import SwitchView
-from kybernate.model.errors import Conflict, NotFound
+from kybernate.model.errors import Conflict, KybernateError, NotFound
 from kybernate.model.types import MIB, Depth, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
@@ -70,6 +71,49 @@ def test_pause_and_resume(gpu_agent: AgentProcess, eventually: Eventually) -> No
     goes_on(gpu_agent, eventually, "one")
     kinds = [event.kind for event in client.events("one")]
     assert kinds == ["started", "paused", "resumed"]
+
+
+def test_a_process_killed_while_paused_is_not_waited_for(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    """The other process of the tree goes on, and the memory of the dead one goes back."""
+    client = gpu_agent.client
+    one = f"{sys.executable} -m kybernate.cli.bench_workload --bytes {32 * MIB} --loop 0.25 --pace 0.02"
+    gpu_agent.run("pair", "sh", "-c", f"{one} --seed 1 & {one} --seed 2 & wait")
+    eventually(lambda: client.workload("pair").resident_bytes == 64 * MIB, timeout_s=60, what="both allocate")
+    eventually(lambda: gpu_agent.steps("pair") > 4, timeout_s=60, what="both compute")
+    client.pause("pair")
+    victim = client.workload("pair").pids[-1]
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in client.workload("pair").pids, what="its end")
+    client.resume("pair")
+    assert client.workload("pair").resident_bytes == 32 * MIB
+    goes_on(gpu_agent, eventually, "pair")
+    client.pause("pair")
+    client.resume("pair")
+    goes_on(gpu_agent, eventually, "pair")
+
+
+def test_a_process_killed_in_a_pause_costs_only_itself(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    one = f"{sys.executable} -m kybernate.cli.bench_workload --bytes {32 * MIB} --loop 0.25 --pace 0.02"
+    gpu_agent.run("half", "sh", "-c", f"{one} --seed 1 & {one} --seed 2 & wait")
+    eventually(lambda: client.workload("half").resident_bytes == 64 * MIB, timeout_s=60, what="both allocate")
+    eventually(lambda: gpu_agent.steps("half") > 4, timeout_s=60, what="both compute")
+    victim = client.workload("half").pids[-1]
+    os.kill(victim, signal.SIGSTOP)  # it gives no answer until it is killed
+
+    def pause() -> None:
+        with contextlib.suppress(KybernateError):
+            client.pause("half")
+
+    order = threading.Thread(target=pause)
+    order.start()
+    eventually(lambda: client.workload("half").state is WorkloadState.PAUSING, what="the pause begins")
+    os.kill(victim, signal.SIGKILL)
+    order.join(60)
+    assert not order.is_alive()
+    assert client.workload("half").state in (WorkloadState.RUNNING, WorkloadState.PAUSED)
+    client.resume("half")
+    goes_on(gpu_agent, eventually, "half")
 
 
 def test_warm_then_deeper(gpu_agent: AgentProcess, eventually: Eventually) -> None:

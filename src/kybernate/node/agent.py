@@ -13,6 +13,7 @@ import fcntl
 import grp
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -20,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -68,6 +70,7 @@ def serve(settings: AgentSettings, *, say: Say) -> None:
         BadInput: the state directory can't be used.
     """
     state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else StateDirectory.default()
+    _raise_descriptor_limit()
     with _only_agent(state):
         database = Database(state.database)
         try:
@@ -76,6 +79,16 @@ def serve(settings: AgentSettings, *, say: Say) -> None:
             asyncio.run(_Agent(settings=settings, state=state, database=database, say=say).run())
         finally:
             database.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """To what the kernel allows: taking a running workload over takes a descriptor for each of its extents, at once."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError, ValueError):
+        most = int(Path("/proc/sys/fs/nr_open").read_text())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

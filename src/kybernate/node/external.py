@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from kybernate.model.errors import Conflict, NotFound
 from kybernate.model.types import Backend, WorkloadState
@@ -43,15 +44,20 @@ class ExternalWatcher:
                     f"process {pid} belongs to workload {entry.name}", hint=f"`kybernate pause {entry.name}`"
                 )
         try:
-            identity = procfs_identity(pid)
             pidfd = os.pidfd_open(pid)
         except OSError as e:
             raise NotFound(f"no process has the pid {pid}", hint="`nvidia-smi` lists the processes on the GPUs") from e
         try:
+            identity = procfs_identity(pid)
+            # If the process of the pidfd lives after we looked, it was that one we looked at, and no successor of its pid.
+            signal.pidfd_send_signal(pidfd, 0)
             caller.require_owner(identity.uid, f"process {pid}")
         except NotPermitted:
             os.close(pidfd)
             raise
+        except OSError as e:
+            os.close(pidfd)
+            raise NotFound(f"process {pid} has just ended") from e
         old = self._gear.ledger.get(name)
         if old is not None and not old.ended:
             os.close(pidfd)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from kybernate.engine.target import Target
 from kybernate.model.api import SwitchView
-from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported, WorkloadLost
+from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.departure import Departure, Freed
@@ -270,26 +270,27 @@ class Switching:
             "code": error.code if isinstance(error, KybernateError) else "internal",
             "hint": getattr(error, "hint", None),
         }
-        if isinstance(error, WorkloadLost):
-            ledger.apply(name, Event.LOST, reason=f"lost by its {operation}: {text}", evicted={})
-            events.record("lost", text, workload=name, data=data)
-            return
+        if isinstance(error, KybernateError) and name not in error.message:
+            error.message = f"workload {name}: {text}"  # the ledger and events have the name beside it
         if isinstance(error, _UNCHANGED) or target is None:
             was = "runs on" if undone is Event.PAUSE_UNDONE else "stays paused"
             ledger.apply(name, undone, reason=f"{was}; its {operation} was refused: {text}")
             events.record(f"{operation}-refused", text, workload=name, data=data)
             return
         log.error("%s of workload %s failed: %s", operation, name, text, exc_info=error)
-        state, why = await self._what_is_true(gpu, target)
+        # Also when something of it is lost: one process of a tree may have ended, by itself, and the others live.
+        state, why = await self._what_is_true(gpu, ledger.entry(name))
         event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
             state, Event.LOST
         )
         ledger.apply(name, event, reason=f"its {operation} failed: {text}{why}")
-        events.record(f"{operation}-failed", f"{text}; now {state}{why}", workload=name, data=data)
+        kind = "lost" if state is WorkloadState.LOST else f"{operation}-failed"
+        events.record(kind, f"{text}; now {state}{why}", workload=name, data=data)
 
-    async def _what_is_true(self, gpu: GpuGear, target: Target) -> tuple[WorkloadState, str]:
-        recover: Callable[[], WorkloadState] = lambda: gpu.engine.recover(target)  # noqa: E731 - typed for the thread
+    async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
         try:
+            target = await self._target(entry)  # anew: processes may have ended since
+            recover: Callable[[], WorkloadState] = lambda: gpu.engine.recover(target)  # noqa: E731 - typed for the thread
             return await in_thread(f"recover {target.name}", recover), ""
         except Exception as e:
             return WorkloadState.LOST, f"; finding out what is left of it failed too: {e}"

@@ -7,6 +7,7 @@ in the run directory and the pids of the tree are the truth.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 
@@ -64,6 +65,11 @@ def cuda_processes(tree: Tree) -> list[CudaProcess]:
 
 def external_name(pid: int) -> WorkloadName:
     return WorkloadName(f"pid-{pid}")
+
+
+def is_external_name(name: str) -> bool:
+    """No workload of ours may have such a name: who may pause it is decided by the process that has the pid."""
+    return re.fullmatch(r"pid-\d+", name) is not None
 
 
 def external_pid(name: WorkloadName) -> HostPid:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from kybernate.model.api import RunRequest, StoppedView, WorkloadView
-from kybernate.model.errors import Busy, Conflict, KybernateError
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.native import preload_library
 from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
@@ -27,7 +27,7 @@ from kybernate.node.gear import Gear
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.operations import Owner
-from kybernate.node.targets import target_of
+from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.views import workload_view
@@ -111,6 +111,10 @@ class Workloads:
             Conflict: a workload of that name is alive.
         """
         name = workload_name(request.name)
+        if is_external_name(name):
+            raise BadInput(
+                f"{name} names a process that was not started by Kybernate", hint="choose another name for the workload"
+            )
         backend = request.backend
         preload: Path | None = None
         if backend is Backend.BROKER and self.gear.gpu is not None:
@@ -255,6 +259,8 @@ class Workloads:
     def _launch(self, spec: LaunchSpec) -> Tree:
         """In a thread. The run directory and the broker's door are there before the process is."""
         gpu = self.gear.gpu
+        if gpu is not None:
+            gpu.engine.clear(spec.name)  # of an earlier life of that name that was lost
         if spec.run_directory.exists():
             shutil.rmtree(spec.run_directory)
         spec.run_directory.mkdir(parents=True, mode=0o755)
@@ -284,7 +290,12 @@ class Workloads:
     async def _end(self, name: WorkloadName, tree: Tree) -> Entry:
         """The process tree has ended by itself or was killed; lets go of all it held."""
         entry = self.gear.ledger.entry(name)
-        if entry.ended or self._owner(name).tree is not tree:
+        live = self._owner(name)
+        if live.tree is not tree:
+            return entry
+        if entry.ended:  # lost while its processes lived: what they held is free now
+            await in_thread(f"end {name}", lambda: self._let_go(name, tree))
+            live.tree = None
             return entry
         return await self._finish(name, tree)
 
