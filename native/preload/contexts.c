@@ -1,4 +1,5 @@
 /* Which contexts the process has, which of its streams are being captured, which GPUs see each other's memory. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "kybernate.h"
@@ -8,8 +9,9 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kyb_contexts created;
 static void *primary[DEVICES_MAX];
-static void *captured[64];
-static _Atomic unsigned captures;
+static void **captured;
+static size_t captured_count, captured_room;
+static _Atomic unsigned captures; /* how many are open, for readers without the lock */
 static uint64_t readers[DEVICES_MAX]; /* by owner: bit of each device that may reach its memory */
 
 bool kyb_gpu_of_device(int device, uint8_t gpu[16])
@@ -149,20 +151,26 @@ unsigned kyb_open_captures(void)
 static void capture_begins(void *stream)
 {
     pthread_mutex_lock(&lock);
-    unsigned n = atomic_load(&captures);
-    if (n < sizeof captured / sizeof *captured) captured[n] = stream;
-    atomic_store(&captures, n + 1);
+    if (captured_count == captured_room) {
+        size_t room = captured_room ? 2 * captured_room : 64;
+        void **larger = realloc(captured, room * sizeof *larger);
+        if (larger) {
+            captured = larger;
+            captured_room = room;
+        }
+    }
+    if (captured_count < captured_room) captured[captured_count++] = stream;
+    atomic_fetch_add(&captures, 1); /* one that is not in the list forbids pauses for good: better than to break it */
     pthread_mutex_unlock(&lock);
 }
 
 static void capture_ends(void *stream)
 {
     pthread_mutex_lock(&lock);
-    unsigned n = atomic_load(&captures);
-    for (unsigned i = 0; i < n && i < sizeof captured / sizeof *captured; i++)
+    for (size_t i = 0; i < captured_count; i++)
         if (captured[i] == stream) {
-            captured[i] = captured[n - 1];
-            atomic_store(&captures, n - 1);
+            captured[i] = captured[--captured_count];
+            atomic_fetch_sub(&captures, 1);
             break;
         }
     pthread_mutex_unlock(&lock);

@@ -22,6 +22,7 @@
 #define LONGEST_DRAIN_MS 3600000
 
 static int listener = -1;
+static _Atomic int connection = -1; /* the one being served */
 static enum kyb_state state;
 static bool committed; /* RELEASED: the agent has all content */
 static bool partial;   /* RELEASED: the agent has some of it */
@@ -267,6 +268,7 @@ static void serve(int socket)
 {
     static struct request request; /* only this thread's */
     request.socket = socket;
+    atomic_store(&connection, socket);
     bool going = may_command(socket);
     while (going) {
         struct pollfd waiting = {.fd = socket, .events = POLLIN};
@@ -278,6 +280,7 @@ static void serve(int socket)
         for (size_t i = 0; i < request.fd_count; i++)
             if (request.fds[i] >= 0) close(request.fds[i]);
     }
+    atomic_store(&connection, -1);
     close(socket);
     hung_up();
 }
@@ -305,9 +308,8 @@ bool kyb_control_start(void)
     listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (listener < 0) return false;
     unlink(address.sun_path); /* of the program this one was exec'd from */
-    mode_t mask = umask(0077);
-    bool bound = bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 16) == 0;
-    umask(mask);
+    /* A socket's mode becomes its file's. Not umask(): other threads are making files of their own. */
+    bool bound = fchmod(listener, 0600) == 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 16) == 0;
     pthread_t thread;
     pthread_attr_t attributes;
     sigset_t all, kept;
@@ -329,6 +331,9 @@ void kyb_control_after_fork(void)
 {
     if (listener >= 0) close(listener);
     listener = -1;
+    /* Else the agent would wait for answers of a dead parent for as long as the child lives. */
+    int inherited = atomic_exchange(&connection, -1);
+    if (inherited >= 0) close(inherited);
     state = KYB_STATE_OPEN;
     committed = partial = false;
 }

@@ -21,6 +21,7 @@ static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kyb_thread *threads;
 static pthread_key_t leaver;
 static pthread_once_t leaver_once = PTHREAD_ONCE_INIT;
+static bool have_leaver; /* without it an ended thread would stay in the list, as a pointer to nothing */
 
 int64_t kyb_now_ns(void)
 {
@@ -44,12 +45,13 @@ static void unlist(void *argument)
 
 static void make_leaver(void)
 {
-    pthread_key_create(&leaver, unlist);
+    have_leaver = pthread_key_create(&leaver, unlist) == 0;
 }
 
 static void list(struct kyb_thread *thread)
 {
     pthread_once(&leaver_once, make_leaver);
+    if (!have_leaver) return; /* kyb_gate_start said so: no gate is ever closed in this process */
     pthread_mutex_lock(&list_lock);
     thread->previous = NULL;
     thread->next = threads;
@@ -81,7 +83,8 @@ void kyb_gate_enter_slowly(struct kyb_thread *thread, unsigned gate)
 
 bool kyb_gate_start(void)
 {
-    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+    pthread_once(&leaver_once, make_leaver);
+    return have_leaver && syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
 void kyb_gate_close(unsigned gates)

@@ -129,6 +129,25 @@ def test_an_open_capture_is_busy_until_it_ends(preloaded: Process, control_path:
     assert works(preloaded)
 
 
+def test_many_open_captures_are_all_waited_for(preloaded: Process, control_path: Path) -> None:
+    streams = [int(preloaded.ok("cuStreamCreate", Out(), 1)) for _ in range(150)]
+    for stream in streams:
+        preloaded.ok("cuStreamBeginCapture_v2", stream, 2)
+    for stream in streams[1:]:
+        preloaded.ok("cuStreamEndCapture", stream, Out())
+    with Control(control_path) as control, pytest.raises(Busy, match="capture"):
+        control.quiesce(0.2)
+    preloaded.ok("cuStreamEndCapture", streams[0], Out())
+    with Control(control_path) as control:
+        control.quiesce(5)
+    assert works(preloaded)
+
+
+def test_its_socket_is_its_users_own(preloaded: Process, control_path: Path) -> None:
+    assert control_path.stat().st_mode & 0o777 == 0o600
+    assert preloaded.pid  # alive
+
+
 def test_a_kernel_that_does_not_end_is_busy_and_runs_on(preloaded: Process, control_path: Path) -> None:
     flag = int(preloaded.ok("cuMemHostAlloc", Out(), 4096, 0))
     stream = int(preloaded.ok("cuStreamCreate", Out(), 1))
