@@ -50,6 +50,7 @@ def test_document_has_the_facts_of_the_host() -> None:
 def test_nothing_measured_changes_nothing(report: ModuleType) -> None:
     before = (report.TOP / "README.md").read_text()
     assert report.readme() == before
+    assert report.benchmarks_page() is None
     assert report.compatibility_page() is None
 
 
@@ -70,12 +71,14 @@ def test_missed_bars_are_shown_as_missed(report: ModuleType) -> None:
             Case(case="link.out", unit="GiB/s", samples=(51.5,)),
         ],
     )
-    section = report.results_section()
+    section = report.benchmarks_page()
     assert "| `pause.zero.dirty.40GiB` | 1.200 s | 1.200 to 1.200 | 24.00 s | 20x | 0.780 s | 1.6 s |" in section
     assert "1.1 s **missed**" in section
     assert "out 51.5 GiB/s" in section
     assert (report.TOP / "README.md").read_text().count("old") == 1
-    assert report.readme().startswith("# Title\n<!-- results:begin -->\nPause and resume:")
+    assert "| pause, all of it changed | 1.20 s (driver alone 24.0 s) |" in report.readme()
+    assert "Of 3 promises missed: `resume.zero.40GiB`" in report.readme()
+    assert report.readme().startswith("# Title\n<!-- results:begin -->\n|  | 40GiB |")
     assert report.readme().endswith("<!-- results:end -->\nrest\n")
 
 
