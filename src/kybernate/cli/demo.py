@@ -24,7 +24,7 @@ from rich.table import Table
 from kybernate.cli.bench_agent import Output, OwnAgent, available_ram, workload_command
 from kybernate.cli.bench_results import wide_console
 from kybernate.model import api
-from kybernate.model.errors import KybernateError, Unsupported
+from kybernate.model.errors import BadInput, KybernateError, Unsupported
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import GIB, MIB
 
@@ -36,6 +36,7 @@ LIMIT_MOST = 40 * GIB
 """Enough to show the speed; a whole large GPU would need twice its VRAM in host memory."""
 STEPS = 3
 """Steps of progress before it is the other one's turn again."""
+_LEAST_EACH = 32 * MIB
 NAMES = ("first", "second")
 START_S = 240.0
 STEP_S = 60.0
@@ -86,6 +87,12 @@ def demo(*, turns: int = 10, limit: str | None = None, simulated: str | None = N
         limit=None if limit is None else parse_size(limit),
         simulated=None if simulated is None else parse_size(simulated),
     )
+    if turns < 1:
+        raise BadInput(f"{turns} turns are none", hint="give --turns 1 or more")
+    if setting.each < _LEAST_EACH:
+        raise BadInput(
+            f"{format_size(setting.limit)} of VRAM are too little for two workloads", hint="give 64MiB or more"
+        )
     if setting.simulated:
         console.print("No GPU in use: this is the SIMULATED driver. It shows that it works, and no speed.")
     console.print(

@@ -42,6 +42,7 @@ _BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the dr
 _BENCH_HELP = "Measure; writes bench/results/."
 _SIMULATED_DEFAULT = "8GiB"
 _SIZE = re.compile(r"\d.*")
+_TRACEBACK = "KYBERNATE_TRACEBACK"
 _MARKUP = re.compile(r"\s+")
 
 
@@ -70,6 +71,8 @@ def application() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     tokens = _with_default_size(list(sys.argv[1:] if arguments is None else arguments))
+    if tokens[:1] == ["help"]:
+        tokens = [*tokens[1:], "--help"]
     if not tokens or tokens[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -80,12 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(tokens[0], known, n=1)
         hint = f"did you mean {near[0]}?" if near else "`kybernate --help` lists the commands"
         return _complain(tokens, "bad_input", f"no such command: {tokens[0][:80]}", hint, 2)
-    from cyclopts import CycloptsError
+    from cyclopts import CycloptsError, UnusedCliTokensError
 
     try:
         result = application()(tokens)
+    except UnusedCliTokensError as e:
+        words = ", ".join(repr(token) for token in e.unused_tokens or ())
+        return _complain(tokens, "bad_input", f"{tokens[0]} takes no more: {words}", _how(tokens), 2)
     except CycloptsError as e:
-        return _complain(tokens, "bad_input", _one_line(str(e)), f"`kybernate {tokens[0]} --help` shows how", 2)
+        return _complain(tokens, "bad_input", _one_line(str(e)), _how(tokens), 2)
     except KybernateError as e:
         return _complain(tokens, e.code, e.message, e.hint, e.exit_status)
     except KeyboardInterrupt:
@@ -94,6 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`); Python would complain again while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as e:
+        if os.environ.get(_TRACEBACK):
+            raise
+        where = f" at {e.filename}" if isinstance(e, OSError) and e.filename else ""
+        words = (e.strerror or str(e)) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
+        hint = f"set {_TRACEBACK}=1 to see where"
+        return _complain(tokens, "failed", f"{tokens[0]} failed{where}: {_one_line(words)}", hint, 1)
     return result if isinstance(result, int) else 0
 
 
@@ -120,6 +133,10 @@ def _complain(tokens: Sequence[str], code: str, message: str, hint: str | None, 
     else:
         print(f"kybernate: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr)
     return status
+
+
+def _how(tokens: Sequence[str]) -> str:
+    return f"`kybernate {tokens[0]} --help` shows how"
 
 
 def _one_line(text: str) -> str:

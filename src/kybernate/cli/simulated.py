@@ -16,6 +16,8 @@ from kybernate.model.quantities import format_size
 from kybernate.model.types import CHUNK_BYTES, MIB
 
 _LEAST = 64 * MIB
+_MOST = 1 << 40
+"""More than any GPU has; an absurd one would fail in the middle."""
 
 
 def gpu_path(state: StateDirectory) -> Path:
@@ -32,15 +34,20 @@ def simulated_environment(state: StateDirectory, size_bytes: int, environment: M
     """
     from kybernate.cuda import simulated
 
-    if size_bytes < _LEAST or size_bytes % CHUNK_BYTES:
+    if not _LEAST <= size_bytes <= _MOST or size_bytes % CHUNK_BYTES:
         raise BadInput(
-            f"a simulated GPU of {size_bytes} bytes is not possible", hint="give 64MiB or more, in steps of 2 MiB"
+            f"a simulated GPU of {size_bytes} bytes is not possible", hint="give 64MiB to 1TiB, in steps of 2 MiB"
         )
     path = gpu_path(state)
     try:
         gpu = simulated.describe(path)
     except NotFound:
-        gpu = simulated.make(path, size_bytes=size_bytes)
+        try:
+            gpu = simulated.make(path, size_bytes=size_bytes)
+        except OSError as e:
+            raise BadInput(
+                f"can't make a simulated GPU at {path}: {e.strerror}", hint="give another directory with --state-dir"
+            ) from e
     if gpu.size_bytes != size_bytes:
         if gpu.used_bytes:
             raise Conflict(

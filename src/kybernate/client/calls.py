@@ -99,17 +99,17 @@ def remove(name: str) -> Call[api.StoppedView]:
 
 
 def pause(name: str, depth: Depth, timeout_s: float) -> Call[api.SwitchView]:
-    body = api.PauseRequest(depth=depth, timeout_s=timeout_s)
+    body = api.PauseRequest.of(depth=depth, timeout_s=timeout_s)
     return Call("POST", _of(name, "/pause"), api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
 
 
 def resume(name: str, timeout_s: float) -> Call[api.SwitchView]:
-    body = api.ResumeRequest(timeout_s=timeout_s)
+    body = api.ResumeRequest.of(timeout_s=timeout_s)
     return Call("POST", _of(name, "/resume"), api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
 
 
 def stop(name: str, grace_s: float, *, remove: bool) -> Call[api.StoppedView]:
-    body = api.StopRequest(grace_s=grace_s, remove=remove)
+    body = api.StopRequest.of(grace_s=grace_s, remove=remove)
     return Call("POST", _of(name, "/stop"), api.StoppedView, body=body, timeout_s=grace_s + _SWITCH_S)
 
 
@@ -128,12 +128,12 @@ def wait(name: str, timeout_s: float) -> Call[api.WorkloadView]:
 
 
 def pause_external(pid: int, timeout_s: float) -> Call[api.SwitchView]:
-    body = api.ExternalPauseRequest(pid=pid, timeout_s=timeout_s)
+    body = api.ExternalPauseRequest.of(pid=pid, timeout_s=timeout_s)
     return Call("POST", "/v1/external/pause", api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
 
 
 def resume_external(pid: int) -> Call[api.SwitchView]:
-    body = api.ExternalResumeRequest(pid=pid)
+    body = api.ExternalResumeRequest.of(pid=pid)
     return Call("POST", "/v1/external/resume", api.SwitchView, body=body, timeout_s=_SWITCH_S)
 
 

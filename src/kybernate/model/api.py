@@ -7,10 +7,11 @@ seconds; points in time are seconds since the epoch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kybernate.model.errors import BadInput
 from kybernate.model.types import Backend, Depth, WorkloadState
 
 TIMEOUT_S_DEFAULT = 30.0
@@ -25,6 +26,21 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """One from what a person gave.
+
+        Raises:
+            BadInput: it makes no sense; one line that names the value.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]).removesuffix("_s")
+            problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            raise BadInput(f"{where}: {str(first.get('input'))[:40]!r} {problem}") from e
 
 
 class Answer(BaseModel):

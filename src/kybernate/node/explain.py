@@ -14,12 +14,12 @@ _REFUSALS = frozenset({"pause-refused", "resume-refused", "out-of-memory"})
 
 def explain(entry: Entry, *, events: Sequence[EventView], resident_bytes: int, now: float) -> ExplainView:
     since = format_seconds(max(0.0, now - entry.since))
-    text = f"{entry.name} has been {entry.state} for {since}"
+    text = f"{entry.name} ended {since} ago" if entry.ended else f"{entry.name} has been {entry.state} for {since}"
     if entry.reason:
         text += f": {entry.reason}"
     text += f". {_numbers(entry, resident_bytes)}"
     refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)
-    if refusal is not None and not entry.ended:
+    if refusal is not None and (not entry.ended or refusal.kind == "out-of-memory"):
         text += f" Last refusal, {format_seconds(max(0.0, now - refusal.time))} ago: {refusal.text}."
     return ExplainView(
         workload=entry.name, state=entry.state, text=text.strip(), next_step=_next_step(entry), events=list(events)
@@ -33,8 +33,6 @@ def _numbers(entry: Entry, resident_bytes: int) -> str:
         needs = sum(entry.evicted.values())
         took = "" if entry.last_pause is None else f" The pause took {format_seconds(entry.last_pause.seconds)}."
         return f"It needs {format_size(needs)} of VRAM to go on.{took}"
-    if entry.state is WorkloadState.EXITED and entry.exit_status is not None:
-        return f"Its exit status was {entry.exit_status}."
     return ""
 
 

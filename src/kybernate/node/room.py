@@ -28,6 +28,7 @@ from kybernate.node.settings import ArbiterSettings, VramSettings
 
 log = logging.getLogger(__name__)
 
+_SAY_AGAIN_S = 10.0
 _LOOK_S = 0.1
 """Memory given back by a workload is noticed by looking: ten times a second, and only while somebody waits."""
 _RESERVED_S = 5.0
@@ -90,6 +91,7 @@ class RoomKeeper:
         self._refused_until: dict[WorkloadName, float] = {}
         self._fits_since: dict[WorkloadName, float] = {}
         self._touched: dict[WorkloadName, float] = {}
+        self._said_never: dict[WorkloadName, float] = {}
         self._waiting = 0
         self._holdings: Holdings | None = None
         self._workloads: Workloads | None = None
@@ -116,6 +118,7 @@ class RoomKeeper:
         """Bookkeeping only; the broker may still find less than this promised and says so itself."""
         room = self._judge(workload, gpu, size)
         if room is Room.NEVER:
+            self._loop.call_soon_threadsafe(self._never, workload, gpu, size)
             return Verdict.NEVER
         self._loop.call_soon_threadsafe(self._touch, workload)
         if room is Room.LATER:
@@ -228,6 +231,7 @@ class RoomKeeper:
         self._refused_until.pop(name, None)
         self._fits_since.pop(name, None)
         self._touched.pop(name, None)
+        self._said_never.pop(name, None)
 
     async def watch(self) -> None:
         """Resume what the arbiter paused, once it fits again. Task body; ends by cancellation."""
@@ -291,6 +295,21 @@ class RoomKeeper:
             data={"bytes": size, "free": self._free(gpu), "gpu": gpu.uuid, "waited_s": waited},
         )
         return False
+
+    def _never(self, name: WorkloadName, gpu: Gpu, size: int) -> None:
+        """Say so, once in a while: programs try again and again with smaller sizes."""
+        now = self._clock()
+        if now - self._said_never.get(name, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
+            return
+        self._said_never[name] = now
+        held = 0 if self._holdings is None else self._holdings.resident_bytes(name, gpu)
+        self._events.record(
+            "out-of-memory",
+            f"{format_size(size)} asked for on GPU {gpu.index} besides {format_size(held)} held: more than the "
+            f"{format_size(self.capacity(gpu))} that are handed out there",
+            workload=name,
+            data={"bytes": size, "held": held, "capacity": self.capacity(gpu), "gpu": gpu.uuid},
+        )
 
     async def _step(
         self, name: WorkloadName, gpu: Gpu, size: int, *, quantum_s: float, may_evict: bool

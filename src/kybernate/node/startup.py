@@ -78,6 +78,7 @@ def open_hardware(
         ram_bytes=_ram_bytes(), vram_bytes=sum(gpu.total_bytes for gpu in gpus)
     )
     directory = prepare_pool_directory(state.pool_mount, size_bytes=size + manifest_room(size))
+    _drop_unused_pool(directory, wanted_bytes=size)
     pool = PinnedPool(
         path=directory / _POOL, size_bytes=size, gpus=gpus, segment_bytes=GIB if size >= 4 * GIB else _SMALL_SEGMENT
     )
@@ -100,6 +101,15 @@ def open_hardware(
         pool_directory=directory,
     )
     return hardware, keeper
+
+
+def _drop_unused_pool(directory: Path, *, wanted_bytes: int) -> None:
+    """An earlier agent's pool of another size, where nothing lies in it; one with content stays as large as it is."""
+    file, manifests = directory / _POOL, directory / _MANIFESTS
+    if not file.exists() or file.stat().st_size == wanted_bytes // CHUNK_BYTES * CHUNK_BYTES:
+        return
+    if not manifests.is_dir() or not any(manifests.iterdir()):
+        file.unlink()
 
 
 def default_pool_size(*, ram_bytes: int, vram_bytes: int) -> int:

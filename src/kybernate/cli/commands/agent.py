@@ -165,6 +165,10 @@ def _detach(*, file: Path | None, simulated: str | None, pool: str | None, commo
         return
     gpus = ", ".join(f"{g.name}{' (simulated)' if g.simulated else ''}" for g in node.gpus) or "no GPU"
     pool_text = "" if node.pool is None else f", host pool of {format_size(node.pool.size_bytes)}"
+    if pool is not None and node.pool is not None and node.pool.size_bytes > parse_size(pool):
+        say(
+            f"kybernate: the host pool keeps {format_size(node.pool.size_bytes)}: an earlier agent's content lies in it"
+        )
     print(f"agent {node.pid} is up on {state.socket}: {gpus}{pool_text}")
     for note in node.notes:
         say(f"kybernate: {note}")

@@ -22,7 +22,7 @@ def stop(
     """End a workload: SIGTERM, and SIGKILL when the grace is over.
 
     Args:
-        grace: Seconds between the two.
+        grace: Seconds between SIGTERM and SIGKILL.
         remove: Forget it afterwards, its output too.
     """
     with common.client() as client, working(f"stopping {name}", quiet=common.json):

@@ -31,7 +31,7 @@ def doctor(*, common: Common = _COMMON) -> int:
     return 0 if healthy else 1
 
 
-def check(file: Path, *, common: Common = _COMMON) -> None:
+def check(file: Path, /, *, common: Common = _COMMON) -> None:
     """Check a kybernate.yaml and show what it means."""
     from kybernate.node.settings import load
 
@@ -56,7 +56,7 @@ def version(*, common: Common = _COMMON) -> None:
         print(f"kybernate {kybernate.__version__}, agent {agent or 'not running'}")
 
 
-def completion(shell: Literal["bash", "zsh", "fish"] = "bash") -> None:
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
     """Print the completion script for a shell, for example `kybernate completion bash >> ~/.bash_completion`."""
     from kybernate.cli.main import application
 

@@ -42,7 +42,7 @@ def run(
         raise BadInput("no command to run", hint=f"kybernate run {name} -- COMMAND ...")
     from kybernate.model.api import RunRequest
 
-    request = RunRequest(
+    request = RunRequest.of(
         name=name,
         argv=list(command),
         directory=str((directory or _here()).absolute()),

@@ -37,7 +37,9 @@ def pause(
     _print(report, common)
 
 
-def resume(name: str | None = None, *, pid: int | None = None, timeout: float = 30.0, common: Common = _COMMON) -> None:
+def resume(
+    name: str | None = None, /, *, pid: int | None = None, timeout: float = 30.0, common: Common = _COMMON
+) -> None:
     """Let a paused workload go on where it stopped; others are paused if it needs their room.
 
     Args:
