@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -32,6 +33,9 @@ from kybernate.model.types import ExtentId, GpuUuid, HostPid, SwitchReport
 
 PIECE_BYTES = 2 << 30
 """Created and filled at a time where room comes piece by piece: long enough to hide the making of the next."""
+
+CHECK_BYTES = 4 << 30
+"""Checked at a time, while later extents are still being filled."""
 
 Room = Callable[[GpuUuid, int], None]
 """Blocks until so many bytes of VRAM may be taken; raises NoRoom when that won't be."""
@@ -53,6 +57,8 @@ class Coming:
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
     made: dict[ExtentId, Extent] = field(default_factory=dict)
+    fds: dict[ExtentId, int] = field(default_factory=dict)
+    """Descriptors to hand to the processes, made while the rest is filled."""
     begun: threading.Event = field(default_factory=threading.Event)
     """The first of the room has come, or none will."""
     committed: bool = False
@@ -73,6 +79,7 @@ class Coming:
         """
         self._refuse_unreachable()
         with ExitStack() as hanging_up:  # after the undo, which has to talk to the processes too
+            hanging_up.callback(lambda: close_all(self.fds.values()))
             try:
                 self._create()
                 self._thaw()
@@ -164,12 +171,34 @@ class Coming:
         return stats
 
     def _fill_piece(self, gpu: GpuUuid, places: Sequence[HeldExtent]) -> CopyStats:
+        """Fill, and check what is filled while the rest follows."""
         copier = self.parts.copiers[gpu]
         extents = [self.made[held.id] for held in places]
         copies = [held.copy for held in places]
-        stats = copier.fill(extents, copies)
-        self._check(copier, extents, copies)
+        checks: list[Future[None]] = []
+        done = checked = 0
+
+        def filled(_: Extent) -> None:
+            nonlocal done, checked
+            done += 1
+            if done == len(extents) or sum(extent.size for extent in extents[checked:done]) >= CHECK_BYTES:
+                part = slice(checked, done)
+                checks.append(self.parts.executor.submit(self._finish, copier, extents[part], copies[part]))
+                checked = done
+
+        try:
+            stats = copier.fill(extents, copies, done=filled)
+        finally:
+            for check in checks:
+                check.exception()
+        for check in checks:
+            check.result()
         return stats
+
+    def _finish(self, copier: CopyEngine, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> None:
+        self._check(copier, extents, copies)
+        for extent in extents:
+            self.fds[extent.id] = self.parts.broker.export(extent)
 
     def _check(self, copier: CopyEngine, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> None:
         """Hash the GPU's content and compare it with what left."""
@@ -210,12 +239,8 @@ class Coming:
                 if state is wire.ProcessState.OPEN:  # another program (exec): its predecessor's memory is nobody's
                     self.parts.broker.drop(by_pid[pid])
                 return
-            fds: list[int] = []
-            try:
-                fds += [self.parts.broker.export(extent) for extent in by_pid[pid]]
-                control.map([wire.Record(e.id, 0, e.size, e.gpu.uuid_bytes) for e in by_pid[pid]], fds)
-            finally:
-                close_all(fds)
+            mine = by_pid[pid]
+            control.map([wire.Record(e.id, 0, e.size, e.gpu.uuid_bytes) for e in mine], [self.fds[e.id] for e in mine])
 
         def take_back() -> None:
             every(self.parts.executor, take_back_one, list(controls.values()))
