@@ -20,6 +20,7 @@
 
 #define IDLE_MS 10000 /* a connection that says nothing while nothing is going on is closed */
 #define LONGEST_DRAIN_MS 3600000
+#define LIST_PAUSE_NS 100000000
 
 static int listener = -1;
 static _Atomic int connection = -1; /* the one being served */
@@ -194,10 +195,13 @@ static bool remap(struct request *request)
 static bool extents(struct request *request)
 {
     if (state != KYB_STATE_OPEN) return reply_extents(request, true);
-    /* No allocation half made: a moment without memory calls. */
+    /* If it can be had, a moment without memory calls: no allocation is half made then. A thread that waits for a long kernel
+     * holds that up, and must not make the process unknown to a new agent; the lock keeps the list and its descriptors whole. */
     kyb_gate_close(KYB_GATE_MEMORY);
-    bool drained = kyb_gate_drained(KYB_GATE_MEMORY, kyb_now_ns() + 1000000000);
-    bool sent = drained ? reply_extents(request, true) : reply(request, KYB_BUSY, "a thread is held up inside a CUDA call");
+    kyb_gate_drained(KYB_GATE_MEMORY, kyb_now_ns() + LIST_PAUSE_NS);
+    pthread_mutex_lock(&kyb_memory_lock);
+    bool sent = reply_extents(request, true);
+    pthread_mutex_unlock(&kyb_memory_lock);
     kyb_gate_open();
     return sent;
 }

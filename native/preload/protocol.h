@@ -26,7 +26,7 @@
 
 enum kyb_type {
     /* workload -> agent */
-    KYB_HELLO = 1,    /* argument: pid inside the workload. Sent once after cuInit and again when the agent came back */
+    KYB_HELLO = 1,    /* argument: pid inside the workload. Sent once, after cuInit: memory of that pid was an earlier program's (exec) */
     KYB_ALLOCATE = 2, /* argument: bytes, gpu: where; flags: SINGLE, RDMA. Answer: records with fds, or status WAIT / OUT_OF_MEMORY */
     KYB_FREE = 3,     /* records: ids that the process has unmapped, released and closed */
     KYB_WAIT = 4,     /* argument: bytes, gpu. Answered when an ALLOCATE of that size may succeed, or OUT_OF_MEMORY */

@@ -161,6 +161,18 @@ def test_a_kernel_that_does_not_end_is_busy_and_runs_on(preloaded: Process, cont
         control.quiesce(5)
 
 
+def test_a_thread_that_waits_for_a_kernel_does_not_hide_the_extents(preloaded: Process, control_path: Path) -> None:
+    """A new agent has to take over a process that waits for the GPU, however long."""
+    flag = int(preloaded.ok("cuMemHostAlloc", Out(), 4096, 0))
+    stream = int(preloaded.ok("cuStreamCreate", Out(), 1))
+    assert preloaded.launch("spin", flag, stream=stream) == SUCCESS
+    waiting = preloaded.start("cuStreamSynchronize", stream)
+    with Control(control_path) as control:
+        assert control.extents() == []
+    preloaded.ok("cuMemsetD32_v2", flag, 1, 1)
+    assert preloaded.join(waiting) == SUCCESS
+
+
 @pytest.mark.parametrize("wrong", ["release", "remap", "discard", "map"])
 def test_words_out_of_order_change_nothing(wrong: str, preloaded: Process, control_path: Path) -> None:
     with Control(control_path) as control:
