@@ -148,6 +148,9 @@ class Rig:
         with contextlib.suppress(KybernateError):
             client.pause(name) if step in PAUSE_STEPS else client.resume(name)
         found = self._settled(name)
+        view = client.workload(name)
+        if (view.depth is None, view.paused_by is None) != (found == "running", found == "running"):
+            raise KybernateError(f"{name} is {found}, depth {view.depth}, paused by {view.paused_by}")
         if found == "paused":
             client.resume(name)
         self.progress(name)

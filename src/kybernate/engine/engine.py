@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -158,7 +159,8 @@ class Engine:
         for gpu, copier in self._parts.copiers.items():
             here = [extent for extent in extents if extent.gpu.uuid == gpu]
             if here:
-                copier.abandon(copier.plan(here, previous))
+                with suppress(WorkloadLost):  # it runs, and has just freed one of them: the pause itself will tell
+                    copier.abandon(copier.plan(here, previous))
 
     def _deepen(self, target: Target, copy: HostCopy, timeout_s: float) -> SwitchReport:
         """Warm to zero: the extents are gone already, the context follows."""

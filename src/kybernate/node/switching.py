@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from kybernate.engine.target import Target
 from kybernate.model.api import SwitchView
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
-from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
+from kybernate.model.types import Backend, Depth, GpuUuid, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.external import ExternalWatcher
@@ -283,9 +285,22 @@ class Switching:
         event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
             state, Event.LOST
         )
-        ledger.apply(name, event, reason=f"its {operation} failed: {text}{why}")
+        ledger.apply(name, event, reason=f"its {operation} failed: {text}{why}", **self._found(gpu, name, state))
         kind = "lost" if state is WorkloadState.LOST else f"{operation}-failed"
         events.record(kind, f"{text}; now {state}{why}", workload=name, data=data)
+
+    def _found(self, gpu: GpuGear, name: WorkloadName, state: WorkloadState) -> dict[str, Any]:
+        """What else the ledger must say of a workload whose state was found out: it decides what room is made for it."""
+        if state is WorkloadState.RUNNING:
+            return {"depth": None, "paused_by": None, "evicted": {}, "running_since": self._gear.clock()}
+        copy = gpu.engine.host_copy(name)
+        if state is not WorkloadState.PAUSED or copy is None:
+            return {}
+        evicted: Counter[GpuUuid] = Counter()
+        for held in copy.manifest.extents:
+            evicted[held.gpu] += held.copy.size
+        by = self._gear.ledger.entry(name).paused_by or USER
+        return {"depth": copy.manifest.depth, "evicted": dict(evicted), "paused_by": by}
 
     async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
         try:
