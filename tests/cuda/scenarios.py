@@ -29,6 +29,7 @@ from kybernate.cuda.extents import Extent, held
 from kybernate.cuda.hashing import HashKey, load_key, reference
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
+from kybernate.engine.context import refuse_newcomers
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.engine import Engine, HostCopy
 from kybernate.engine.threads import Threads
@@ -151,6 +152,18 @@ def copies_in_use_are_not_given_up(rig: Rig) -> None:
     assert rig.pool.free_slots == free
     host_copy.leaving = False
     assert engine.drop_cache(NAME) == 4 * MIB
+    engine.close()
+
+
+def newcomers_are_not_checkpointed(rig: Rig) -> None:
+    """A locked process that maps extents which nobody has taken from it: the driver would never restore it."""
+    engine = Engine(
+        broker=rig.broker, pool=rig.pool, copiers={rig.gpu.uuid: rig.engine}, directory=rig.directory / "copies"
+    )
+    rig.create(2 * MIB, pid=7)
+    refuse_newcomers(engine._parts, NAME, [HostPid(7), HostPid(8)], known={HostPid(7)})
+    refuse_newcomers(engine._parts, NAME, [HostPid(8)], known=())
+    expect(Busy, lambda: refuse_newcomers(engine._parts, NAME, [HostPid(7), HostPid(8)], known={HostPid(8)}))
     engine.close()
 
 
