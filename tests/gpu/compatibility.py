@@ -219,8 +219,8 @@ def _weight(program: Program) -> float:
 
 
 def _plain(reason: str) -> str:
-    """Without the place of a control socket, which is another one each time."""
-    return re.sub(r"process at \S+/control/\d+\.sock, [A-Z]+: ", "", reason)
+    """Without the name and the pid, which are others each time."""
+    return re.sub(r"(workload \S+: )?process \d+: ", "", reason)
 
 
 def prove_all(

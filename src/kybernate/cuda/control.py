@@ -203,9 +203,7 @@ class Control:
                     return answers
         except TimeoutError as e:
             self.close()  # its late answer must not be taken for another question's
-            raise Busy(
-                f"{self._who} gave no answer to {what} within {wait_s or self._timeout_s:g} s"
-            ) from e
+            raise Busy(f"{self._who} gave no answer to {what} within {wait_s or self._timeout_s:g} s") from e
         except OSError as e:
             self.close()
             raise WorkloadLost(f"{self._who} is gone ({e.strerror or e}) while asked to {what}") from e

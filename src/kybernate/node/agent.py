@@ -31,7 +31,7 @@ from kybernate.model.api import GpuView, NodeView, PoolView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
-from kybernate.model.types import CHUNK_BYTES
+from kybernate.model.types import CHUNK_BYTES, Backend
 from kybernate.node.api import Api
 from kybernate.node.database import Database
 from kybernate.node.events import Events
@@ -299,7 +299,7 @@ class _Agent:
         opened.hardware.broker.close()
         opened.hardware.engine.close()
         opened.hardware.pool.close()
-        if all(entry.ended for entry in self.ledger.entries().values()):
+        if all(entry.ended or entry.backend is Backend.DRIVER for entry in self.ledger.entries().values()):
             # Nothing in it means anything to a successor; the memory goes back to the machine.
             opened.hardware.remove_pool()
 
