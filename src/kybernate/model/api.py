@@ -29,7 +29,7 @@ class Request(BaseModel):
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """One from what a person gave.
+        """Make one from what a person gave.
 
         Raises:
             BadInput: it makes no sense; one line that names the value.
