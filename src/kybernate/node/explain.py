@@ -17,7 +17,7 @@ def explain(entry: Entry, *, events: Sequence[EventView], resident_bytes: int, n
     text = f"{entry.name} ended {since} ago" if entry.ended else f"{entry.name} has been {entry.state} for {since}"
     if entry.reason:
         text += f": {entry.reason}"
-    text += f". {_numbers(entry, resident_bytes)}"
+    text += f". {_numbers(entry, resident_bytes)}".rstrip()
     refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)
     if refusal is not None and (not entry.ended or refusal.kind == "out-of-memory"):
         text += f" Last refusal, {format_seconds(max(0.0, now - refusal.time))} ago: {refusal.text}."
