@@ -107,8 +107,14 @@ class SessionGroup:
 
     @staticmethod
     def _moving(pids: set[HostPid]) -> set[HostPid]:
-        found = {pid: procfs.stat(pid) for pid in pids}
-        return {pid for pid, entry in found.items() if entry is not None and entry.state not in _STOPPED}
+        found = {pid: entry for pid in pids if (entry := procfs.stat(pid)) is not None}
+        still = {pid for pid, entry in found.items() if entry.state in _STOPPED}
+        # A shell that has vfork()ed sleeps until its child runs a program, and takes no signal; a child that was stopped
+        # before it got there holds it as still as a stop of its own would.
+        still |= {entry.parent for pid, entry in found.items() if pid in still}.intersection(
+            pid for pid, entry in found.items() if entry.state == "D"
+        )
+        return found.keys() - still
 
     @staticmethod
     def _send(pids: set[HostPid], number: signal.Signals) -> None:
