@@ -111,9 +111,8 @@ class SessionGroup:
         still = {pid for pid, entry in found.items() if entry.state in _STOPPED}
         # A shell that has vfork()ed sleeps until its child runs a program, and takes no signal; a child that was stopped
         # before it got there holds it as still as a stop of its own would.
-        still |= {entry.parent for pid, entry in found.items() if pid in still}.intersection(
-            pid for pid, entry in found.items() if entry.state == "D"
-        )
+        held = {found[pid].parent for pid in still}
+        still |= {pid for pid, entry in found.items() if entry.state == "D" and pid in held}
         return found.keys() - still
 
     @staticmethod
