@@ -23,7 +23,7 @@ from kybernate.cuda.copying import CopyEngine, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.residual import ResidualState
-from kybernate.engine.context import Clock, Parts, connections, every, unsaid
+from kybernate.engine.context import Clock, Parts, connections, every, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.leaving import FREEZE_SECONDS
 from kybernate.engine.target import Target, residual_pids
@@ -88,11 +88,9 @@ class Coming:
                 self._map(controls)
                 self._open(controls)
             except Exception as error:
-                failed = self.undo.roll_back()
-                if failed:
-                    error.add_note("not undone: " + "; ".join(failed))
-                if failed or self.committed:
-                    raise unsaid(error) from error.__cause__
+                told = roll_back(self.undo, error, committed=self.committed)
+                if told is not error:
+                    raise told from error.__cause__
                 raise
         return self._report(stats)
 

@@ -18,6 +18,7 @@ from kybernate.cuda.pool import PinnedPool
 from kybernate.engine.copies import CopyStore
 from kybernate.engine.faults import Faults
 from kybernate.engine.target import CudaProcess, Target
+from kybernate.engine.undo import UndoStack
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
 from kybernate.model.types import CHUNK_BYTES, GpuUuid, HostPid, StepTiming, WorkloadName
 
@@ -94,6 +95,14 @@ def unsaid(error: Exception) -> Exception:
     if not isinstance(error, Busy | Unsupported | NoRoom | Conflict):
         return error
     return KybernateError(error.message, hint=error.hint)
+
+
+def roll_back(undo: UndoStack, error: Exception, *, committed: bool) -> Exception:
+    """Undo a switch that failed. Returns the error to raise: `error` itself where everything is as it was before."""
+    failed = undo.roll_back()
+    if failed:
+        error.add_note("not undone: " + "; ".join(failed))
+    return unsaid(error) if failed or committed else error
 
 
 def reconcile(parts: Parts, target: Target, pid: HostPid, control: Control) -> list[Extent]:

@@ -22,7 +22,7 @@ from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyPlan, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
-from kybernate.engine.context import Clock, Parts, connections, every, reconcile, refuse_newcomers, unsaid
+from kybernate.engine.context import Clock, Parts, connections, every, reconcile, refuse_newcomers, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
@@ -81,11 +81,9 @@ class Leaving:
                 self._commit()
                 self._freeze()
             except Exception as error:
-                failed = self.undo.roll_back()
-                if failed:
-                    error.add_note("not undone: " + "; ".join(failed))
-                if failed or self.committed:
-                    raise unsaid(error) from error.__cause__
+                told = roll_back(self.undo, error, committed=self.committed)
+                if told is not error:
+                    raise told from error.__cause__
                 raise
         return self._report(stats)
 
