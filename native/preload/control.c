@@ -1,6 +1,9 @@
-/* The control thread: answers the agent on a socket in the run directory and moves this process between its three states.
+/* The control thread: answers the agent on a socket in the run directory and moves this process between its states.
  *
  *      OPEN --QUIESCE--> QUIET --RELEASE--> RELEASED --MAP or REMAP--> QUIET --OPEN--> OPEN
+ *
+ * Where a kernel of one process may wait for a kernel of another, HOLD comes before QUIESCE: first no process of the tree
+ * launches any more and all GPU work has ended, and only then are memory calls stopped anywhere.
  *
  * One connection at a time, one operation a connection. A connection that breaks is an undo (protocol.h): a dead agent
  * never leaves a process standing still whose memory is still there.
@@ -21,6 +24,7 @@
 #define IDLE_MS 10000 /* a connection that says nothing while nothing is going on is closed */
 #define LONGEST_DRAIN_MS 3600000
 #define LIST_PAUSE_NS 100000000
+#define SYNCHRONISE_NS 2000000 /* what a look at an idle GPU may take, whatever time was left */
 
 static int listener = -1;
 static _Atomic int connection = -1; /* the one being served */
@@ -114,14 +118,44 @@ static bool close_launch_gate(int64_t deadline, char *reason, size_t size)
     }
 }
 
+static int64_t deadline_of(const struct request *request)
+{
+    uint64_t timeout = request->message.argument < LONGEST_DRAIN_MS ? request->message.argument : LONGEST_DRAIN_MS;
+    return kyb_now_ns() + (int64_t)timeout * 1000000;
+}
+
+static bool hold(struct request *request)
+{
+    struct kyb_message answer = {.type = KYB_HOLD + KYB_ANSWER};
+    if (state != KYB_STATE_OPEN && state != KYB_STATE_HELD) return reply(request, KYB_BAD_REQUEST, "HOLD in a process that is quiet already");
+    int64_t deadline = deadline_of(request);
+    bool closed = close_launch_gate(deadline, answer.reason, sizeof answer.reason);
+    if (closed && request->message.flags & KYB_FLAG_STEP) {
+        kyb_gate_step(deadline);
+        closed = close_launch_gate(deadline, answer.reason, sizeof answer.reason); /* it may have begun a capture */
+    }
+    if (kyb_now_ns() + SYNCHRONISE_NS > deadline) deadline = kyb_now_ns() + SYNCHRONISE_NS;
+    if (closed && kyb_gpu_idle(deadline, answer.reason, sizeof answer.reason)) answer.flags = KYB_FLAG_IDLE;
+    state = atomic_load(&kyb_gates_closed) ? KYB_STATE_HELD : KYB_STATE_OPEN;
+    const char *why = kyb_unsupported();
+    if (why) {
+        open_gates();
+        return reply(request, KYB_UNSUPPORTED, why);
+    }
+    answer.argument = state;
+    return kyb_send(request->socket, &answer, NULL, NULL);
+}
+
 static bool quiesce(struct request *request)
 {
     if (state == KYB_STATE_QUIET) return reply_extents(request, false);
-    if (state != KYB_STATE_OPEN) return reply(request, KYB_BAD_REQUEST, "QUIESCE in a process that has released its memory");
+    if (state == KYB_STATE_RELEASED) return reply(request, KYB_BAD_REQUEST, "QUIESCE in a process that has released its memory");
     const char *why = kyb_unsupported();
-    if (why) return reply(request, KYB_UNSUPPORTED, why);
-    uint64_t timeout = request->message.argument < LONGEST_DRAIN_MS ? request->message.argument : LONGEST_DRAIN_MS;
-    int64_t deadline = kyb_now_ns() + (int64_t)timeout * 1000000;
+    if (why) {
+        open_gates();
+        return reply(request, KYB_UNSUPPORTED, why);
+    }
+    int64_t deadline = deadline_of(request);
     char reason[KYB_REASON_MAX] = "";
     bool quiet = close_launch_gate(deadline, reason, sizeof reason) && kyb_gpu_idle(deadline, reason, sizeof reason);
     if (quiet) {
@@ -194,6 +228,7 @@ static bool remap(struct request *request)
 
 static bool extents(struct request *request)
 {
+    if (state == KYB_STATE_HELD) return reply(request, KYB_BAD_REQUEST, "EXTENTS while launches are held");
     if (state != KYB_STATE_OPEN) return reply_extents(request, true);
     /* If it can be had, a moment without memory calls: no allocation is half made then. A thread that waits for a long kernel
      * holds that up, and must not make the process unknown to a new agent; the lock keeps the list and its descriptors whole. */
@@ -230,6 +265,7 @@ static bool perform(struct request *request)
 {
     switch (request->message.type) {
     case KYB_STATUS: return status(request);
+    case KYB_HOLD: return hold(request);
     case KYB_QUIESCE: return quiesce(request);
     case KYB_RELEASE: return release(request);
     case KYB_DISCARD: return discard(request);
@@ -249,7 +285,7 @@ static void hung_up(void)
 {
     char reason[KYB_REASON_MAX];
     static _Atomic bool said;
-    if (state == KYB_STATE_QUIET)
+    if (state == KYB_STATE_QUIET || state == KYB_STATE_HELD)
         open_gates();
     else if (state == KYB_STATE_RELEASED && committed)
         kyb_discard_all(); /* of an unfinished MAP */

@@ -10,6 +10,8 @@
 
 #include "kybernate.h"
 
+#define UNFINISHED "GPU work did not finish in time (a kernel or copy is still running)"
+
 struct job {
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -60,7 +62,7 @@ static bool earlier_one_ended(int64_t deadline_ns)
 bool kyb_gpu_idle(int64_t deadline_ns, char *reason, size_t size)
 {
     if (!earlier_one_ended(deadline_ns)) {
-        snprintf(reason, size, "GPU work of an earlier attempt has still not finished");
+        snprintf(reason, size, UNFINISHED);
         return false;
     }
     struct job *job = calloc(1, sizeof *job);
@@ -98,7 +100,7 @@ bool kyb_gpu_idle(int64_t deadline_ns, char *reason, size_t size)
     }
     pthread_mutex_unlock(&job->lock);
     if (!done) {
-        snprintf(reason, size, "GPU work did not finish in time (a kernel or copy is still running)");
+        snprintf(reason, size, UNFINISHED);
         return false;
     }
     free(job);

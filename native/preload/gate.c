@@ -16,6 +16,7 @@
 
 _Thread_local struct kyb_thread kyb_self __attribute__((tls_model("initial-exec")));
 _Atomic unsigned kyb_gates_closed;
+static _Atomic unsigned steps; /* launches that may pass a closed gate: 0 or 1 */
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kyb_thread *threads;
@@ -62,6 +63,12 @@ static void list(struct kyb_thread *thread)
     pthread_setspecific(leaver, thread);
 }
 
+static bool take_step(void)
+{
+    unsigned one = 1;
+    return atomic_compare_exchange_strong(&steps, &one, 0);
+}
+
 static void futex_wait(_Atomic unsigned *word, unsigned value)
 {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
@@ -75,6 +82,7 @@ void kyb_gate_enter_slowly(struct kyb_thread *thread, unsigned gate)
         atomic_store_explicit(&thread->inside, gate, memory_order_seq_cst);
         unsigned closed = atomic_load_explicit(&kyb_gates_closed, memory_order_seq_cst);
         if (!(closed & gate)) break;
+        if (gate == KYB_GATE_LAUNCH && take_step()) break;
         atomic_store_explicit(&thread->inside, 0, memory_order_release);
         futex_wait(&kyb_gates_closed, closed);
     }
@@ -114,10 +122,28 @@ bool kyb_gate_drained(unsigned gates, int64_t deadline_ns)
     return true;
 }
 
+static void wake(void)
+{
+    syscall(SYS_futex, &kyb_gates_closed, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
+}
+
+void kyb_gate_step(int64_t deadline_ns)
+{
+    long pause = 5000;
+    atomic_store(&steps, 1);
+    while (atomic_load(&steps)) {
+        wake(); /* each time: one that was about to wait when the step came does not see it by itself */
+        if (kyb_now_ns() >= deadline_ns) break;
+        nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
+        if (pause < 500000) pause *= 2;
+    }
+    atomic_store(&steps, 0);
+}
+
 void kyb_gate_open(void)
 {
     atomic_store(&kyb_gates_closed, 0);
-    syscall(SYS_futex, &kyb_gates_closed, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
+    wake();
 }
 
 void kyb_gate_exempt(void)
@@ -131,6 +157,7 @@ void kyb_gate_after_fork(void)
     pthread_mutex_init(&list_lock, NULL);
     threads = NULL;
     atomic_store(&kyb_gates_closed, 0);
+    atomic_store(&steps, 0);
     if (kyb_self.listed) {
         kyb_self.next = kyb_self.previous = NULL;
         threads = &kyb_self;

@@ -70,6 +70,7 @@ static inline void kyb_leave(void)
 bool kyb_gate_start(void); /* false: this kernel has no private membarrier */
 void kyb_gate_close(unsigned gates);
 bool kyb_gate_drained(unsigned gates, int64_t deadline_ns); /* false: still a thread inside at the deadline */
+void kyb_gate_step(int64_t deadline_ns); /* launch gate closed: let one launch pass, should one come in time */
 void kyb_gate_open(void);
 void kyb_gate_exempt(void); /* this thread passes all gates from now on */
 void kyb_gate_after_fork(void);

@@ -8,7 +8,7 @@
  *   workload -> agent    RUN_DIRECTORY/agent.sock            one request a connection
  *   agent -> workload    RUN_DIRECTORY/control/<pid>.sock    one operation a connection
  *
- * A control connection that breaks is an undo: QUIET opens the gates again; RELEASED with every descriptor still held maps
+ * A control connection that breaks is an undo: HELD and QUIET open the gates again; RELEASED with every descriptor still held maps
  * again and opens. Once anything was discarded (or DISCARD without records said so) the process waits for MAP or REMAP.
  *
  * <pid> is the process id as the workload itself sees it.  Python's twin of this file is
@@ -33,12 +33,14 @@ enum kyb_type {
 
     /* agent -> workload */
     KYB_STATUS = 16,  /* answer: argument = enum kyb_state, counters in reason as text */
-    KYB_QUIESCE = 17, /* argument: timeout in milliseconds. OPEN -> QUIET with all records, or BUSY / UNSUPPORTED and still OPEN */
+    KYB_QUIESCE = 17, /* argument: timeout in milliseconds. OPEN or HELD -> QUIET with all records, or BUSY / UNSUPPORTED and still OPEN */
     KYB_RELEASE = 18, /* QUIET -> RELEASED: unmapped and handles released, descriptors kept. Answer: records */
     KYB_DISCARD = 19, /* records: ids whose content is safe elsewhere; their descriptors are closed. No records: all */
     KYB_MAP = 20,     /* records with fds: new memory for these ids' places; the last packet turns RELEASED into QUIET */
     KYB_OPEN = 21,    /* QUIET -> OPEN: the gates open */
     KYB_EXTENTS = 22, /* answer: every extent with a duplicate of its fd, for an agent that came back */
+    KYB_HOLD = 25,    /* argument: timeout in milliseconds, flags: STEP. OPEN -> HELD, whatever the GPU does; answer: flag IDLE, or reason says why
+                         not within that time. A stream capture may open the gates again (argument: state); UNSUPPORTED does. */
     KYB_REMAP = 23,   /* RELEASED -> QUIET: map again from the descriptors kept (the undo of RELEASE) */
 
     /* workload -> workload, processes of one workload */
@@ -61,6 +63,7 @@ enum kyb_status {
 enum kyb_state {
     KYB_STATE_OPEN = 0,     /* running */
     KYB_STATE_QUIET = 1,    /* gates closed, GPU idle, memory mapped */
+    KYB_STATE_HELD = 3,     /* no kernel launch passes; memory calls do, since what runs may wait for them */
     KYB_STATE_RELEASED = 2  /* gates closed, nothing mapped; descriptors kept until DISCARD */
 };
 
@@ -69,6 +72,8 @@ enum kyb_flag {
     KYB_FLAG_SINGLE = 2, /* ALLOCATE: one extent, however large (the application may export it) */
     KYB_FLAG_RDMA = 4,   /* ALLOCATE: allocFlags.gpuDirectRDMACapable */
     KYB_FLAG_PARTIAL = 32,   /* STATUS: some extents were discarded: only the agent's copy and the rest together are whole */
+    KYB_FLAG_STEP = 64,  /* HOLD: let the next launch pass first, if one comes in time: somebody's kernel may wait for it */
+    KYB_FLAG_IDLE = 128, /* HOLD: the GPU has finished what the process gave it */
     KYB_FLAG_COMMITTED = 16, /* STATUS: DISCARD without records came: the content is safe with the agent */
     KYB_FLAG_NO_FD = 8   /* EXTENTS: this record's descriptor has been discarded (per record, in kyb_extent.flags) */
 };

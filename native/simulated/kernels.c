@@ -125,6 +125,17 @@ static bool spin(const uint64_t *arguments)
     return true;
 }
 
+static bool meet(const uint64_t *arguments)
+{
+    const struct timespec moment = {.tv_nsec = 20000};
+    if (!space_accessible(arguments[0], 4, true, NULL) || !space_accessible(arguments[1], 4, false, NULL))
+        return false;
+    uint32_t turn = __atomic_add_fetch((uint32_t *)(uintptr_t)arguments[0], 1, __ATOMIC_RELEASE);
+    while ((int32_t)((uint32_t)word_look(arguments[1], 4) - turn) < 0)
+        nanosleep(&moment, NULL);
+    return true;
+}
+
 static bool nothing(const uint64_t *arguments)
 {
     (void)arguments;
@@ -137,6 +148,7 @@ const struct kernel kernels[] = {
     {"add_one_u32", 2, {8, 8}, add_one_u32, false},
     {"sum_u32", 3, {8, 8, 8}, sum_u32, false},
     {"spin", 1, {8}, spin, true},
+    {"meet", 2, {8, 8}, meet, true},
     {"nothing", 0, {0}, nothing, false},
 };
 const size_t kernel_count = sizeof kernels / sizeof *kernels;

@@ -134,6 +134,10 @@ class Process:
         """Call in a thread of its own; its thread id (inside)."""
         return int(self.ask("start", name=name, arguments=self._arguments(arguments)))
 
+    def start_launch(self, kernel: str, *values: int) -> int:
+        """Launch in a thread of its own; its thread id (inside)."""
+        return int(self.ask("start_launch", kernel=kernel, values=values))
+
     def join(self, thread: int, *, timeout_s: float = 20) -> int | None:
         """The result of a started call; None if it is still in there."""
         ended = self.ask("join", thread=thread, timeout_s=timeout_s)

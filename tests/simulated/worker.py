@@ -93,12 +93,15 @@ class Worker:
                 return errors, []
             case "launch":
                 return self.launch(request["kernel"], request["values"], request["stream"]), []
-            case "start":
+            case "start" | "start_launch":
                 results: list[CallResult] = []
 
                 def run() -> None:
                     self.enter_context()
-                    results.append(self.call(request["name"], request["arguments"], []))
+                    if request["do"] == "start":
+                        results.append(self.call(request["name"], request["arguments"], []))
+                    else:
+                        results.append(self.launch(request["kernel"], request["values"], 0))
 
                 thread = threading.Thread(target=run, daemon=True)
                 thread.start()

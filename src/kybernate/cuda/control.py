@@ -46,6 +46,16 @@ class ProcessStatus:
     """Why this process can't be paused; empty when it can."""
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How a process stands whose launches are held."""
+
+    idle: bool
+    """The GPU has finished what it was given."""
+    reason: str
+    """Why not; empty when it is idle."""
+
+
 class Control:
     """A connection to one process, open after `with`. `timeout_s` bounds each single answer.
 
@@ -100,6 +110,16 @@ class Control:
         return ProcessStatus(
             _state(answer), bool(answer.flags & Flag.COMMITTED), bool(answer.flags & Flag.PARTIAL), answer.reason
         )
+
+    def hold(self, timeout_s: float, *, step: bool = False) -> Held:
+        """Let no kernel launch pass any more and wait a while for the GPU to become idle; with `step`, let one pass first.
+
+        Raises:
+            Unsupported: why it can't be paused; the process runs on.
+        """
+        request = Message(Type.HOLD, flags=Flag.STEP if step else Flag.NONE, argument=max(1, round(timeout_s * 1000)))
+        answer = self._ask(request, wait_s=timeout_s + _SLACK_S)[0]
+        return Held(bool(answer.flags & Flag.IDLE), answer.reason)
 
     def quiesce(self, timeout_s: float) -> list[Record]:
         """Close the gates and wait until the GPU is idle; all extents as the process knows them.

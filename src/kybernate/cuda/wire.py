@@ -39,6 +39,7 @@ class Type(enum.IntEnum):
     OPEN = 21
     EXTENTS = 22
     REMAP = 23
+    HOLD = 25
     SHARE = 24
     """Between processes of one workload; never sent by or to the agent."""
 
@@ -57,6 +58,7 @@ class ProcessState(enum.IntEnum):
     OPEN = 0
     QUIET = 1
     RELEASED = 2
+    HELD = 3
 
 
 class Flag(enum.IntFlag):
@@ -67,6 +69,8 @@ class Flag(enum.IntFlag):
     NO_FD = 8
     COMMITTED = 16
     PARTIAL = 32
+    STEP = 64
+    IDLE = 128
 
 
 _KNOWN_FLAGS = functools.reduce(operator.or_, Flag, Flag.NONE).value

@@ -24,6 +24,7 @@ from kybernate.cuda.copying import CopyPlan, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
 from kybernate.engine.context import Clock, Parts, connections, every, reconcile, refuse_newcomers, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.holding import hold_all
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
 from kybernate.model.errors import Busy
@@ -95,7 +96,8 @@ class Leaving:
         with self.clock.step("quiesce"):
             pids = list(self.controls)
             self.undo.push("open the gates", self._open_gates)
-            answers = every(self.parts.executor, lambda pid: self.controls[pid].quiesce(self.timeout_s), pids)
+            left = hold_all(self.controls, executor=self.parts.executor, timeout_s=self.timeout_s)
+            answers = every(self.parts.executor, lambda pid: self.controls[pid].quiesce(left), pids)
             self.records = dict(zip(pids, answers, strict=True))
         faults.at("pause.quiet")
 
@@ -103,7 +105,7 @@ class Leaving:
         """Of those that were closed; one that answered busy is open already and says so."""
 
         def one(control: Control) -> None:
-            if control.status().state is wire.ProcessState.QUIET:
+            if control.status().state in (wire.ProcessState.QUIET, wire.ProcessState.HELD):
                 control.open()
 
         every(self.parts.executor, one, list(self.controls.values()))
