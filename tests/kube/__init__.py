@@ -1,0 +1,1 @@
+"""Tests against a real Kubernetes; docs/kubernetes-notes.md says how it is made."""

@@ -1,0 +1,348 @@
+"""Starting, finding and ending a cluster.
+
+One keeper process (keeper.py) on the host holds all of it. Started with a leash, it ends everything when whoever started
+it dies; without, the cluster stays until `down`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from tests.kube.cluster import binaries, cgroups, keeper, network, node
+from tests.kube.cluster.control_plane import ControlPlane, Endpoint
+from tests.kube.cluster.errors import ClusterError
+
+READY_S = 90.0
+POLL_S = 0.05
+LONGEST_DIRECTORY = 80
+"""Characters; the name of a Unix socket has at most 107."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a cluster consists of, beside etcd and the API server."""
+
+    nodes: int = 0
+    kwok: bool = False
+    """Simulated nodes: those annotated with kwok.x-k8s.io/node=fake."""
+
+    @property
+    def controllers(self) -> bool:
+        return bool(self.nodes) or self.kwok
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        names = set(binaries.CONTROL_PLANE)
+        if self.nodes:
+            names |= set(binaries.NODE)
+        if self.kwok:
+            names |= set(binaries.SCALE)
+        return tuple(sorted(names))
+
+
+@dataclass(slots=True)
+class Cluster:
+    """A running cluster."""
+
+    directory: Path
+    shape: Shape
+    url: str
+    keeper_pid: int
+    keeper_started: int
+    """Its start time in clock ticks, so that a pid used again isn't taken for it."""
+    network: network.Network | None = None
+    leash: int | None = None
+    """Our end of the pipe; closed with the process that holds it."""
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Of a user who may do everything."""
+        return self.directory / "admin.kubeconfig"
+
+    @property
+    def alive(self) -> bool:
+        return _start_time(self.keeper_pid) == self.keeper_started
+
+    def client(self, user: str = "admin") -> httpx2.Client:
+        """An HTTP client for the API, with the certificate of NAME.kubeconfig."""
+        pki = self.directory / "pki"
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(pki / f"{user}.crt", pki / f"{user}.key")
+        return httpx2.Client(base_url=self.url, verify=context, timeout=30)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints.
+
+        Raises:
+            ClusterError: kubectl failed; with what it said.
+        """
+        argv = [str(binaries.find(["kubectl"])["kubectl"]), f"--kubeconfig={self.kubeconfig}", *arguments]
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"kubectl {' '.join(arguments)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def node(self, index: int = 1) -> node.Node:
+        """Node `index`, counted from 1."""
+        if self.network is None or not 1 <= index <= self.shape.nodes:
+            raise ClusterError(f"the cluster in {self.directory} has no node {index}")
+        directory = self.directory / f"node{index}"
+        pid = _child(int((self.directory / f"node{index}.pid").read_text()))
+        return node.Node(f"node{index}", pid, self.network.node(index), directory)
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes of every program of the cluster, pods left out; shared pages counted once for each."""
+        found: dict[str, int] = {}
+        pids = [path for path in self.directory.glob("*.pid") if not path.name.startswith("node")]
+        for path in pids:
+            found[path.stem] = _resident(int(path.read_text()))
+        for index in range(1, self.shape.nodes + 1):
+            for line in self.node(index).run("ps", "-eo", "rss=,comm=").splitlines():
+                rss, name = line.split(maxsplit=1)
+                if name in ("containerd", "kubelet", "kube-proxy") or name.startswith("containerd-shim"):
+                    found[f"node{index}/{name}"] = found.get(f"node{index}/{name}", 0) + int(rss) * 1024
+        return found
+
+    def down(self) -> None:
+        """End it and remove all it left. May be called again."""
+        if self.leash is not None:
+            os.close(self.leash)
+            self.leash = None
+        if self.alive:
+            _end(self.keeper_pid)
+        # For the case that the keeper itself was killed; otherwise there is nothing left to do.
+        if self.network is not None:
+            network.remove(self.network, self.shape.nodes)
+            keeper.remove_cgroups([str(root / self.network.bridge) for root in cgroups.hierarchies()])
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def save(self) -> None:
+        """Write what `load` needs."""
+        content = {
+            "url": self.url,
+            "keeper_pid": self.keeper_pid,
+            "keeper_started": self.keeper_started,
+            "network": self.network and self.network.number,
+            "nodes": self.shape.nodes,
+            "kwok": self.shape.kwok,
+        }
+        (self.directory / "cluster.json").write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, directory: Path) -> Self | None:
+        """The cluster in `directory`, or None if none was started there."""
+        try:
+            content: dict[str, Any] = json.loads((directory / "cluster.json").read_text())
+        except FileNotFoundError:
+            return None
+        number = content["network"]
+        return cls(
+            directory,
+            Shape(content["nodes"], content["kwok"]),
+            content["url"],
+            content["keeper_pid"],
+            content["keeper_started"],
+            None if number is None else network.Network(number),
+        )
+
+
+def start(directory: Path, shape: Shape, *, leash: bool) -> Cluster:
+    """Start a cluster in `directory`, which must not exist or be empty, and wait until it is ready.
+
+    With nodes that means: all nodes are Ready and the default service account is there. `leash`: end it when this process dies.
+
+    Raises:
+        Missing: programs aren't there.
+        ClusterError: it didn't become ready; what there was of it is gone again, but for the logs' last lines in the message.
+    """
+    found = binaries.find(shape.programs)
+    if len(str(directory.absolute())) > LONGEST_DIRECTORY:
+        raise ClusterError(f"{directory} is too long a path for Unix sockets: {LONGEST_DIRECTORY} characters at most")
+    if shape.nodes and os.geteuid() != 0:
+        raise ClusterError("a cluster with nodes needs root")
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    cluster = _launch(directory, shape, found, leash=leash)
+    try:
+        _wait(cluster, "the API server", lambda: _answers(cluster))
+        (directory / "ready").touch()
+        if cluster.network is not None:
+            for index in range(1, shape.nodes + 1):
+                cluster.network.connect(index, cluster.node(index).pid)
+        if shape.nodes:
+            with cluster.client() as client:
+                _wait(cluster, "all nodes", lambda: _ready_nodes(client) == shape.nodes)
+        if shape.controllers:
+            with cluster.client() as client:
+                path = "/api/v1/namespaces/default/serviceaccounts/default"
+                _wait(cluster, "the controller manager", lambda: client.get(path).status_code == 200)
+    except BaseException as e:
+        said = "" if isinstance(e, KeyboardInterrupt) else _last_words(directory)
+        cluster.down()
+        if isinstance(e, ClusterError):
+            raise ClusterError(f"{e}\n{said}") from None
+        raise
+    return cluster
+
+
+def _launch(directory: Path, shape: Shape, found: Mapping[str, Path], *, leash: bool) -> Cluster:
+    net = network.make() if shape.nodes else None
+    try:
+        groups = cgroups.make(net.bridge, [f"node{i}" for i in range(1, shape.nodes + 1)]) if net else []
+        address = net.host if net else "127.0.0.1"
+        endpoint = Endpoint(
+            address,
+            _free_port(address),
+            net.services if net else "10.0.0.0/24",
+            net.first_service if net else "10.0.0.1",
+        )
+        control_plane = ControlPlane(directory, endpoint)
+        programs = control_plane.programs(
+            found, controllers=shape.controllers, nodes=bool(shape.nodes), kwok=shape.kwok
+        )
+        if net:
+            programs += [
+                node.prepare(i, shape.nodes, control_plane=control_plane, network=net, cgroup=net.bridge, found=found)
+                for i in range(1, shape.nodes + 1)
+            ]
+        theirs, ours = os.pipe() if leash else (None, None)
+        specification = {
+            "directory": str(directory),
+            "leash": theirs,
+            "programs": programs,
+            "finally": net.removal(shape.nodes) if net else [],
+            "cgroups": groups,
+        }
+        (directory / "keeper.json").write_text(json.dumps(specification))
+        with (directory / "keeper.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", keeper.__file__, str(directory / "keeper.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=() if theirs is None else (theirs,),
+            )
+        if theirs is not None:
+            os.close(theirs)
+    except BaseException:
+        if net:
+            network.remove(net, shape.nodes)
+            keeper.remove_cgroups([str(root / net.bridge) for root in cgroups.hierarchies()])
+        raise
+    process.returncode = 0  # it is nobody's child to wait for: `down` may be called by another process
+    cluster = Cluster(directory, shape, endpoint.url, process.pid, _start_time(process.pid) or 0, net, ours)
+    cluster.save()
+    return cluster
+
+
+def _answers(cluster: Cluster) -> bool:
+    try:
+        with cluster.client() as client:
+            return client.get("/readyz").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _ready_nodes(client: httpx2.Client) -> int:
+    nodes = client.get("/api/v1/nodes").json().get("items", [])
+    return sum(
+        any(c["type"] == "Ready" and c["status"] == "True" for c in item["status"].get("conditions", ()))
+        for item in nodes
+    )
+
+
+def _wait(cluster: Cluster, what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + READY_S
+    while not condition():
+        if not cluster.alive:
+            raise ClusterError(f"{what} ended before it was ready")
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{what} did not become ready within {READY_S:.0f} s")
+        time.sleep(POLL_S)
+
+
+def _last_words(directory: Path, lines: int = 5) -> str:
+    logs = sorted(directory.rglob("*.log"))
+    return "\n".join(
+        f"{log.relative_to(directory)}: {line}"
+        for log in logs
+        for line in log.read_text(errors="replace").splitlines()[-lines:]
+    )
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as s:
+        s.bind((address, 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def _end(pid: int) -> None:
+    """End the keeper and wait until it is gone; it needs some seconds for what it holds."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        deadline = time.monotonic() + 3 * keeper.PATIENCE_S
+        while _start_time(pid) is not None:
+            _collect(pid)
+            if time.monotonic() > deadline:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                raise ClusterError(f"the cluster's keeper (process {pid}) did not end; it was killed")
+            time.sleep(0.01)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _collect(pid: int) -> None:
+    """Reap the keeper if it is our child."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def _start_time(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; None if there is none or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _child(pid: int) -> int:
+    """The only child of a process."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            return int(children[0])
+        time.sleep(0.01)
+    raise ClusterError(f"process {pid} has no child")
+
+
+def _resident(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024

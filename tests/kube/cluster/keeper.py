@@ -1,0 +1,184 @@
+"""Keeps a group of programs running, and ends all of them when it ends: `python -I keeper.py SPEC.json`.
+
+Runs twice: on the host, for the control plane and for the nodes as a whole, and as PID 1 inside each node. It stands alone
+(standard library only, nothing of this package), since PID 1 of a node should be small and start at once.
+
+The specification is a JSON object:
+
+    directory     where NAME.pid of each program is written
+    leash         a descriptor to read from, or null: at its end of file (its holder died) everything is ended
+    mounts        arguments for mount(8), one list each, done first
+    setup         commands, done after the mounts, each {"argv": [...], "after": [paths]}
+    programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool}
+    finally       commands for the very end, failures ignored
+    cgroups       directories to remove at the very end, with those below them
+
+A program with "restart" that ends after having run for 5 s is started again; one that ends earlier three times in a row ends it all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TICK_S = 0.02
+"""How often conditions are looked at while a program waits for one; otherwise we sleep until something ends."""
+PATIENCE_S = 10.0
+"""How long killed processes may take to leave their cgroups."""
+SETTLED_S = 5.0
+TRIES = 3
+SET_PDEATHSIG = 1
+
+
+class Program:
+    """One program of the specification and the process it runs as now."""
+
+    def __init__(self, spec: dict[str, Any], directory: Path) -> None:
+        self.name: str = spec["name"]
+        self._argv: list[str] = spec["argv"]
+        self._log = Path(spec["log"])
+        self._after = [Path(path) for path in spec.get("after", ())]
+        self.once: bool = spec.get("once", False)
+        self.restart: bool = spec.get("restart", False)
+        self._pid_file = directory / f"{self.name}.pid"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.done = False
+        self.failures = 0
+        self.started_at = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        return self.process is None and not self.done
+
+    def start_if_possible(self) -> None:
+        """Start it when all it waits for is there."""
+        if not self.waiting or not all(path.exists() for path in self._after):
+            return
+        with self._log.open("ab") as log:
+            # Its own process group: a Ctrl-C at the terminal is for us, not for etcd.
+            self.process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, preexec_fn=die_with_parent
+            )
+        self.started_at = time.monotonic()
+        self._pid_file.write_text(f"{self.process.pid}\n")
+
+    def ended(self, status: int) -> bool:
+        """Take note of its end; False when everything has to end because of it."""
+        self.process = None
+        if self.once:
+            self.done = True
+            (self._pid_file.with_suffix(".done" if status == 0 else ".failed")).write_text(f"{status}\n")
+            return status == 0
+        self.failures = 0 if time.monotonic() - self.started_at > SETTLED_S else self.failures + 1
+        return self.restart and self.failures < TRIES
+
+
+def die_with_parent() -> None:
+    """In the child: be killed when the keeper is killed, so that no kill of it leaves programs behind."""
+    ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def reap() -> Iterator[tuple[int, int]]:
+    """Pid and exit status of every child that has ended; as PID 1 also of those we never started."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
+def wait_for(paths: list[str]) -> None:
+    while not all(Path(path).exists() for path in paths):
+        time.sleep(TICK_S)
+
+
+def stop(programs: list[Program]) -> None:
+    """End all of them at once. Not gently: their data goes with them, and an API server takes ten seconds to take its leave."""
+    running = {program.process.pid for program in programs if program.process is not None}
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while running:
+        running -= {pid for pid, _ in reap()}
+        time.sleep(TICK_S)
+
+
+def remove_cgroups(directories: list[str]) -> None:
+    """Remove cgroups, innermost first. Processes that are on their way out hold them for some milliseconds."""
+    deadline = time.monotonic() + PATIENCE_S
+    for directory in directories:
+        while Path(directory).is_dir():
+            for path, _, _ in os.walk(directory, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+            if time.monotonic() > deadline:
+                print(f"cgroup {directory} is still in use", file=sys.stderr)
+                break
+            time.sleep(TICK_S)
+
+
+def main() -> int:
+    """Returns 0 when told to end, 1 when a program failed."""
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    wake, woken = socket.socketpair()
+    for end in (wake, woken):
+        end.setblocking(False)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _: told.append(received))
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    programs: list[Program] = []
+    failed = False
+    leash: int | None = spec.get("leash")
+    try:
+        for arguments in spec.get("mounts", ()):
+            subprocess.run(["mount", *arguments], check=True)
+        for command in spec.get("setup", ()):
+            wait_for(command.get("after", []))
+            subprocess.run(command["argv"], check=True)
+        directory = Path(spec["directory"])
+        programs.extend(Program(entry, directory) for entry in spec["programs"])
+        while not told:
+            for program in programs:
+                program.start_if_possible()
+            watched = [wake] if leash is None else [wake, leash]
+            readable, _, _ = select.select(watched, [], [], TICK_S if any(p.waiting for p in programs) else None)
+            if leash is not None and leash in readable and not os.read(leash, 1):
+                break
+            with contextlib.suppress(BlockingIOError):
+                wake.recv(4096)
+            by_pid = {p.process.pid: p for p in programs if p.process is not None}
+            for pid, status in reap():
+                program = by_pid.get(pid)
+                if program is None:
+                    continue
+                print(f"{program.name} ended with {status}", file=sys.stderr, flush=True)
+                if not program.ended(status):
+                    failed = True
+                    told.append(0)
+    finally:
+        stop(programs)
+        for argv in spec.get("finally", ()):
+            subprocess.run(argv, check=False, capture_output=True)
+        remove_cgroups(spec.get("cgroups", []))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

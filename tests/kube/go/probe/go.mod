@@ -1,0 +1,3 @@
+module kybernate.invalid/tests/kube/probe
+
+go 1.26.0
