@@ -310,7 +310,7 @@ def content_survives_any_number_of_rounds(rig: Rig) -> None:
                     assert (rig.slot_content(slot) == chunk_words).all()
         rig.broker.drop(extents)
         extents = rig.create(*sizes)
-        back = rig.engine.fill(extents, plan.copies)
+        back = rig.engine.fill([(extents, plan.copies)])
         assert back.bytes_copied == sum(sizes) - stats.bytes_zero
         for extent, part in zip(extents, model, strict=True):
             assert (rig.read(extent) == part).all()
@@ -384,7 +384,7 @@ def both_directions_at_once(rig: Rig) -> None:
 
     threads = [
         threading.Thread(target=guarded, args=(lambda: rig.engine.evict(plan),)),
-        threading.Thread(target=guarded, args=(lambda: rig.engine.fill(coming, parked.copies),)),
+        threading.Thread(target=guarded, args=(lambda: rig.engine.fill([(coming, parked.copies)]),)),
     ]
     for thread in threads:
         thread.start()
@@ -410,7 +410,7 @@ def the_pool_outlives_the_agent(rig: Rig) -> None:
     copy = plan.copies[0]
     new.pool.claim(copy.slots[copy.slots >= 0])
     fresh = new.create(8 * MIB)
-    new.engine.fill(fresh, [copy])
+    new.engine.fill([(fresh, [copy])])
     assert new.read(fresh[0])[:, 9].tolist() == [5, 0, 7, 0]
     again = new.engine.plan(fresh, {fresh[0].id: copy})
     assert (again.stats.bytes_dirty, again.stats.bytes_clean) == (0, 4 * MIB), "the key was kept, so the hashes agree"

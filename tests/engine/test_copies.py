@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kybernate.cuda.copying import ExtentCopy
-from kybernate.engine.copies import BadManifest, CopyStore, HeldExtent, Manifest
+from kybernate.engine.copies import BadManifest, CopyStore, HeldExtent, Manifest, slots_given_up
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
 
 NAME = WorkloadName("w")
@@ -89,3 +89,14 @@ def test_a_damaged_manifest_is_refused_or_read_whole(
         return
     assert read is not None
     assert [len(e.copy.slots) for e in read.extents] == [3, 1]
+
+
+def test_slots_given_up_are_those_of_freed_extents_and_of_chunks_that_became_zero() -> None:
+    before, after = manifest(3, 4, 5), manifest(3, 4, 5)
+    del after.extents[1]  # freed
+    after.extents[0].copy.slots[2] = -1  # became zero
+    assert sorted(slots_given_up(before, after)) == [1, 999, 1000, 1001, 1002]
+    after.extents[1].copy.size += 1 << 21  # another allocation under the same id
+    after.extents[1].copy.slots = np.arange(5000, 5006)
+    assert sorted(slots_given_up(before, after)) == [1, 999, 1000, 1001, 1002, 1999, 2000, 2001, 2002, 2003]
+    assert len(slots_given_up(before, manifest(3, 4, 5))) == 0

@@ -13,10 +13,12 @@ Limits: one evict and one fill at a time on each GPU; further ones wait their tu
 from __future__ import annotations
 
 import enum
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +36,8 @@ _STREAM_NON_BLOCKING = 1
 _AHEAD = 64
 """Extents whose copies are queued before the oldest must have finished: enough to keep the link busy even with extents of
 2 MiB, few enough that `done` isn't kept waiting while the rest is queued."""
+_AHEAD_BYTES = 1 << 30
+"""Likewise in bytes, 20 ms of the link: other processes' small copies wait behind what is queued."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,10 @@ class ExtentCopy:
     """Pool slot of each chunk, NO_SLOT for zero chunks."""
     hashes: Hashes
     """Shape (chunks, 2); (0, 0) with a slot: content unknown."""
+
+
+Batch = tuple[Sequence[Extent], Sequence[ExtentCopy]]
+"""Extents to fill, and what with."""
 
 
 class PlanState(enum.Enum):
@@ -158,7 +166,7 @@ class CopyEngine:
             raise ValueError(f"evict of a plan that is {plan.state.value}")
         plan.state = PlanState.EVICTING
         bounds = _bounds(plan.extents)
-        for i, copy in enumerate(plan._previous):
+        for i, copy in enumerate(plan._previous) if plan.stats.bytes_dirty else ():
             if copy is not None:
                 copy.hashes[plan._dirty[bounds[i] : bounds[i + 1]] & (copy.slots >= 0)] = 0
         with self._gpu.current(), held(plan.extents) as let_go:
@@ -168,7 +176,7 @@ class CopyEngine:
                 if done is not None:
                     done(extent)
 
-            stats = self._out.run(plan.extents, plan.runs, self._pool, safe)
+            stats = self._out.run([(plan.extents, plan.runs)], self._pool, safe)
         released = []
         for copy, final in zip(plan._previous, plan.copies, strict=True):
             if copy is not None:
@@ -181,25 +189,36 @@ class CopyEngine:
         plan.state = PlanState.EVICTED
         return stats
 
-    def fill(
-        self, extents: Sequence[Extent], copies: Sequence[ExtentCopy], *, done: Callable[[Extent], None] | None = None
-    ) -> CopyStats:
+    def fill(self, batches: Iterable[Batch], *, done: Callable[[Extent], None] | None = None) -> CopyStats:
         """Copy content into fresh extents. Zero chunks need nothing: the driver hands out zeroed memory.
 
+        A batch is taken as soon as the copies before it are queued, so that memory can be made while the link is busy.
         `done` is called in order, in this thread, as each extent is complete.
 
         Raises:
             CudaError: the GPU failed; the host copy is untouched.
             WorkloadLost: an extent is gone.
+            Whatever `batches` raises, once nothing is being copied any more.
         """
-        extents = list(extents)
+        with self._gpu.current(), ExitStack() as holds:
+            waiting = iter(batches)
+            first = next(waiting, None)  # waited for before the lane is taken
+            if first is None:
+                return CopyStats(bytes_copied=0, pieces=0, seconds=0.0)
+
+            def prepared() -> Iterator[tuple[Sequence[Extent], Runs]]:
+                for extents, copies in itertools.chain([first], waiting):
+                    holds.enter_context(held(extents))
+                    yield extents, self._wanted_runs(extents, copies)
+
+            return self._in.run(prepared(), self._pool, done)
+
+    def _wanted_runs(self, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> Runs:
         for extent, copy in zip(extents, copies, strict=True):
             if extent.size != copy.size:
                 raise ValueError(f"extent {extent.id:#x} of {extent.size} bytes can't take a copy of {copy.size}")
         slots = np.concatenate([copy.slots for copy in copies]) if copies else np.empty(0, dtype=np.int64)
-        runs = _runs(extents, slots, wanted=slots >= 0, segment_slots=self._pool.segment_slots)
-        with self._gpu.current(), held(extents):
-            return self._in.run(extents, runs, self._pool, done)
+        return _runs(extents, slots, wanted=slots >= 0, segment_slots=self._pool.segment_slots)
 
     @property
     def gpu(self) -> Gpu:
@@ -239,56 +258,72 @@ class _Lane:
         ]
 
     def run(
-        self, extents: Sequence[Extent], runs: Runs, pool: PinnedPool, done: Callable[[Extent], None] | None
+        self,
+        batches: Iterable[tuple[Sequence[Extent], Runs]],
+        pool: PinnedPool,
+        done: Callable[[Extent], None] | None,
     ) -> CopyStats:
         with self._lock:
             began = time.perf_counter()
             try:
-                self._issue(extents, runs, pool, done)
+                chunks, pieces = self._issue(batches, pool, done)
             except BaseException:
                 # Nothing may still be moving when the caller takes its memory back.
                 status_of("cuStreamSynchronize", self._stream)
                 raise
-            return CopyStats(
-                bytes_copied=int(runs.chunks.sum()) * CHUNK_BYTES,
-                pieces=len(runs.chunks),
-                seconds=time.perf_counter() - began,
-            )
+            return CopyStats(bytes_copied=chunks * CHUNK_BYTES, pieces=pieces, seconds=time.perf_counter() - began)
 
     def _issue(
-        self, extents: Sequence[Extent], runs: Runs, pool: PinnedPool, done: Callable[[Extent], None] | None
-    ) -> None:
+        self,
+        batches: Iterable[tuple[Sequence[Extent], Runs]],
+        pool: PinnedPool,
+        done: Callable[[Extent], None] | None,
+    ) -> tuple[int, int]:
+        """Returns how many chunks in how many pieces."""
         pending: deque[tuple[Extent, Any]] = deque()
-        addresses, slots = runs.addresses.tolist(), runs.slots.tolist()
-        sizes, first = (runs.chunks * CHUNK_BYTES).tolist(), runs.first.tolist()
+        events = itertools.cycle(self._events)
+        queued = all_chunks = all_pieces = 0
         outward = self._copy == "cuMemcpyDtoHAsync"
-        for i, extent in enumerate(extents):
-            for run in range(first[i], first[i + 1]):
-                host, device = pool.address(slots[run]), addresses[run]
-                if outward:
-                    call(self._copy, host, device, sizes[run], self._stream)
-                else:
-                    call(self._copy, device, host, sizes[run], self._stream)
-            event = None
-            if first[i] < first[i + 1]:
-                event = self._events[i % _AHEAD]
-                call("cuEventRecord", event, self._stream)
-            pending.append((extent, event))
-            self._settle(pending, done, limit=_AHEAD - 1)
-        self._settle(pending, done, limit=0)
+        for extents, runs in batches:
+            addresses, slots = runs.addresses.tolist(), runs.slots.tolist()
+            chunks, first = runs.chunks.tolist(), runs.first.tolist()
+            all_chunks += sum(chunks)
+            all_pieces += len(chunks)
+            for i, extent in enumerate(extents):
+                for run in range(first[i], first[i + 1]):
+                    host, device = pool.address(slots[run]), addresses[run]
+                    size = chunks[run] * CHUNK_BYTES
+                    if outward:
+                        call(self._copy, host, device, size, self._stream)
+                    else:
+                        call(self._copy, device, host, size, self._stream)
+                event = None
+                if first[i] < first[i + 1]:
+                    event = next(events)
+                    call("cuEventRecord", event, self._stream)
+                    queued += extent.size
+                pending.append((extent, event))
+                queued -= self._settle(pending, done, wait=len(pending) >= _AHEAD or queued >= _AHEAD_BYTES)
+        while pending:
+            self._settle(pending, done, wait=True)
+        return all_chunks, all_pieces
 
-    def _settle(self, pending: deque[tuple[Extent, Any]], done: Callable[[Extent], None] | None, *, limit: int) -> None:
-        """Report what has finished, in order; wait for the oldest while more than `limit` are on their way."""
+    def _settle(self, pending: deque[tuple[Extent, Any]], done: Callable[[Extent], None] | None, *, wait: bool) -> int:
+        """Report what has finished, in order, with `wait` one at least. Returns the bytes that were on their way."""
+        settled = 0
         while pending:
             extent, event = pending[0]
             if event is not None:
-                if len(pending) > limit:
+                if wait:
                     call("cuEventSynchronize", event)
                 elif not _finished(event):
-                    return
+                    break
+                settled += extent.size
+            wait = False
             pending.popleft()
             if done is not None:
                 done(extent)
+        return settled
 
 
 def _finished(event: Any) -> bool:

@@ -1,10 +1,11 @@
 """Resume: a paused workload gets VRAM and goes on where it stopped.
 
-    create extents -> thaw -> (fill, check | restore, unlock) -> map -> open
+    create extents -> thaw -> restore, unlock -> map -> open
+      `--> fill, check ---------------------´
 
-Extents are created first: a GPU without room refuses before anything of the workload was touched. Where another workload
-is just leaving (`room`), they are created and filled piece by piece as its memory becomes free. Filling and the residual's
-restore run at the same time. Before the gates open the GPU hashes what it was filled with and compares it
+Extents are created first: a GPU without room refuses before anything of the workload was touched. They are made piece by
+piece and filled from the first one on; where another workload is just leaving (`room`), as its memory becomes free. Filling
+and the residual's restore run at the same time. Before the gates open the GPU hashes what it was filled with and compares it
 with the manifest. The host copy stays in the pool afterwards, as the clean copy of the next pause.
 """
 
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
-from kybernate.cuda.copying import CopyEngine, CopyStats, ExtentCopy
+from kybernate.cuda.copying import Batch, CopyEngine, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.residual import ResidualState
@@ -46,6 +48,22 @@ class ContentDiffers(KybernateError):
 
 
 @dataclass(slots=True)
+class Line:
+    """One GPU's extents on their way from being made to being filled."""
+
+    gpu: GpuUuid
+    places: Sequence[HeldExtent]
+    ready: SimpleQueue[Batch | BaseException | None] = field(default_factory=SimpleQueue)
+    """None: that was all."""
+
+    def batches(self) -> Iterator[Batch]:
+        while (batch := self.ready.get()) is not None:
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+
+
+@dataclass(slots=True)
 class Coming:
     """One resume under way."""
 
@@ -61,6 +79,10 @@ class Coming:
     """Descriptors to hand to the processes, made while the rest is filled."""
     begun: threading.Event = field(default_factory=threading.Event)
     """The first of the room has come, or none will."""
+    lines: list[Line] = field(default_factory=list)
+    making: list[Future[None]] = field(default_factory=list)
+    filling: list[Future[CopyStats]] = field(default_factory=list)
+    exporting: list[Future[None]] = field(default_factory=list)
     committed: bool = False
     """The processes have all of their memory: from here on it runs, whatever happens."""
 
@@ -88,6 +110,7 @@ class Coming:
                 self._map(controls)
                 self._open(controls)
             except Exception as error:
+                self._settle()
                 told = roll_back(self.undo, error, committed=self.committed)
                 if told is not error:
                     raise told from error.__cause__
@@ -111,13 +134,38 @@ class Coming:
         self.parts.faults.at("resume.thawed")
 
     def _create(self) -> None:
+        """Begin to fill, and with all the room there, make everything: what doesn't fit fails here."""
+        self.undo.push("free the new extents", lambda: self.parts.broker.drop(list(self.made.values())))
+        groups: dict[GpuUuid, list[HeldExtent]] = defaultdict(list)
+        for held in self.manifest.extents:
+            groups[held.gpu].append(held)
+        submit = self.parts.executor.submit
+        self.lines = [Line(gpu, places) for gpu, places in groups.items()]
+        self.filling = [submit(self._fill, line) for line in self.lines]
         with self.clock.step("create"):
-            self.undo.push("free the new extents", lambda: self.parts.broker.drop(list(self.made.values())))
-            if self.room is None:
-                self._make(self.manifest.extents)
+            if self.room is not None:
+                self.making = [submit(self._make_all, line) for line in self.lines]
+            else:
+                for line in self.lines:
+                    self._make_all(line)
         self.parts.faults.at("resume.created")
 
-    def _make(self, places: Sequence[HeldExtent]) -> None:
+    def _make_all(self, line: Line) -> None:
+        """All extents of one GPU, for `_fill` to take; piece by piece as room comes."""
+        try:
+            for piece in pieces(line.places):
+                if self.room is not None:
+                    self.room(line.gpu, sum(held.copy.size for held in piece))
+                self.begun.set()
+                line.ready.put(self._make(piece))
+            line.ready.put(None)
+        except BaseException as error:
+            line.ready.put(error)
+            raise
+        finally:
+            self.begun.set()
+
+    def _make(self, places: Sequence[HeldExtent]) -> Batch:
         alike: dict[tuple[HostPid, GpuUuid, bool], list[HeldExtent]] = defaultdict(list)
         for held in places:
             alike[held.pid, held.gpu, held.copy.rdma].append(held)
@@ -131,72 +179,67 @@ class Coming:
                 rdma=rdma,
             )
             self.made.update((extent.id, extent) for extent in extents)
+        mine = [self.made[held.id] for held in places]
+        self.exporting.append(self.parts.executor.submit(self._export, mine))
+        return mine, [held.copy for held in places]
+
+    def _export(self, extents: Sequence[Extent]) -> None:
+        """A descriptor takes the driver a millisecond: made while the content comes."""
+        for extent in extents:
+            self.fds[extent.id] = self.parts.broker.export(extent)
 
     def _fill_and_restore(self) -> list[CopyStats]:
-        groups: dict[GpuUuid, list[HeldExtent]] = defaultdict(list)
-        for held in self.manifest.extents:
-            groups[held.gpu].append(held)
-        filling = [self.parts.executor.submit(self._fill, gpu, places) for gpu, places in groups.items()]
-        try:
-            if self.room is not None and filling:
-                # The one that leaves is being checkpointed until then: the driver does the two at once in no less time,
-                # and the sooner that one is done, the sooner its memory comes.
-                self.begun.wait()
-                if filling[0].done():
-                    filling[0].result()
-            self._restore()
-        finally:
-            for future in filling:
-                future.exception()
+        if self.room is not None and self.making:
+            # The one that leaves is being checkpointed until then: the driver does the two at once in no less time,
+            # and the sooner that one is done, the sooner its memory comes.
+            self.begun.wait()
+            if self.making[0].done():
+                self.making[0].result()
+        self._restore()
         with self.clock.step("fill"):
-            stats = [part for future in filling for part in future.result()]
+            for made in [*self.making, *self.exporting]:
+                made.result()
+            stats = [future.result() for future in self.filling]
         self.parts.faults.at("resume.filled")
         return stats
 
-    def _fill(self, gpu: GpuUuid, places: Sequence[HeldExtent]) -> list[CopyStats]:
-        """All of one GPU's extents; piece by piece where room comes so."""
-        if self.room is None:
-            return [self._fill_piece(gpu, places)]
-        stats = []
-        try:
-            for piece in pieces(places):
-                self.room(gpu, sum(held.copy.size for held in piece))
-                self.begun.set()
-                self._make(piece)
-                stats.append(self._fill_piece(gpu, piece))
-        finally:
-            self.begun.set()
-        return stats
+    def _settle(self) -> None:
+        """Nothing may work on the extents any more when an undo takes them away."""
+        for making in self.making:
+            making.exception()
+        for line in self.lines:
+            line.ready.put(None)
+        for filling in self.filling:
+            filling.exception()
+        for exporting in self.exporting:
+            exporting.exception()
 
-    def _fill_piece(self, gpu: GpuUuid, places: Sequence[HeldExtent]) -> CopyStats:
-        """Fill, and check what is filled while the rest follows."""
-        copier = self.parts.copiers[gpu]
-        extents = [self.made[held.id] for held in places]
-        copies = [held.copy for held in places]
+    def _fill(self, line: Line) -> CopyStats:
+        """Fill all of one GPU's extents, and check what is filled while the rest follows."""
+        copier = self.parts.copiers[line.gpu]
         checks: list[Future[None]] = []
-        done = checked = 0
+        unchecked: list[Extent] = []
+        left = len(line.places)
+        copies = {held.id: held.copy for held in line.places}
 
-        def filled(_: Extent) -> None:
-            nonlocal done, checked
-            done += 1
-            if done == len(extents) or sum(extent.size for extent in extents[checked:done]) >= CHECK_BYTES:
-                part = slice(checked, done)
-                checks.append(self.parts.executor.submit(self._finish, copier, extents[part], copies[part]))
-                checked = done
+        def filled(extent: Extent) -> None:
+            nonlocal left, unchecked
+            left -= 1
+            unchecked.append(extent)
+            if not left or sum(extent.size for extent in unchecked) >= CHECK_BYTES:
+                part, unchecked = unchecked, []
+                checks.append(
+                    self.parts.executor.submit(self._check, copier, part, [copies[extent.id] for extent in part])
+                )
 
         try:
-            stats = copier.fill(extents, copies, done=filled)
+            stats = copier.fill(line.batches(), done=filled)
         finally:
             for check in checks:
                 check.exception()
         for check in checks:
             check.result()
         return stats
-
-    def _finish(self, copier: CopyEngine, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> None:
-        self._check(copier, extents, copies)
-        for extent in extents:
-            self.fds[extent.id] = self.parts.broker.export(extent)
 
     def _check(self, copier: CopyEngine, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> None:
         """Hash the GPU's content and compare it with what left."""

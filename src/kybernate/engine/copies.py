@@ -8,10 +8,11 @@ ids, sizes), then the raw slot and hash arrays. Manifests live on the same tmpfs
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,9 +104,10 @@ class CopyStore:
         """Set the completion marks of extents, by their index in the manifest."""
         fd = os.open(self._marks(manifest.name, manifest.marks), os.O_WRONLY)
         try:
-            for index in indexes:
-                manifest.extents[index].done = True
-                os.pwrite(fd, b"\1", index)
+            for first, count in _stretches(sorted(indexes)):
+                os.pwrite(fd, b"\1" * count, first)
+                for extent in manifest.extents[first : first + count]:
+                    extent.done = True
         finally:
             os.close(fd)
 
@@ -146,3 +148,25 @@ class CopyStore:
 
     def names(self) -> list[WorkloadName]:
         return sorted(WorkloadName(path.stem) for path in self._directory.glob("*.manifest"))
+
+
+def slots_given_up(before: Manifest, after: Manifest) -> np.ndarray:
+    """Pool slots that an earlier picture of a workload has and a later one, built on it, no longer needs.
+
+    An extent that is in both keeps its slots, chunk by chunk, but for chunks that became zero.
+    """
+    now = {held.id: held.copy for held in after.extents}
+    gone = [np.empty(0, np.int64)]
+    for held in before.extents:
+        slots = held.copy.slots
+        later = now.get(held.id)
+        kept = later.slots >= 0 if later is not None and later.size == held.copy.size else np.False_
+        gone.append(slots[(slots >= 0) & ~kept])
+    return np.concatenate(gone)
+
+
+def _stretches(indexes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending indexes as (first, count) of those that follow each other."""
+    for _, pairs in itertools.groupby(enumerate(indexes), lambda pair: pair[1] - pair[0]):
+        stretch = [index for _, index in pairs]
+        yield stretch[0], len(stretch)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 
 from kybernate.cuda import residual
 from kybernate.cuda.broker import Broker
-from kybernate.cuda.copying import CopyEngine, ExtentCopy
+from kybernate.cuda.copying import CopyEngine, CopyPlan, ExtentCopy
+from kybernate.cuda.extents import Extent
 from kybernate.cuda.planning import NO_SLOT
 from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.residual import ResidualState
@@ -26,7 +28,7 @@ from kybernate.cuda.wire import ProcessState
 from kybernate.engine import recovery
 from kybernate.engine.coming import Coming, Room
 from kybernate.engine.context import Clock, Parts, connections, reconcile, refuse_newcomers
-from kybernate.engine.copies import BadManifest, CopyStore, Manifest
+from kybernate.engine.copies import BadManifest, CopyStore, Manifest, slots_given_up
 from kybernate.engine.faults import Faults
 from kybernate.engine.leaving import FREEZE_SECONDS, Freed, Leaving
 from kybernate.engine.target import CudaProcess, Target, residual_pids
@@ -95,7 +97,11 @@ class Engine:
             faults=faults or Faults(),
         )
         self._copies: dict[WorkloadName, HostCopy] = {}
+        self._unreadable: dict[WorkloadName, str] = {}
+        self._unfinished: set[WorkloadName] = set()
         self._lock = threading.Lock()
+        for name in self._parts.store.names():  # all, before any workload's recovery takes a slot
+            self._claim(name)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)
@@ -143,7 +149,7 @@ class Engine:
                 with self._lock:
                     self._copies[target.name] = HostCopy(leaving.manifest, paused=True)
                 if before is not None:
-                    self._free(np.setdiff1d(before.manifest.slots(), leaving.manifest.slots()))
+                    self._free(slots_given_up(before.manifest, leaving.manifest))
 
     @staticmethod
     def _previous(copy: HostCopy | None) -> dict[ExtentId, ExtentCopy]:
@@ -205,8 +211,12 @@ class Engine:
             Conflict: it is not paused.
             NoRoom: VRAM too small; still paused.
             WorkloadLost: the driver could not bring a process back.
+            Unfinished: nor could an earlier failure be mended; still paused.
             KybernateError: a step failed and was undone; still paused.
         """
+        clock = Clock()
+        if self.unfinished(target.name) and self.recover(target) is WorkloadState.RUNNING:
+            return SwitchReport(target.name, "resume", Depth.ZERO, target.backend, clock.seconds)
         copy = self._copies.get(target.name)
         if copy is None or not copy.paused:
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
@@ -232,6 +242,21 @@ class Engine:
 
     def host_copy(self, name: WorkloadName) -> HostCopy | None:
         return self._copies.get(name)
+
+    def away_bytes(self, name: WorkloadName) -> dict[GpuUuid, int]:
+        """What the workload has in the pool and not in VRAM, on each GPU it came from."""
+        copy = self._copies.get(name)
+        here = {extent.id for extent in self._parts.broker.extents(name)}
+        away: Counter[GpuUuid] = Counter()
+        for held in copy.manifest.extents if copy is not None else ():
+            if held.done and held.id not in here:
+                away[held.gpu] += held.copy.size
+        return dict(away)
+
+    def keep_only(self, names: Collection[WorkloadName]) -> None:
+        """Forget what a predecessor kept of workloads that are no more."""
+        for name in {*self._copies, *self._unreadable} - set(names):
+            self.clear(name)
 
     def forget(self, target: Target) -> None:
         """The workload has ended: free what it had in the pool and in VRAM."""
@@ -267,6 +292,8 @@ class Engine:
     def _drop_copy(self, name: WorkloadName) -> None:
         with self._lock:
             copy = self._copies.pop(name, None)
+        self._unreadable.pop(name, None)
+        self._unfinished.discard(name)
         if copy is not None:
             self._free(copy.manifest.slots())
 
@@ -283,8 +310,35 @@ class Engine:
         Returns RUNNING or PAUSED.
 
         Raises:
-            WorkloadLost: its memory is gone; the message says what the witnesses said.
+            ContentGone: its memory is gone; the message says what the witnesses said.
+            Unfinished: not now, for want of room or of an answer; it can be called again, also by `resume`.
         """
+        try:
+            state = self._recover(target)
+        except recovery.ContentGone:
+            self._unfinished.discard(target.name)
+            raise
+        except Exception as error:  # whatever it is: nobody has said that the content is gone
+            why = error.message if isinstance(error, KybernateError) else repr(error)
+            if failed := [pid for pid in residual_pids(target.tree) if residual.state(pid) is ResidualState.FAILED]:
+                raise recovery.ContentGone(
+                    f"the driver can't bring back process {failed[0]} of {target.name}: {why}",
+                    hint="stop it and start it anew",
+                ) from error
+            log.warning("recovery of %s is not finished: %s", target.name, why)
+            self._unfinished.add(target.name)
+            raise recovery.Unfinished(
+                f"workload {target.name} can't be brought into order just now: {why}",
+                hint="its content is safe; it is tried again when it is resumed",
+            ) from error
+        self._unfinished.discard(target.name)
+        return state
+
+    def unfinished(self, name: WorkloadName) -> bool:
+        """Whether its last recovery could not be finished: parts of it may run and others not."""
+        return name in self._unfinished
+
+    def _recover(self, target: Target) -> WorkloadState:
         manifest, problem = self._own_manifest(target.name)
         facts = self._facts(target, manifest)
         if facts.frozen and not facts.complete:
@@ -318,30 +372,33 @@ class Engine:
                 self._copies[target.name].paused = True
                 self._parts.broker.drop(self._parts.broker.extents(target.name))
                 if verdict is recovery.Verdict.FINISH_PAUSE and manifest.depth is Depth.ZERO:
-                    self._away(target, Clock(), timeout_s=30.0)
+                    self._finish_pause(target, manifest)
                 return WorkloadState.PAUSED
-        raise WorkloadLost(
+        raise recovery.ContentGone(
             f"workload {target.name} gave up its GPU memory and its host copy is not there. {problem}".strip(),
             hint="stop it and start it anew",
         )
 
     def _own_manifest(self, name: WorkloadName) -> tuple[Manifest | None, str]:
         """The workload's manifest, its slots in the pool ours; and what is wrong with it, if it can't be read."""
-        if (copy := self._copies.get(name)) is not None:  # this agent's own operation failed
-            return copy.manifest, ""
+        copy = self._copies.get(name)
+        return (None, self._unreadable.get(name, "")) if copy is None else (copy.manifest, "")
+
+    def _claim(self, name: WorkloadName) -> None:
+        """A predecessor's manifest: its slots are taken."""
         try:
             manifest = self._parts.store.load(name)
-        except BadManifest as error:
-            return None, str(error)
-        if manifest is None:
-            return None, ""
-        for held in manifest.extents:
-            if not held.done:
-                held.copy.slots[:] = NO_SLOT  # planned, never filled
-        self._parts.pool.claim(manifest.slots())
+            if manifest is None:
+                return
+            for held in manifest.extents:
+                if not held.done:
+                    held.copy.slots[:] = NO_SLOT  # planned, never filled
+            self._parts.pool.claim(manifest.slots())
+        except (BadManifest, ValueError) as error:
+            self._unreadable[name] = str(error)
+            return
         # Until the verdict says otherwise it may be the only copy, and nobody may take its slots.
         self._copies[name] = HostCopy(manifest, paused=True)
-        return manifest, ""
 
     def _facts(self, target: Target, manifest: Manifest | None) -> recovery.Facts:
         frozen = target.tree.frozen
@@ -365,10 +422,12 @@ class Engine:
                 here = {extent.id: extent for extent in reconcile(self._parts, target, process.pid, control)}
                 undone = [i for i, held in enumerate(manifest.extents) if held.pid == process.pid and not held.done]
                 if missing := [i for i in undone if manifest.extents[i].id not in here]:
-                    raise WorkloadLost(f"{len(missing)} extents of process {process.pid} of {target.name} are gone")
+                    raise recovery.ContentGone(
+                        f"{len(missing)} extents of process {process.pid} of {target.name} are gone"
+                    )
                 for gpu, copier in self._parts.copiers.items():
                     mine = [i for i in undone if manifest.extents[i].gpu == gpu]
-                    plan = copier.plan([here[manifest.extents[i].id] for i in mine], {})
+                    plan = self._plan_with_room(target.name, copier, [here[manifest.extents[i].id] for i in mine])
                     copier.evict(plan)
                     for i, copy in zip(mine, plan.copies, strict=True):
                         old = manifest.extents[i].copy.slots
@@ -378,6 +437,23 @@ class Engine:
                     self._parts.store.mark(manifest, mine)
                 control.discard()
                 self._parts.broker.drop(list(here.values()))
+
+    def _plan_with_room(self, name: WorkloadName, copier: CopyEngine, extents: Sequence[Extent]) -> CopyPlan:
+        try:
+            return copier.plan(extents, {})
+        except NoRoom:
+            if not self._give_up_caches(name):
+                raise
+            return copier.plan(extents, {})
+
+    def _finish_pause(self, target: Target, manifest: Manifest) -> None:
+        """All content is safe, so it is paused whatever comes; without the residual out, not as deep."""
+        try:
+            self._away(target, Clock(), timeout_s=30.0)
+        except KybernateError as error:
+            log.warning("workload %s is paused, but its CUDA context stays: %s", target.name, error)
+            manifest.depth = Depth.WARM
+            self._parts.store.save(manifest)
 
     @staticmethod
     def _ask(process: CudaProcess) -> recovery.Witness:
@@ -407,7 +483,7 @@ class Engine:
                         control.remap()
                     control.open()
                     if time.monotonic() > deadline:
-                        raise WorkloadLost(f"process {process.pid} of {target.name} does not take its GPU memory back")
+                        raise Busy(f"process {process.pid} of {target.name} does not take its GPU memory back")
 
     def _adopt(self, target: Target) -> None:
         for process in target.processes:

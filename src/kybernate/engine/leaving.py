@@ -1,11 +1,12 @@
 """Pause: a workload gives up its VRAM. One function a step, an undo for each until nothing can fail any more.
 
-    connect -> quiesce -> plan -> record -> release -> (copy | lock, checkpoint) -> discard and free, as copied -> freeze
+    connect -> quiesce -> (plan, record | release) -> (copy | lock, checkpoint) -> discard and free, as copied -> freeze
 
-Up to and including `plan` the workload's memory is untouched: a refusal costs it some milliseconds. From `release` on
-the undo maps the same memory again. Nothing is discarded before the residual is checkpointed; from then on what has been
-copied is freed while the rest is still being copied, so that another workload can come in meanwhile. Copying and the
-residual's checkpoint run at the same time: one moves bytes over the link, the other hardly any.
+Up to and including `release` the workload's memory is as it was; the undo maps it again, and a refusal costs it some
+milliseconds. The processes unmap while the GPU hashes: the agent reads the same memory at addresses of its own. Nothing
+is discarded before the residual is checkpointed; from then on what has been copied is freed while the rest is still
+being copied, so that another workload can come in meanwhile. Copying and the residual's checkpoint run at the same
+time: one moves bytes over the link, the other hardly any.
 """
 
 from __future__ import annotations
@@ -75,9 +76,7 @@ class Leaving:
         with connections(self.target.processes) as self.controls:
             try:
                 self._quiesce()
-                self._plan()
-                self._record()
-                self._release()
+                self._plan_and_release()
                 stats = self._leave()
                 self._commit()
                 self._freeze()
@@ -110,10 +109,20 @@ class Leaving:
 
         every(self.parts.executor, one, list(self.controls.values()))
 
+    def _plan_and_release(self) -> None:
+        for pid, records in self.records.items():
+            self.extents += self._extents_of(pid, records)
+        self.undo.push("map the memory again", self._remap)
+        releasing = self.parts.executor.submit(self._release)
+        try:
+            self._plan()
+            self._record()
+        finally:
+            releasing.exception()  # the undo talks to the same processes
+        releasing.result()
+
     def _plan(self) -> None:
         with self.clock.step("plan"):
-            for pid, records in self.records.items():
-                self.extents += self._extents_of(pid, records)
             by_gpu: dict[GpuUuid, list[Extent]] = defaultdict(list)
             for extent in self.extents:
                 by_gpu[extent.gpu.uuid].append(extent)
@@ -148,7 +157,6 @@ class Leaving:
 
     def _release(self) -> None:
         with self.clock.step("release"):
-            self.undo.push("map the memory again", self._remap)
             every(self.parts.executor, Control.release, list(self.controls.values()))
         self.parts.faults.at("pause.released")
 
@@ -208,10 +216,15 @@ class Leaving:
         for extent in extents:
             by_pid[extent.pid].append(extent.id)
             by_gpu[extent.gpu.uuid] += extent.size
-        for pid, ids in by_pid.items():
-            self.controls[pid].discard(ids)
+        discarding = [self.parts.executor.submit(self.controls[pid].discard, ids) for pid, ids in by_pid.items()]
+        try:
+            self.parts.broker.drop(extents)
+        finally:
+            for future in discarding:
+                future.exception()
+        for future in discarding:
+            future.result()
         self.parts.faults.at("pause.discarding")
-        self.parts.broker.drop(extents)
         for gpu, size in by_gpu.items():
             self.freed(gpu, size)
 
