@@ -35,6 +35,7 @@ CUSTOM = {
     "cuMemFree": "extents",
     "cuMemFreeAsync": "extents",
     "cuMemGetAddressRange": "an extent is not an allocation",
+    "cuMemGetInfo": "what is kept for the next allocation is free",
     "cuPointerGetAttribute": "likewise",
     "cuPointerGetAttributes": "likewise",
     "cuMemAllocManaged": "counted: no pause while it lives",

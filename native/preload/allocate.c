@@ -17,11 +17,17 @@ static struct kyb_block *block_of_grant(enum kyb_block_kind kind, struct kyb_gra
     return block;
 }
 
-int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **out)
+static uint64_t rounded_up(uint64_t size)
+{
+    return (size + KYB_CHUNK - 1) & ~(uint64_t)(KYB_CHUNK - 1);
+}
+
+/* *needy: this process gives back what it keeps for itself, before it waits or is refused. */
+static int obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **out, bool *needy)
 {
     uint8_t gpu[16];
     if (!kyb_gpu_of_device(device, gpu)) return -1;
-    uint64_t rounded = (size + KYB_CHUNK - 1) & ~(uint64_t)(KYB_CHUNK - 1);
+    uint64_t rounded = rounded_up(size);
     for (;;) {
         int status = KYB_FAILED;
         struct kyb_grant grant = {0};
@@ -31,7 +37,7 @@ int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t fla
             kyb_grant_close(&grant);
             if (!block) return CUDA_ERROR_OUT_OF_MEMORY;
             if (block->size != rounded) {
-                kyb_block_forget(block);
+                kyb_forget(block);
                 return -1;
             }
             block->requested = size;
@@ -41,6 +47,10 @@ int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t fla
             return CUDA_SUCCESS;
         }
         kyb_grant_close(&grant);
+        if ((status == KYB_OUT_OF_MEMORY || status == KYB_WAIT_FIRST) && !*needy) {
+            *needy = true;
+            if (kyb_need_begins()) continue;
+        }
         if (status == KYB_OUT_OF_MEMORY) return CUDA_ERROR_OUT_OF_MEMORY;
         if (status != KYB_WAIT_FIRST) return -1;
         /* Wait outside the gate: a process that waits for room can itself be paused meanwhile. */
@@ -50,6 +60,14 @@ int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t fla
         if (answered == KYB_AWAY) return -1;
         if (status != KYB_OK) return CUDA_ERROR_OUT_OF_MEMORY;
     }
+}
+
+int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **out)
+{
+    bool needy = false;
+    int result = obtain(kind, device, size, flags, out, &needy);
+    if (needy) kyb_need_ends();
+    return result;
 }
 
 int kyb_place(struct kyb_block *block, uint64_t *address)
@@ -90,12 +108,13 @@ static int allocate(uint64_t *address, size_t size)
     int device;
     void *context = NULL;
     if (kyb_driver.cuCtxGetDevice(&device) != CUDA_SUCCESS || kyb_driver.cuCtxGetCurrent(&context) != CUDA_SUCCESS) return -1;
+    if (kyb_take_kept(rounded_up(size), size, device, context, address)) return CUDA_SUCCESS;
     struct kyb_block *block = NULL;
     int result = kyb_obtain(KYB_BLOCK_ALLOCATION, device, size, 0, &block);
     if (result != CUDA_SUCCESS) return result;
     block->context = context;
     result = kyb_place(block, address);
-    if (result != CUDA_SUCCESS) kyb_block_forget(block);
+    if (result != CUDA_SUCCESS) kyb_forget(block);
     return result;
 }
 
@@ -103,22 +122,29 @@ int cuMemAlloc_v2(void *address, size_t size)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = kyb_enabled && address && size >= KYB_CHUNK ? allocate(address, size) : -1;
-    if (result == -1) result = KYB_DRIVER(cuMemAlloc_v2, (void *, size_t), (address, size));
+    if (result == -1) {
+        result = KYB_DRIVER(cuMemAlloc_v2, (void *, size_t), (address, size));
+        if (KYB_UNLIKELY(result == CUDA_ERROR_OUT_OF_MEMORY) && atomic_load(&kyb_kept_count)) {
+            kyb_give_back_kept(0);
+            result = KYB_DRIVER(cuMemAlloc_v2, (void *, size_t), (address, size));
+        }
+    }
     kyb_leave();
     return result;
 }
 
-/* Called with the gate entered. Waits for the GPU as cuMemFree does (unmapping alone would not). */
-int kyb_free_allocation(struct kyb_mapping *mapping)
+/* Called with the gate entered, the GPU waited for as cuMemFree does (unmapping alone would not). */
+int kyb_free_allocation(struct kyb_mapping *mapping, struct kyb_block **gone)
 {
     struct kyb_block *block = mapping->block;
     uint64_t address = mapping->address, size = mapping->size;
     int result = KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
     if (result != CUDA_SUCCESS) return result;
     if (block->exported) atomic_fetch_sub(&kyb_ipc_exported, 1);
+    if (block->kept) kyb_kept_gone(block);
     kyb_mapping_remove(mapping);
     KYB_DRIVER(cuMemAddressFree, (uint64_t, size_t), (address, size));
-    kyb_block_forget(block);
+    kyb_block_unlist(block, gone);
     return CUDA_SUCCESS;
 }
 
@@ -129,21 +155,29 @@ static struct kyb_mapping *allocation_at(uint64_t address)
     return mapping && mapping->address == address && mapping->block->kind == KYB_BLOCK_ALLOCATION ? mapping : NULL;
 }
 
-static bool is_allocation(uint64_t address)
+enum owner { OF_DRIVER, OURS, OURS_NO_MORE };
+
+static enum owner owner_of(uint64_t address)
 {
-    if (!kyb_enabled) return false;
+    if (!kyb_enabled) return OF_DRIVER;
     pthread_mutex_lock(&kyb_memory_lock);
-    bool found = allocation_at(address) != NULL;
+    enum owner owner = allocation_at(address) ? OURS : kyb_kept_within(address, 1) ? OURS_NO_MORE : OF_DRIVER;
     pthread_mutex_unlock(&kyb_memory_lock);
-    return found;
+    return owner;
 }
 
-static int free_at(uint64_t address)
+/* `waited`: all work that may use it has ended, if it is of the current context. */
+static int free_at(uint64_t address, bool waited)
 {
+    void *context = NULL;
+    if (waited && (kyb_driver.cuCtxGetCurrent(&context) != CUDA_SUCCESS || !kyb_whole_context(context))) context = NULL;
+    struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = allocation_at(address);
-    int result = mapping ? kyb_free_allocation(mapping) : CUDA_ERROR_INVALID_VALUE;
+    int result = CUDA_ERROR_INVALID_VALUE;
+    if (mapping) result = context && kyb_keep(mapping, context, &gone) ? CUDA_SUCCESS : kyb_free_allocation(allocation_at(address), &gone);
     pthread_mutex_unlock(&kyb_memory_lock);
+    kyb_forget(gone);
     return result;
 }
 
@@ -151,12 +185,19 @@ int cuMemFree_v2(uint64_t address)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result;
-    if (is_allocation(address)) {
+    switch (owner_of(address)) {
+    case OURS: {
         /* An open capture forbids a synchronisation, but also has no work in flight of its own; other streams' work
          * on this memory would be the application's bug, as with the driver's own cuMemFree. */
-        result = kyb_open_captures() ? CUDA_SUCCESS : KYB_DRIVER(cuCtxSynchronize, (void), ());
-        if (result == CUDA_SUCCESS) result = free_at(address);
-    } else {
+        bool capturing = kyb_open_captures();
+        result = capturing ? CUDA_SUCCESS : KYB_DRIVER(cuCtxSynchronize, (void), ());
+        if (result == CUDA_SUCCESS) result = free_at(address, !capturing);
+        break;
+    }
+    case OURS_NO_MORE:
+        result = CUDA_ERROR_INVALID_VALUE;
+        break;
+    default:
         result = KYB_DRIVER(cuMemFree_v2, (uint64_t), (address));
         if (result == CUDA_SUCCESS && kyb_managed_freed(address)) atomic_fetch_sub(&kyb_managed, 1);
     }
@@ -168,11 +209,17 @@ static int free_async(uint64_t address, void *stream, int (*synchronize)(void *)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result;
-    if (is_allocation(address)) {
-        result = synchronize(stream);
-        if (result == CUDA_SUCCESS) result = free_at(address);
-    } else
+    switch (owner_of(address)) {
+    case OURS:
+        result = synchronize(stream); /* the application has made its other streams' work come before that of this one */
+        if (result == CUDA_SUCCESS) result = free_at(address, true);
+        break;
+    case OURS_NO_MORE:
+        result = CUDA_ERROR_INVALID_VALUE;
+        break;
+    default:
         result = real(address, stream);
+    }
     kyb_leave();
     return result;
 }
@@ -189,54 +236,85 @@ int cuMemFreeAsync_ptsz(uint64_t address, void *stream)
 
 /* ---- what an allocation says about itself: one range, however many extents it is made of ---- */
 
-/* The range the application knows around address; false: not ours, or as the driver says. */
-static bool range_of(uint64_t address, uint64_t *base, uint64_t *size, enum kyb_block_kind *kind)
+struct range {
+    uint64_t base, size;
+    enum kyb_block_kind kind;
+};
+
+/* No memory is there: asked about it, the driver says in its own words what it says of memory that was freed. */
+#define NOWHERE 16
+
+/* The range the application knows around *address; false: not ours, or freed: then ask the driver about *address. */
+static bool range_of(uint64_t *address, struct range *range)
 {
     if (!kyb_enabled) return false;
     pthread_mutex_lock(&kyb_memory_lock);
-    struct kyb_mapping *mapping = kyb_mapping_at(address);
+    struct kyb_mapping *mapping = kyb_mapping_at(*address);
     if (mapping) {
-        *base = mapping->address;
-        *kind = mapping->block->kind;
-        *size = *kind == KYB_BLOCK_ALLOCATION ? mapping->block->requested : mapping->size;
-    }
+        enum kyb_block_kind kind = mapping->block->kind;
+        *range = (struct range){mapping->address, kind == KYB_BLOCK_ALLOCATION ? mapping->block->requested : mapping->size, kind};
+    } else if (kyb_kept_within(*address, 1))
+        *address = NOWHERE;
     pthread_mutex_unlock(&kyb_memory_lock);
     return mapping != NULL;
 }
 
 int cuMemGetAddressRange_v2(void *base, void *size, uint64_t address)
 {
-    uint64_t from, bytes;
-    enum kyb_block_kind kind;
-    if (!range_of(address, &from, &bytes, &kind)) return KYB_DRIVER(cuMemGetAddressRange_v2, (void *, void *, uint64_t), (base, size, address));
-    if (base) *(uint64_t *)base = from;
-    if (size) *(size_t *)size = bytes;
+    struct range range;
+    if (!range_of(&address, &range)) return KYB_DRIVER(cuMemGetAddressRange_v2, (void *, void *, uint64_t), (base, size, address));
+    if (base) *(uint64_t *)base = range.base;
+    if (size) *(size_t *)size = range.size;
     return CUDA_SUCCESS;
 }
 
-static void correct(int attribute, void *value, uint64_t address)
+static void correct(int attribute, void *value, const struct range *range)
 {
-    uint64_t from, bytes;
-    enum kyb_block_kind kind;
-    if (!value || !range_of(address, &from, &bytes, &kind)) return;
-    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR) *(uint64_t *)value = from;
-    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_SIZE) *(size_t *)value = bytes;
-    if (kind != KYB_BLOCK_ALLOCATION) return;
+    if (!value) return;
+    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR) *(uint64_t *)value = range->base;
+    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_SIZE) *(size_t *)value = range->size;
+    if (range->kind != KYB_BLOCK_ALLOCATION) return;
     if (attribute == CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE) *(unsigned char *)value = 1;
     if (attribute == CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES) *(uint64_t *)value = CU_MEM_HANDLE_TYPE_NONE;
 }
 
 int cuPointerGetAttribute(void *value, int attribute, uint64_t address)
 {
+    struct range range;
+    bool ours = range_of(&address, &range);
     int result = KYB_DRIVER(cuPointerGetAttribute, (void *, int, uint64_t), (value, attribute, address));
-    if (result == CUDA_SUCCESS) correct(attribute, value, address);
+    if (ours && result == CUDA_SUCCESS) correct(attribute, value, &range);
     return result;
 }
 
 int cuPointerGetAttributes(unsigned int count, void *attributes, void *values, uint64_t address)
 {
+    struct range range;
+    bool ours = range_of(&address, &range);
     int result = KYB_DRIVER(cuPointerGetAttributes, (unsigned int, void *, void *, uint64_t), (count, attributes, values, address));
-    if (result == CUDA_SUCCESS)
-        for (unsigned int i = 0; i < count; i++) correct(((int *)attributes)[i], ((void **)values)[i], address);
+    if (ours && result == CUDA_SUCCESS)
+        for (unsigned int i = 0; i < count; i++) correct(((int *)attributes)[i], ((void **)values)[i], &range);
+    return result;
+}
+
+/* Memory that is only kept is free to the application: one allocation away. */
+int cuMemGetInfo_v2(void *free_bytes, void *total)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuMemGetInfo_v2, (void *, void *), (free_bytes, total)), device;
+    if (result == CUDA_SUCCESS && free_bytes && total && atomic_load(&kyb_kept_count) && kyb_driver.cuCtxGetDevice(&device) == CUDA_SUCCESS) {
+        size_t more = *(size_t *)free_bytes + kyb_kept_bytes(device);
+        *(size_t *)free_bytes = more < *(size_t *)total ? more : *(size_t *)total;
+    }
+    kyb_leave();
+    return result;
+}
+
+/* Of 32 bits, which no large GPU's memory fits in. */
+int cuMemGetInfo(void *free_bytes, void *total)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuMemGetInfo, (void *, void *), (free_bytes, total));
+    kyb_leave();
     return result;
 }

@@ -51,6 +51,16 @@ static void drop(void *context)
     pthread_mutex_unlock(&lock);
 }
 
+bool kyb_whole_context(const void *context)
+{
+    bool found = false;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < created.count && !found; i++) found = created.list[i] == context;
+    for (int device = 0; device < DEVICES_MAX && !found; device++) found = primary[device] == context;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 void kyb_contexts(struct kyb_contexts *contexts)
 {
     pthread_mutex_lock(&lock);

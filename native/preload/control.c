@@ -25,12 +25,14 @@
 #define LONGEST_DRAIN_MS 3600000
 #define LIST_PAUSE_NS 100000000
 #define SYNCHRONISE_NS 2000000 /* what a look at an idle GPU may take, whatever time was left */
+#define LOOK_MS 1000 /* so often, at most, it looks for memory that is kept for too long */
 
 static int listener = -1;
 static _Atomic int connection = -1; /* the one being served */
 static enum kyb_state state;
 static bool committed; /* RELEASED: the agent has all content */
 static bool partial;   /* RELEASED: the agent has some of it */
+static _Atomic bool ending; /* the process is at its end */
 
 struct request {
     int socket;
@@ -170,6 +172,9 @@ static bool quiesce(struct request *request)
         return reply(request, why ? KYB_UNSUPPORTED : KYB_BUSY, why ? why : reason);
     }
     state = KYB_STATE_QUIET;
+    void *context = enter_context();
+    kyb_give_back_kept(0); /* before the list: nobody copies it */
+    leave_context(context);
     return reply_extents(request, false);
 }
 
@@ -234,10 +239,13 @@ static bool extents(struct request *request)
      * holds that up, and must not make the process unknown to a new agent; the lock keeps the list and its descriptors whole. */
     kyb_gate_close(KYB_GATE_MEMORY);
     kyb_gate_drained(KYB_GATE_MEMORY, kyb_now_ns() + LIST_PAUSE_NS);
+    struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
+    kyb_unmap_kept(0, &gone); /* it would soon go back, and the new agent might hear of that before it knows of the memory */
     bool sent = reply_extents(request, true);
     pthread_mutex_unlock(&kyb_memory_lock);
     kyb_gate_open();
+    kyb_forget(gone);
     return sent;
 }
 
@@ -325,12 +333,33 @@ static void serve(int socket)
     hung_up();
 }
 
+static void note_end(void)
+{
+    atomic_store(&ending, true);
+}
+
+/* A process at its end gives back everything at once, and its driver is being taken down. */
+static void give_back_idle(void)
+{
+    if (atomic_load(&ending)) return;
+    /* No context is entered at first: the application may be destroying it, and the memory calls need none by the driver's manual. */
+    if (kyb_give_back_kept(KYB_KEPT_NS)) return;
+    void *context = enter_context();
+    kyb_give_back_kept(KYB_KEPT_NS);
+    leave_context(context);
+}
+
 static void *control(void *argument)
 {
     (void)argument;
     pthread_setname_np(pthread_self(), "kybernate");
     kyb_gate_exempt();
     for (;;) {
+        struct pollfd waiting = {.fd = listener, .events = POLLIN};
+        if (poll(&waiting, 1, LOOK_MS) == 0) {
+            if (state == KYB_STATE_OPEN) give_back_idle();
+            continue;
+        }
         int socket = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (socket >= 0)
             serve(socket);
@@ -357,7 +386,7 @@ bool kyb_control_start(void)
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_sigmask(SIG_SETMASK, &all, &kept);
-    bool started = bound && pthread_create(&thread, &attributes, control, NULL) == 0;
+    bool started = bound && atexit(note_end) == 0 && pthread_create(&thread, &attributes, control, NULL) == 0;
     pthread_sigmask(SIG_SETMASK, &kept, NULL);
     pthread_attr_destroy(&attributes);
     if (!started) {

@@ -49,8 +49,8 @@ int cuMemCreate(void *handle, size_t size, void *properties, uint64_t flags)
     return result;
 }
 
-/* With the lock held. */
-static void forget_if_unused(struct kyb_block *block)
+/* With the lock held; then kyb_forget(gone). */
+static void unlist_if_unused(struct kyb_block *block, struct kyb_block **gone)
 {
     if (block->references || block->mappings || block->kind == KYB_BLOCK_ALLOCATION) return;
     if (block->kind == KYB_BLOCK_FOREIGN) {
@@ -58,7 +58,7 @@ static void forget_if_unused(struct kyb_block *block)
         atomic_fetch_sub(&kyb_foreign, 1);
     }
     if (block->exported) atomic_fetch_sub(&kyb_exports, 1);
-    kyb_block_forget(block);
+    kyb_block_unlist(block, gone);
 }
 
 int cuMemRelease(uint64_t handle)
@@ -66,14 +66,16 @@ int cuMemRelease(uint64_t handle)
     kyb_enter(KYB_GATE_MEMORY);
     int result;
     if (is_logical(handle)) {
+        struct kyb_block *gone = NULL;
         pthread_mutex_lock(&kyb_memory_lock);
         struct kyb_block *block = kyb_block_of_handle(handle);
         result = block ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
         if (block) {
             block->references--;
-            forget_if_unused(block);
+            unlist_if_unused(block, &gone);
         }
         pthread_mutex_unlock(&kyb_memory_lock);
+        kyb_forget(gone);
     } else
         result = KYB_DRIVER(cuMemRelease, (uint64_t), (handle));
     kyb_leave();
@@ -112,18 +114,21 @@ int cuMemMap(uint64_t address, size_t size, size_t offset, uint64_t handle, uint
 int cuMemUnmap(uint64_t address, size_t size)
 {
     kyb_enter(KYB_GATE_MEMORY);
+    struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
-    int result = KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
+    int result = CUDA_ERROR_INVALID_VALUE;
+    if (!kyb_kept_within(address, size)) result = KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
     if (result == CUDA_SUCCESS) {
         struct kyb_mapping *first;
         size_t count = kyb_mapping_range(address, size, &first);
         while (count-- > 0) {
             struct kyb_block *block = first->block;
             kyb_mapping_remove(first); /* the next one moves into its place */
-            forget_if_unused(block);
+            unlist_if_unused(block, &gone);
         }
     }
     pthread_mutex_unlock(&kyb_memory_lock);
+    kyb_forget(gone);
     kyb_leave();
     return result;
 }
@@ -132,7 +137,8 @@ int cuMemSetAccess(uint64_t address, size_t size, void *descriptors, size_t coun
 {
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
-    int result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (address, size, descriptors, count));
+    int result = CUDA_ERROR_INVALID_VALUE;
+    if (!kyb_kept_within(address, size)) result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (address, size, descriptors, count));
     if (result == CUDA_SUCCESS) {
         struct kyb_mapping *first;
         size_t mapped = kyb_mapping_range(address, size, &first);
@@ -149,7 +155,9 @@ int cuMemRetainAllocationHandle(void *handle, void *address)
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled ? kyb_mapping_at((uint64_t)(uintptr_t)address) : NULL;
     int result;
-    if (!mapping)
+    if (kyb_kept_within((uint64_t)(uintptr_t)address, 1))
+        result = CUDA_ERROR_INVALID_VALUE;
+    else if (!mapping)
         result = KYB_DRIVER(cuMemRetainAllocationHandle, (void *, void *), (handle, address));
     else if (mapping->block->kind == KYB_BLOCK_ALLOCATION || !handle)
         result = CUDA_ERROR_INVALID_VALUE;

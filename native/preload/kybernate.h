@@ -5,6 +5,7 @@
  *   gate.c       where calls wait while the process has no VRAM
  *   memory.c     the process's extents: which, where mapped, how to unmap and map them again
  *   allocate.c   cuMemAlloc and friends as extents
+ *   kept.c       freed allocations that wait for the next one of their size
  *   handles.c    the process's own virtual memory management, through logical handles
  *   sharing.c    legacy IPC between processes of one workload; counters of what forbids a pause
  *   contexts.c   contexts, stream captures, peers
@@ -110,6 +111,7 @@ struct kyb_driver {
     int (*cuDeviceGetCount)(int *);
     int (*cuDeviceGet)(int *, int);
     int (*cuDeviceGetUuid)(uint8_t *, int);
+    int (*cuDeviceTotalMem_v2)(size_t *, int); /* may be NULL: nothing is kept then */
     int (*cuDevicePrimaryCtxGetState)(int, unsigned *, int *);
 };
 extern struct kyb_driver kyb_driver;
@@ -155,7 +157,9 @@ struct kyb_block { /* physical memory */
     uint64_t native;     /* FOREIGN: the driver's handle */
     unsigned references; /* handles the application holds */
     unsigned mappings;
-    bool exported;
+    bool exported; /* by legacy IPC, or as a shareable handle */
+    bool lent;     /* its address range was handed out for DMA */
+    bool kept;     /* ALLOCATION: freed by the application, mapped still (kept.c) */
     struct kyb_mem_prop prop;
     struct kyb_piece *pieces;
     size_t piece_count;
@@ -173,9 +177,12 @@ extern pthread_mutex_t kyb_memory_lock; /* guards everything below among applica
 
 struct kyb_block *kyb_block_new(enum kyb_block_kind kind, size_t pieces);
 void kyb_block_list(struct kyb_block *block);
-void kyb_block_forget(struct kyb_block *block); /* closes descriptors, tells the agent, frees */
+void kyb_block_unlist(struct kyb_block *block, struct kyb_block **gone); /* puts it on the list `gone`, for kyb_forget */
+void kyb_forget(struct kyb_block *gone); /* unlisted ones: closes descriptors, tells the agent, frees. Never with the lock held */
 struct kyb_block *kyb_block_of_handle(uint64_t logical);
-struct kyb_mapping *kyb_mapping_at(uint64_t address); /* the one that contains address, or NULL */
+struct kyb_mapping *kyb_mapping_at(uint64_t address); /* the one that contains address, or NULL; none that is kept */
+struct kyb_mapping *kyb_mapping_even_kept(uint64_t address);
+bool kyb_kept_within(uint64_t address, uint64_t size); /* kept memory touches this range */
 bool kyb_mapping_add(uint64_t address, struct kyb_block *block);
 void kyb_mapping_remove(struct kyb_mapping *mapping);
 size_t kyb_mapping_range(uint64_t address, uint64_t size, struct kyb_mapping **first);
@@ -203,6 +210,7 @@ struct kyb_contexts {
     size_t count;
 };
 void kyb_contexts(struct kyb_contexts *contexts);
+bool kyb_whole_context(const void *context); /* not a green one: synchronising that waits for a part of the device only */
 unsigned kyb_open_captures(void);
 void kyb_add_peer_access(struct kyb_mapping *mapping);
 bool kyb_gpu_of_device(int device, uint8_t gpu[16]);
@@ -246,7 +254,23 @@ bool kyb_receive(int socket, struct kyb_message *message, struct kyb_extent *rec
  * memory gate entered; it may leave and enter again. CUDA_SUCCESS; an error; or -1: the agent is away, allocate natively. */
 int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **block);
 int kyb_place(struct kyb_block *block, uint64_t *address); /* reserve, map, record an ALLOCATION */
-int kyb_free_allocation(struct kyb_mapping *mapping);
+int kyb_free_allocation(struct kyb_mapping *mapping, struct kyb_block **gone); /* with the lock held; then kyb_forget(gone) */
+
+/* ---- kept.c ---- */
+
+#define KYB_KEPT_NS 1000000000 /* what is kept goes back when nobody wanted it for so long */
+
+extern _Atomic unsigned kyb_kept_count;
+/* With the lock held. `context`: the one whose work was waited for. false: not one to keep. Older ones may have to go. */
+bool kyb_keep(struct kyb_mapping *mapping, void *context, struct kyb_block **gone);
+bool kyb_take_kept(uint64_t size, uint64_t requested, int device, void *context, uint64_t *address);
+bool kyb_unmap_kept(int64_t idle_ns, struct kyb_block **gone); /* with the lock held; then kyb_forget(gone) */
+bool kyb_give_back_kept(int64_t idle_ns); /* what was kept for that long; false: the driver kept one from being unmapped */
+bool kyb_need_begins(void);               /* gives all back and keeps nothing until kyb_need_ends(); false: there was none */
+void kyb_need_ends(void);
+void kyb_kept_gone(struct kyb_block *block); /* with the lock held, when a kept block is freed */
+uint64_t kyb_kept_bytes(int device);
+void kyb_kept_after_fork(void);
 
 /* ---- control.c ---- */
 

@@ -42,23 +42,39 @@ void kyb_block_list(struct kyb_block *block)
     blocks = block;
 }
 
-void kyb_block_forget(struct kyb_block *block)
+void kyb_block_unlist(struct kyb_block *block, struct kyb_block **gone)
 {
     if (block->next) block->next->previous = block->previous;
     if (block->previous)
         block->previous->next = block->next;
-    else if (blocks == block)
+    else
         blocks = block->next;
-    bool ours = block->kind == KYB_BLOCK_ALLOCATION || block->kind == KYB_BLOCK_HANDLE;
-    uint64_t *ids = ours && block->piece_count ? malloc(block->piece_count * sizeof *ids) : NULL;
-    for (size_t i = 0; i < block->piece_count; i++) {
-        if (ids) ids[i] = block->pieces[i].id;
-        if (block->pieces[i].fd >= 0) close(block->pieces[i].fd);
+    block->previous = NULL;
+    block->next = *gone;
+    *gone = block;
+}
+
+/* The agent may take long to answer; nobody who wants the lock shall wait for that. */
+void kyb_forget(struct kyb_block *gone)
+{
+    uint64_t ids[KYB_RECORDS_MAX];
+    size_t count = 0;
+    while (gone) {
+        struct kyb_block *block = gone;
+        gone = block->next;
+        bool ours = block->kind == KYB_BLOCK_ALLOCATION || block->kind == KYB_BLOCK_HANDLE;
+        for (size_t i = 0; i < block->piece_count; i++) {
+            if (block->pieces[i].fd >= 0) close(block->pieces[i].fd);
+            if (!ours) continue;
+            ids[count++] = block->pieces[i].id;
+            if (count < KYB_RECORDS_MAX) continue;
+            kyb_tell_free(ids, count);
+            count = 0;
+        }
+        free(block->pieces);
+        free(block);
     }
-    if (ids) kyb_tell_free(ids, block->piece_count);
-    free(ids);
-    free(block->pieces);
-    free(block);
+    if (count) kyb_tell_free(ids, count);
 }
 
 struct kyb_block *kyb_block_of_handle(uint64_t logical)
@@ -82,10 +98,24 @@ static size_t first_after(uint64_t address)
     return low;
 }
 
-struct kyb_mapping *kyb_mapping_at(uint64_t address)
+struct kyb_mapping *kyb_mapping_even_kept(uint64_t address)
 {
     size_t i = first_after(address);
     return i < mapping_count && mappings[i].address <= address ? &mappings[i] : NULL;
+}
+
+struct kyb_mapping *kyb_mapping_at(uint64_t address)
+{
+    struct kyb_mapping *mapping = kyb_mapping_even_kept(address);
+    return mapping && !mapping->block->kept ? mapping : NULL;
+}
+
+bool kyb_kept_within(uint64_t address, uint64_t size)
+{
+    if (!atomic_load(&kyb_kept_count)) return false;
+    for (size_t i = first_after(address); i < mapping_count && (mappings[i].address <= address || mappings[i].address - address < size); i++)
+        if (mappings[i].block->kept) return true;
+    return false;
 }
 
 bool kyb_mapping_add(uint64_t address, struct kyb_block *block)
@@ -300,10 +330,12 @@ bool kyb_all_have_fds(void)
 
 void kyb_free_context(void *context)
 {
+    struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
     for (size_t i = mapping_count; i-- > 0;)
-        if (mappings[i].block->kind == KYB_BLOCK_ALLOCATION && mappings[i].block->context == context) kyb_free_allocation(&mappings[i]);
+        if (mappings[i].block->kind == KYB_BLOCK_ALLOCATION && mappings[i].block->context == context) kyb_free_allocation(&mappings[i], &gone);
     pthread_mutex_unlock(&kyb_memory_lock);
+    kyb_forget(gone);
 }
 
 void kyb_grant_peer(int owner, int reader)
@@ -324,4 +356,5 @@ void kyb_memory_after_fork(void)
     kyb_discard_all();
     blocks = NULL;
     mapping_count = 0;
+    kyb_kept_after_fork();
 }

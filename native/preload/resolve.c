@@ -188,6 +188,7 @@ bool kyb_driver_load(void)
     *(void **)&kyb_driver.cuDeviceGetCount = kyb_driver_symbol("cuDeviceGetCount");
     *(void **)&kyb_driver.cuDeviceGet = kyb_driver_symbol("cuDeviceGet");
     *(void **)&kyb_driver.cuDeviceGetUuid = kyb_driver_symbol("cuDeviceGetUuid");
+    *(void **)&kyb_driver.cuDeviceTotalMem_v2 = kyb_driver_symbol("cuDeviceTotalMem_v2");
     *(void **)&kyb_driver.cuDevicePrimaryCtxGetState = kyb_driver_symbol("cuDevicePrimaryCtxGetState");
     static const enum kyb_call needed[] = {
         KYB_CALL_cuMemAddressReserve, KYB_CALL_cuMemAddressFree, KYB_CALL_cuMemMap,     KYB_CALL_cuMemUnmap,

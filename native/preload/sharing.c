@@ -99,8 +99,15 @@ int cuMulticastCreate(void *handle, void *properties)
 int cuMemGetHandleForAddressRange(void *handle, uint64_t address, size_t size, int type, uint64_t flags)
 {
     kyb_enter(KYB_GATE_MEMORY);
-    int result = KYB_DRIVER(cuMemGetHandleForAddressRange, (void *, uint64_t, size_t, int, uint64_t), (handle, address, size, type, flags));
-    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_exports, 1);
+    pthread_mutex_lock(&kyb_memory_lock);
+    int result = CUDA_ERROR_INVALID_VALUE;
+    if (!kyb_kept_within(address, size)) result = KYB_DRIVER(cuMemGetHandleForAddressRange, (void *, uint64_t, size_t, int, uint64_t), (handle, address, size, type, flags));
+    if (result == CUDA_SUCCESS) {
+        atomic_fetch_add(&kyb_exports, 1);
+        struct kyb_mapping *mapping = kyb_mapping_at(address);
+        if (mapping) mapping->block->lent = true;
+    }
+    pthread_mutex_unlock(&kyb_memory_lock);
     kyb_leave();
     return result;
 }
@@ -138,7 +145,7 @@ int cuIpcGetMemHandle(void *handle, uint64_t address)
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled && handle ? kyb_mapping_at(address) : NULL;
-    bool ours = mapping && mapping->block->kind == KYB_BLOCK_ALLOCATION;
+    bool ours = mapping && mapping->block->kind == KYB_BLOCK_ALLOCATION, freed = kyb_kept_within(address, 1);
     if (ours) {
         struct ticket ticket = {.address = mapping->address, .size = mapping->block->requested, .owner = getpid()};
         memcpy(ticket.magic, magic, sizeof magic);
@@ -148,8 +155,8 @@ int cuIpcGetMemHandle(void *handle, uint64_t address)
         mapping->block->exported = true;
     }
     pthread_mutex_unlock(&kyb_memory_lock);
-    int result = CUDA_SUCCESS;
-    if (!ours) {
+    int result = freed ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+    if (!ours && !freed) {
         result = KYB_DRIVER(cuIpcGetMemHandle, (void *, uint64_t), (handle, address));
         if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_exported, 1); /* for good: nobody tells us when it is over */
     }
@@ -204,7 +211,7 @@ static int open_ticket(uint64_t *address, const struct ticket *ticket)
     block->device = device;
     int result = kyb_place(block, address);
     if (result != CUDA_SUCCESS)
-        kyb_block_forget(block);
+        kyb_forget(block);
     else
         atomic_fetch_add(&kyb_ipc_opened, 1);
     return result;
@@ -236,8 +243,10 @@ int cuIpcCloseMemHandle(uint64_t address)
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled ? kyb_mapping_at(address) : NULL;
     bool ours = mapping && mapping->address == address && mapping->block->kind == KYB_BLOCK_SHARED;
-    int result = ours ? kyb_free_allocation(mapping) : CUDA_SUCCESS;
+    struct kyb_block *gone = NULL;
+    int result = ours ? kyb_free_allocation(mapping, &gone) : CUDA_SUCCESS;
     pthread_mutex_unlock(&kyb_memory_lock);
+    kyb_forget(gone);
     if (!ours) result = KYB_DRIVER(cuIpcCloseMemHandle, (uint64_t), (address));
     if (result == CUDA_SUCCESS) atomic_fetch_sub(&kyb_ipc_opened, 1);
     kyb_leave();
