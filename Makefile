@@ -13,7 +13,7 @@ NVRTC ?= 0
 
 .PHONY: help
 help: ## list the words
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: setup
 setup: venv criu native ## get everything: .venv from the lock file, native libraries, CRIU
@@ -57,6 +57,30 @@ bench: setup ## measure; writes bench/results/*.json
 .PHONY: bundle
 bundle: setup ## one archive that installs with no network: make bundle PYTHON=3.12 NVRTC=0
 	@scripts/bundle.sh $(PYTHON) $(NVRTC)
+
+# A real Kubernetes of one or more nodes, from Go modules and local images: docs/kubernetes-notes.md.
+CLUSTER := $(BIN)/python -m tests.kube.cluster
+NODES ?= 1
+
+.PHONY: cluster-binaries
+cluster-binaries: venv ## build Kubernetes, etcd, containerd, runc ... into .kube-bin (ten minutes the first time)
+	@$(BIN)/python -m tests.kube.cluster.build
+
+.PHONY: cluster-up
+cluster-up: cluster-binaries ## start a real Kubernetes that stays: make cluster-up NODES=2 (0: control plane only)
+	@$(CLUSTER) up --nodes $(NODES)
+
+.PHONY: cluster-down
+cluster-down: venv ## end it; nothing is left
+	@$(CLUSTER) down
+
+.PHONY: cluster-soak
+cluster-soak: cluster-binaries ## up and down twenty times with a pod each; fails if anything is left behind
+	@$(BIN)/python -m tests.kube.soak --rounds 20
+
+.PHONY: cluster-scale
+cluster-scale: cluster-binaries ## 1,000 simulated nodes and 10,000 pods on a real control plane
+	@$(BIN)/python -m tests.kube.scale --nodes 1000 --pods 10000
 
 .PHONY: clean
 clean: ## remove what was built; .venv and .criu stay

@@ -22,7 +22,7 @@ BUILT = TOP / ".kube-bin"
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl")
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
-SCALE = (*CONTROL_PLANE, *CONTROLLERS, "kwok")
+SCALE = (*CONTROL_PLANE, *CONTROLLERS, "kwok", "kwok-stages.yaml")
 NODE = (
     *CONTROL_PLANE,
     *CONTROLLERS,
@@ -38,7 +38,8 @@ NODE = (
     "nft",
     "probe",
 )
-OUR_OWN = ("probe",)
+OUR_OWN = ("probe", "kwok", "kwok-stages.yaml")
+"""Never taken from elsewhere: nobody else has them, or they belong together."""
 NETWORK_PLUGINS = ("bridge", "host-local", "loopback")
 """On a PATH these are something else (`bridge` is iproute2's): taken from KUBEBUILDER_ASSETS and /opt/cni/bin only."""
 SYSTEM = {"ip": "iproute2", "mount": "mount", "nsenter": "util-linux", "unshare": "util-linux"}
@@ -47,7 +48,9 @@ SYSTEM = {"ip": "iproute2", "mount": "mount", "nsenter": "util-linux", "unshare"
 
 def pinned(module_directory: str, module: str) -> str:
     """The version of `module` that go.mod of tests/kube/go/`module_directory` pins, such as v1.37.2."""
-    match = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (GO / module_directory / "go.mod").read_text(), re.M)
+    match = re.search(
+        rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (GO / module_directory / "go.mod").read_text(), re.MULTILINE
+    )
     if match is None:
         raise Missing(f"{GO / module_directory / 'go.mod'} does not name {module}")
     return match[1]
@@ -63,11 +66,12 @@ def find(names: Iterable[str]) -> Mapping[str, Path]:
     Raises:
         Missing: some aren't there; one line says which, and what to do.
     """
-    names = tuple(names)
+    names = sorted(names)
     found = {name: path for name in names if (path := locate(name)) is not None}
     if missing := [name for name in names if name not in found]:
         go = "" if shutil.which("go") or Path("/usr/local/go/bin/go").exists() else " (install Go 1.26 or newer first)"
-        raise Missing(f"left out: {', '.join(missing)} not built; `make cluster-binaries` builds them{go}")
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise Missing(f"left out: {some} of the test cluster not built; `make cluster-binaries` builds them{go}")
     if "kubelet" in names and (absent := {p for tool, p in SYSTEM.items() if shutil.which(tool) is None}):
         raise Missing(f"left out: a node needs the packages {', '.join(sorted(absent))}")
     return found
@@ -90,7 +94,7 @@ def elsewhere(name: str) -> Path | None:
 
 
 def _fits(name: str, path: str) -> bool:
-    if name in NETWORK_PLUGINS or name == "kwok":
+    if name in NETWORK_PLUGINS:
         return True
     flag = "version" if name == "kubectl" else "-v" if name == "containerd-shim-runc-v2" else "--version"
     arguments = [path, flag, "--client"] if name == "kubectl" else [path, flag]

@@ -29,7 +29,9 @@ def make(name: str, children: list[str]) -> list[str]:
     if not any(_is_unified(root) and "memory" in (root / "cgroup.controllers").read_text().split() for root in roots):
         present = {controller for root in roots for controller in root.name.split(",")}
         if missing := [controller for controller in NEEDED_ON_V1 if controller not in present]:
-            raise ClusterError(f"a kubelet needs the cgroup controllers {', '.join(missing)}, which aren't mounted here")
+            raise ClusterError(
+                f"a kubelet needs the cgroup controllers {', '.join(missing)}, which aren't mounted here"
+            )
     made = []
     for root in roots:
         top = root / name

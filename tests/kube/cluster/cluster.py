@@ -1,15 +1,16 @@
 """Starting, finding and ending a cluster.
 
-One keeper process (keeper.py) on the host holds all of it. Started with a leash, it ends everything when whoever started
-it dies; without, the cluster stays until `down`.
+One keeper process (keeper.py) on the host holds all of it. Started with a leash, the cluster ends when the last process
+that uses it has left or died; without, it stays until `down`. The leash is a named pipe: every user holds its writing
+end and a shared lock on it, the keeper reads.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx2
-
-from tests.kube.cluster import binaries, cgroups, keeper, network, node
+from tests.kube.cluster import binaries, cgroups, keeper, network, node, processes
 from tests.kube.cluster.control_plane import ControlPlane, Endpoint
 from tests.kube.cluster.errors import ClusterError
 
+LEASH = "leash"
 READY_S = 90.0
 POLL_S = 0.05
 LONGEST_DIRECTORY = 80
@@ -66,7 +67,7 @@ class Cluster:
     """Its start time in clock ticks, so that a pid used again isn't taken for it."""
     network: network.Network | None = None
     leash: int | None = None
-    """Our end of the pipe; closed with the process that holds it."""
+    """Our end of the pipe; the kernel closes it when we die."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -75,7 +76,7 @@ class Cluster:
 
     @property
     def alive(self) -> bool:
-        return _start_time(self.keeper_pid) == self.keeper_started
+        return processes.start_time(self.keeper_pid) == self.keeper_started
 
     def client(self, user: str = "admin") -> httpx2.Client:
         """An HTTP client for the API, with the certificate of NAME.kubeconfig."""
@@ -101,7 +102,7 @@ class Cluster:
         if self.network is None or not 1 <= index <= self.shape.nodes:
             raise ClusterError(f"the cluster in {self.directory} has no node {index}")
         directory = self.directory / f"node{index}"
-        pid = _child(int((self.directory / f"node{index}.pid").read_text()))
+        pid = processes.only_child(int((self.directory / f"node{index}.pid").read_text()))
         return node.Node(f"node{index}", pid, self.network.node(index), directory)
 
     def memory(self) -> dict[str, int]:
@@ -109,7 +110,7 @@ class Cluster:
         found: dict[str, int] = {}
         pids = [path for path in self.directory.glob("*.pid") if not path.name.startswith("node")]
         for path in pids:
-            found[path.stem] = _resident(int(path.read_text()))
+            found[path.stem] = processes.resident_bytes(int(path.read_text()))
         for index in range(1, self.shape.nodes + 1):
             for line in self.node(index).run("ps", "-eo", "rss=,comm=").splitlines():
                 rss, name = line.split(maxsplit=1)
@@ -117,13 +118,26 @@ class Cluster:
                     found[f"node{index}/{name}"] = found.get(f"node{index}/{name}", 0) + int(rss) * 1024
         return found
 
+    def leave(self) -> None:
+        """Use it no longer; whoever leaves last ends it and returns when nothing is left."""
+        if self.leash is None:
+            return
+        try:
+            fcntl.flock(self.leash, fcntl.LOCK_UN)
+            fcntl.flock(self.leash, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.leash)
+            self.leash = None
+        else:
+            self.down()
+
     def down(self) -> None:
         """End it and remove all it left. May be called again."""
         if self.leash is not None:
             os.close(self.leash)
             self.leash = None
         if self.alive:
-            _end(self.keeper_pid)
+            processes.end(self.keeper_pid)
         # For the case that the keeper itself was killed; otherwise there is nothing left to do.
         if self.network is not None:
             network.remove(self.network, self.shape.nodes)
@@ -160,10 +174,34 @@ class Cluster:
         )
 
 
+def join(directory: Path, shape: Shape) -> Cluster:
+    """Use the leashed cluster in `directory` together with others; whoever comes first starts it.
+
+    Raises:
+        Missing, ClusterError: as `start`.
+    """
+    with Path(f"{directory}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cluster = Cluster.load(directory)
+        if cluster is not None and cluster.alive:
+            try:
+                cluster.leash = os.open(directory / LEASH, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                fcntl.flock(cluster.leash, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:  # the last user is just leaving
+                while cluster.alive:
+                    time.sleep(POLL_S)
+            else:
+                return cluster
+        if cluster is not None:
+            cluster.down()
+        return start(directory, shape, leash=True)
+
+
 def start(directory: Path, shape: Shape, *, leash: bool) -> Cluster:
     """Start a cluster in `directory`, which must not exist or be empty, and wait until it is ready.
 
-    With nodes that means: all nodes are Ready and the default service account is there. `leash`: end it when this process dies.
+    With nodes that means: all nodes are Ready and the default service account is there.
+    `leash`: end it when all its users are gone.
 
     Raises:
         Missing: programs aren't there.
@@ -219,12 +257,15 @@ def _launch(directory: Path, shape: Shape, found: Mapping[str, Path], *, leash: 
                 node.prepare(i, shape.nodes, control_plane=control_plane, network=net, cgroup=net.bridge, found=found)
                 for i in range(1, shape.nodes + 1)
             ]
-        theirs, ours = os.pipe() if leash else (None, None)
+        ours = _leash(directory / LEASH) if leash else None
         specification = {
             "directory": str(directory),
-            "leash": theirs,
+            "leash": str(directory / LEASH) if leash else None,
             "programs": programs,
-            "finally": net.removal(shape.nodes) if net else [],
+            "finally": [
+                *(net.removal(shape.nodes) if net else []),
+                *([["rm", "-rf", str(directory)]] if leash else []),
+            ],
             "cgroups": groups,
         }
         (directory / "keeper.json").write_text(json.dumps(specification))
@@ -235,27 +276,29 @@ def _launch(directory: Path, shape: Shape, found: Mapping[str, Path], *, leash: 
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=() if theirs is None else (theirs,),
             )
-        if theirs is not None:
-            os.close(theirs)
     except BaseException:
         if net:
             network.remove(net, shape.nodes)
             keeper.remove_cgroups([str(root / net.bridge) for root in cgroups.hierarchies()])
         raise
     process.returncode = 0  # it is nobody's child to wait for: `down` may be called by another process
-    cluster = Cluster(directory, shape, endpoint.url, process.pid, _start_time(process.pid) or 0, net, ours)
+    cluster = Cluster(directory, shape, endpoint.url, process.pid, processes.start_time(process.pid) or 0, net, ours)
     cluster.save()
     return cluster
 
 
+def _leash(path: Path) -> int:
+    """A new leash and our hold on it. For both reading and writing, else opening would wait for the keeper."""
+    os.mkfifo(path, mode=0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
 def _answers(cluster: Cluster) -> bool:
-    try:
-        with cluster.client() as client:
-            return client.get("/readyz").status_code == 200
-    except httpx2.TransportError:
-        return False
+    with cluster.client() as client:
+        return client.get("/readyz").status_code == 200
 
 
 def _ready_nodes(client: httpx2.Client) -> int:
@@ -266,9 +309,16 @@ def _ready_nodes(client: httpx2.Client) -> int:
     )
 
 
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except httpx2.TransportError:  # not yet, or no more: the caller looks which
+        return False
+
+
 def _wait(cluster: Cluster, what: str, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_S
-    while not condition():
+    while not _holds(condition):
         if not cluster.alive:
             raise ClusterError(f"{what} ended before it was ready")
         if time.monotonic() > deadline:
@@ -290,59 +340,3 @@ def _free_port(address: str) -> int:
         s.bind((address, 0))
         port: int = s.getsockname()[1]
         return port
-
-
-def _end(pid: int) -> None:
-    """End the keeper and wait until it is gone; it needs some seconds for what it holds."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        deadline = time.monotonic() + 3 * keeper.PATIENCE_S
-        while _start_time(pid) is not None:
-            _collect(pid)
-            if time.monotonic() > deadline:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                raise ClusterError(f"the cluster's keeper (process {pid}) did not end; it was killed")
-            time.sleep(0.01)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def _collect(pid: int) -> None:
-    """Reap the keeper if it is our child."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
-
-
-def _start_time(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; None if there is none or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _child(pid: int) -> int:
-    """The only child of a process."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            return int(children[0])
-        time.sleep(0.01)
-    raise ClusterError(f"process {pid} has no child")
-
-
-def _resident(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return 0
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024

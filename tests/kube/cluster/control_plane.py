@@ -48,14 +48,19 @@ class ControlPlane:
             key=key,
         )
 
-    def programs(self, found: Mapping[str, Path], *, controllers: bool, nodes: bool, kwok: bool) -> list[dict[str, Any]]:
+    def programs(
+        self, found: Mapping[str, Path], *, controllers: bool, nodes: bool, kwok: bool
+    ) -> list[dict[str, Any]]:
         """Entries for the keeper's specification."""
-        entries = [self._etcd(found["etcd"]), self._api_server(found["kube-apiserver"], controllers=controllers, nodes=nodes)]
+        entries = [
+            self._etcd(found["etcd"]),
+            self._api_server(found["kube-apiserver"], controllers=controllers, nodes=nodes),
+        ]
         if controllers:
             entries.append(self._controller_manager(found["kube-controller-manager"]))
             entries.append(self._scheduler(found["kube-scheduler"]))
         if kwok:
-            entries.append(self._kwok(found["kwok"]))
+            entries.append(self._kwok(found["kwok"], stages=found["kwok-stages.yaml"]))
         return entries
 
     @property
@@ -172,13 +177,14 @@ class ControlPlane:
             after=[self.ready_file],
         )
 
-    def _kwok(self, path: Path) -> dict[str, Any]:
+    def _kwok(self, path: Path, *, stages: Path) -> dict[str, Any]:
         config = self.kubeconfig_for("kwok", user="kwok", groups=["system:masters"])
         return self._entry(
             "kwok",
             [
                 path,
                 f"--kubeconfig={config}",
+                f"--config={stages}",
                 "--manage-all-nodes=false",
                 "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
                 "--node-ip=127.0.0.1",

@@ -6,14 +6,14 @@ Runs twice: on the host, for the control plane and for the nodes as a whole, and
 The specification is a JSON object:
 
     directory     where NAME.pid of each program is written
-    leash         a descriptor to read from, or null: at its end of file (its holder died) everything is ended
-    mounts        arguments for mount(8), one list each, done first
-    setup         commands, done after the mounts, each {"argv": [...], "after": [paths]}
+    leash         a named pipe to read from, or null: at its end of file (all who held it are gone) everything is ended
+    setup         commands, done first, each {"argv": [...], "after": [paths]}
     programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool}
     finally       commands for the very end, failures ignored
     cgroups       directories to remove at the very end, with those below them
 
-A program with "restart" that ends after having run for 5 s is started again; one that ends earlier three times in a row ends it all.
+A program with "restart" that ends is started again; one that ends within 5 s three times in a row ends it all, as does the end
+of one without.
 """
 
 from __future__ import annotations
@@ -68,7 +68,12 @@ class Program:
         with self._log.open("ab") as log:
             # Its own process group: a Ctrl-C at the terminal is for us, not for etcd.
             self.process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, preexec_fn=die_with_parent
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                preexec_fn=die_with_parent,
             )
         self.started_at = time.monotonic()
         self._pid_file.write_text(f"{self.process.pid}\n")
@@ -124,7 +129,7 @@ def remove_cgroups(directories: list[str]) -> None:
         while Path(directory).is_dir():
             for path, _, _ in os.walk(directory, topdown=False):
                 with contextlib.suppress(OSError):
-                    os.rmdir(path)
+                    Path(path).rmdir()
             if time.monotonic() > deadline:
                 print(f"cgroup {directory} is still in use", file=sys.stderr)
                 break
@@ -145,10 +150,8 @@ def main() -> int:
 
     programs: list[Program] = []
     failed = False
-    leash: int | None = spec.get("leash")
+    leash = os.open(spec["leash"], os.O_RDONLY | os.O_NONBLOCK) if spec.get("leash") else None
     try:
-        for arguments in spec.get("mounts", ()):
-            subprocess.run(["mount", *arguments], check=True)
         for command in spec.get("setup", ()):
             wait_for(command.get("after", []))
             subprocess.run(command["argv"], check=True)
@@ -157,7 +160,7 @@ def main() -> int:
         while not told:
             for program in programs:
                 program.start_if_possible()
-            watched = [wake] if leash is None else [wake, leash]
+            watched = [wake.fileno()] if leash is None else [wake.fileno(), leash]
             readable, _, _ = select.select(watched, [], [], TICK_S if any(p.waiting for p in programs) else None)
             if leash is not None and leash in readable and not os.read(leash, 1):
                 break
@@ -165,11 +168,10 @@ def main() -> int:
                 wake.recv(4096)
             by_pid = {p.process.pid: p for p in programs if p.process is not None}
             for pid, status in reap():
-                program = by_pid.get(pid)
-                if program is None:
+                if (ended := by_pid.get(pid)) is None:
                     continue
-                print(f"{program.name} ended with {status}", file=sys.stderr, flush=True)
-                if not program.ended(status):
+                print(f"{ended.name} ended with {status}", file=sys.stderr, flush=True)
+                if not ended.ended(status):
                     failed = True
                     told.append(0)
     finally:

@@ -112,7 +112,9 @@ def make() -> Network:
             return network
         if "exists" not in made.stderr:
             raise ClusterError(f"bridge {network.bridge} could not be made: {made.stderr.strip()}")
-    raise ClusterError(f"no free network among 10.{FIRST}.0.0/16 to 10.{LAST}.0.0/16: `make cluster-down` frees those of test clusters")
+    raise ClusterError(
+        f"no free network among 10.{FIRST}.0.0/16 to 10.{LAST}.0.0/16: `make cluster-down` frees those of test clusters"
+    )
 
 
 def remove(network: Network, nodes: int) -> None:

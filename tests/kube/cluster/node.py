@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from tests.kube.cluster import images, keeper
 from tests.kube.cluster.control_plane import ControlPlane
 from tests.kube.cluster.errors import ClusterError

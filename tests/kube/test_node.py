@@ -1,0 +1,125 @@
+"""Real nodes: pods run, their logs and commands work, Services reach them, from one node to the other too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from tests.kube.cluster import Cluster
+from tests.kube.cluster.images import PROBE
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+Namespace = Callable[[Cluster], str]
+Eventually = Callable[..., Any]
+RUNNING_S = 40
+"""Generous: the machine may be busy with other tests. On two idle cores a pod runs after 1 s."""
+
+
+def pod(name: str, *arguments: str, node: str | None = None, **more: Any) -> dict[str, Any]:
+    """A pod of the probe image; `more` goes into its specification."""
+    container: dict[str, Any] = {"name": "main", "image": PROBE, **more.pop("container", {})}
+    if arguments:
+        container["args"] = list(arguments)
+    selector = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [container], **selector, **more},
+    }
+
+
+def run(cluster: Cluster, space: str, *pods: dict[str, Any]) -> None:
+    """Make the pods and wait until they are ready."""
+    for one in pods:
+        cluster.kubectl("apply", "-n", space, "-f", "-", stdin=json.dumps(one))
+    names = [f"pod/{one['metadata']['name']}" for one in pods]
+    cluster.kubectl("wait", "-n", space, "--for=condition=Ready", f"--timeout={RUNNING_S}s", *names)
+
+
+def service(name: str, **more: Any) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}], **more},
+        }
+    )
+
+
+def test_logs_and_commands(cluster: Cluster, namespace: Namespace, eventually: Eventually) -> None:
+    space = namespace(cluster)
+    run(cluster, space, pod("counting", "count", "0.01"))
+    eventually(lambda: cluster.kubectl("logs", "-n", space, "counting").startswith("1\n2\n3\n"))
+    assert cluster.kubectl("exec", "-n", space, "counting", "--", "/probe", "echo", "two", "words") == "two words\n"
+    assert "probe" in cluster.kubectl("exec", "-n", space, "counting", "--", "/probe", "list", "/")
+
+
+def test_a_service_is_reached_from_both_nodes_and_the_host(
+    cluster: Cluster, namespace: Namespace, eventually: Eventually
+) -> None:
+    space = namespace(cluster)
+    run(cluster, space, pod("web", node="node2"), pod("near", node="node2"), pod("far", node="node1"))
+    cluster.kubectl("apply", "-n", space, "-f", "-", stdin=service("web"))
+    address = cluster.kubectl("get", "-n", space, "service", "web", "-o", "jsonpath={.spec.clusterIP}")
+
+    def answer() -> str | None:
+        try:
+            return httpx2.get(f"http://{address}/", timeout=1, trust_env=False).text
+        except httpx2.TransportError:
+            return None
+
+    assert eventually(answer, timeout_s=20, what="the Service answers the host") == "web\n"
+    for name in ("near", "far"):
+        assert cluster.kubectl("exec", "-n", space, name, "--", "/probe", "fetch", f"http://{address}/") == "web\n"
+
+
+def test_pods_reach_the_api(cluster: Cluster, namespace: Namespace) -> None:
+    space = namespace(cluster)
+    run(cluster, space, pod("client"))
+    token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    assert cluster.kubectl("exec", "-n", space, "client", "--", "/probe", "show", token).count(".") == 2
+
+
+def test_a_pod_with_limits_is_in_a_cgroup_of_the_cluster(cluster: Cluster, namespace: Namespace) -> None:
+    space = namespace(cluster)
+    limits = {"resources": {"limits": {"memory": "64Mi", "cpu": "100m"}}}
+    run(cluster, space, pod("small", container=limits))
+    seen = cluster.kubectl("exec", "-n", space, "small", "--", "/probe", "show", "/proc/self/cgroup")
+    assert cluster.network is not None
+    assert cluster.network.bridge in seen or "0::/" in seen
+
+
+def test_the_default_seccomp_profile_works(cluster: Cluster, namespace: Namespace) -> None:
+    space = namespace(cluster)
+    run(cluster, space, pod("strict", securityContext={"seccompProfile": {"type": "RuntimeDefault"}}))
+    status = cluster.kubectl("exec", "-n", space, "strict", "--", "/probe", "show", "/proc/1/status")
+    assert "Seccomp:\t2" in status
+
+
+def test_a_pod_can_move_to_the_other_node(cluster: Cluster, namespace: Namespace) -> None:
+    space = namespace(cluster)
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "mover"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "mover"}},
+            "template": {
+                "metadata": {"labels": {"app": "mover"}},
+                "spec": {**pod("mover")["spec"], "nodeSelector": {"kubernetes.io/hostname": "node1"}},
+            },
+        },
+    }
+    for target in ("node1", "node2"):
+        deployment["spec"]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": target}  # type: ignore[index]
+        cluster.kubectl("apply", "-n", space, "-f", "-", stdin=json.dumps(deployment))
+        cluster.kubectl("rollout", "status", "-n", space, "deployment/mover", f"--timeout={RUNNING_S}s")
+        where = cluster.kubectl(
+            "get", "-n", space, "pods", "-l", "app=mover", "-o", "jsonpath={.items[*].spec.nodeName}"
+        )
+        assert target in where.split()
