@@ -1,0 +1,78 @@
+"""Snapshots at rest: content-addressed chunks in packs, manifests written last, in tiers on a disk or in a bucket.
+
+`design.md` beside this file says how it holds together.
+"""
+
+from kybernate.store.catalog import Catalog, SnapshotRow
+from kybernate.store.checking import Problem, Verified, verify
+from kybernate.store.errors import Cancelled, Damaged, TierAway, TierWiped, TooNew, WrongKey
+from kybernate.store.local import LocalMedium
+from kybernate.store.manifests import Manifest, StoredExtent, StoredFile
+from kybernate.store.memory import view_at
+from kybernate.store.moving import Step, copy, move
+from kybernate.store.needs import FileNeed, GpuNeed, Host, Needs, differences
+from kybernate.store.objects import ObjectMedium
+from kybernate.store.progress import Progress, ProgressCallback
+from kybernate.store.reading import SnapshotReader
+from kybernate.store.spaces import Changes, Space
+from kybernate.store.sweeping import Swept, collect
+from kybernate.store.tenants import (
+    DEFAULT_TENANT,
+    Keys,
+    SnapshotName,
+    TenantName,
+    keys_of,
+    secret_from_command,
+    secret_from_file,
+    snapshot_name,
+    tenant_name,
+)
+from kybernate.store.tiers import Tier, Usage
+from kybernate.store.writing import SnapshotWriter
+
+__all__ = [
+    "DEFAULT_TENANT",
+    "Cancelled",
+    "Catalog",
+    "Changes",
+    "Damaged",
+    "FileNeed",
+    "GpuNeed",
+    "Host",
+    "Keys",
+    "LocalMedium",
+    "Manifest",
+    "Needs",
+    "ObjectMedium",
+    "Problem",
+    "Progress",
+    "ProgressCallback",
+    "SnapshotName",
+    "SnapshotReader",
+    "SnapshotRow",
+    "SnapshotWriter",
+    "Space",
+    "Step",
+    "StoredExtent",
+    "StoredFile",
+    "Swept",
+    "TenantName",
+    "Tier",
+    "TierAway",
+    "TierWiped",
+    "TooNew",
+    "Usage",
+    "Verified",
+    "WrongKey",
+    "collect",
+    "copy",
+    "differences",
+    "keys_of",
+    "move",
+    "secret_from_command",
+    "secret_from_file",
+    "snapshot_name",
+    "tenant_name",
+    "verify",
+    "view_at",
+]

@@ -1,0 +1,162 @@
+"""`verify`: reads everything and compares it with its hashes; says what is wrong and which snapshots suffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kybernate.model.errors import KybernateError
+from kybernate.store.errors import Damaged, TooNew, WrongKey
+from kybernate.store.manifests import ZERO, Manifest
+from kybernate.store.media import Absent
+from kybernate.store.memory import BufferPool
+from kybernate.store.packs import PackId, Record
+from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.records import read_record
+from kybernate.store.tenants import ChunkId, SnapshotName
+
+if TYPE_CHECKING:
+    from kybernate.store.spaces import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that isn't as it should be."""
+
+    text: str
+    snapshots: tuple[SnapshotName, ...]
+    """That can't be restored because of it; empty where it is in nobody's way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was looked at, and what was found. Sizes in bytes."""
+
+    snapshots: int
+    packs: int
+    chunks: int
+    bytes_read: int
+    problems: tuple[Problem, ...]
+
+
+def verify(
+    space: Space,
+    names: Iterable[str] | None = None,
+    *,
+    content: bool = True,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> Verified:
+    """Look at everything, or at some snapshots and what they need.
+
+    Chunks found damaged are marked: the next snapshot that has them stores them again, which heals older ones too.
+
+    Args:
+        names: of the snapshots; None is all, and all packs, garbage included.
+        content: whether to read and hash the chunks; without, only that they are there.
+
+    Raises:
+        NotFound: one of `names`. TierAway. Cancelled.
+    """
+    return _Verifier(space, content, progress, cancel or Cancel()).run(None if names is None else list(names))
+
+
+class _Verifier:
+    def __init__(self, space: Space, content: bool, progress: ProgressCallback | None, cancel: Cancel) -> None:
+        self._space = space
+        self._content = content
+        self._progress = progress
+        self._cancel = cancel
+        self._problems: list[Problem] = []
+        self._chunks = self._bytes = 0
+
+    def run(self, names: list[str] | None) -> Verified:
+        space = self._space
+        pins = space.pin_set()
+        try:
+            changes = space.refresh_packs()
+            self._problems += [Problem(text, ()) for text in changes.problems]
+            manifests = self._manifests(names)
+            wanted = None if names is None else {c for m in manifests for c in m.ids() if c != ZERO}
+            with space.pins.lock:
+                packs = space.catalog.packs(space.id)
+                for pack in packs:
+                    pins.add(pack)
+            bad = self._check_packs(packs, wanted)
+            self._blame(manifests, bad)
+        finally:
+            pins.release()
+        return Verified(len(manifests), len(packs), self._chunks, self._bytes, tuple(self._problems))
+
+    def _manifests(self, names: list[str] | None) -> list[Manifest]:
+        found = []
+        there = [entry.name for entry in self._space.medium.entries(f"{self._space.keys.tenant}/manifests/")]
+        for name in there if names is None else names:
+            try:
+                found.append(self._space.manifest(name))
+            except (Damaged, TooNew, WrongKey) as e:
+                self._problems.append(Problem(e.message, (SnapshotName(name),)))
+            except KybernateError as e:
+                if names is not None:
+                    raise
+                self._problems.append(Problem(e.message, ()))
+        return found
+
+    def _check_packs(self, packs: dict[PackId, int], wanted: set[ChunkId] | None) -> dict[ChunkId, str]:
+        """The chunks that are damaged in a pack, each with what is wrong."""
+        if not self._content:
+            return {}
+        space = self._space
+        total = sum(packs.values()) if wanted is None else None
+        meter = Meter(f"verifying {space.medium.where}", total, self._progress)
+        bad: dict[ChunkId, str] = {}
+        buffers = BufferPool(space.medium.threads)
+
+        def one(pack: PackId, record: Record) -> tuple[PackId, Record, str | None]:
+            self._cancel.check("verifying")
+            buffer = buffers.take()
+            try:
+                read_record(space, pack, record, buffer, self._cancel)
+            except Damaged as e:
+                return pack, record, e.message
+            except Absent:
+                return pack, record, f"pack {pack} has gone"
+            finally:
+                buffers.give(buffer)
+            meter.add(record.stored, record.stored)
+            return pack, record, None
+
+        with ThreadPoolExecutor(space.medium.threads, thread_name_prefix="kybernate-verify") as threads:
+            for pack in packs:
+                records = [r for r in space.catalog.records(space.id, pack) if wanted is None or r.id in wanted]
+                for _, record, trouble in threads.map(lambda record, pack=pack: one(pack, record), records):
+                    self._chunks += 1
+                    self._bytes += record.stored
+                    if trouble is not None:
+                        bad[record.id] = f"pack {pack}: {trouble}"
+                        space.catalog.mark_damaged(space.id, pack, record.id)
+        buffers.close()
+        meter.tell()
+        return bad
+
+    def _blame(self, manifests: list[Manifest], bad: dict[ChunkId, str]) -> None:
+        """Which snapshots can't be restored: a chunk is damaged or missing, and no other pack has it."""
+        space = self._space
+        blamed: dict[ChunkId, list[SnapshotName]] = {}
+        for manifest in manifests:
+            needed = list(dict.fromkeys(c for c in manifest.ids() if c != ZERO))
+            found = space.catalog.find_all(space.id, needed)
+            lost = [c for c in needed if c not in found]
+            if lost:
+                self._problems.append(
+                    Problem(
+                        f"snapshot {manifest.name}: {len(lost)} of its chunks are in no pack (the first is {lost[0].hex()[:16]})",
+                        (manifest.name,),
+                    )
+                )
+            for chunk in needed:
+                if chunk in bad and space.catalog.find(space.id, chunk) is None:
+                    blamed.setdefault(chunk, []).append(manifest.name)
+        self._problems += [Problem(text, tuple(blamed.get(chunk, ()))) for chunk, text in bad.items()]

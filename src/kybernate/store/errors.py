@@ -1,0 +1,47 @@
+"""What can go wrong with stored snapshots, each with the words a person needs to act."""
+
+from __future__ import annotations
+
+from kybernate.model.errors import BadInput, Conflict, KybernateError
+
+
+class Damaged(KybernateError):
+    """What is stored isn't what was written: bits flipped, something cut off or deleted."""
+
+    code = "damaged"
+
+
+class TooNew(KybernateError):
+    """Written by a newer version of the product, in a format this one can't read."""
+
+    exit_status = 4
+    http_status = 422
+    code = "too_new"
+
+
+class WrongKey(BadInput):
+    """The key isn't the one these snapshots were written with; nothing was changed."""
+
+    http_status = 403
+    code = "wrong_key"
+
+
+class TierAway(KybernateError):
+    """The tier doesn't answer, or not in time; try again later."""
+
+    exit_status = 3
+    http_status = 503
+    code = "tier_away"
+
+
+class TierWiped(Conflict):
+    """Snapshots known to be in this tier are gone as a whole: another disk, another bucket, or emptied."""
+
+    code = "tier_wiped"
+
+
+class Cancelled(KybernateError):
+    """Stopped because the caller said so; nothing of it is visible."""
+
+    http_status = 499
+    code = "cancelled"

@@ -1,0 +1,98 @@
+"""Memory that disks can write from and read into directly: views of foreign memory, and page-aligned buffers of our own.
+
+Buffers are anonymous mappings, so that the memory goes back to the system when they are dropped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+
+import numpy as np
+
+from kybernate.model.types import CHUNK_BYTES
+from kybernate.store.errors import Cancelled
+
+PAGE_BYTES = 4096
+"""What O_DIRECT wants lengths, offsets and addresses to be a multiple of; no disk in use wants more."""
+_SPARE_BYTES = 2 * PAGE_BYTES
+"""Beyond a chunk: the cipher's tag, and the unaligned ends of what is read."""
+
+
+def view_at(address: int, length_bytes: int) -> memoryview:
+    """Memory that somebody else keeps alive, such as a pool's slot; writable."""
+    return memoryview((ctypes.c_ubyte * length_bytes).from_address(address)).cast("B")
+
+
+def address_of(view: memoryview) -> int:
+    """Where a non-empty contiguous view lies."""
+    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])
+
+
+def is_aligned(view: memoryview) -> bool:
+    """Whether O_DIRECT takes it as it is."""
+    return len(view) % PAGE_BYTES == 0 and address_of(view) % PAGE_BYTES == 0
+
+
+def is_zero(view: memoryview) -> bool:
+    """Whether every byte is zero. Looks at the first page alone unless that is zero."""
+    if view[: min(len(view), 64)].tobytes().strip(b"\0"):
+        return False
+    return not np.frombuffer(view, np.uint8).any()
+
+
+def padded(length_bytes: int) -> int:
+    """The next multiple of a page."""
+    return -(-length_bytes // PAGE_BYTES) * PAGE_BYTES
+
+
+class Buffer:
+    """A page-aligned buffer that holds a chunk, its tag and two pages more."""
+
+    __slots__ = ("_map", "view")
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, CHUNK_BYTES + _SPARE_BYTES)
+        self.view = memoryview(self._map)
+
+    def close(self) -> None:
+        """Give the memory back at once. Nothing else may hold a part of it."""
+        self.view.release()
+        self._map.close()
+
+
+class BufferPool:
+    """At most `most` buffers, made when first needed, reused, freed by `close`. Thread-safe."""
+
+    def __init__(self, most: int) -> None:
+        self._free: list[Buffer] = []
+        self._unmade = most
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def take(self) -> Buffer:
+        """Waits until one is free. Raises Cancelled once the pool is closed."""
+        with self._changed:
+            while not self._free:
+                if self._closed:
+                    raise Cancelled("the step was given up")
+                if self._unmade:
+                    self._unmade -= 1
+                    return Buffer()
+                self._changed.wait()
+            return self._free.pop()
+
+    def give(self, buffer: Buffer) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._free.append(buffer)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Drop the buffers that nobody has; those given back later are dropped then."""
+        with self._changed:
+            self._closed = True
+            self._free.clear()
+            self._changed.notify_all()

@@ -1,0 +1,276 @@
+"""The `object` tier's medium: a bucket (S3, GCS, Azure) or a directory on a network file system, through obstore.
+
+A pack is collected as views of the caller's memory and sent when it is full, in parts, several at once. When the
+connection is lost the request is tried again with growing pauses until `patience_s` is over; then the pack is given up, but
+packs that arrived stay: whoever writes the snapshot again finds their chunks there and goes on behind them. What arrives is
+checked by the server (the signature covers the body's SHA-256) on the way in, and by the chunk's hash on the way out.
+
+Parts of an upload that a killed agent began stay invisible in the bucket until its owner's lifecycle rule removes them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore import exceptions as broken
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.types import MIB
+from kybernate.store.errors import Damaged, TierAway
+from kybernate.store.media import Absent, Entry, key_of_pack
+from kybernate.store.packs import PackId
+from kybernate.store.progress import Cancel
+from kybernate.store.tenants import TenantName
+
+T = TypeVar("T")
+
+_SCHEMES = ("s3", "gs", "az", "azure", "file")
+_PART_BYTES = 8 * MIB
+_PARTS_AT_ONCE = 4
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_TEXT_MAX = 300
+_NEVER = Cancel()
+
+
+class ObjectMedium:
+    """See the module and `media.Medium`."""
+
+    keeps_views = True
+    wants_alignment = False
+    shared = True
+    read_bytes = 8 * MIB
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        patience_s: float = 60.0,
+        pack_bytes: int = 64 * MIB,
+        threads: int = 16,
+        finishing: int = 4,
+    ) -> None:
+        """Asks nobody before `open`.
+
+        Args:
+            url: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix` or `file:///directory`.
+            options: for obstore, such as `endpoint`, `region`, `access_key_id`, `secret_access_key`; else the environment's.
+            patience_s: how long a place may not answer before that is an error.
+
+        Raises:
+            BadInput: not such a URL, or an option nobody knows.
+        """
+        self.where = url
+        self.pack_bytes = pack_bytes
+        self.threads = threads
+        self.finishing = finishing
+        self._patience_s = patience_s
+        self._store = _store_of(url, dict(options or {}), patience_s)
+
+    def open(self) -> None:
+        """Nothing is held: several agents may use one place."""
+
+    def close(self) -> None: ...
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def tenants(self) -> list[str]:
+        found = self._try("list", lambda: obstore.list_with_delimiter(self._store))
+        return sorted(prefix.rstrip("/") for prefix in found["common_prefixes"])
+
+    # -- small things ------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes:
+        return self._try(f"read {key}", lambda: bytes(obstore.get(self._store, key).bytes()))
+
+    def create(self, key: str, content: bytes) -> bool:
+        try:
+            self._try(f"write {key}", lambda: obstore.put(self._store, key, content, mode="create"))
+        except _Taken:
+            # An answer may have been lost on the way, and the request sent again by itself: then it is ours.
+            try:
+                return self.get(key) == content
+            except Absent:
+                return False
+        return True
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Whatever is there."""
+        self._try(f"write {key}", lambda: obstore.put(self._store, key, content, use_multipart=False))
+
+    def delete(self, key: str) -> None:
+        try:
+            self._try(f"remove {key}", lambda: obstore.delete(self._store, key))
+        except Absent:
+            return
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        def whole() -> list[Entry]:
+            return [
+                Entry(meta["path"].rsplit("/", 1)[-1], meta["size"], meta["last_modified"].timestamp())
+                for batch in obstore.list(self._store, prefix.rstrip("/"))
+                for meta in batch
+                if meta["path"].startswith(prefix)
+            ]
+
+        yield from self._try(f"list {prefix}", whole)
+
+    # -- packs -------------------------------------------------------------------------------------------------------
+
+    def open_pack(self, tenant: TenantName, pack: PackId, *, capacity: int, cancel: Cancel) -> ObjectPackFile:
+        def send(parts: Sequence[memoryview]) -> None:
+            self._try(
+                f"write pack {pack}",
+                lambda: obstore.put(
+                    self._store,
+                    key_of_pack(tenant, pack),
+                    iter(parts),
+                    use_multipart=True,
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_PARTS_AT_ONCE,
+                ),
+                cancel,
+            )
+
+        return ObjectPackFile(capacity, send)
+
+    def read(self, tenant: TenantName, pack: PackId, offset: int, views: Sequence[memoryview], cancel: Cancel) -> None:
+        length = sum(len(view) for view in views)
+        content = self._try(
+            f"read pack {pack}",
+            lambda: obstore.get_range(self._store, key_of_pack(tenant, pack), start=offset, length=length),
+            cancel,
+        )
+        if len(content) != length:
+            raise Damaged(f"pack {pack} in {self.where} is cut off: it ends before {offset + length}")
+        source = memoryview(content)
+        for view in views:
+            view[:] = source[: len(view)]
+            source = source[len(view) :]
+
+    def pack_size(self, tenant: TenantName, pack: PackId) -> int:
+        return self._try(f"look at pack {pack}", lambda: obstore.head(self._store, key_of_pack(tenant, pack)))["size"]
+
+    def sync(self, tenant: TenantName) -> None:
+        """What was answered is durable."""
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _try(self, what: str, request: Callable[[], T], cancel: Cancel = _NEVER) -> T:
+        """Until it works, or waiting longer makes no sense."""
+        deadline = time.monotonic() + self._patience_s
+        pause = _FIRST_PAUSE_S
+        while True:
+            cancel.check(f"{what} in {self.where}")
+            try:
+                return request()
+            except (FileNotFoundError, broken.NotFoundError) as e:
+                if "NoSuchBucket" in str(e) or "NoSuchContainer" in str(e):
+                    raise BadInput(f"there is no bucket at {self.where}", hint="create it, or correct the URL") from e
+                raise Absent(what) from e
+            except (broken.AlreadyExistsError, broken.PreconditionError) as e:
+                raise _Taken(what) from e
+            except (broken.PermissionDeniedError, broken.UnauthenticatedError) as e:
+                raise KybernateError(
+                    f"{self.where} refuses to {what}: {_short(e)}", hint="check the credentials and the bucket's policy"
+                ) from e
+            except (broken.InvalidPathError, broken.NotSupportedError, broken.UnknownConfigurationKeyError) as e:
+                raise BadInput(f"can't {what} in {self.where}: {_short(e)}") from e
+            except (broken.BaseError, OSError) as e:
+                if "InvalidRange" in str(e):
+                    raise Damaged(f"can't {what} in {self.where}: it is cut off") from e
+                if time.monotonic() + pause > deadline:
+                    self._give_up(what, e)
+            cancel.wait(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _give_up(self, what: str, error: Exception) -> NoReturn:
+        raise TierAway(
+            f"can't {what} in {self.where}, tried for {self._patience_s:g} s: {_short(error)}", hint="try again later"
+        ) from error
+
+
+class ObjectPackFile:
+    """See `media.PackFile`: collects views, sends them at the end."""
+
+    def __init__(self, capacity: int, send: Callable[[Sequence[memoryview]], None]) -> None:
+        self.capacity = capacity
+        self._send = send
+        self._views: dict[int, memoryview] = {}
+
+    def write(self, offset: int, view: memoryview) -> None:
+        self._views[offset] = view
+
+    def finish(self, size: int) -> None:
+        parts = []
+        at = 0
+        for offset, view in sorted(self._views.items()):
+            if offset != at:
+                raise ValueError(f"a pack with a hole at {at}")
+            parts.append(view)
+            at += len(view)
+        if at != size:
+            raise ValueError(f"a pack of {at} bytes instead of {size}")
+        self._send(parts)
+        self._views.clear()
+
+    def abandon(self) -> None:
+        self._views.clear()
+
+
+class _Taken(Exception):
+    """Something is there already."""
+
+
+def _store_of(url: str, options: dict[str, Any], patience_s: float) -> ObjectStore:
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or ".." in parts.path.split("/") or parts.query or parts.fragment:
+        raise BadInput(
+            f"bad URL {url[:200]!r} for a tier",
+            hint=f"use one that begins with {', '.join(s + '://' for s in _SCHEMES[:4])}",
+        )
+    if parts.username or parts.password:
+        raise BadInput("a URL with credentials in it for a tier", hint="give them in the environment or as options")
+    if parts.scheme == "file":
+        directory = Path(parts.path)
+        if options or parts.netloc or not directory.is_absolute():
+            raise BadInput(f"bad URL {url[:200]!r} for a tier", hint="use file:///an/absolute/path, without options")
+        if not directory.is_dir():
+            raise BadInput(f"there is no directory {directory}", hint="create it, or mount what should be there")
+        return LocalStore(directory)
+    if not parts.netloc:
+        raise BadInput(f"bad URL {url[:200]!r} for a tier", hint="name a bucket: s3://bucket/prefix")
+    allow_http = str(options.get("endpoint", "")).startswith("http://")
+    make: Any = from_url  # its overloads ask for a type of options that depends on the URL
+    try:
+        store: ObjectStore = make(
+            url,
+            config=options,
+            client_options={
+                "timeout": timedelta(seconds=patience_s),
+                "connect_timeout": timedelta(seconds=min(5.0, patience_s)),
+                "allow_http": allow_http,
+            },
+            # Connections that break at once are tried again inside; what lasts is this module's business.
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=min(10.0, patience_s))},
+        )
+        return store
+    except (broken.BaseError, ValueError, TypeError) as e:
+        raise BadInput(f"can't use {url[:200]} as a tier: {_short(e)}") from e
+
+
+def _short(error: Exception) -> str:
+    """One line, without what may be secret: URLs are cut off at their query."""
+    text = " ".join(str(error).split("Debug source")[0].split())
+    return re.sub(r"\?[^\s)]*", "", text)[:_TEXT_MAX]

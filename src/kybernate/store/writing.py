@@ -1,0 +1,523 @@
+"""Writes one snapshot: chunks in parallel, the manifest last.
+
+    with space.writer(snapshot_name("train-1")) as writer:
+        writer.add_extent(views)               # one view of 2 MiB a chunk, None for a chunk known to be zero
+        writer.add_file("criu/core-1.img", path)
+        writer.commit(state={...})
+
+Nothing of it is visible before `commit`; leaving without it forgets everything. A chunk that the tenant has in this tier
+already isn't written again. Memory given to `add_extent` must stay as it is until `commit` returns: where nothing has to
+be encrypted or compressed it is written from there, without a copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from pydantic import ValidationError
+
+from kybernate.model.errors import BadInput, Conflict
+from kybernate.model.types import CHUNK_BYTES
+from kybernate.store import coding, manifests
+from kybernate.store.catalog import SnapshotRow
+from kybernate.store.errors import Damaged
+from kybernate.store.manifests import Manifest, StoredExtent, StoredFile, relative_path
+from kybernate.store.media import key_of_manifest
+from kybernate.store.memory import Buffer, BufferPool, is_zero
+from kybernate.store.needs import Needs
+from kybernate.store.packing import PackWriter
+from kybernate.store.packs import Codec, PackId, Record
+from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.tenants import ID_BYTES, ChunkId, SnapshotName
+
+if TYPE_CHECKING:
+    from kybernate.store.spaces import Space
+
+
+class ChunkWriter:
+    """Stores chunks for one session and knows which packs it relies on. Thread-safe."""
+
+    def __init__(self, space: Space, cancel: Cancel) -> None:
+        medium = space.medium
+        self._space = space
+        self._cancel = cancel
+        self._pins = space.pin_set()
+        held = medium.finishing * (medium.pack_bytes // CHUNK_BYTES + 1) if medium.keeps_views else 0
+        self.buffers = BufferPool(held + 3 * medium.threads + 2)
+        self._seen: set[ChunkId] = set()
+        self._lock = threading.Lock()
+        self.own: set[PackId] = set()
+        """Packs of this session."""
+        self._packer = PackWriter(
+            medium=medium,
+            keys=space.keys,
+            room=space.tier,
+            buffers=self.buffers,
+            cancel=cancel,
+            begun=self._begun,
+            finished=self._finished,
+        )
+
+    @property
+    def stored(self) -> int:
+        """Bytes put into packs so far."""
+        return self._packer.stored
+
+    @property
+    def compresses(self) -> bool:
+        return self._space.compress_below > 0
+
+    @property
+    def packs(self) -> set[PackId]:
+        """All packs that hold chunks of this session."""
+        return self._pins.packs
+
+    def has(self, chunk: ChunkId) -> bool:
+        """Whether the chunk need not be stored; if it must be, the caller is the one to do so."""
+        with self._lock:
+            if chunk in self._seen:
+                return True
+            self._seen.add(chunk)
+        return self._space.share(chunk, self._pins)
+
+    def put(self, chunk: ChunkId, content: memoryview, owner: Buffer | None) -> int:
+        """Store what `has` said isn't there: compressed where it pays, encrypted where there is a key. Returns its bytes."""
+        codec = Codec.RAW
+        raw = len(content)
+        if (packed := coding.compressed(content, below=self._space.compress_below)) is not None:
+            codec = Codec.ZSTD
+            content = memoryview(packed)
+            self._give(owner)
+            owner = None
+        length = len(content)
+        if self._space.keys.encrypted:
+            sealed = self.buffers.take()
+            nonce, tag = coding.encrypt(content, sealed, chunk, raw=raw, codec=codec, keys=self._space.keys)
+            self._give(owner)
+            self._packer.put(chunk, sealed.view[:length], raw=raw, codec=codec, nonce=nonce, tag=tag, owner=sealed)
+        else:
+            self._packer.put(chunk, content, raw=raw, codec=codec, owner=owner)
+        return length
+
+    def put_stored(self, record: Record, content: memoryview, owner: Buffer | None) -> None:
+        """Store a record as it was in another pack of the same tenant."""
+        self._packer.put(
+            record.id,
+            content,
+            raw=record.raw,
+            codec=record.codec,
+            nonce=record.nonce,
+            tag=record.tag,
+            owner=owner,
+        )
+
+    def finish(self) -> None:
+        """Everything put is durable once this returns; what was shared is still there.
+
+        Raises:
+            Damaged: packs relied on have gone; the catalog has been put right.
+        """
+        self._packer.finish()
+        self._space.medium.sync(self._space.keys.tenant)
+        self._space.check_there(self._pins.packs - self.own)
+
+    def abort(self) -> None:
+        """Forget it. No thread may be in `put` any more. Whole packs stay for who tries again where that is likely."""
+        self._packer.abort()
+        own = set(self.own)
+        self.release()
+        if not self._space.medium.shared:
+            self._space.drop_garbage(own)
+
+    def release(self) -> None:
+        """Rely on nothing any more."""
+        self.buffers.close()
+        self._pins.release()
+
+    def _give(self, buffer: Buffer | None) -> None:
+        if buffer is not None:
+            self.buffers.give(buffer)
+
+    def _begun(self, pack: PackId) -> None:
+        self._pins.add(pack)
+
+    def _finished(self, pack: PackId, size: int, records: list[Record]) -> None:
+        self._space.add_pack(pack, size, records)
+        with self._lock:
+            self.own.add(pack)
+
+
+class SnapshotWriter:
+    """See the module. `add_*` and `commit` are called by one thread; `cancel` by any."""
+
+    def __init__(
+        self,
+        space: Space,
+        name: SnapshotName,
+        *,
+        total: int | None,
+        progress: ProgressCallback | None,
+        lease: Callable[[], None],
+        closed: Callable[[], None],
+    ) -> None:
+        """Use `Space.writer`.
+
+        Args:
+            lease: raises when the right to write was lost.
+            closed: called once at the end.
+        """
+        self.name = name
+        self._space = space
+        self._lease = lease
+        self._closed = closed
+        self.stop = Cancel()
+        """Set by `cancel`; for who works for this writer."""
+        self._what = f"writing {name} to {space.medium.where}"
+        self._meter = Meter(self._what, total, progress)
+        self.chunks = ChunkWriter(space, self.stop)
+        """For who brings chunks that are known by their ids already, and then calls `adopt`."""
+        self._threads = ThreadPoolExecutor(space.medium.threads, thread_name_prefix="kybernate-write")
+        self._waiting = threading.Semaphore(2 * space.medium.threads)
+        self._error: BaseException | None = None
+        self._table = bytearray()
+        self._extents: list[StoredExtent] = []
+        self._files: dict[str, StoredFile] = {}
+        self._over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    @property
+    def stored(self) -> int:
+        """Bytes really written so far: without zeros and what was there already, compressed."""
+        return self.chunks.stored
+
+    @property
+    def done(self) -> int:
+        """Bytes of content dealt with so far."""
+        return self._meter.done
+
+    # -- content -----------------------------------------------------------------------------------------------------
+
+    def add_extent(
+        self, views: Sequence[memoryview | None], *, size: int | None = None, about: Mapping[str, Any] | None = None
+    ) -> int:
+        """Store an extent. Returns its number.
+
+        Args:
+            views: a chunk each, of 2 MiB but for the last one; None is a chunk of zeros.
+            size: the extent's bytes; None is 2 MiB for each view.
+            about: the engine's own words for the manifest; JSON.
+
+        Raises:
+            BadInput: the views don't fit the size.
+        """
+        size = len(views) * CHUNK_BYTES if size is None else size
+        lengths = list(_lengths(size))
+        if len(lengths) != len(views) or any(
+            view is not None and view.nbytes != length for view, length in zip(views, lengths, strict=True)
+        ):
+            raise BadInput(f"an extent of {size} bytes in {len(views)} views that don't fit it")
+        first = self._grow(len(views))
+        try:
+            extent = StoredExtent(first=first, size=size, about=dict(about or {}))
+        except ValidationError as e:
+            raise BadInput(f"what is said about an extent isn't JSON: {str(e).splitlines()[0]}") from e
+        for number, (view, length) in enumerate(zip(views, lengths, strict=True)):
+            if view is None:
+                self._meter.add(length)
+            else:
+                self._submit(self._store, first + number, view, None)
+        self._extents.append(extent)
+        return len(self._extents) - 1
+
+    def add_file(self, path: str, source: Path) -> None:
+        """Store a file's content and mode.
+
+        Raises:
+            BadInput: a bad or repeated path, or not a regular file that can be read.
+        """
+        self._check_new(path)
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as e:
+            raise BadInput(f"can't read {source} for snapshot {self.name}: {e.strerror}") from e
+        shared = _SharedFile(fd, source)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(f"{source} is no regular file")
+            first = self._grow(-(-status.st_size // CHUNK_BYTES))
+            self._files[path] = StoredFile(
+                path=path, mode=stat.S_IMODE(status.st_mode), first=first, size=status.st_size
+            )
+            for number, length in enumerate(_lengths(status.st_size)):
+                self._submit(self._store_from_file, first + number, shared.hold(), number * CHUNK_BYTES, length)
+        finally:
+            shared.drop()
+
+    def add_directory(self, prefix: str, source: Path) -> None:
+        """Store all regular files below a directory, as `prefix/...`. Raises BadInput for anything else in it."""
+        for path in sorted(source.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            self.add_file(f"{prefix}/{path.relative_to(source)}", path)
+
+    def add_bytes(self, path: str, content: bytes, *, mode: int = 0o600) -> None:
+        """Store a small file that is in memory. Raises BadInput for a bad or repeated path."""
+        self._check_new(path)
+        first = self._grow(-(-len(content) // CHUNK_BYTES))
+        self._files[path] = StoredFile(path=path, mode=mode, first=first, size=len(content))
+        whole = memoryview(content)
+        for number, length in enumerate(_lengths(len(content))):
+            self._submit(self._store, first + number, whole[number * CHUNK_BYTES :][:length], None)
+
+    def add_stream(self, path: str, stream: BinaryIO, *, mode: int = 0o600) -> int:
+        """Store what a stream gives until its end, such as a tar archive. Returns how many bytes that were.
+
+        Raises BadInput for a bad or repeated path; what the stream raises comes through.
+        """
+        self._check_new(path)
+        first = len(self._table) // ID_BYTES
+        size = 0
+        while True:
+            buffer = self.chunks.buffers.take()
+            length = _fill(stream, buffer.view[:CHUNK_BYTES])
+            if length == 0:
+                self.chunks.buffers.give(buffer)
+                break
+            self._submit(self._store, self._grow(1), buffer.view[:length], buffer)
+            size += length
+            if length < CHUNK_BYTES:
+                break
+        self._files[path] = StoredFile(path=path, mode=mode, first=first, size=size)
+        return size
+
+    def adopt(self, manifest: Manifest) -> None:
+        """Consist of what another manifest says; its chunks were brought by `chunks`."""
+        self._table = bytearray(manifest.table)
+        self._extents = list(manifest.extents)
+        self._files = {file.path: file for file in manifest.files}
+
+    def count(self, done: int, stored: int = 0) -> None:
+        """Bytes of content dealt with, for the progress."""
+        self._meter.add(done, stored)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        *,
+        state: Mapping[str, Any] | None = None,
+        needs: Needs | None = None,
+        labels: Mapping[str, str] | None = None,
+        created: float | None = None,
+        uid: str | None = None,
+    ) -> Manifest:
+        """Make the snapshot be there: durable, whole, under its name.
+
+        Args:
+            created, uid: of the snapshot this is a copy of; None for a new one.
+
+        Raises:
+            Conflict: the name is taken.
+            whatever went wrong before: disk full, cancelled, the tier away. Nothing is visible then.
+        """
+        self._finish_tasks()
+        self.chunks.finish()
+        try:
+            manifest = Manifest(
+                name=self.name,
+                uid=uid or secrets.token_hex(16),
+                created=time.time() if created is None else created,
+                extents=tuple(self._extents),
+                files=tuple(self._files.values()),
+                table=bytes(self._table),
+                state=dict(state or {}),
+                labels=dict(labels or {}),
+                needs=needs or Needs(),
+                packs=tuple(sorted(self.chunks.packs)),
+            )
+            content = manifests.encode(manifest, self._space.keys)
+        except ValidationError as e:
+            raise BadInput(f"the state of snapshot {self.name} isn't JSON: {str(e).splitlines()[0]}") from e
+        self._lease()
+        self.stop.check(self._what)
+        self._create(content)
+        self._after_commit(manifest)
+        self._space.catalog.add_snapshot(
+            self._space.id,
+            SnapshotRow(
+                self.name, manifest.uid, manifest.created, manifest.size, json.dumps(manifest.labels), len(content)
+            ),
+        )
+        self._meter.tell()
+        self._over = True
+        self._space.note_committed(self.chunks.packs)
+        self.chunks.release()
+        self._closed()
+        return manifest
+
+    def cancel(self) -> None:
+        """Make the writing thread stop soon with Cancelled. Any thread may call it, at any time."""
+        self.stop.set()
+        self.chunks.buffers.close()  # wakes who waits for one
+
+    def abort(self) -> None:
+        """Forget everything; does nothing after `commit`. Called by leaving the `with` block."""
+        if self._over:
+            return
+        self._over = True
+        self.stop.set()
+        self.chunks.buffers.close()
+        self._threads.shutdown(wait=True)  # tasks see the cancel, and let go of what they hold
+        try:
+            self.chunks.abort()
+        finally:
+            self._closed()
+
+    def _create(self, content: bytes) -> None:
+        tier, medium = self._space.tier, self._space.medium
+        granted = tier.reserve(len(content), len(content))
+        created = False
+        try:
+            created = medium.create(key_of_manifest(self._space.keys.tenant, self.name), content)
+        finally:
+            tier.settle(granted, granted if created else 0)
+        if not created:
+            raise Conflict(f"there is a snapshot {self.name} in {medium.where} already", hint="choose another name")
+
+    def _after_commit(self, manifest: Manifest) -> None:
+        """Where others share the place: was the right to write still there when the manifest came to be?"""
+        if not self._space.medium.shared:
+            return
+        try:
+            self._lease()
+            self._space.check_there(self.chunks.packs)
+        except Damaged:
+            self._space.medium.delete(key_of_manifest(self._space.keys.tenant, manifest.name))
+            raise
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def _check_new(self, path: str) -> None:
+        relative_path(path)
+        if path in self._files:
+            raise BadInput(f"snapshot {self.name} has a file {path!r} already")
+
+    def _grow(self, count: int) -> int:
+        first = len(self._table) // ID_BYTES
+        self._table += bytes(count * ID_BYTES)
+        return first
+
+    def _submit(self, task: Callable[..., None], *arguments: Any) -> None:
+        if self._over:
+            raise ValueError(f"the writer of {self.name} is closed")
+        self.stop.check(self._what)
+        self._waiting.acquire()
+        if self._error is not None:
+            self._waiting.release()
+            raise self._error
+        self._threads.submit(task, *arguments).add_done_callback(self._task_done)
+
+    def _task_done(self, future: Future[None]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None and self._error is None:
+            self._error = error
+            self.chunks.buffers.close()  # nobody shall wait for what this task won't give back
+        self._waiting.release()
+
+    def _finish_tasks(self) -> None:
+        self._threads.shutdown(wait=True)
+        if self._error is not None:
+            raise self._error
+        self.stop.check(self._what)
+
+    def _store_from_file(self, index: int, source: _SharedFile, offset: int, length: int) -> None:
+        try:
+            buffer = self.chunks.buffers.take()
+            source.read(buffer.view[:length], offset)
+        finally:
+            source.drop()
+        self._store(index, buffer.view[:length], buffer)
+
+    def _store(self, index: int, view: memoryview, owner: Buffer | None) -> None:
+        self.stop.check(self._what)
+        length = view.nbytes
+        stored = 0
+        if is_zero(view):
+            self._give(owner)
+        else:
+            chunk = self._space.keys.chunk_id(view)
+            self._table[index * ID_BYTES : (index + 1) * ID_BYTES] = chunk
+            if self.chunks.has(chunk):
+                self._give(owner)
+            else:
+                stored = self.chunks.put(chunk, view, owner)
+        self._meter.add(length, stored)
+
+    def _give(self, buffer: Buffer | None) -> None:
+        if buffer is not None:
+            self.chunks.buffers.give(buffer)
+
+
+class _SharedFile:
+    """A descriptor that several tasks read from; the last one closes it."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        self._path = path
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def hold(self) -> Self:
+        with self._lock:
+            self._holders += 1
+        return self
+
+    def drop(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                os.close(self._fd)
+
+    def read(self, view: memoryview, offset: int) -> None:
+        while len(view):
+            count = os.preadv(self._fd, [view], offset)
+            if count == 0:
+                raise BadInput(f"{self._path} became shorter while it was read")
+            view = view[count:]
+            offset += count
+
+
+def _lengths(size: int) -> Iterator[int]:
+    """Of each chunk."""
+    while size > 0:
+        yield min(size, CHUNK_BYTES)
+        size -= CHUNK_BYTES
+
+
+def _fill(stream: BinaryIO, view: memoryview) -> int:
+    """How much there was; less than the view only at the end of the stream."""
+    done = 0
+    while done < len(view):
+        content = stream.read(len(view) - done)
+        if not content:
+            break
+        view[done : done + len(content)] = content
+        done += len(content)
+    return done
