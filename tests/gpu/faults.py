@@ -37,7 +37,7 @@ SLACK_BYTES = 64 * MIB
 """A real driver gives back what a context took a little later, and its own books move by some MiB."""
 
 _PREAMBLE = """
-import os, pathlib, signal
+import os, pathlib, signal, threading
 from kybernate.engine import faults
 from kybernate.model import errors
 _place = pathlib.Path({place!r})
@@ -52,7 +52,8 @@ def _at(self, step):
             raise faults.InjectedFault(f"injected fault at {{step}}")
         if way == "busy":  # as a process that gives no answer in time
             raise errors.Busy(f"injected at {{step}}")
-        os.kill(os.getpid(), signal.SIGSTOP if way == "stop" else signal.SIGKILL)
+        # To this very thread: it would run on until the one that got the signal comes to stop all of them.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP if way == "stop" else signal.SIGKILL)
 faults.Faults.at = _at
 """
 

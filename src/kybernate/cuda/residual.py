@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kybernate.cuda.driver import CudaError, bindings, call
-from kybernate.model.errors import Busy, KybernateError, Unsupported, WorkloadLost
+from kybernate.model.errors import Busy, KybernateError, NoRoom, Unsupported, WorkloadLost
 from kybernate.model.types import HostPid
 
 _NO_CUDA = frozenset(
@@ -126,12 +126,23 @@ def restore_all(pids: Sequence[HostPid]) -> None:
     """Give the residual of checkpointed processes back to the GPU. They stay locked.
 
     Raises:
+        NoRoom: VRAM is too small for one; they are all checkpointed as before.
         WorkloadLost: one couldn't be restored; names it and the driver's answer.
     """
     wanted = [pid for pid in pids if state(pid) is ResidualState.CHECKPOINTED]
     failures = _each(wanted, _restore)
     if failures:
         pid, error = next(iter(failures.items()))
+        if all(isinstance(e, CudaError) and e.out_of_memory for e in failures.values()) and all(
+            state(p) is ResidualState.CHECKPOINTED for p in failures
+        ):
+            _each(
+                [p for p in wanted if p not in failures], lambda p: call("cuCheckpointProcessCheckpoint", int(p), None)
+            )
+            raise NoRoom(
+                f"VRAM is too small for the driver's state of process {pid}",
+                hint="`kybernate ps` shows who holds it; pause or stop one",
+            ) from error
         raise WorkloadLost(f"the driver can't restore process {pid}: {_why(error)}") from error
 
 

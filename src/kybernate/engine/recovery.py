@@ -12,6 +12,15 @@ from dataclasses import dataclass
 
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
+from kybernate.model.errors import Busy, WorkloadLost
+
+
+class ContentGone(WorkloadLost):
+    """A witness says so: the content is nowhere any more."""
+
+
+class Unfinished(Busy):
+    """What is left to do can't be done just now (no room, no answer). The content is there; recover again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,8 +161,7 @@ class _Agent:
             await web.SockSite(runner, listener).start()
             if self._opened is not None:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
-                if self._settings.arbiter.auto_resume:
-                    tasks.start(self._opened.room.watch(), name="automatic resume")
+                tasks.start(self._opened.room.watch(), name="automatic resume")
             self.events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
             self._say(f"ready on {self._state.socket}")
             await self.closing.wait()

@@ -19,7 +19,9 @@ from kybernate.node.lifecycle import ENDED, Event, next_state
 
 USER = "user"
 ARBITER = "arbiter"
-"""Who paused a workload: only those the arbiter paused are resumed by it."""
+RECOVERY = "recovery"
+"""Who paused a workload: only those the arbiter paused are resumed by it. RECOVERY: a switch failed, and neither its end
+nor its undo was possible for want of room or of an answer; that is tried again and again."""
 
 
 @dataclass(frozen=True, slots=True)

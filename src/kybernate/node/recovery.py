@@ -9,12 +9,13 @@ import contextlib
 import logging
 import os
 
+from kybernate.engine.recovery import ContentGone
 from kybernate.model.errors import KybernateError, NotFound
 from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear
 from kybernate.node.guests import Identity, procfs_identity
-from kybernate.node.ledger import Entry
+from kybernate.node.ledger import RECOVERY, Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_pid, target_of
 from kybernate.node.threads import in_thread
@@ -47,6 +48,9 @@ class Recovery:
                     self._gear.ledger.apply(name, Event.LOST, reason=line)
             if line:
                 lines.append(line)
+        if (gpu := self._gear.gpu) is not None:
+            alive = {entry.name for entry in self._gear.ledger.entries().values() if not entry.ended}
+            await in_thread("forget copies", lambda: gpu.engine.keep_only(alive))
         return lines
 
     def _directories(self) -> list[WorkloadName]:
@@ -95,19 +99,18 @@ class Recovery:
         target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
         try:
             state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))
-        except KybernateError as e:
+            why = "found by a new agent"
+        except ContentGone as e:
             gear.ledger.apply(name, Event.LOST, reason=f"could not be recovered: {e.message}")
             return WorkloadState.LOST, e.message
-        why = "found by a new agent"
+        except KybernateError as e:
+            state, why = WorkloadState.PAUSED, f"found by a new agent; {e.message}"
         if state is WorkloadState.PAUSED:
             copy = gpu.engine.host_copy(name)
             depth = entry.depth if copy is None else copy.manifest.depth
-            evicted = dict(entry.evicted)
-            if copy is not None:
-                evicted = {}
-                for held in copy.manifest.extents:
-                    evicted[held.gpu] = evicted.get(held.gpu, 0) + held.copy.size
-            gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, depth=depth, evicted=evicted)
+            evicted = dict(entry.evicted) if copy is None else gpu.engine.away_bytes(name)
+            by = RECOVERY if gpu.engine.unfinished(name) else entry.paused_by
+            gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, depth=depth, evicted=evicted, paused_by=by)
         else:
             gear.ledger.apply(
                 name,
@@ -159,9 +162,15 @@ class Recovery:
         state = record.state
         if gpu is not None:
             target = target_of(record, None)
-            state = await in_thread(f"recover {pid}", lambda: gpu.engine.recover(target))
-            event = Event.FOUND_PAUSED if state is WorkloadState.PAUSED else Event.FOUND_RUNNING
-            self._gear.ledger.apply(record.name, event, reason="found by a new agent")
+            why = "found by a new agent"
+            try:
+                state = await in_thread(f"recover {pid}", lambda: gpu.engine.recover(target))
+            except ContentGone as e:
+                state, why = WorkloadState.LOST, e.message
+            except KybernateError as e:
+                state, why = WorkloadState.PAUSED, e.message
+            found = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}
+            self._gear.ledger.apply(record.name, found.get(state, Event.LOST), reason=why)
         self._workloads.adopt(record.name, None)
         self._external.watch(record, pidfd)
         return f"{record.name}: {state}"

@@ -23,7 +23,7 @@ from kybernate.model.types import GIB, GpuUuid, HostPid, WorkloadName, WorkloadS
 from kybernate.node.arbiter import Candidate, Choice, Parked, Room, choose_resume, choose_victims, judge
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.events import Events
-from kybernate.node.ledger import ARBITER, Entry, Ledger
+from kybernate.node.ledger import ARBITER, RECOVERY, Entry, Ledger
 from kybernate.node.settings import ArbiterSettings, VramSettings
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ _DEPARTURE_S = 120.0
 """Likewise while its victims leave; released when the resume is over, either way."""
 _BUSY_RETRY_S = 2.0
 """A victim that was busy is left alone for so long."""
+_RETRY_MOST_S = 60.0
+"""A resume that fails again and again is tried at most so seldom."""
 _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
 _MOVING = frozenset({WorkloadState.STARTING, WorkloadState.PAUSING, WorkloadState.RESUMING, WorkloadState.STOPPING})
@@ -90,6 +92,7 @@ class RoomKeeper:
         self._reserved: dict[tuple[WorkloadName, GpuUuid], tuple[int, float]] = {}
         self._refused_until: dict[WorkloadName, float] = {}
         self._fits_since: dict[WorkloadName, float] = {}
+        self._again_after: dict[WorkloadName, float] = {}
         self._touched: dict[WorkloadName, float] = {}
         self._said_never: dict[WorkloadName, float] = {}
         self._waiting = 0
@@ -230,11 +233,12 @@ class RoomKeeper:
         self.release_reservation(name)
         self._refused_until.pop(name, None)
         self._fits_since.pop(name, None)
+        self._again_after.pop(name, None)
         self._touched.pop(name, None)
         self._said_never.pop(name, None)
 
     async def watch(self) -> None:
-        """Resume what the arbiter paused, once it fits again. Task body; ends by cancellation."""
+        """Resume what the arbiter paused and what waits for its recovery, once it fits. Task body; ends by cancellation."""
         assert self._workloads is not None
         while True:
             await asyncio.sleep(_LOOK_S * 2)
@@ -244,13 +248,19 @@ class RoomKeeper:
                     await self._workloads.bring_back(name)
                 except KybernateError as e:
                     log.warning("can't resume workload %s: %s", name, e)
-                    self._fits_since[name] = self._clock() + _BUSY_RETRY_S
+                    again = self._again_after[name] = min(
+                        2 * self._again_after.get(name, _BUSY_RETRY_S / 2), _RETRY_MOST_S
+                    )
+                    self._fits_since[name] = self._clock() + again
+                else:
+                    self._again_after.pop(name, None)
 
     def _next_to_resume(self) -> WorkloadName | None:
         now = self._clock()
+        resumed = (ARBITER, RECOVERY) if self._arbiter.auto_resume else (RECOVERY,)
         parked = []
         for entry in self._ledger.entries().values():
-            if entry.state is not WorkloadState.PAUSED or entry.paused_by != ARBITER:
+            if entry.state is not WorkloadState.PAUSED or entry.paused_by not in resumed:
                 self._fits_since.pop(entry.name, None)
                 continue
             fits = all(

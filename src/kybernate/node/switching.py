@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from kybernate.engine.recovery import ContentGone
 from kybernate.engine.target import Target
 from kybernate.model.api import SwitchView
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
-from kybernate.model.types import Backend, Depth, GpuUuid, SwitchReport, WorkloadName, WorkloadState
+from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
-from kybernate.node.ledger import ARBITER, USER, Entry
+from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.targets import external_name, target_of
 from kybernate.node.threads import in_thread
@@ -145,6 +145,8 @@ class Switching:
         ledger = self._gear.ledger
         entry = ledger.entry(name)
         self._refuse_ended(entry, "paused")
+        if gpu.engine.unfinished(name):
+            entry = await self._settle(gpu, entry)
         deeper = entry.state is WorkloadState.PAUSED
         if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
             return self._already_paused(entry, by)
@@ -210,7 +212,8 @@ class Switching:
         target: Target | None = None
         try:
             target = to_resume = await self._target(entry)
-            departure = await gpu.room.begin_room_for_resume(entry) if may_evict else None
+            overlapping = may_evict and not gpu.engine.unfinished(name)
+            departure = await gpu.room.begin_room_for_resume(entry) if overlapping else None
             began: SwitchReport | None = None
             if departure is not None:
                 began = await self._resume_while_others_leave(gpu, to_resume, departure)
@@ -293,22 +296,35 @@ class Switching:
         """What else the ledger must say of a workload whose state was found out: it decides what room is made for it."""
         if state is WorkloadState.RUNNING:
             return {"depth": None, "paused_by": None, "evicted": {}, "running_since": self._gear.clock()}
-        copy = gpu.engine.host_copy(name)
-        if state is not WorkloadState.PAUSED or copy is None:
+        if state is not WorkloadState.PAUSED:
             return {}
-        evicted: Counter[GpuUuid] = Counter()
-        for held in copy.manifest.extents:
-            evicted[held.gpu] += held.copy.size
-        by = self._gear.ledger.entry(name).paused_by or USER
-        return {"depth": copy.manifest.depth, "evicted": dict(evicted), "paused_by": by}
+        copy = gpu.engine.host_copy(name)
+        by = RECOVERY if gpu.engine.unfinished(name) else self._gear.ledger.entry(name).paused_by or USER
+        depth = Depth.ZERO if copy is None else copy.manifest.depth
+        return {"depth": depth, "evicted": gpu.engine.away_bytes(name), "paused_by": by}
 
     async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
         try:
             target = await self._target(entry)  # anew: processes may have ended since
             recover: Callable[[], WorkloadState] = lambda: gpu.engine.recover(target)  # noqa: E731 - typed for the thread
             return await in_thread(f"recover {target.name}", recover), ""
-        except Exception as e:
-            return WorkloadState.LOST, f"; finding out what is left of it failed too: {e}"
+        except ContentGone as e:
+            return WorkloadState.LOST, f"; {e.message}"
+        except Exception as e:  # nobody says that its content is gone
+            return WorkloadState.PAUSED, f"; {e.message if isinstance(e, KybernateError) else repr(e)}"
+
+    async def _settle(self, gpu: GpuGear, entry: Entry) -> Entry:
+        """Try again to bring a workload into order whose last recovery could not be finished. Raises Unfinished."""
+        target = await self._target(entry)
+        try:
+            state = await in_thread(f"recover {entry.name}", lambda: gpu.engine.recover(target))
+        except ContentGone as e:
+            self._gear.ledger.apply(entry.name, Event.LOST, reason=e.message)
+            self._gear.events.record("lost", e.message, workload=entry.name)
+            raise
+        event = Event.FOUND_RUNNING if state is WorkloadState.RUNNING else Event.FOUND_PAUSED
+        found = self._found(gpu, entry.name, state)
+        return self._gear.ledger.apply(entry.name, event, reason="brought into order", **found)
 
     async def _target(self, entry: Entry) -> Target:
         tree = self._workloads.tree(entry.name)
