@@ -54,6 +54,7 @@ class ExtentCopy:
 
 Batch = tuple[Sequence[Extent], Sequence[ExtentCopy]]
 """Extents to fill, and what with."""
+Done = Callable[[Sequence[Extent]], None]
 
 
 class PlanState(enum.Enum):
@@ -94,6 +95,8 @@ class CopyPlan:
     stats: PlanStats
     state: PlanState = PlanState.READY
     _previous: list[ExtentCopy | None] = field(default_factory=list, repr=False)
+    _became_zero: Slots = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
+    """Slots of the previous copy that the new one doesn't need."""
     _dirty: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_), repr=False)
     _taken: Slots = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
 
@@ -151,10 +154,20 @@ class CopyEngine:
             bytes_taken=len(taken) * CHUNK_BYTES,
         )
         runs = _runs(extents, slots, wanted=difference.dirty, segment_slots=self._pool.segment_slots)
-        return CopyPlan(extents, copies, runs, stats, _previous=before, _dirty=difference.dirty, _taken=taken)
+        return CopyPlan(
+            extents,
+            copies,
+            runs,
+            stats,
+            _previous=before,
+            _became_zero=old_slots[(old_slots >= 0) & difference.zero],
+            _dirty=difference.dirty,
+            _taken=taken,
+        )
 
-    def evict(self, plan: CopyPlan, *, done: Callable[[Extent], None] | None = None) -> CopyStats:
-        """Copy the dirty chunks out. `done` is called in order, in this thread, as each extent's content is safe.
+    def evict(self, plan: CopyPlan, *, done: Done | None = None) -> CopyStats:
+        """Copy the dirty chunks out. `done` is called in this thread, as extents' content is safe: first with all those that
+        need no copy, then with the others in order.
 
         While it copies, `previous` as given to `plan` says of the slots being overwritten that their content is unknown;
         when it returns, `previous` is as true as `plan.copies` and slots of chunks that became zero are free.
@@ -169,31 +182,30 @@ class CopyEngine:
         for i, copy in enumerate(plan._previous) if plan.stats.bytes_dirty else ():
             if copy is not None:
                 copy.hashes[plan._dirty[bounds[i] : bounds[i + 1]] & (copy.slots >= 0)] = 0
-        with self._gpu.current(), held(plan.extents) as let_go:
+        moving = [extent for i, extent in enumerate(plan.extents) if plan.runs.first[i] < plan.runs.first[i + 1]]
+        with self._gpu.current(), held(moving) as let_go:
 
-            def safe(extent: Extent) -> None:
-                let_go(extent)  # so that `done` may free it while later ones are still being copied
+            def safe(extents: Sequence[Extent]) -> None:
+                let_go(extents)  # so that `done` may free them while later ones are still being copied
                 if done is not None:
-                    done(extent)
+                    done(extents)
 
             stats = self._out.run([(plan.extents, plan.runs)], self._pool, safe)
-        released = []
-        for copy, final in zip(plan._previous, plan.copies, strict=True):
-            if copy is not None:
-                released.append(copy.slots[(copy.slots >= 0) & (final.slots < 0)])
-                kept = copy.slots >= 0
-                copy.hashes[kept] = final.hashes[kept]
-                copy.slots[final.slots < 0] = NO_SLOT
-        if released:
-            self._pool.free(np.concatenate(released))
+        if plan.stats.bytes_dirty or len(plan._became_zero):
+            for copy, final in zip(plan._previous, plan.copies, strict=True):
+                if copy is not None:
+                    kept = copy.slots >= 0
+                    copy.hashes[kept] = final.hashes[kept]
+                    copy.slots[final.slots < 0] = NO_SLOT
+            self._pool.free(plan._became_zero)
         plan.state = PlanState.EVICTED
         return stats
 
-    def fill(self, batches: Iterable[Batch], *, done: Callable[[Extent], None] | None = None) -> CopyStats:
+    def fill(self, batches: Iterable[Batch], *, done: Done | None = None) -> CopyStats:
         """Copy content into fresh extents. Zero chunks need nothing: the driver hands out zeroed memory.
 
         A batch is taken as soon as the copies before it are queued, so that memory can be made while the link is busy.
-        `done` is called in order, in this thread, as each extent is complete.
+        `done` is called in this thread as extents are complete: of each batch first with those that need no copy.
 
         Raises:
             CudaError: the GPU failed; the host copy is untouched.
@@ -261,7 +273,7 @@ class _Lane:
         self,
         batches: Iterable[tuple[Sequence[Extent], Runs]],
         pool: PinnedPool,
-        done: Callable[[Extent], None] | None,
+        done: Done | None,
     ) -> CopyStats:
         with self._lock:
             began = time.perf_counter()
@@ -277,7 +289,7 @@ class _Lane:
         self,
         batches: Iterable[tuple[Sequence[Extent], Runs]],
         pool: PinnedPool,
-        done: Callable[[Extent], None] | None,
+        done: Done | None,
     ) -> tuple[int, int]:
         """Returns how many chunks in how many pieces."""
         pending: deque[tuple[Extent, Any]] = deque()
@@ -289,7 +301,12 @@ class _Lane:
             chunks, first = runs.chunks.tolist(), runs.first.tolist()
             all_chunks += sum(chunks)
             all_pieces += len(chunks)
+            still = [extent for i, extent in enumerate(extents) if first[i] == first[i + 1]]
+            if still and done is not None:
+                done(still)
             for i, extent in enumerate(extents):
+                if first[i] == first[i + 1]:
+                    continue
                 for run in range(first[i], first[i + 1]):
                     host, device = pool.address(slots[run]), addresses[run]
                     size = chunks[run] * CHUNK_BYTES
@@ -297,32 +314,29 @@ class _Lane:
                         call(self._copy, host, device, size, self._stream)
                     else:
                         call(self._copy, device, host, size, self._stream)
-                event = None
-                if first[i] < first[i + 1]:
-                    event = next(events)
-                    call("cuEventRecord", event, self._stream)
-                    queued += extent.size
+                event = next(events)
+                call("cuEventRecord", event, self._stream)
+                queued += extent.size
                 pending.append((extent, event))
                 queued -= self._settle(pending, done, wait=len(pending) >= _AHEAD or queued >= _AHEAD_BYTES)
         while pending:
             self._settle(pending, done, wait=True)
         return all_chunks, all_pieces
 
-    def _settle(self, pending: deque[tuple[Extent, Any]], done: Callable[[Extent], None] | None, *, wait: bool) -> int:
+    def _settle(self, pending: deque[tuple[Extent, Any]], done: Done | None, *, wait: bool) -> int:
         """Report what has finished, in order, with `wait` one at least. Returns the bytes that were on their way."""
         settled = 0
         while pending:
             extent, event = pending[0]
-            if event is not None:
-                if wait:
-                    call("cuEventSynchronize", event)
-                elif not _finished(event):
-                    break
-                settled += extent.size
+            if wait:
+                call("cuEventSynchronize", event)
+            elif not _finished(event):
+                break
             wait = False
+            settled += extent.size
             pending.popleft()
             if done is not None:
-                done(extent)
+                done([extent])
         return settled
 
 

@@ -207,8 +207,9 @@ class ExtentSpace:
 
 
 @contextmanager
-def held(extents: Sequence[Extent]) -> Iterator[Callable[[Extent], None]]:
-    """Hold extents of one GPU, which may be none at all, for the block. What it gives lets go of one before the end.
+def held(extents: Sequence[Extent]) -> Iterator[Callable[[Iterable[Extent]], None]]:
+    """Hold extents of one GPU, which may be none at all, for the block. What it gives lets go of some before the end; it
+    passes over extents that aren't held.
 
     Raises:
         WorkloadLost: one of them is gone.
@@ -218,14 +219,17 @@ def held(extents: Sequence[Extent]) -> Iterator[Callable[[Extent], None]]:
         raise ValueError("extents of several GPUs in one copy")
     space = next(iter(spaces.values()), None)
     if space is None:
-        yield lambda extent: None
+        yield lambda extents: None
         return
     space.hold(extents)
     rest = dict.fromkeys(extents)
 
-    def let_go(extent: Extent) -> None:
-        del rest[extent]
-        space.let_go([extent])
+    def let_go(some: Iterable[Extent]) -> None:
+        mine = [extent for extent in some if extent in rest]
+        for extent in mine:
+            del rest[extent]
+        if mine:
+            space.let_go(mine)
 
     try:
         yield let_go

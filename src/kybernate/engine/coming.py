@@ -222,10 +222,10 @@ class Coming:
         left = len(line.places)
         copies = {held.id: held.copy for held in line.places}
 
-        def filled(extent: Extent) -> None:
+        def filled(extents: Sequence[Extent]) -> None:
             nonlocal left, unchecked
-            left -= 1
-            unchecked.append(extent)
+            left -= len(extents)
+            unchecked += extents
             if not left or sum(extent.size for extent in unchecked) >= CHECK_BYTES:
                 part, unchecked = unchecked, []
                 checks.append(

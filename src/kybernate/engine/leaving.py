@@ -60,7 +60,7 @@ class Leaving:
     extents: list[Extent] = field(default_factory=list)
     plans: list[CopyPlan] = field(default_factory=list)
     manifest: Manifest | None = None
-    copied: SimpleQueue[Extent] = field(default_factory=SimpleQueue)
+    copied: SimpleQueue[Sequence[Extent]] = field(default_factory=SimpleQueue)
     """Extents whose content is safe, in the order they were copied."""
     committed: bool = False
     """Past the point of no return: `manifest` and its marks say what is in the pool."""
@@ -191,14 +191,15 @@ class Leaving:
         left = len(self.extents)
         while left:
             try:
-                waiting.append(self.copied.get(timeout=POLL_SECONDS))
+                safe = self.copied.get(timeout=POLL_SECONDS)
             except Empty:
                 for future in copying:
                     if future.done():
                         future.result()  # raises what stopped it
                 continue
-            left -= 1
-            if not self.copied.empty():  # clean extents come all at once: free them at once
+            waiting += safe
+            left -= len(safe)
+            if not self.copied.empty():
                 continue
             if not left or sum(extent.size for extent in waiting) >= FREE_BYTES:
                 self._free(waiting, [index[extent.id] for extent in waiting])
