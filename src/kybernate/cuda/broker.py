@@ -31,7 +31,7 @@ from kybernate.cuda.extents import Extent, ExtentSpace, Piece
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom
-from kybernate.model.types import CHUNK_BYTES, MIB, ExtentId, HostPid, WorkloadName
+from kybernate.model.types import CHUNK_BYTES, MIB, ExtentId, GpuUuid, HostPid, WorkloadName
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ class Broker:
         self._lock = threading.Lock()
         # By workload too: an id that a workload makes up can't stand in another's way.
         self._extents: dict[tuple[WorkloadName, ExtentId], Extent] = {}
+        # Kept beside, since every request asks for the sums and a workload may have ten thousands of extents.
+        self._resident: Counter[tuple[WorkloadName, GpuUuid]] = Counter()
         generation = secrets.randbits(31) << 32
         self._ids = (ExtentId(generation | number) for number in itertools.count(1))
         self._short_of_promise: dict[tuple[WorkloadName, HostPid], int] = {}
@@ -135,8 +137,22 @@ class Broker:
                 self._extent(name, piece, workload=workload, pid=pid, space=space, rdma=rdma)
                 for name, piece in zip(names, pieces, strict=True)
             ]
-            self._extents.update((_key(extent), extent) for extent in extents)
+            for extent in extents:
+                self._add(extent)
         return extents
+
+    def _add(self, extent: Extent) -> None:
+        if (before := self._extents.get(_key(extent))) is not None:
+            self._remove(before)
+        self._extents[_key(extent)] = extent
+        self._resident[extent.workload, extent.gpu.uuid] += extent.size
+
+    def _remove(self, extent: Extent) -> None:
+        del self._extents[_key(extent)]
+        holding = (extent.workload, extent.gpu.uuid)
+        self._resident[holding] -= extent.size
+        if not self._resident[holding]:
+            del self._resident[holding]
 
     def _new_ids(self, workload: WorkloadName, count: int) -> list[ExtentId]:
         """Past those that the workload claims already, by whatever means."""
@@ -182,7 +198,7 @@ class Broker:
         extent = self._extent(record.id, piece, workload=workload, pid=pid, space=space, rdma=rdma)
         extent.fd = copy
         with self._lock:
-            self._extents[_key(extent)] = extent
+            self._add(extent)
         return extent
 
     def drop(self, extents: Iterable[Extent]) -> None:
@@ -195,7 +211,7 @@ class Broker:
         with self._lock:
             for extent in extents:
                 if self._extents.get(_key(extent)) is extent:
-                    del self._extents[_key(extent)]
+                    self._remove(extent)
                 space = self._space(extent)
                 by_space.setdefault(id(space), (space, []))[1].append(extent)
         for space, mine in by_space.values():
@@ -210,9 +226,9 @@ class Broker:
         """Bytes of all extents, or of one workload's, or one GPU's."""
         with self._lock:
             return sum(
-                e.size
-                for e in self._extents.values()
-                if (workload is None or e.workload == workload) and (gpu is None or e.gpu is gpu)
+                size
+                for (holder, uuid), size in self._resident.items()
+                if (workload is None or holder == workload) and (gpu is None or uuid == gpu.uuid)
             )
 
     # -- requests, in the doors' thread --------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Doors: the listening sockets of all workloads, one thread that accepts and receives, and each request's answer.
 
-A connection carries one request. Its life: OPEN until a packet came, then SERVED or DEFERRED (a thread of somebody's answers),
-then ANSWERED until the peer hangs up. A peer that hangs up with the answer unread is noticed by the kernel's ECONNRESET, and
-whoever gave something away is told (`untaken`).
+A connection carries one request. Its life: OPEN until a packet came, perhaps DEFERRED (a thread of somebody's answers), then
+ANSWERED until the peer hangs up, where the answer gives something away: a peer that hangs up with it unread is noticed by the
+kernel's ECONNRESET, and whoever gave is told (`untaken`). After any other answer it is closed at once.
 
 Limits: silent connections are closed after some seconds, the oldest first when there are too many; a peer that doesn't read
 its answer loses it, so the thread never blocks.
@@ -64,6 +64,8 @@ class _Connection:
     state: _State
     since: float
     untaken: Callable[[], None] | None = None
+    watched: bool = False
+    """The selector has it. Most requests are there on arrival and answered at once, and never need that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +98,7 @@ class Request:
 
     def defer(self) -> None:
         """The answer will come from another thread."""
-        self._connection.state = _State.DEFERRED
+        self._doors.defer(self._connection)
 
 
 class Doors:
@@ -178,11 +180,17 @@ class Doors:
             failed = connection.state is _State.CLOSED
             if not failed:
                 try:
+                    if len(answers) > 1:
+                        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
                     for message, fds in answers:
                         packets.send(connection.socket, message, fds)
                     connection.state = _State.ANSWERED
                     connection.since = time.monotonic()
                     connection.untaken = untaken
+                    if untaken is None:
+                        self._finish(connection)
+                    else:
+                        self._watch(connection)
                 except OSError as e:  # hung up, or a buffer full of what it doesn't read
                     log.info("workload %s, process %d didn't take its answer: %s", *_who(connection.peer), e)
                     failed = True
@@ -190,6 +198,13 @@ class Doors:
             if untaken is not None:
                 untaken()
             self._finish(connection)
+
+    def defer(self, connection: _Connection) -> None:
+        """Its answer will come from another thread; until then only its hanging up matters."""
+        with self._lock:
+            if connection.state is _State.OPEN:
+                connection.state = _State.DEFERRED
+                self._watch(connection)
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -225,7 +240,6 @@ class Doors:
                 time.sleep(_OUT_OF_DESCRIPTORS_S)
             return  # or gone again, or the door was closed meanwhile
         accepted.setblocking(False)
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         pid, _, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         with self._lock:
             if self._doors.get(door.workload) is not door:
@@ -241,7 +255,6 @@ class Doors:
                 self._end(silent, door)
             connection = _Connection(accepted, Peer(door.workload, HostPid(pid)), _State.OPEN, time.monotonic())
             door.connections.add(connection)
-            self._selector.register(accepted, selectors.EVENT_READ, connection)
         self._receive(connection)  # its request is often there already
 
     def _receive(self, connection: _Connection) -> None:
@@ -252,6 +265,7 @@ class Doors:
             try:
                 came = packets.receive(connection.socket)
             except (BlockingIOError, InterruptedError):
+                self._watch(connection)
                 return
             except BadInput as e:
                 self._refuse(connection, str(e))
@@ -297,8 +311,14 @@ class Doors:
         if connection.state is _State.CLOSED:
             return
         connection.state = _State.CLOSED
-        self._unregister(connection.socket)
+        if connection.watched:
+            self._unregister(connection.socket)
         connection.socket.close()
+
+    def _watch(self, connection: _Connection) -> None:
+        if not connection.watched:
+            connection.watched = True
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     def _unregister(self, subject: socket.socket) -> None:
         with suppress(KeyError, ValueError):
