@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -161,6 +161,7 @@ def layouts(draw: st.DrawFn) -> tuple[list[int], np.ndarray, np.ndarray]:
     return sizes, slots, wanted
 
 
+@settings(deadline=None)
 @given(layouts(), st.integers(1, 6))
 def test_runs_copy_exactly_what_is_wanted(layout: tuple[list[int], np.ndarray, np.ndarray], segment: int) -> None:
     sizes, slots, wanted = layout
@@ -189,6 +190,7 @@ def test_runs_copy_exactly_what_is_wanted(layout: tuple[list[int], np.ndarray, n
         assert not follows or found.slots[run] % segment == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 4, st.integers(-1, 3)), max_size=30))
 def test_every_chunk_is_zero_clean_or_dirty(rows: list[tuple[int, int, int, int, int]]) -> None:
     table = np.array(rows, dtype=np.int64).reshape(-1, 5)

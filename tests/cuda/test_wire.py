@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kybernate.cuda import wire
@@ -100,6 +100,7 @@ messages = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(messages)
 def test_round_trip(message: wire.Message) -> None:
     packet = wire.pack(message)
@@ -112,12 +113,14 @@ def test_long_reason_is_cut_but_stays_text() -> None:
     assert len(wire.unpack(wire.pack(message)).reason) >= 110
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=wire.PACKET_MAX + 10))
 def test_garbage_is_refused(packet: bytes) -> None:
     with pytest.raises(BadInput):
         wire.unpack(packet)
 
 
+@settings(deadline=None)
 @given(messages, st.data())
 def test_damaged_packets_are_refused_or_parsed(message: wire.Message, data: st.DataObject) -> None:
     packet = bytearray(wire.pack(message))
@@ -131,6 +134,7 @@ def test_too_many_records_is_our_own_bug() -> None:
         wire.pack(wire.Message(wire.Type.FREE, records=(wire.Record(ExtentId(1), 0, 0),) * (wire.RECORDS_MAX + 1)))
 
 
+@settings(deadline=None)
 @given(st.lists(records, max_size=3 * wire.RECORDS_MAX))
 def test_split_keeps_order_and_marks_the_last(many: list[wire.Record]) -> None:
     parts = list(wire.split(many))
