@@ -261,7 +261,7 @@ static bool range_of(uint64_t *address, struct range *range)
 
 int cuMemGetAddressRange_v2(void *base, void *size, uint64_t address)
 {
-    struct range range;
+    struct range range = {0};
     if (!range_of(&address, &range)) return KYB_DRIVER(cuMemGetAddressRange_v2, (void *, void *, uint64_t), (base, size, address));
     if (base) *(uint64_t *)base = range.base;
     if (size) *(size_t *)size = range.size;
@@ -280,7 +280,7 @@ static void correct(int attribute, void *value, const struct range *range)
 
 int cuPointerGetAttribute(void *value, int attribute, uint64_t address)
 {
-    struct range range;
+    struct range range = {0};
     bool ours = range_of(&address, &range);
     int result = KYB_DRIVER(cuPointerGetAttribute, (void *, int, uint64_t), (value, attribute, address));
     if (ours && result == CUDA_SUCCESS) correct(attribute, value, &range);
@@ -289,7 +289,7 @@ int cuPointerGetAttribute(void *value, int attribute, uint64_t address)
 
 int cuPointerGetAttributes(unsigned int count, void *attributes, void *values, uint64_t address)
 {
-    struct range range;
+    struct range range = {0};
     bool ours = range_of(&address, &range);
     int result = KYB_DRIVER(cuPointerGetAttributes, (unsigned int, void *, void *, uint64_t), (count, attributes, values, address));
     if (ours && result == CUDA_SUCCESS)
