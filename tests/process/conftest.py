@@ -63,6 +63,18 @@ def workloads(state_directory: Path) -> Iterator[Workloads]:
 
 
 @pytest.fixture
+def elsewhere() -> Iterator[Workloads]:
+    """Another state directory, for what is restored there."""
+    directory = Path(tempfile.mkdtemp(prefix="kyb-other-")).resolve()
+    directory.chmod(0o755)
+    made = Workloads(directory)
+    yield made
+    for tree in made.trees:
+        tree.remove()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
 def output() -> Callable[[Tree], str]:
     """What a workload has written so far."""
 

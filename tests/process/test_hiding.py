@@ -24,6 +24,8 @@ def test_only_its_own_run_directory_is_left(workloads, state_directory, output):
             "workloads",
             "workloads/work",
             "workloads/work/control",
+            "workloads/work/identity.env",
+            "workloads/work/launch.json",
             "workloads/work/output.log",
             "workloads/work/supervisor.json",
         )

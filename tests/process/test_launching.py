@@ -328,40 +328,6 @@ def test_launching_is_quick(workloads):
     assert min(taken) < 0.25, taken
 
 
-AS_CRIU_DOES = """
-import os, sys
-open("/proc/sys/kernel/ns_last_pid", "w").write("1233")
-if os.fork() == 0:
-    os.setsid()
-    while os.getppid() != 1: pass
-    os.read(os.open(sys.argv[1], os.O_RDONLY), 1)
-    os._exit(7)
-"""
-
-
-def test_a_house_for_a_restored_process(workloads, eventually, tmp_path):
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    tree = workloads.launch(awaited=1234)
-    assert tree.alive
-    assert tree.pids() == []
-    assert tree.main_pid() is None
-    enter = ["nsenter", "-t", str(tree.supervisor_pid), "-m", "-p", "-i", "-u", "-n", "--"]
-    into_cgroup = ["sh", "-c", f'echo $$ >{tree.cgroup}/cgroup.procs; exec "$@"', "sh"]
-    subprocess.run([*into_cgroup, *enter, sys.executable, "-c", AS_CRIU_DOES, str(fifo)], check=True)
-    assert tree.pids() == [tree.main_pid()]
-    tree.freeze()
-    tree.thaw()
-    fifo.write_bytes(b"x")
-    assert tree.wait(10) == 7
-
-
-@pytest.mark.parametrize("fields", [{"awaited": 1}, {"awaited": 5, "isolated": False}])
-def test_senseless_restores_are_refused(workloads, fields):
-    with pytest.raises(BadInput, match="can't restore pid"):
-        workloads.spec(**fields)
-
-
 def test_without_the_right_to_make_namespaces(state_directory, leftovers):
     program = f"""
 from pathlib import Path

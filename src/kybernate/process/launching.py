@@ -18,11 +18,13 @@ import errno
 import json
 import marshal
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from typing import Any
 import kybernate
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
 from kybernate.model.types import WorkloadName, workload_name
-from kybernate.process import procfs, records
+from kybernate.process import archives, procfs, records
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach, clear, locked, sweep_locked
 
@@ -40,6 +42,12 @@ _LONGEST_SOCKET = f"{CONTROL}/4194304.sock"
 _START = "import sys; sys.path.append(sys.argv[1]); from kybernate.process.supervisor import main; main()"
 
 
+LAYERS = "layers"
+"""Directory of the writable layers, below the run directory."""
+RESTORE = "restore"
+"""Directory of CRIU's log, below the run directory, while a restore runs."""
+
+
 class Network(enum.StrEnum):
     """What a workload sees of the network."""
 
@@ -47,6 +55,30 @@ class Network(enum.StrEnum):
     """A network of its own in which only loopback is up."""
     HOST = "host"
     """The host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What CRIU brings back instead of a program that is started. Made by `restoring`."""
+
+    images: Path
+    """The dump."""
+    pid: int
+    """Of the first process, as it sees itself."""
+    last_pid: int
+    run_directory: Path
+    """Where the processes know their run directory; this one is shown to them there."""
+    state_directory: Path
+    """Hidden around it."""
+    shared_memory: str
+    """Name of the tar of /dev/shm in `images`."""
+    layers: Sequence[str]
+    """Names of the tars of the layers in `images`, one for each layer."""
+    command: Callable[[int, int], Sequence[str]]
+    """CRIU's command line, given the descriptors of the images and of a directory for its log."""
+    failure: Callable[[Path], str]
+    """What went wrong, in a sentence, given the directory with the log."""
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +102,18 @@ class LaunchSpec:
     network: Network = Network.NONE
     isolated: bool = True
     """False: no namespaces and no cgroup, as without root."""
-    awaited: int | None = None
-    """Run nothing: lay out the namespaces and wait for a process of this pid (as seen inside) that CRIU restores
-    there; it counts as the workload's first process. `argv` may be empty then."""
+    layers: Sequence[Path] = ()
+    """Directories of which the workload sees the host's content, but writes into a layer of its own, RUN/layers/N: the
+    host's files stay as they are, a dump takes the layer along, clones don't see each other's. Elsewhere it writes
+    the host's files, as any program does. What is mounted below a layer isn't seen in it."""
+    layers_at: Path | None = None
+    """Keep the layers here instead of below the run directory, which often lies in RAM. Laid anew at each launch."""
+    restored: Restored | None = None
+    """Start nothing, but have CRIU bring processes back; `argv` and `environment` are those they were started with."""
 
     def __post_init__(self) -> None:
         workload_name(self.name)
-        if self.awaited is not None and not (self.isolated and self.awaited > 1):
-            raise BadInput(
-                f"workload {self.name}: can't restore pid {self.awaited}", hint="needs isolation, and pid > 1"
-            )
-        if self.awaited is None and not (self.argv and self.argv[0]):
+        if not (self.argv and self.argv[0]):
             raise BadInput(f"workload {self.name}: no command", hint="say what to run")
         if any("\0" in text for text in (*self.argv, *self.environment, *self.environment.values())):
             raise BadInput(f"workload {self.name}: a NUL byte in the command or its environment")
@@ -98,12 +131,31 @@ class LaunchSpec:
                 f"workload {self.name}: the run directory {self.run_directory} is too long for a socket's path",
                 hint="use a shorter state directory",
             )
+        self._check_layers()
         if min(self.uid, self.gid, *self.groups) < 0:
             raise BadInput(f"workload {self.name}: a negative user or group number")
+
+    def _check_layers(self) -> None:
+        if self.layers_at is not None and (not self.layers_at.is_absolute() or ".." in self.layers_at.parts):
+            raise BadInput(f"workload {self.name}: the directory {self.layers_at} must be absolute and without '..'")
+        for layer in self.layers:
+            if not layer.is_absolute() or ".." in layer.parts or len(layer.parts) < 2:
+                raise BadInput(f"workload {self.name}: no layer can be laid over {layer}", hint="name a directory")
+            for place in (self.run_directory, self.layers_at):
+                if place is not None and place.is_relative_to(layer):
+                    raise BadInput(
+                        f"workload {self.name}: no layer can be laid over {layer}: {place}, where it would be kept, is in it"
+                    )
 
     @property
     def state_directory(self) -> Path:
         return self.run_directory.parents[1]
+
+    @property
+    def layer_directories(self) -> list[tuple[Path, Path]]:
+        """Of each layer: what is written, and a directory of the kernel's beside it."""
+        base = self.layers_at or self.run_directory / LAYERS
+        return [(base / str(number), base / f"{number}.work") for number in range(len(self.layers))]
 
 
 def launch(spec: LaunchSpec) -> Tree:
@@ -118,8 +170,8 @@ def launch(spec: LaunchSpec) -> Tree:
     privileged = os.geteuid() == 0
     if not privileged and (spec.uid, spec.gid) != (os.geteuid(), os.getegid()):
         raise BadInput(f"workload {spec.name}: only root can run it as user {spec.uid}, group {spec.gid}")
-    if spec.awaited is not None and not privileged:
-        raise Unsupported(f"workload {spec.name}: restoring needs root")
+    if spec.restored is not None and not (privileged and spec.isolated):
+        raise Unsupported(f"workload {spec.name}: restoring needs root and isolation")
     isolated = spec.isolated and privileged
     while True:
         made = _make_run_directory(spec)
@@ -137,8 +189,14 @@ def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
         (spec.run_directory / records.EXIT).unlink(missing_ok=True)
         _make_control_directory(spec)
         if isolated:
+            _make_layers(spec)
+        if spec.restored is not None:
+            _make_output(spec)
+        _write_papers(spec)
+        if isolated:
             group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
         _start_supervisor(spec, group)
+        shutil.rmtree(spec.run_directory / RESTORE, ignore_errors=True)
         return attach(spec.run_directory)
     except BaseException:
         _undo(spec, group)
@@ -171,6 +229,61 @@ def _make_control_directory(spec: LaunchSpec) -> None:
         os.chown(control, spec.uid, spec.gid, follow_symlinks=False)
 
 
+def _make_output(spec: LaunchSpec) -> None:
+    """What restored processes write to must be there before they are; what an earlier life wrote stays."""
+    descriptor = os.open(spec.run_directory / OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+    try:
+        os.fchown(descriptor, spec.uid, spec.gid)
+    finally:
+        os.close(descriptor)
+
+
+def _make_layers(spec: LaunchSpec) -> None:
+    """Empty, or as the dump has them."""
+    archives_of = () if spec.restored is None else spec.restored.layers
+    for number, (upper, work) in enumerate(spec.layer_directories):
+        if not spec.layers[number].is_dir():
+            raise BadInput(f"workload {spec.name}: no layer can be laid over {spec.layers[number]}: no directory")
+        for directory in (upper, work):
+            if directory.exists():
+                shutil.rmtree(directory)
+            directory.mkdir(parents=True, mode=0o700)
+        like = spec.layers[number].stat()
+        os.chown(upper, like.st_uid, like.st_gid)
+        upper.chmod(like.st_mode & 0o7777)
+        if spec.restored is not None:
+            with (spec.restored.images / archives_of[number]).open("rb") as file:
+                archives.lay(file, upper)
+
+
+def _write_papers(spec: LaunchSpec) -> None:
+    """What a dump must know of the start, and what tells this life from others."""
+    launched = {
+        "argv": [str(argument) for argument in spec.argv],
+        "environment": {str(name): str(value) for name, value in spec.environment.items()},
+        "directory": str(spec.directory),
+        "uid": spec.uid,
+        "gid": spec.gid,
+        "groups": list(spec.groups),
+        "network": str(spec.network),
+        "layers": [str(layer) for layer in spec.layers],
+    }
+    # 128 bits; "restored" tells a program that has copied the seed of the life before to copy this one.
+    identity = {
+        "KYBERNATE_WORKLOAD": spec.name,
+        "KYBERNATE_SEED": str(secrets.randbits(128)),
+        "KYBERNATE_RESTORED": str(int(spec.restored is not None)),
+    }
+    lines = "".join(f"{name}={value}\n" for name, value in identity.items())
+    for name, mode, text in ((records.LAUNCH, 0o600, json.dumps(launched)), (records.IDENTITY, 0o644, lines)):
+        new = spec.run_directory / f"{name}.new"
+        new.unlink(missing_ok=True)
+        new.touch(mode=mode)
+        new.chmod(mode)
+        new.write_text(text)
+        new.replace(spec.run_directory / name)
+
+
 def _refuse_running(spec: LaunchSpec) -> None:
     try:
         sweep_locked(spec.run_directory)
@@ -178,9 +291,24 @@ def _refuse_running(spec: LaunchSpec) -> None:
         raise Conflict(f"workload {spec.name} already runs", hint="stop it first, or choose another name") from e
 
 
-def _job(spec: LaunchSpec, group: WorkloadCgroup | None) -> dict[str, Any]:
+def _restore_job(restored: Restored, descriptors: Sequence[int]) -> dict[str, Any]:
+    images, work = descriptors
+    return {
+        "images": images,
+        "work": work,
+        "pid": restored.pid,
+        "last_pid": restored.last_pid,
+        "run_directory": str(restored.run_directory),
+        "state_directory": str(restored.state_directory),
+        "shared_memory": restored.shared_memory,
+        "command": list(restored.command(images, work)),
+    }
+
+
+def _job(spec: LaunchSpec, group: WorkloadCgroup | None, descriptors: Sequence[int]) -> dict[str, Any]:
     """What the supervisor is told; see supervisor.py."""
     isolated = group is not None
+    restored = spec.restored
     environment = {str(name): str(value) for name, value in spec.environment.items()} | {
         "KYBERNATE_WORKLOAD": str(spec.name),
         "KYBERNATE_RUN_DIRECTORY": str(spec.run_directory.resolve()),
@@ -193,12 +321,18 @@ def _job(spec: LaunchSpec, group: WorkloadCgroup | None) -> dict[str, Any]:
         "cgroup": None if group is None else str(group.path),
         "launched": time.time(),
         "left_out": [] if isolated else _left_out(spec),
+        "run_directory_inside": str(restored.run_directory if restored else spec.run_directory.resolve()),
+        "layers": [str(upper) for upper, _ in spec.layer_directories] if isolated else [],
     }
     return {
         "name": str(spec.name),
         "launcher": os.getpid(),
         "argv": [str(argument) for argument in spec.argv],
-        "awaited": spec.awaited,
+        "layers": [
+            [str(path.resolve()), str(upper.resolve()), str(work.resolve())]
+            for path, (upper, work) in zip(spec.layers, spec.layer_directories, strict=True)
+        ],
+        "restore": None if restored is None else _restore_job(restored, descriptors),
         "environment": environment,
         "directory": str(spec.directory),
         "run_directory": str(spec.run_directory.resolve()),
@@ -219,14 +353,18 @@ def _left_out(spec: LaunchSpec) -> list[str]:
     return [
         f"{why}: no namespaces, so the workload sees the host's processes, network and the agent's files",
         f"{why}: no cgroup, so it is frozen by SIGSTOP, which a program can notice",
+        *([f"{why}: no layers, so it writes into the host's directories"] if spec.layers else []),
     ]
 
 
 def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
     """Run the opener and read its reports until the workload's exec."""
     root = Path(kybernate.__file__).parents[1]
-    with os.fdopen(os.memfd_create("kybernate-job"), "w+b") as job:
-        job.write(marshal.dumps(_job(spec, group)))
+    timeout_s = _START_TIMEOUT_S if spec.restored is None else spec.restored.timeout_s
+    with contextlib.ExitStack() as stack:
+        descriptors = [stack.enter_context(_opened(path)) for path in _directories_to_pass(spec)]
+        job = stack.enter_context(os.fdopen(os.memfd_create("kybernate-job"), "w+b"))
+        job.write(marshal.dumps(_job(spec, group, descriptors)))
         job.seek(0)
         opener = subprocess.Popen(
             # The run directory is there for people who look at the list of processes.
@@ -237,16 +375,35 @@ def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
             cwd="/",
             start_new_session=True,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            pass_fds=descriptors,
         )
     try:
-        _, raw = opener.communicate(timeout=_START_TIMEOUT_S)
+        _, raw = opener.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as e:
-        raise KybernateError(f"workload {spec.name} did not start within {_START_TIMEOUT_S:g} s") from e
+        raise KybernateError(f"workload {spec.name} did not start within {timeout_s:g} s") from e
     except BaseException:
         opener.send_signal(signal.SIGKILL)
         opener.communicate()
         raise
     _check_reports(spec, raw.decode("utf-8", "replace"))
+
+
+def _directories_to_pass(spec: LaunchSpec) -> list[Path]:
+    """Of a restore: the images, and where CRIU writes its log. Their paths may be hidden inside."""
+    if spec.restored is None:
+        return []
+    work = spec.run_directory / RESTORE
+    work.mkdir(mode=0o700, exist_ok=True)
+    return [spec.restored.images, work]
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _check_reports(spec: LaunchSpec, text: str) -> None:
@@ -268,6 +425,9 @@ def _check_reports(spec: LaunchSpec, text: str) -> None:
 
 def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) -> KybernateError:
     head = f"workload {spec.name}"
+    if step == "restore" and spec.restored is not None:
+        why = spec.restored.failure(spec.run_directory / RESTORE)
+        return KybernateError(f"{head} could not be restored: {why or text}")
     if step == "directory":
         return BadInput(f"{head}: can't use the directory {spec.directory}: {os.strerror(number or 0)}")
     if step != "exec":
@@ -289,6 +449,10 @@ def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) 
     return BadInput(f"{head}: can't run {command}: {os.strerror(number or 0)}")
 
 
+def _flat(pairs: Iterable[tuple[Path, Path]]) -> list[Path]:
+    return [path for pair in pairs for path in pair]
+
+
 def _undo(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
     """After a failed start: as if it had never been tried."""
     try:
@@ -297,5 +461,7 @@ def _undo(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
         if group is not None:
             group.remove(_START_TIMEOUT_S)
     clear(spec.run_directory)
-    for name in (records.EXIT, f"{records.EXIT}.new", f"{records.SUPERVISOR}.new"):
+    for directory in (spec.run_directory / RESTORE, spec.run_directory / LAYERS, *_flat(spec.layer_directories)):
+        shutil.rmtree(directory, ignore_errors=True)
+    for name in (records.EXIT, f"{records.EXIT}.new", f"{records.SUPERVISOR}.new", records.LAUNCH, records.IDENTITY):
         (spec.run_directory / name).unlink(missing_ok=True)

@@ -162,27 +162,50 @@ def mount_points() -> list[str]:
     return [p.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\") for p in raw]
 
 
-def hide_all_but(hidden: str, kept: str) -> None:
-    """Cover the directory `hidden` so that only `kept`, a directory below it, is left, at its old path.
+def hide_all_but(hidden: str, kept: str, *, shown_as: str | None = None, around: str | None = None) -> None:
+    """Cover the directory `hidden` so that only `kept`, a directory below it, is left: at its old path, or at `shown_as`.
 
     Mounts below `hidden` are detached from this mount namespace, so that it doesn't keep them alive (the agent's
-    pool is such a mount, and large). Both must be real paths. Needs a mount namespace of one's own, not shared.
+    pool is such a mount, and large). All must be real paths. Needs a mount namespace of one's own, not shared.
+    With `shown_as`, the directory `around` above it is covered in the same way; it must be there.
     """
     clone = _clone_mount(kept)
     try:
-        for point in reversed(mount_points()):
-            if point.startswith(hidden.rstrip("/") + "/"):
-                detach_mount(point)
-        mount("kybernate", hidden, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64k")
-        os.makedirs(kept, 0o755)
-        _attach_mount(clone, kept)
-        mount("", hidden, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+        covered = [hidden]
+        # A state directory inside of another: the one further out goes first, and the inner needs no cover of its own.
+        if around is not None and not _is_below(around, hidden):
+            covered = [around] if _is_below(hidden, around) else [hidden, around]
+        for directory in covered:
+            for point in reversed(mount_points()):
+                if _is_below(point, directory) and point != directory:
+                    detach_mount(point)
+            mount("kybernate", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64k")
+        place = shown_as or kept
+        os.makedirs(place, 0o755)
+        _attach_mount(clone, place)
+        for directory in covered:
+            mount("", directory, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     finally:
         os.close(clone)
 
 
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def lay_over(path: str, *, upper: str, work: str) -> None:
+    """Let writes below `path` go to the directory `upper`. `work` is an empty directory beside it, the kernel's own.
+
+    What is mounted below `path` isn't seen there any more.
+    """
+    # A colon, a comma or a backslash in a path would end it.
+    escaped = [part.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for part in (path, upper, work)]
+    options = "lowerdir={},upperdir={},workdir={}".format(*escaped)
+    mount("kybernate", path, "overlay", MS_NOSUID | MS_NODEV, options)
+
+
 def own_mounts(*, cgroup_root: str | None) -> None:
-    """Lay /proc, /dev/shm and /dev/mqueue anew for new pid and ipc namespaces; make the cgroups read-only.
+    """Lay /proc, /dev/shm, /dev/pts and /dev/mqueue anew for new pid and ipc namespaces; make the cgroups read-only.
 
     What is mounted or unmounted on the host later still reaches this namespace (it is a slave), never the
     other way round. /sys and /dev stay the host's: the GPU's device files are there.
@@ -191,6 +214,9 @@ def own_mounts(*, cgroup_root: str | None) -> None:
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if os.path.isdir("/dev/shm"):
         mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    if os.path.isdir("/dev/pts"):
+        # Terminals of one's own: a restore wants their numbers back.
+        mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
     if os.path.isdir("/dev/mqueue"):
         mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if cgroup_root is not None:

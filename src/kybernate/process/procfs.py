@@ -57,6 +57,16 @@ def namespace_pids(pid: int) -> tuple[int, ...]:
     return (pid,)
 
 
+def command(pid: int) -> str:
+    """The command line with blanks between the words, at most 200 characters; the name of a process without one."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    found = None if text else stat(pid)
+    return text[:200] if found is None else f"[{found.name}]"
+
+
 def all_pids() -> list[HostPid]:
     """Every process there is right now, in ascending order."""
     return sorted(HostPid(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())

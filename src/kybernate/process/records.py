@@ -1,4 +1,4 @@
-"""The two files the supervisor leaves in a run directory: supervisor.json (it lives) and exit.json (it ended).
+"""The files of a run directory; of these the supervisor leaves supervisor.json (it lives) and exit.json (it ended).
 
 Both are written whole (new name, then rename), by root in a directory of root's, so a workload can't forge them.
 """
@@ -15,6 +15,10 @@ from kybernate.model.types import HostPid, WorkloadName
 
 SUPERVISOR = "supervisor.json"
 EXIT = "exit.json"
+LAUNCH = "launch.json"
+"""How the workload was started, for a dump; root's, since it holds the environment."""
+IDENTITY = "identity.env"
+"""What tells this life of the workload from every other: lines NAME=VALUE, which it may read when it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,10 @@ class SupervisorRecord:
     cgroup: Path | None
     left_out: tuple[str, ...]
     """One line for each protection this workload has to do without."""
+    run_directory_inside: Path | None = None
+    """Where the workload's processes know their run directory; None: where it is."""
+    layers: tuple[Path, ...] = ()
+    """What the workload has written into its layers: a directory for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,8 @@ def read_supervisor(run_directory: Path) -> SupervisorRecord:
             network=str(raw["network"]),
             cgroup=None if raw["cgroup"] is None else Path(raw["cgroup"]),
             left_out=tuple(str(line) for line in raw["left_out"]),
+            run_directory_inside=Path(raw["run_directory_inside"]) if raw.get("run_directory_inside") else None,
+            layers=tuple(Path(layer) for layer in raw.get("layers", ())),
         )
     except (KeyError, TypeError, ValueError) as e:
         raise _damaged(path, e) from e

@@ -12,6 +12,9 @@ ends; the *supervisor* belongs to nobody then and outlives the agent. It reaps, 
 workload's process group, and when the workload's first process ends, it takes everything left in the tree with
 it, writes exit.json and ends. Without namespaces it is a plain process that collects orphans as a subreaper.
 
+A workload may be restored instead of started: then the supervisor lays its /dev/shm, runs CRIU inside and becomes
+the parent of what CRIU brings back. It is recorded only when it is whole.
+
 A start that has begun to make namespaces when its launching process is killed runs to its end all the same: the
 agent that comes next finds it by supervisor.json. Imports are few on purpose (no json, no pathlib, no typing: a
 third of the time a launch takes): this runs before each launch and stays in memory with each workload.
@@ -124,22 +127,24 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
     else:
         namespaces.become_subreaper()
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    workload, gate = (job["awaited"], None) if job["awaited"] else _fork_workload(job, status, tasks)
+    restored = job["restore"]
+    home = restored["run_directory"] if restored else job["run_directory"]  # where it is seen in here
+    workload, gate = _restore(restored, tasks) if restored else _fork_workload(job, status, tasks)
     # "record" is a JSON object but for its end.
     record = f'{job["record"]}, {identity}, "main_inside": {workload}}}'
-    _write_atomically(f"{job['run_directory']}/supervisor.json", record)
+    _write_atomically(f"{home}/supervisor.json", record)
     _report(status, "recorded")
     if gate is None:
         _report(status, "exec")
     else:
         os.write(gate, b"g")
-    _let_go(status, gate, tasks)
+    _let_go(status, gate, tasks, *((restored["images"], restored["work"]) if restored else ()))
     wait_status = _reap_until_end_of(workload)
     _end_rest(isolated=job["isolated"])
     number = os.waitstatus_to_exitcode(wait_status)
     ended, by = (number, "null") if number >= 0 else (128 - number, str(-number))
     text = f'{{"status": {ended}, "signal": {by}, "time": {time.time()}}}'
-    _write_atomically(f"{job['run_directory']}/exit.json", text)
+    _write_atomically(f"{home}/exit.json", text)
     os._exit(0)
 
 
@@ -161,10 +166,58 @@ def _fork_workload(job: Job, status: int, tasks: int | None) -> tuple[int, int]:
     return workload, gate_writer
 
 
+def _restore(restore: Job, tasks: int | None) -> tuple[int, None]:
+    """Have CRIU bring the workload's processes back here; returns its first process's pid.
+
+    They are CRIU's children first and this process's when CRIU has ended, so their exit status comes here.
+    """
+    criu = os.fork()
+    if criu == 0:
+        try:
+            _become_criu(restore, tasks)
+        except BaseException as e:  # as in main; CRIU's own words are in its log
+            os.write(2, f"{e!r}\n".encode())
+        os._exit(127)
+    _, wait_status = os.waitpid(criu, 0)
+    if number := os.waitstatus_to_exitcode(wait_status):
+        how = f"killed by signal {-number}" if number < 0 else f"exit status {number}"
+        raise _StepFailed("restore", OSError(0, f"CRIU: {how}"))
+    # Whatever starts later gets pids above all of these, so that the next restore finds them free.
+    with contextlib.suppress(OSError):
+        _write("/proc/sys/kernel/ns_last_pid", str(max(restore["last_pid"], _LAST_PID_BEFORE_WORKLOAD)))
+    return restore["pid"], None
+
+
+def _become_criu(restore: Job, tasks: int | None) -> None:
+    if tasks is not None:
+        os.write(tasks, b"0")
+    if restore["shared_memory"]:
+        from kybernate.process import archives  # here alone: it takes 20 ms and memory
+
+        descriptor = os.open(restore["shared_memory"], os.O_RDONLY | os.O_CLOEXEC, dir_fd=restore["images"])
+        with open(descriptor, "rb") as file:
+            archives.lay(file, "/dev/shm")
+    os.setsid()
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            with contextlib.suppress(OSError):
+                signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for kept in (restore["images"], restore["work"]):
+        os.set_inheritable(kept, True)
+    os.execv(restore["command"][0], restore["command"])
+
+
 def _furnish(job: Job) -> None:
     with _step("mounts"):
         namespaces.own_mounts(cgroup_root=job["cgroup_root"])
-        namespaces.hide_all_but(job["state_directory"], job["run_directory"])
+    with _step("layer"):
+        for path, upper, work in job["layers"]:
+            namespaces.lay_over(path, upper=upper, work=work)
+    with _step("mounts"):
+        restore = job["restore"]
+        inside = {"shown_as": restore["run_directory"], "around": restore["state_directory"]} if restore else {}
+        namespaces.hide_all_but(job["state_directory"], job["run_directory"], **inside)
     with _step("host name"):
         namespaces.set_host_name(job["name"])
     if job["network"] == "none":

@@ -172,7 +172,7 @@ class Tree:
     def remove(self) -> None:
         """Kill what still runs and remove the cgroup, the sockets and supervisor.json. May be called again.
 
-        exit.json and output.log stay: they are the record, and whoever made the run directory deletes it.
+        exit.json, output.log and the layers stay: whoever made the run directory deletes it.
 
         Raises:
             Busy: a process could not be killed in time.
@@ -248,7 +248,8 @@ def sweep_locked(run_directory: Path) -> None:
 def clear(run_directory: Path) -> None:
     """Delete what belongs to one life of a workload, all but its record."""
     shutil.rmtree(run_directory / CONTROL, ignore_errors=True)
-    (run_directory / records.SUPERVISOR).unlink(missing_ok=True)
+    for name in (records.SUPERVISOR, records.LAUNCH, records.IDENTITY):
+        (run_directory / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,175 @@
+"""The small program that dumps a workload: it survives the agent, and leaves the workload as it was.
+
+`dumping.dump` starts it with a job (JSON, one line on stdin). It moves into the workload's supervisor cgroup, so that
+neither the agent's end nor a kill of the agent's whole cgroup takes it along; freezes the workload; runs CRIU in the
+workload's namespaces; and while CRIU waits at its end, with everything still standing, saves the files. Then it prints
+one JSON object and ends:
+
+    status         0, or why not: `error` and `busy` then say more, or CRIU's log does
+    frozen_s, criu_s, needs, processes
+
+When the agent is gone by then (its end of stdin is closed), nobody wants the dump: it is deleted, and a workload that
+ran runs on. `dumping.settle` does the same where this program was killed too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kybernate.model.errors import Busy
+from kybernate.process import archives, criu_commands, images, namespaces, needs, procfs
+from kybernate.process.cgroups import WorkloadCgroup
+
+_NAMESPACES = (
+    namespaces.NEW_MOUNTS | namespaces.NEW_PIDS | namespaces.NEW_IPC | namespaces.NEW_UTS | namespaces.NEW_NETWORK
+)
+_HARMLESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> NoReturn:
+    """Read the job, dump, report. The exit status is 0 whenever there is a report."""
+    # The agent's terminal or a careless kill of its group must not cut a dump in two.
+    for number in _HARMLESS:
+        signal.signal(number, signal.SIG_IGN)
+    job = json.loads(sys.stdin.readline())
+    group = WorkloadCgroup(Path(job["cgroup"]))
+    (group.supervisor / "cgroup.procs").write_text("0")
+    report: dict[str, Any] = {}
+    try:
+        began = time.monotonic()
+        group.freeze(job["freeze_timeout_s"])
+        report |= _dump(job)
+    except Exception as e:  # a process of its own: the other side must hear of it
+        report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}
+    wanted = _agent_lives()
+    if not job["was_frozen"] and not (wanted and job["hold"] and report["status"] == 0):
+        group.thaw()
+    report["frozen_s"] = time.monotonic() - began
+    if not wanted:
+        shutil.rmtree(job["images"], ignore_errors=True)
+        Path(job["mark"]).unlink(missing_ok=True)
+    sys.stdout.write(json.dumps(report) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _dump(job: dict[str, Any]) -> dict[str, Any]:
+    ready_reader, ready_writer = os.pipe()
+    go_reader, go_writer = os.pipe()
+    script = _script(ready=ready_writer, go=go_reader)
+    began = time.monotonic()
+    guide = os.fork()
+    if guide == 0:
+        try:
+            os.close(ready_reader)
+            os.close(go_writer)  # else CRIU would wait for ever where this program was killed
+            _guide(job, [script, ready_writer, go_reader])
+        except BaseException as e:
+            sys.stderr.write(f"{e!r}\n")
+            sys.stderr.flush()
+        os._exit(127)
+    os.close(ready_writer)
+    os.close(go_reader)
+    report: dict[str, Any] = {}
+    # End of file: CRIU has ended before its work was done.
+    if os.read(ready_reader, 1):
+        report["criu_s"] = time.monotonic() - began
+        try:
+            report |= _save(job)
+        except Exception as e:
+            report |= {"error": str(e)}
+        else:
+            os.write(go_writer, b"g\n")
+    os.close(go_writer)
+    _, wait_status = os.waitpid(guide, 0)
+    status = _shell_status(wait_status)
+    return report | {"status": 1 if "error" in report else status}
+
+
+def _script(*, ready: int, go: int) -> int:
+    """A shell script without a path of its own, since no directory is sure to be seen inside.
+
+    CRIU, its parent, closes all descriptors before it runs it, but has them itself.
+    """
+    descriptor = os.memfd_create("kybernate-station", 0)
+    text = f"""#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0
+echo r >/proc/$PPID/fd/{ready} || exit 1
+read -r answer </proc/$PPID/fd/{go}
+[ "$answer" = g ]
+"""
+    os.write(descriptor, text.encode())
+    return descriptor
+
+
+def _guide(job: dict[str, Any], inherited: list[int]) -> NoReturn:
+    """Enter the namespaces and run CRIU; ends with its exit status."""
+    images_, cgroup, plugins = job["descriptors"]
+    for descriptor in (images_, cgroup, plugins, *inherited):
+        os.set_inheritable(descriptor, True)
+    namespaces.setns(job["supervisor"], _NAMESPACES)
+    os.chdir("/")
+    # The pid namespace is only entered by the next child.
+    criu = os.fork()
+    if criu == 0:
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        for number in (*_HARMLESS, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        command = criu_commands.dump_arguments(
+            Path(job["criu"]),
+            pid=job["pid"],
+            images=images_,
+            cgroup=cgroup,
+            plugins=plugins,
+            script=f"/proc/{os.getpid()}/fd/{inherited[0]}",
+            lock_network=job["lock_network"],
+            timeout_s=job["freeze_timeout_s"],
+        )
+        os.execv(command[0], command)
+    for descriptor in inherited:
+        os.close(descriptor)
+    _, wait_status = os.waitpid(criu, 0)
+    os._exit(_shell_status(wait_status))
+
+
+def _save(job: dict[str, Any]) -> dict[str, Any]:
+    """Everything but CRIU's images, while nothing moves."""
+    into = Path(job["images"])
+    root = f"/proc/{job['supervisor_pid']}/root"
+    _archive(f"{root}/dev/shm", into / images.SHARED_MEMORY)
+    for number, layer in enumerate(job["layers"]):
+        _archive(layer, into / images.layer_archive(number))
+    pids = WorkloadCgroup(Path(job["cgroup"])).pids()
+    needed = needs.needed_files(pids, root=Path(root), own=job["own"])
+    return {"needs": [asdict(file) for file in needed], "processes": [procfs.command(pid) for pid in pids]}
+
+
+def _archive(directory: str, path: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with path.open("xb") as file:
+            archives.save(descriptor, file)
+    finally:
+        os.close(descriptor)
+
+
+def _shell_status(wait_status: int) -> int:
+    number = os.waitstatus_to_exitcode(wait_status)
+    return number if number >= 0 else 128 - number
+
+
+def _agent_lives() -> bool:
+    """The agent keeps its end of our stdin open until it has read our report."""
+    return not select.select([0], [], [], 0)[0]

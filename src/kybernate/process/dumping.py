@@ -1,0 +1,330 @@
+"""Dump a workload's process tree into a directory, from which `restoring.restore` makes it, or clones of it, again.
+
+What is dumped is everything below the workload's supervisor: CRIU's images of the processes, the content of /dev/shm,
+the writable layers, and a record (images.py). The directory appears whole or not at all. The tree itself is untouched:
+it stands still meanwhile, and then runs on or stays frozen, as asked; ending it is the caller's own step, after
+`images.verify`.
+
+While a dump runs, RUN/dump.json says so. It is gone afterwards, and when it isn't, the agent died: see `settle`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kybernate
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, Unsupported
+from kybernate.process import criu_commands, criu_images, images, records
+from kybernate.process.criu import Criu, find_criu
+from kybernate.process.images import Launched, NeededFile, TreeRecord
+from kybernate.process.launching import Network
+from kybernate.process.preflight import Connections, close_connections, dumpable
+from kybernate.process.records import SupervisorRecord
+from kybernate.process.tree import OUTPUT, Tree, attach
+
+MARK = "dump.json"
+"""In the run directory while a dump runs; locked by the programs that make it."""
+_START = "import sys; sys.path.append(sys.argv[1]); from kybernate.process.dumper import main; main()"
+_SETTLE_S = 60.0
+_POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class DumpReport:
+    """What a dump did. Times in seconds."""
+
+    record: TreeRecord
+    seconds: float
+    frozen_s: float
+    """How long the workload stood still, where it ran before and ran on afterwards."""
+    criu_s: float
+    closed: tuple[str, ...]
+    """Connections that were closed by choice, in a line each."""
+
+
+def dump(
+    tree: Tree,
+    images_directory: Path,
+    *,
+    hold: bool = False,
+    connections: Connections = Connections.REFUSE,
+    criu: Criu | None = None,
+    freeze_timeout_s: float = 10.0,
+) -> DumpReport:
+    """Dump the tree into a new directory. Blocks until it is there.
+
+    Args:
+        images_directory: must not exist; its parent must.
+        hold: leave the tree frozen on success, so that nothing it does after the dump is lost when it is killed.
+            Otherwise, and after a failure, it is as frozen or running as it was.
+        connections: what to do about TCP connections that lead out of the workload.
+
+    Raises:
+        BadInput: the directory can't be made.
+        Busy: the processes could not be stopped in time.
+        Conflict: the workload has ended, or is being dumped.
+        Unsupported: it holds what can't be dumped; nothing was touched.
+        KybernateError: CRIU failed; the message says why. The tree is as it was, and no directory is left.
+    """
+    began = time.monotonic()
+    if tree.exit() is not None or tree.main_pid() is None:
+        raise Conflict(f"workload {tree.name} has ended")
+    if problems := dumpable(tree, connections=connections):
+        raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
+    criu = criu or find_criu()
+    record = records.read_supervisor(tree.run_directory)
+    launched = read_launched(tree.run_directory)
+    if settle(tree.run_directory, wait_s=0.0) is Settled.BUSY:
+        raise Conflict(f"workload {tree.name} is being dumped")
+    partial = _make_partial(images_directory)
+    try:
+        with _mark(tree, partial) as mark:
+            closed = close_connections(tree) if connections is Connections.CLOSE else []
+            job = _job(tree, record, launched, partial, criu=criu, hold=hold, freeze_timeout_s=freeze_timeout_s)
+            report = _run_dumper(tree, job, partial, mark)
+            try:
+                written = _write_record(tree, record, launched, partial, criu=criu, report=report)
+                _publish(partial, images_directory)
+            except BaseException:
+                if not job["was_frozen"]:
+                    tree.thaw()
+                raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return DumpReport(
+        record=written,
+        seconds=time.monotonic() - began,
+        frozen_s=report["frozen_s"],
+        criu_s=report["criu_s"],
+        closed=tuple(closed),
+    )
+
+
+class Settled(enum.Enum):
+    """What `settle` found."""
+
+    NOTHING = enum.auto()
+    """No dump was under way."""
+    CLEANED = enum.auto()
+    """One had been cut off: its images are deleted, the workload is as frozen or running as it was."""
+    BUSY = enum.auto()
+    """One is still under way."""
+
+
+def settle(run_directory: Path, *, wait_s: float = _SETTLE_S) -> Settled:
+    """Clean up after a dump whose agent died. An agent calls it for each workload it finds.
+
+    The dump's own program does that itself when it outlives the agent, so wait for it.
+    """
+    path = run_directory / MARK
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return Settled.NOTHING
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists():
+                return Settled.NOTHING
+            _clean(run_directory, Path(f"/proc/self/fd/{descriptor}").read_bytes())
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return Settled.BUSY
+        else:
+            return Settled.CLEANED
+        finally:
+            os.close(descriptor)
+        time.sleep(_POLL_S)
+
+
+def _clean(run_directory: Path, text: bytes) -> None:
+    with contextlib.suppress(ValueError, KeyError):  # cut off before it was written: then nothing was begun
+        found = json.loads(text)
+        shutil.rmtree(found["images"], ignore_errors=True)
+        if not found["was_frozen"]:
+            with contextlib.suppress(KybernateError):
+                attach(run_directory).thaw()
+    (run_directory / MARK).unlink()
+
+
+def read_launched(run_directory: Path) -> Launched:
+    """How the workload was started.
+
+    Raises:
+        Unsupported: it was started by a Kybernate that didn't write it down.
+        KybernateError: the file is damaged.
+    """
+    path = run_directory / records.LAUNCH
+    try:
+        return images.parse_launched(json.loads(path.read_bytes()))
+    except FileNotFoundError as e:
+        name = run_directory.name
+        raise Unsupported(f"workload {name} can't be dumped: {path} is missing", hint="start it anew") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise KybernateError(f"{path} is damaged: {e!r}") from e
+
+
+def _make_partial(images_directory: Path) -> Path:
+    """Beside its later place, so that a rename is enough; for root only, since memory holds secrets."""
+    if images_directory.exists() or images_directory.is_symlink():
+        raise BadInput(f"{images_directory} exists already", hint="a dump needs a new directory")
+    try:
+        made = tempfile.mkdtemp(
+            prefix=f".{images_directory.name}.", suffix=".partial", dir=images_directory.parent.resolve()
+        )
+    except OSError as e:
+        raise BadInput(f"can't make {images_directory}: {e.strerror}") from e
+    return Path(made)
+
+
+def _publish(partial: Path, images_directory: Path) -> None:
+    try:
+        partial.rename(images_directory)
+    except OSError as e:
+        raise KybernateError(f"can't make {images_directory}: {e.strerror}") from e
+
+
+@contextlib.contextmanager
+def _mark(tree: Tree, partial: Path) -> Iterator[int]:
+    """Say in the run directory that a dump is under way, and hold the lock that says it still is."""
+    path = tree.run_directory / MARK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as e:
+        raise Conflict(f"workload {tree.name} is being dumped") from e
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, json.dumps({"images": str(partial), "was_frozen": tree.frozen}).encode())
+        yield descriptor
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _job(
+    tree: Tree,
+    record: SupervisorRecord,
+    launched: Launched,
+    partial: Path,
+    *,
+    criu: Criu,
+    hold: bool,
+    freeze_timeout_s: float,
+) -> dict[str, Any]:
+    inside = record.run_directory_inside or tree.run_directory
+    return {
+        "criu": str(criu.path.resolve()),
+        "pid": record.main_inside,
+        "supervisor_pid": record.pid,
+        "cgroup": str(record.cgroup),
+        "images": str(partial),
+        "mark": str(tree.run_directory.resolve() / MARK),
+        "layers": [str(layer) for layer in record.layers],
+        "own": [*launched.layers, "/dev/shm", str(inside)],
+        "lock_network": record.network == Network.HOST,
+        "was_frozen": tree.frozen,
+        "hold": hold,
+        "freeze_timeout_s": freeze_timeout_s,
+    }
+
+
+def _run_dumper(tree: Tree, job: dict[str, Any], partial: Path, mark: int) -> dict[str, Any]:
+    """Run dumper.py to its end and return its report."""
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory(prefix="kybernate-none-") as plugins:
+        supervisor = os.pidfd_open(tree.supervisor_pid)
+        stack.callback(os.close, supervisor)
+        descriptors = [
+            os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (partial, tree.cgroup or partial, plugins)
+        ]
+        for descriptor in descriptors:
+            stack.callback(os.close, descriptor)
+        if not tree.alive:  # after opening: so it is its
+            raise Conflict(f"workload {tree.name} has ended")
+        dumper = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _START, str(Path(kybernate.__file__).parents[1]), tree.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            pass_fds=(supervisor, mark, *descriptors),
+        )
+        # Closing our end of its stdin before it has reported would mean that we died.
+        with dumper:
+            assert dumper.stdin is not None
+            assert dumper.stdout is not None
+            assert dumper.stderr is not None
+            order = json.dumps(job | {"supervisor": supervisor, "descriptors": descriptors}) + "\n"
+            with contextlib.suppress(BrokenPipeError):
+                dumper.stdin.write(order.encode())
+                dumper.stdin.flush()
+            answer = dumper.stdout.read()
+            complaint = dumper.stderr.read().decode("utf-8", "replace")
+            dumper.wait()
+    try:
+        report: dict[str, Any] = json.loads(answer)
+    except ValueError:
+        if not job["was_frozen"]:
+            tree.thaw()
+        raise _failed(tree, partial, complaint or "the program that runs CRIU was killed") from None
+    if report["status"] == 0:
+        return report
+    if report.get("busy"):
+        raise Busy(report["error"])
+    raise _failed(tree, partial, report.get("error") or complaint or f"CRIU: exit status {report['status']}")
+
+
+def _failed(tree: Tree, partial: Path, otherwise: str) -> KybernateError:
+    why = criu_commands.sentence(partial / images.LOG) or " ".join(otherwise.split())[-400:]
+    return KybernateError(f"workload {tree.name} could not be dumped, it is as before: {why}")
+
+
+def _write_record(
+    tree: Tree, record: SupervisorRecord, launched: Launched, partial: Path, *, criu: Criu, report: dict[str, Any]
+) -> TreeRecord:
+    inside = record.run_directory_inside or tree.run_directory.resolve()
+    output = tree.run_directory / OUTPUT
+    written = TreeRecord(
+        name=tree.name,
+        main_inside=record.main_inside,
+        last_inside=max(criu_images.processes(partial)),
+        run_directory=str(inside),
+        state_directory=str(inside.parents[1]),
+        launched=launched,
+        processes=tuple(report["processes"]),
+        needs=tuple(NeededFile(**file) for file in report["needs"]),
+        output_bytes=output.stat().st_size if output.exists() else 0,
+        taken=time.time(),
+        criu=criu.version_text,
+        kernel=platform.release(),
+        machine=platform.machine(),
+        cpu_flags=_cpu_flags(),
+        files=images.sizes(partial),
+    )
+    written.write(partial)
+    return written
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return tuple(sorted(line.partition(":")[2].split()))
+    return ()
