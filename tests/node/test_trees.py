@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from kybernate.model.types import MIB, Depth, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
 
-MEETING = str(Path(__file__).with_name("programs") / "meeting.py")
+PROGRAMS = Path(__file__).with_name("programs")
+MEETING, KEEPER = str(PROGRAMS / "meeting.py"), str(PROGRAMS / "keeper.py")
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +43,32 @@ def test_kernels_that_wait_for_another_process_come_to_an_end(
         client.resume("meeting")
         before = gpu_agent.steps("meeting")
         eventually(lambda before=before: gpu_agent.steps("meeting") > before + 1, timeout_s=60, what="both go on")
+
+
+def test_vram_that_a_helper_process_keeps_is_told(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    size = 32 * MIB
+    gpu_agent.run("keeper", sys.executable, KEEPER, str(size // MIB))
+    eventually(lambda: "keeps" in gpu_agent.output("keeper"), timeout_s=30, what="the helper has it")
+    client.pause("keeper")
+    eventually(lambda: client.workload("keeper").held_bytes == size, timeout_s=30, what="it is noticed")
+    event = next(event for event in client.events("keeper") if event.kind == "vram-held")
+    (pid,) = event.data["pids"]
+    assert f"process {pid} (python" in event.text
+    assert pid in client.workload("keeper").pids
+    assert "not free" in client.explain("keeper").text
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: client.workload("keeper").held_bytes == 0, timeout_s=30, what="it is free")
+    assert client.events("keeper")[-1].kind == "vram-free"
+    client.resume("keeper")
+
+
+def test_a_pause_that_leaves_nothing_says_nothing(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    client = gpu_agent.client
+    gpu_agent.run_cuda("clean", bytes_=32 * MIB)
+    eventually(lambda: gpu_agent.steps("clean") > 2, timeout_s=60, what="it computes")
+    free = client.node().gpus[0].free_bytes
+    client.pause("clean")
+    assert client.node().gpus[0].free_bytes >= free + 32 * MIB
+    assert client.workload("clean").held_bytes == 0
+    assert [event.kind for event in client.events("clean")] == ["started", "paused"]

@@ -147,6 +147,8 @@ class WorkloadView(Answer):
     pids: list[int] = []
     resident_bytes: int = 0
     """Extents in VRAM now."""
+    held_bytes: int = 0
+    """Of a paused one: VRAM it gave up that isn't free, because a process keeps it."""
     host_copy_bytes: int = 0
     """Content held in the host pool at the last pause, zero chunks not counted."""
     dirty_bytes: int = 0

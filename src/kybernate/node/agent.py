@@ -32,13 +32,14 @@ from kybernate.model.api import GpuView, NodeView, PoolView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
-from kybernate.model.types import CHUNK_BYTES, Backend
+from kybernate.model.types import CHUNK_BYTES, Backend, HostPid, WorkloadName
 from kybernate.node.api import Api
 from kybernate.node.database import Database
 from kybernate.node.events import Events
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.guests import Guests
+from kybernate.node.holders import Holders
 from kybernate.node.ledger import Ledger
 from kybernate.node.metrics import Metrics
 from kybernate.node.records import Records
@@ -255,6 +256,7 @@ class _Agent:
         if gpu is not None:
             broker = gpu.broker
             guests = Guests(tasks=tasks, take_back=lambda name, pid: broker.drop(broker.extents(name, pid)))
+            self.ledger.observe(Holders(gear=gear, gpu=gpu, tasks=tasks, pids=self._pids).changed)
             gpu.room.attach(holdings=broker, workloads=self.switching, watch_process=guests.watch)
         self._metrics = Metrics(
             node=self.node_view,
@@ -262,6 +264,10 @@ class _Agent:
         )
         self.ledger.observe(self._records.write)
         self.ledger.observe(self._metrics.switched)
+
+    def _pids(self, name: WorkloadName) -> list[HostPid]:
+        tree = self.workloads.tree(name)
+        return [] if tree is None else tree.pids()
 
     async def _recover(self) -> None:
         for line in await self._recovery.run(self._records.load()):

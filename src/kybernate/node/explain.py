@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kybernate.model.api import EventView, ExplainView
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import WorkloadState
-from kybernate.node.ledger import ARBITER, Entry
+from kybernate.node.ledger import ARBITER, RECOVERY, Entry
 
 _REFUSALS = frozenset({"pause-refused", "resume-refused", "out-of-memory"})
 
@@ -32,7 +32,8 @@ def _numbers(entry: Entry, resident_bytes: int) -> str:
     if entry.state is WorkloadState.PAUSED:
         needs = sum(entry.evicted.values())
         took = "" if entry.last_pause is None else f" The pause took {format_seconds(entry.last_pause.seconds)}."
-        return f"It needs {format_size(needs)} of VRAM to go on.{took}"
+        held = f" {format_size(sum(entry.held.values()))} of what it gave up are not free." if entry.held else ""
+        return f"It needs {format_size(needs)} of VRAM to go on.{took}{held}"
     return ""
 
 
@@ -43,6 +44,8 @@ def _next_step(entry: Entry) -> str:
     match entry.state:
         case WorkloadState.RUNNING:
             return f"`kybernate {order}` gives its VRAM back"
+        case WorkloadState.PAUSED if entry.paused_by == RECOVERY:
+            return f"it is tried again by itself, and by `kybernate {undo}`"
         case WorkloadState.PAUSED if entry.paused_by == ARBITER:
             return f"it resumes by itself when its VRAM is free; `kybernate {undo}` does it now and pauses another"
         case WorkloadState.PAUSED:

@@ -46,6 +46,8 @@ class Entry:
     paused_by: str | None = None
     evicted: Mapping[GpuUuid, int] = field(default_factory=dict)
     """What it needs back on each GPU when it is resumed. Empty while it runs."""
+    held: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """What it gave up on each GPU and is not free all the same (holders.py)."""
     pids: tuple[int, ...] = ()
     """CUDA processes at the time of the pause, for an agent that comes after this one."""
     exit_status: int | None = None

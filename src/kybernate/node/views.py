@@ -43,6 +43,7 @@ def workload_view(entry: Entry, *, resident_bytes: int, pids: list[int], current
         pids=pids,
         resident_bytes=resident_bytes,
         host_copy_bytes=0 if pause is None or entry.ended else pause.bytes_total - pause.bytes_zero,
+        held_bytes=sum(entry.held.values()),
         dirty_bytes=0 if pause is None else pause.bytes_copied,
         last_use=entry.last_use,
         paused_by=entry.paused_by,
