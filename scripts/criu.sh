@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# criu.sh [PREFIX]: makes sure a CRIU of version 4 or newer can be found; PREFIX is .criu by default.
+# criu.sh [PREFIX]: makes sure a CRIU of version 4.2 or newer can be found; PREFIX is .criu by default.
 #
 # Where the system's own CRIU is new enough nothing is done (--always: unpack all the same, for the bundle).
-# Otherwise Debian 13's package and the libraries it needs, its libc included, are fetched by apt with a state
-# directory of its own, its signatures checked, and unpacked into PREFIX, where PREFIX/bin/criu runs it through its
-# own ld.so. The system's packages, package lists and libc stay as they are. Needs no root.
+# Otherwise Debian 14's package (Debian 13's 4.1 can't dump a TCP socket on Linux 6.16 and newer) and the libraries it
+# needs, its libc included, are fetched by apt with a state directory of its own, its signatures checked, and unpacked
+# into PREFIX, where PREFIX/bin/criu runs it through its own ld.so. The system's packages, package lists and libc stay
+# as they are. Needs no root.
 #
 # A machine that can't get it is told so in one line and the exit status is still 0: all but disk snapshots works.
 set -euo pipefail
@@ -13,14 +14,14 @@ cd "$(dirname "$0")/.."
 
 always=; [ "${1:-}" = --always ] && { always=1; shift; }
 prefix=$(realpath -m "${1:-.criu}")
-minimum=4
-suite=trixie
+minimum=4.2
+suite=forky
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 left_out() { say "CRIU >= $minimum left out: $*; snapshots to disk won't work, all else does"; exit 0; }
 
-major() { "$1" --version 2>/dev/null | sed -n 's/^Version: \([0-9]*\).*/\1/p'; }
-good() { [ -n "$1" ] && [ -x "$1" ] && [ "$(major "$1")" -ge $minimum ] 2>/dev/null; }
+version() { "$1" --version 2>/dev/null | sed -n 's/^Version: \([0-9.]*\).*/\1/p'; }
+good() { [ -n "$1" ] && [ -x "$1" ] && printf '%s\n' $minimum "$(version "$1")" | sort -CV; }
 
 good "$prefix/bin/criu" && exit 0
 [ -n "$always" ] || ! good "$(command -v criu)" || exit 0

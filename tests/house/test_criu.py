@@ -93,4 +93,4 @@ def test_version_is_read_from_what_it_prints(tmp_path: Path) -> None:
 
 
 def test_minimum_is_what_recent_kernels_need() -> None:
-    assert MINIMUM == (4, 0)
+    assert MINIMUM == (4, 2)

@@ -1,7 +1,8 @@
 """Finds the CRIU to use and its version; runs nothing but `criu --version`.
 
 Looked for, best first: $KYBERNATE_CRIU (taken or refused, never passed over), the one an installed bundle carries,
-the working tree's `.criu`, then the PATH. The first of version 4 or newer wins: 3.17 fails on recent kernels.
+the working tree's `.criu`, then the PATH. The first of version 4.2 or newer wins: 3.17 fails on recent
+kernels, and 4.1 can't dump a TCP socket on Linux 6.16 and newer.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pathlib import Path
 import kybernate
 from kybernate.model.errors import Unsupported
 
-MINIMUM = (4, 0)
+MINIMUM = (4, 2)
 VARIABLE = "KYBERNATE_CRIU"
 HOW_TO_GET = (
-    "in a working tree run `make setup`, a bundle carries one; or install CRIU 4 and name it in $KYBERNATE_CRIU"
+    "in a working tree run `make setup`, a bundle carries one; or install CRIU 4.2 and name it in $KYBERNATE_CRIU"
 )
 
 _VERSION = re.compile(r"^Version: (\d+(?:\.\d+)*)", re.MULTILINE)
@@ -45,7 +46,7 @@ def find_criu(environment: Mapping[str, str] = os.environ) -> Criu:
     """The CRIU to use.
 
     Raises:
-        Unsupported: none of version 4 or newer; the message names what was found instead.
+        Unsupported: none of version 4.2 or newer; the message names what was found instead.
     """
     rejected = []
     for path in candidates(environment):
