@@ -31,7 +31,7 @@ from kybernate.cuda.extents import Extent, ExtentSpace, Piece
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom
-from kybernate.model.types import CHUNK_BYTES, MIB, ExtentId, GpuUuid, HostPid, WorkloadName
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, ExtentId, GpuUuid, HostPid, WorkloadName
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,11 @@ class Admission(Protocol):
 class Broker:
     """See the module. Thread-safe."""
 
-    def __init__(self, *, gpus: Sequence[Gpu], admission: Admission, extent_bytes: int = 256 * MIB) -> None:
-        """`extent_bytes`: the longest extent of an allocation that needn't be in one piece, 64 to 256 MiB."""
-        if not 64 * MIB <= extent_bytes <= 256 * MIB or extent_bytes % CHUNK_BYTES:
+    def __init__(self, *, gpus: Sequence[Gpu], admission: Admission, extent_bytes: int = GIB) -> None:
+        """`extent_bytes`: the longest extent of an allocation that needn't be in one piece, 64 MiB to 1 GiB."""
+        if not 64 * MIB <= extent_bytes <= GIB or extent_bytes % CHUNK_BYTES:
             raise BadInput(
-                f"extents of {extent_bytes} bytes", hint=f"{64 * MIB} to {256 * MIB}, a multiple of {CHUNK_BYTES}"
+                f"extents of {extent_bytes} bytes", hint=f"{64 * MIB} to {GIB}, a multiple of {CHUNK_BYTES}"
             )
         self._admission = admission
         self._extent_bytes = extent_bytes

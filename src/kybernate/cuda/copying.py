@@ -37,7 +37,7 @@ _AHEAD = 64
 """Extents whose copies are queued before the oldest must have finished: enough to keep the link busy even with extents of
 2 MiB, few enough that `done` isn't kept waiting while the rest is queued."""
 _AHEAD_BYTES = 1 << 30
-"""Likewise in bytes, 20 ms of the link: other processes' small copies wait behind what is queued."""
+"""Likewise in bytes beside the newest one, 20 ms of the link: other processes' small copies wait behind what is queued."""
 
 
 @dataclass(slots=True)
@@ -318,7 +318,8 @@ class _Lane:
                 call("cuEventRecord", event, self._stream)
                 queued += extent.size
                 pending.append((extent, event))
-                queued -= self._settle(pending, done, wait=len(pending) >= _AHEAD or queued >= _AHEAD_BYTES)
+                enough = len(pending) >= _AHEAD or queued - extent.size >= _AHEAD_BYTES
+                queued -= self._settle(pending, done, wait=enough)
         while pending:
             self._settle(pending, done, wait=True)
         return all_chunks, all_pieces

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import parse_size
-from kybernate.model.types import CHUNK_BYTES, MIB, Depth
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth
 
 
 def _size(value: Any) -> int:
@@ -86,9 +86,9 @@ class AgentSettings(_Section):
     """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
     pool: PoolSettings = PoolSettings()
     vram: VramSettings = VramSettings()
-    extent_size: Annotated[int, Field(ge=64 * MIB, le=256 * MIB), BeforeValidator(_whole_chunks)] = 128 * MIB
-    """Largest piece of VRAM handed to a workload at once. 64 to 256 MiB: smaller ones cost calls, larger ones make the
-    first byte wait."""
+    extent_size: Annotated[int, Field(ge=64 * MIB, le=GIB), BeforeValidator(_whole_chunks)] = GIB
+    """Largest piece of VRAM handed to a workload at once. Every piece costs some calls of the driver at each pause and resume;
+    small ones let another workload come in sooner."""
     arbiter: ArbiterSettings = ArbiterSettings()
     api: ApiSettings = ApiSettings()
     events: EventSettings = EventSettings()
