@@ -238,6 +238,27 @@ class Catalog:
                 (space, chunk, space, pack),
             )
 
+    def mark_pack_damaged(self, space: SpaceId, pack: PackId) -> None:
+        """All of it: what can still be read from it is read, but nothing new relies on it."""
+        with self._transaction() as t:
+            t.execute(
+                "UPDATE chunks SET damaged = 1 WHERE pack = (SELECT id FROM packs WHERE space = ? AND name = ?)",
+                (space, pack),
+            )
+
+    def sound(self, space: SpaceId, chunks: Sequence[ChunkId]) -> set[ChunkId]:
+        """Those of these chunks that are in a pack and, as far as known, undamaged there."""
+        found: set[ChunkId] = set()
+        for start in range(0, len(chunks), _BATCH):
+            batch = chunks[start : start + _BATCH]
+            with self._lock:
+                rows = self._connection.execute(
+                    f"SELECT id FROM chunks WHERE space = ? AND id IN ({','.join('?' * len(batch))}) AND NOT damaged",
+                    (space, *batch),
+                ).fetchall()
+            found.update(ChunkId(row[0]) for row in rows)
+        return found
+
     # -- snapshots ---------------------------------------------------------------------------------------------------
 
     def snapshots(self, space: SpaceId) -> dict[SnapshotName, SnapshotRow]:

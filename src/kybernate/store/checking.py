@@ -147,16 +147,10 @@ class _Verifier:
         blamed: dict[ChunkId, list[SnapshotName]] = {}
         for manifest in manifests:
             needed = list(dict.fromkeys(c for c in manifest.ids() if c != ZERO))
-            found = space.catalog.find_all(space.id, needed)
-            lost = [c for c in needed if c not in found]
-            if lost:
-                self._problems.append(
-                    Problem(
-                        f"snapshot {manifest.name}: {len(lost)} of its chunks are in no pack (the first is {lost[0].hex()[:16]})",
-                        (manifest.name,),
-                    )
-                )
-            for chunk in needed:
-                if chunk in bad and space.catalog.find(space.id, chunk) is None:
-                    blamed.setdefault(chunk, []).append(manifest.name)
+            unsound = set(needed) - space.catalog.sound(space.id, needed)
+            for chunk in unsound & bad.keys():
+                blamed.setdefault(chunk, []).append(manifest.name)
+            if lost := sorted(unsound - bad.keys()):
+                text = f"snapshot {manifest.name}: {len(lost)} of its chunks are in no pack, or in a damaged one"
+                self._problems.append(Problem(f"{text} (the first is {lost[0].hex()[:16]})", (manifest.name,)))
         self._problems += [Problem(text, tuple(blamed.get(chunk, ()))) for chunk, text in bad.items()]

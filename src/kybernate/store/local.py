@@ -181,11 +181,12 @@ class LocalMedium:
 
     def sync(self, tenant: TenantName) -> None:
         directory = self.root / tenant / "packs"
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                _sync_directory(directory)
-            except OSError as e:
-                _explain(e, f"can't sync {directory}")
+        try:
+            _sync_directory(directory)
+        except FileNotFoundError:
+            return  # no pack was needed
+        except OSError as e:
+            _explain(e, f"can't sync {directory}")
 
     def _make_directory(self, directory: Path) -> None:
         """With its parents below the root, each of them durable."""

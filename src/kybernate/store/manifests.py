@@ -47,6 +47,7 @@ def relative_path(text: str) -> str:
         not text
         or "\0" in text
         or text != str(path)
+        or not path.parts
         or path.is_absolute()
         or any(part in ("..", ".") for part in path.parts)
         or len(text.encode(errors="surrogatepass")) > 4096

@@ -265,9 +265,9 @@ def _store_of(url: str, options: dict[str, Any], patience_s: float) -> ObjectSto
             # Connections that break at once are tried again inside; what lasts is this module's business.
             retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=min(10.0, patience_s))},
         )
-        return store
     except (broken.BaseError, ValueError, TypeError) as e:
         raise BadInput(f"can't use {url[:200]} as a tier: {_short(e)}") from e
+    return store
 
 
 def _short(error: Exception) -> str:

@@ -219,6 +219,7 @@ class Space:
             for (pack, size), found in zip(new, threads.map(lambda item: self._indexed(*item), new), strict=True):
                 if isinstance(found, str):
                     changes.problems.append(found)
+                    self.catalog.mark_pack_damaged(self.id, pack)
                 elif found is not None:
                     self.catalog.add_pack(self.id, pack, size, found)
                     changes.packs_found.append(pack)
