@@ -38,7 +38,7 @@ def check(directory: Path, *, root: int) -> None:
     if root not in (_one(process, 1) for process in processes):
         raise _damaged(directory / "pstree.img", f"process {root} is not in it")
     for process in processes:
-        for thread in _integers(process.get(5, [])):
+        for thread in _threads(process):
             _require(directory / f"core-{thread}.img")
     _check_pages(directory)
 
@@ -46,7 +46,13 @@ def check(directory: Path, *, root: int) -> None:
 def processes(directory: Path) -> list[int]:
     """Pids of all dumped processes and threads. Raises BadInput."""
     found = [_fields(entry) for entry in entries(directory / "pstree.img", kind=_PSTREE)]
-    return sorted({number for process in found for number in (_one(process, 1), *_integers(process.get(5, [])))})
+    return sorted({thread for process in found for thread in _threads(process)})
+
+
+def _threads(process: dict[int, list[int | bytes]]) -> list[int]:
+    """Of an entry of the process tree. A zombie's single entry is no number that means anything."""
+    threads = _integers(process.get(5, []))
+    return threads if len(threads) > 1 else [_one(process, 1)]
 
 
 def entries(path: Path, *, kind: int | None = None) -> Iterator[bytes]:

@@ -149,6 +149,7 @@ def _save(job: dict[str, Any]) -> dict[str, Any]:
     into = Path(job["images"])
     root = f"/proc/{job['supervisor_pid']}/root"
     _archive(f"{root}/dev/shm", into / images.SHARED_MEMORY)
+    _archive(job["control"], into / images.CONTROL)
     for number, layer in enumerate(job["layers"]):
         _archive(layer, into / images.layer_archive(number))
     pids = WorkloadCgroup(Path(job["cgroup"])).pids()

@@ -34,7 +34,7 @@ from kybernate.process.images import Launched, NeededFile, TreeRecord
 from kybernate.process.launching import Network
 from kybernate.process.preflight import Connections, close_connections, dumpable
 from kybernate.process.records import SupervisorRecord
-from kybernate.process.tree import OUTPUT, Tree, attach
+from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach
 
 MARK = "dump.json"
 """In the run directory while a dump runs; locked by the programs that make it."""
@@ -235,6 +235,7 @@ def _job(
         "cgroup": str(record.cgroup),
         "images": str(partial),
         "mark": str(tree.run_directory.resolve() / MARK),
+        "control": str(tree.run_directory.resolve() / CONTROL),
         "layers": [str(layer) for layer in record.layers],
         "own": [*launched.layers, "/dev/shm", str(inside)],
         "lock_network": record.network == Network.HOST,

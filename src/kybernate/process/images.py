@@ -3,6 +3,7 @@
     tree.json       this module's record: who it was, what it needs, every other file's size; written last
     *.img           CRIU's images
     shm.tar         the content of /dev/shm
+    control.tar     the workload's own directory in its run directory
     layer-N.tar     what the workload wrote into its writable layer N
     dump.log        CRIU's own words
 
@@ -22,6 +23,7 @@ from kybernate.process import criu_images
 
 RECORD = "tree.json"
 SHARED_MEMORY = "shm.tar"
+CONTROL = "control.tar"
 LOG = "dump.log"
 FORMAT = 1
 

@@ -72,6 +72,8 @@ class Restored:
     """Hidden around it."""
     shared_memory: str
     """Name of the tar of /dev/shm in `images`."""
+    control: str
+    """Name of the tar of the run directory's part that is the workload's."""
     layers: Sequence[str]
     """Names of the tars of the layers in `images`, one for each layer."""
     command: Callable[[int, int], Sequence[str]]
@@ -192,6 +194,7 @@ def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
             _make_layers(spec)
         if spec.restored is not None:
             _make_output(spec)
+            _lay(spec.restored.images / spec.restored.control, spec.run_directory / CONTROL)
         _write_papers(spec)
         if isolated:
             group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
@@ -240,7 +243,6 @@ def _make_output(spec: LaunchSpec) -> None:
 
 def _make_layers(spec: LaunchSpec) -> None:
     """Empty, or as the dump has them."""
-    archives_of = () if spec.restored is None else spec.restored.layers
     for number, (upper, work) in enumerate(spec.layer_directories):
         if not spec.layers[number].is_dir():
             raise BadInput(f"workload {spec.name}: no layer can be laid over {spec.layers[number]}: no directory")
@@ -252,8 +254,12 @@ def _make_layers(spec: LaunchSpec) -> None:
         os.chown(upper, like.st_uid, like.st_gid)
         upper.chmod(like.st_mode & 0o7777)
         if spec.restored is not None:
-            with (spec.restored.images / archives_of[number]).open("rb") as file:
-                archives.lay(file, upper)
+            _lay(spec.restored.images / spec.restored.layers[number], upper)
+
+
+def _lay(archive: Path, directory: Path) -> None:
+    with archive.open("rb") as file:
+        archives.lay(file, directory)
 
 
 def _write_papers(spec: LaunchSpec) -> None:

@@ -86,6 +86,7 @@ def restore(
             run_directory=Path(record.run_directory),
             state_directory=Path(record.state_directory),
             shared_memory=images.SHARED_MEMORY,
+            control=images.CONTROL,
             layers=[images.layer_archive(number) for number in range(len(launched.layers))],
             command=lambda images_, work: criu_commands.restore_arguments(program, images=images_, work=work),
             failure=lambda work: criu_commands.sentence(work / LOG),
