@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from kybernate.cli import bench_results
 from kybernate.cli.bench_agent import OwnAgent, until, workload_command
+from kybernate.cli.bench_results import Case
 from kybernate.engine.faults import PAUSE_STEPS, RESUME_STEPS, STEPS
 from kybernate.model.errors import AgentAway, KybernateError
 from kybernate.model.quantities import parse_size
@@ -266,36 +268,40 @@ def _cgroups(name: str) -> list[str]:
     return [str(Path(root) / name) for root, names, _ in os.walk("/sys/fs/cgroup") for each in names if name in each]
 
 
-def run_all(rig: Rig, *, steps: Sequence[str], say: Callable[[str], None]) -> int:
-    """Every step both ways; returns how many failed. A failure starts over with a fresh workload."""
-    failed = 0
+def run_all(rig: Rig, *, steps: Sequence[str], say: Callable[[str], None]) -> list[Case]:
+    """Every step both ways; 1 for each that came out exact, 0 for one that failed, which starts over with a fresh workload."""
+    cases: list[Case] = []
+
+    def note(case: str, exact: bool, text: str) -> None:
+        say(f"{'ok ' if exact else 'BAD'} {text}")
+        cases.append(Case(case=case, unit="exact", samples=(float(exact),), notes={"what": text}))
+
     rig.start("survivor")
     for step in steps:
         try:
-            say(f"ok  agent killed at {step}: found {rig.agent_dies('survivor', step)}, exact afterwards")
+            found = rig.agent_dies("survivor", step)
+            note(f"agent_killed.{step}", True, f"agent killed at {step}: found {found}, exact afterwards")
         except Exception as e:
-            failed += 1
-            say(f"BAD agent killed at {step}: {e}")
+            note(f"agent_killed.{step}", False, f"agent killed at {step}: {e}")
             with contextlib.suppress(Exception):
                 rig.agent.start() if not rig.agent.alive else None
                 rig.agent.client.stop("survivor", grace_s=0, remove=True)
                 rig.start("survivor")
     try:
-        say(f"ok  {rig.agent.exact_end('survivor')}")
+        note("survivor", True, rig.agent.exact_end("survivor"))
         rig.agent.client.remove("survivor")
     except Exception as e:
-        failed += 1
-        say(f"BAD the survivor's end: {e}")
+        note("survivor", False, f"the survivor's end: {e}")
     for number, step in enumerate(steps):
         name = f"victim-{number}-{os.getpid()}"
         try:
-            say(f"ok  workload killed at {step}: {rig.workload_dies(name, step)}; nothing left")
+            found = rig.workload_dies(name, step)
+            note(f"workload_killed.{step}", True, f"workload killed at {step}: {found}; nothing left")
         except Exception as e:
-            failed += 1
-            say(f"BAD workload killed at {step}: {e}")
+            note(f"workload_killed.{step}", False, f"workload killed at {step}: {e}")
             with contextlib.suppress(Exception):
                 rig.agent.client.stop(name, grace_s=0, remove=True)
-    return failed
+    return cases
 
 
 def main() -> int:
@@ -304,6 +310,7 @@ def main() -> int:
     parser.add_argument("--pool", default="3GiB")
     parser.add_argument("--simulated", help="VRAM of a simulated GPU")
     parser.add_argument("--steps", help="separated by commas; all without")
+    parser.add_argument("--output", type=Path, help="write the outcome there, as bench/results/*.json are")
     options = parser.parse_args()
     steps = options.steps.split(",") if options.steps else list(STEPS)
     if unknown := [step for step in steps if step not in STEPS]:
@@ -316,9 +323,12 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="kyb-faults-") as directory,
         Rig(size=size, pool=pool, simulated=simulated, directory=Path(directory)) as rig,
     ):
-        failed = run_all(
+        cases = run_all(
             rig, steps=steps, say=lambda text: print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
         )
+    if options.output:
+        bench_results.write(options.output, bench_results.document("faults", cases, simulated=simulated is not None))
+    failed = sum(not case.value for case in cases)
     print(f"{failed} failed" if failed else "all exact, nothing left over")
     return 1 if failed else 0
 
