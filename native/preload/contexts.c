@@ -4,21 +4,19 @@
 
 #include "kybernate.h"
 
-#define DEVICES_MAX 64
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kyb_contexts created;
-static void *primary[DEVICES_MAX];
+static void *primary[KYB_DEVICES_MAX];
 static void **captured;
 static size_t captured_count, captured_room;
 static _Atomic unsigned captures; /* how many are open, for readers without the lock */
-static uint64_t readers[DEVICES_MAX]; /* by owner: bit of each device that may reach its memory */
+static uint64_t readers[KYB_DEVICES_MAX]; /* by owner: bit of each device that may reach its memory */
 
 bool kyb_gpu_of_device(int device, uint8_t gpu[16])
 {
-    static uint8_t known[DEVICES_MAX][16];
-    static _Atomic bool is_known[DEVICES_MAX];
-    if (device < 0 || device >= DEVICES_MAX) return false;
+    static uint8_t known[KYB_DEVICES_MAX][16];
+    static _Atomic bool is_known[KYB_DEVICES_MAX];
+    if (device < 0 || device >= KYB_DEVICES_MAX) return false;
     if (!atomic_load(&is_known[device])) {
         uint8_t fresh[16];
         if (kyb_driver.cuDeviceGetUuid(fresh, device) != CUDA_SUCCESS) return false;
@@ -56,7 +54,7 @@ bool kyb_whole_context(const void *context)
     bool found = false;
     pthread_mutex_lock(&lock);
     for (size_t i = 0; i < created.count && !found; i++) found = created.list[i] == context;
-    for (int device = 0; device < DEVICES_MAX && !found; device++) found = primary[device] == context;
+    for (int device = 0; device < KYB_DEVICES_MAX && !found; device++) found = primary[device] == context;
     pthread_mutex_unlock(&lock);
     return found;
 }
@@ -65,7 +63,7 @@ void kyb_contexts(struct kyb_contexts *contexts)
 {
     pthread_mutex_lock(&lock);
     *contexts = created;
-    for (int device = 0; device < DEVICES_MAX; device++) {
+    for (int device = 0; device < KYB_DEVICES_MAX; device++) {
         unsigned flags;
         int active = 0;
         if (!primary[device] || kyb_driver.cuDevicePrimaryCtxGetState(device, &flags, &active) != CUDA_SUCCESS || !active) continue;
@@ -110,7 +108,7 @@ int cuDevicePrimaryCtxRetain(void *context, int device)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuDevicePrimaryCtxRetain, (void *, int), (context, device));
-    if (result == CUDA_SUCCESS && context && device >= 0 && device < DEVICES_MAX) {
+    if (result == CUDA_SUCCESS && context && device >= 0 && device < KYB_DEVICES_MAX) {
         pthread_mutex_lock(&lock);
         primary[device] = *(void **)context;
         pthread_mutex_unlock(&lock);
@@ -124,7 +122,7 @@ static void *primary_gone(int device)
     unsigned flags;
     int active = 1;
     void *context = NULL;
-    if (device < 0 || device >= DEVICES_MAX) return NULL;
+    if (device < 0 || device >= KYB_DEVICES_MAX) return NULL;
     pthread_mutex_lock(&lock);
     if (primary[device] && kyb_driver.cuDevicePrimaryCtxGetState(device, &flags, &active) == CUDA_SUCCESS && !active) {
         context = primary[device];
@@ -247,11 +245,11 @@ static int device_of(void *context)
 void kyb_add_peer_access(struct kyb_mapping *mapping)
 {
     int owner = mapping->block->device;
-    if (owner < 0 || owner >= DEVICES_MAX) return;
+    if (owner < 0 || owner >= KYB_DEVICES_MAX) return;
     pthread_mutex_lock(&lock);
     uint64_t bits = readers[owner];
     pthread_mutex_unlock(&lock);
-    for (int reader = 0; reader < DEVICES_MAX; reader++)
+    for (int reader = 0; reader < KYB_DEVICES_MAX; reader++)
         if (bits >> reader & 1)
             kyb_record_access(mapping, &(struct kyb_mem_access){{CU_MEM_LOCATION_TYPE_DEVICE, reader}, CU_MEM_ACCESS_READ_WRITE}, 1);
 }
@@ -261,8 +259,8 @@ int cuCtxEnablePeerAccess(void *peer, unsigned int flags)
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuCtxEnablePeerAccess, (void *, unsigned int), (peer, flags));
     int reader = -1, owner;
-    if (kyb_enabled && result == CUDA_SUCCESS && kyb_driver.cuCtxGetDevice(&reader) == CUDA_SUCCESS && (owner = device_of(peer)) >= 0 && owner < DEVICES_MAX &&
-        reader >= 0 && reader < DEVICES_MAX) {
+    if (kyb_enabled && result == CUDA_SUCCESS && kyb_driver.cuCtxGetDevice(&reader) == CUDA_SUCCESS && (owner = device_of(peer)) >= 0 && owner < KYB_DEVICES_MAX &&
+        reader >= 0 && reader < KYB_DEVICES_MAX) {
         pthread_mutex_lock(&lock);
         readers[owner] |= 1ULL << reader;
         pthread_mutex_unlock(&lock);

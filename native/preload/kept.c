@@ -39,9 +39,11 @@ static _Atomic unsigned needs; /* threads that wait for room: nothing is kept me
 
 static uint64_t limit_of(int device)
 {
+    static uint64_t totals[KYB_DEVICES_MAX]; /* the driver may have to look */
     size_t total = 0;
-    if (!kyb_driver.cuDeviceTotalMem_v2 || kyb_driver.cuDeviceTotalMem_v2(&total, device) != CUDA_SUCCESS) return 0;
-    return total / KEPT_SHARE < KEPT_BYTES ? total / KEPT_SHARE : KEPT_BYTES;
+    if (device < 0 || device >= KYB_DEVICES_MAX || !kyb_driver.cuDeviceTotalMem_v2) return 0;
+    if (!totals[device] && kyb_driver.cuDeviceTotalMem_v2(&total, device) == CUDA_SUCCESS) totals[device] = total;
+    return totals[device] / KEPT_SHARE < KEPT_BYTES ? totals[device] / KEPT_SHARE : KEPT_BYTES;
 }
 
 static void remove_at(unsigned i)

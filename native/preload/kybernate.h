@@ -205,6 +205,8 @@ void kyb_grant_peer(int owner, int reader);
 
 /* ---- contexts.c ---- */
 
+#define KYB_DEVICES_MAX 64
+
 struct kyb_contexts {
     void *list[64];
     size_t count;
