@@ -34,24 +34,38 @@ void kyb_say_once(_Atomic bool *said, const char *format, ...)
 static void before_fork(void)
 {
     pthread_mutex_lock(&start_lock);
-    pthread_mutex_lock(&kyb_memory_lock);
 }
 
 static void in_parent(void)
 {
-    pthread_mutex_unlock(&kyb_memory_lock);
     pthread_mutex_unlock(&start_lock);
 }
 
 static void in_child(void)
 {
-    pthread_mutex_init(&kyb_memory_lock, NULL);
     pthread_mutex_init(&start_lock, NULL);
     kyb_gate_after_fork();
     if (!started) return; /* the child may yet start CUDA itself */
     kyb_enabled = false;
     kyb_memory_after_fork();
     kyb_control_after_fork();
+}
+
+/* Handlers run before a fork in the reverse order of their registration. This one is registered after the driver's cuInit has
+ * registered its own, and so takes its lock before the driver's locks, as every thread does that calls the driver with it held. */
+static void before_fork_lists(void)
+{
+    pthread_mutex_lock(&kyb_memory_lock);
+}
+
+static void in_parent_lists(void)
+{
+    pthread_mutex_unlock(&kyb_memory_lock);
+}
+
+static void in_child_lists(void)
+{
+    pthread_mutex_init(&kyb_memory_lock, NULL);
 }
 
 __attribute__((constructor)) static void start(void)
@@ -70,6 +84,7 @@ static void start_after_init(void)
     bool first = !started;
     if (first) {
         started = true;
+        pthread_atfork(before_fork_lists, in_parent_lists, in_child_lists);
         if (!kyb_driver_load())
             kyb_say_once(&said, "this CUDA driver lacks virtual memory management: GPU memory stays with the driver");
         else if (!kyb_control_start())
