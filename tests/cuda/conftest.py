@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import SLOWER
 
 from kybernate.cuda import simulated
 from kybernate.model.types import MIB
@@ -45,7 +46,7 @@ def scenario(request: pytest.FixtureRequest, directory: Path) -> Iterator[Run]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=100 * SLOWER,
             check=False,
         )
         if done.returncode:

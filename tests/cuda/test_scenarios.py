@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import SLOWER
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
 
@@ -17,7 +18,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120 * SLOWER)
 @pytest.mark.parametrize("name", NAMES)
 def test_scenario(scenario: Callable[[str], None], name: str) -> None:
     scenario(name)

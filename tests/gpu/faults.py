@@ -80,7 +80,10 @@ class Rig:
         self._size = size
         self._simulated = simulated
         self.agent = OwnAgent(
-            pool_bytes=pool, simulated_bytes=simulated, preamble=_PREAMBLE.format(place=str(self._place))
+            pool_bytes=pool,
+            simulated_bytes=simulated,
+            preamble=_PREAMBLE.format(place=str(self._place)),
+            start_s=START_S,
         )
 
     def __enter__(self) -> Self:

@@ -188,6 +188,7 @@ class OwnAgent:
         environment: added to the agent's own.
         log: where a copy of its output is left at the end.
         preamble: Python run in the agent's process before it begins, for tests that inject faults.
+        start_s: seconds it may take to start.
 
     Raises:
         KybernateError: it doesn't start; the message holds the end of its log.
@@ -202,7 +203,9 @@ class OwnAgent:
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
         preamble: str = "",
+        start_s: float = START_TIMEOUT_S,
     ) -> None:
+        self._start_s = start_s
         self._pool_bytes = pool_bytes
         self._simulated_bytes = simulated_bytes
         self._vram_limit = vram_limit
@@ -297,7 +300,7 @@ class OwnAgent:
             )
         self.client.close()
         self.client = Client(self.state.socket)
-        until(self._answering, timeout_s=START_TIMEOUT_S, what="an answer of the agent just started")
+        until(self._answering, timeout_s=self._start_s, what="an answer of the agent just started")
         node = until(self._filled, timeout_s=POOL_TIMEOUT_S, what="filling the agent's pool")
         if not node.gpus:
             raise KybernateError(f"the agent found no GPU: {'; '.join(node.notes)}")
