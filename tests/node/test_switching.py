@@ -29,6 +29,25 @@ SIZE = 80 * MIB
 """More than half of the simulated GPU: two don't fit."""
 
 
+PAIRS = """
+import signal
+from kybernate.cli.bench_driver import Driver
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+driver = Driver()
+held = driver.allocate(32 << 20)
+driver.call("cuMemsetD32_v2", held, 7, 8 << 20)
+while True:
+    for _ in range(3):
+        pointer = driver.allocate(2 << 20)
+        driver.call("cuMemsetD32_v2", pointer, 8, 1 << 19)
+        driver.free(pointer)
+    print("step done", flush=True)
+    signal.sigwait({signal.SIGUSR1})
+"""
+"""Allocates, fills and frees in a loop, beside memory it holds; once more for each SIGUSR1."""
+
+
 @pytest.fixture(autouse=True)
 def _clean(gpu_agent: AgentProcess) -> Iterator[None]:
     yield
@@ -114,6 +133,18 @@ def test_a_process_killed_in_a_pause_costs_only_itself(gpu_agent: AgentProcess, 
     assert client.workload("half").state in (WorkloadState.RUNNING, WorkloadState.PAUSED)
     client.resume("half")
     goes_on(gpu_agent, eventually, "half")
+
+
+def test_freed_memory_is_not_paused(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    """What the library keeps of it for the next allocation is neither copied nor asked for at the resume."""
+    client = gpu_agent.client
+    gpu_agent.run("pairs", sys.executable, "-c", PAIRS)
+    for steps in range(1, 3):
+        eventually(lambda steps=steps: gpu_agent.steps("pairs") == steps, timeout_s=60, what="pairs")
+        assert client.pause("pairs").bytes_total == 32 * MIB
+        assert client.resume("pairs").bytes_total == 32 * MIB
+        os.kill(client.workload("pairs").pids[-1], signal.SIGUSR1)
+    eventually(lambda: gpu_agent.steps("pairs") == 3, timeout_s=60, what="pairs")
 
 
 def test_warm_then_deeper(gpu_agent: AgentProcess, eventually: Eventually) -> None:

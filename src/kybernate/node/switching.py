@@ -151,7 +151,6 @@ class Switching:
         if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
             return self._already_paused(entry, by)
         target = await self._target(entry)
-        evicted = dict(entry.evicted) if deeper else gpu.room.evicted_bytes(name)
         free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
         ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
         try:
@@ -162,6 +161,8 @@ class Switching:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
             await self._failed(gpu, name, target, e, operation="pause", undone=undone)
             raise
+        # What is asked for at the resume is what left, which may be less than it held: it gives back what it can spare first.
+        evicted = dict(entry.evicted) if deeper else gpu.engine.away_bytes(name)
         if deeper and entry.last_pause is not None:
             # The content had gone before; the host copy was right and is all the workload has.
             before = entry.last_pause
