@@ -10,6 +10,16 @@ from typing import Any
 from tests.kube.cluster import kubeconfig
 from tests.kube.cluster.certificates import Authority, signing_key
 
+KWOK = """apiVersion: config.kwok.x-k8s.io/v1alpha1
+kind: KwokConfiguration
+options:
+  nodeLeaseParallelism: 32
+  nodePlayStageParallelism: 32
+  podPlayStageParallelism: 32
+---
+"""
+"""Four of each by default: too few to keep 1,000 nodes alive on a busy machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -179,13 +189,16 @@ class ControlPlane:
 
     def _kwok(self, path: Path, *, stages: Path) -> dict[str, Any]:
         config = self.kubeconfig_for("kwok", user="kwok", groups=["system:masters"])
+        configuration = self.directory / "kwok.yaml"
+        configuration.write_text(KWOK + stages.read_text())
         return self._entry(
             "kwok",
             [
                 path,
                 f"--kubeconfig={config}",
-                f"--config={stages}",
+                f"--config={configuration}",
                 "--manage-all-nodes=false",
+                "--node-lease-duration-seconds=40",  # else the nodes are taken for dead after 40 s
                 "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
                 "--node-ip=127.0.0.1",
                 "--cidr=10.230.0.0/16",

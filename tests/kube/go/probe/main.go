@@ -7,6 +7,8 @@
 //	probe fetch URL        print what is there
 //	probe list DIRECTORY   print the names in it
 //	probe show FILE        print it
+//	probe supervise LOG WORD...
+//	                       run `probe WORD...` in a session of its own, output to LOG, and stay when it ends
 package main
 
 import (
@@ -14,6 +16,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -24,7 +27,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("say what to do: pause, serve, count, echo, fetch, list or show"))
+		fail(fmt.Errorf("say what to do: pause, serve, count, echo, fetch, list, show or supervise"))
 	}
 	arguments := os.Args[2:]
 	switch os.Args[1] {
@@ -44,6 +47,8 @@ func main() {
 		content, err := os.ReadFile(argument(arguments, ""))
 		fail(err)
 		os.Stdout.Write(content)
+	case "supervise":
+		supervise(arguments[0], arguments[1:])
 	default:
 		fail(fmt.Errorf("unknown word %q", os.Args[1]))
 	}
@@ -74,6 +79,17 @@ func pause() {
 			pid, _ = syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
 		}
 	}
+}
+
+func supervise(log string, words []string) {
+	output, err := os.Create(log)
+	fail(err)
+	child := exec.Command("/proc/self/exe", words...)
+	child.Stdout, child.Stderr = output, output
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	fail(child.Start())
+	output.Close()
+	pause()
 }
 
 func serve(port string) {
