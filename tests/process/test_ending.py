@@ -14,6 +14,7 @@ import pytest
 
 from kybernate.model.errors import BadInput, Busy, NotFound
 from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.records import supervisor_path
 from kybernate.process.tree import attach, sweep, terminate
 
 pytestmark = pytest.mark.root
@@ -199,7 +200,7 @@ def swept(run_directory):
 
 def test_a_damaged_record_says_so(workloads):
     tree = workloads.launch("sleep", "100")
-    path = tree.run_directory / "supervisor.json"
+    path = supervisor_path(tree.run_directory)
     genuine = path.read_text()
     for damage in ("", "[]", "{}", "garbage", '{"name": 3}'):
         path.write_text(damage)

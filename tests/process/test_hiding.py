@@ -27,7 +27,6 @@ def test_only_its_own_run_directory_is_left(workloads, state_directory, output):
             "workloads/work/identity.env",
             "workloads/work/launch.json",
             "workloads/work/output.log",
-            "workloads/work/supervisor.json",
         )
     ]
     assert (state_directory / "token").read_text() == "secret"

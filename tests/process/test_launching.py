@@ -14,6 +14,7 @@ import pytest
 
 from kybernate.model.errors import BadInput, Conflict, NotFound
 from kybernate.process.launching import LaunchSpec, Network
+from kybernate.process.records import supervisor_path
 from kybernate.process.tree import attach
 
 pytestmark = pytest.mark.root
@@ -63,7 +64,7 @@ def test_a_workload_runs_as_its_user(workloads, output):
 
 
 def test_a_workload_can_not_forge_its_record(workloads, output):
-    tree = workloads.shell("cd $KYBERNATE_RUN_DIRECTORY; echo x >supervisor.json; ln -s x exit.json", uid=1, gid=1)
+    tree = workloads.shell("cd $KYBERNATE_RUN_DIRECTORY; echo x >launch.json; ln -s x exit.json", uid=1, gid=1)
     assert tree.wait(10) != 0
     assert output(tree).count("Permission denied") == 2
 
@@ -288,7 +289,7 @@ def test_attach_without_a_workload(state_directory):
 
 def test_a_recycled_pid_is_never_taken_for_ours(workloads):
     tree = workloads.launch("sleep", "100")
-    path = tree.run_directory / "supervisor.json"
+    path = supervisor_path(tree.run_directory)
     genuine = path.read_text()
     record = json.loads(genuine)
     path.write_text(json.dumps(record | {"start_time": record["start_time"] - 1}))

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from kybernate.model.api import RunRequest, StoppedView, WorkloadView
-from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.native import preload_library
 from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
@@ -32,7 +32,7 @@ from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.views import workload_view
 from kybernate.process.launching import LaunchSpec, Network, launch
-from kybernate.process.tree import Tree
+from kybernate.process.tree import Tree, attach
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +261,8 @@ class Workloads:
         gpu = self.gear.gpu
         if gpu is not None:
             gpu.engine.clear(spec.name)  # of an earlier life of that name that was lost
+        with contextlib.suppress(NotFound):
+            attach(spec.run_directory).remove()  # what is left of that life's processes
         if spec.run_directory.exists():
             shutil.rmtree(spec.run_directory)
         spec.run_directory.mkdir(parents=True, mode=0o755)

@@ -469,5 +469,5 @@ def _undo(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
     clear(spec.run_directory)
     for directory in (spec.run_directory / RESTORE, spec.run_directory / LAYERS, *_flat(spec.layer_directories)):
         shutil.rmtree(directory, ignore_errors=True)
-    for name in (records.EXIT, f"{records.EXIT}.new", f"{records.SUPERVISOR}.new", records.LAUNCH, records.IDENTITY):
+    for name in (records.EXIT, f"{records.EXIT}.new", records.LAUNCH, records.IDENTITY):
         (spec.run_directory / name).unlink(missing_ok=True)

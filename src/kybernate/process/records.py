@@ -1,11 +1,17 @@
-"""The files of a run directory; of these the supervisor leaves supervisor.json (it lives) and exit.json (it ended).
+"""What the supervisor leaves of a workload: STATE/records/NAME.json (it lives) and exit.json (it ended); and other files' names.
 
-Both are written whole (new name, then rename), by root in a directory of root's, so a workload can't forge them.
+Both are written whole (new name, then rename). The first says which processes may be killed and what is to be removed, so
+it lies where no workload can write, one that runs as root included: in a directory that its namespaces don't show. The
+second lies in the run directory; a workload of root's can forge it, and lies about its own end only. What is read from
+there may be anything: a link, a pipe, garbage.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +19,12 @@ from typing import Any
 from kybernate.model.errors import KybernateError, NotFound
 from kybernate.model.types import HostPid, WorkloadName
 
-SUPERVISOR = "supervisor.json"
+log = logging.getLogger(__name__)
+
+RECORDS = "records"
+"""Directory of the supervisors' records, below the state directory."""
 EXIT = "exit.json"
+_LARGEST = 1 << 20
 LAUNCH = "launch.json"
 """How the workload was started, for a dump; root's, since it holds the environment."""
 IDENTITY = "identity.env"
@@ -59,11 +69,17 @@ class ExitRecord:
 EXIT_UNKNOWN = ExitRecord(status=137, signal=9, time=None, known=False)
 
 
+def supervisor_path(run_directory: Path) -> Path:
+    return run_directory.parents[1] / RECORDS / f"{run_directory.name}.json"
+
+
 def read_supervisor(run_directory: Path) -> SupervisorRecord:
     """Raises NotFound: no workload was launched there. Raises KybernateError: the file is damaged."""
-    path = run_directory / SUPERVISOR
+    path = supervisor_path(run_directory)
     try:
         raw = _read(path)
+        if raw.get("name") != run_directory.name:
+            raise _damaged(path, raw.get("name"))
     except FileNotFoundError as e:
         raise NotFound(f"no workload was launched in {run_directory}") from e
     try:
@@ -85,29 +101,45 @@ def read_supervisor(run_directory: Path) -> SupervisorRecord:
 
 
 def read_exit(run_directory: Path) -> ExitRecord | None:
-    """None while there is none. Raises KybernateError: the file is damaged."""
-    path = run_directory / EXIT
+    """None while there is none that makes sense: the workload may have put anything there."""
     try:
-        raw = _read(path)
-    except FileNotFoundError:
-        return None
-    try:
+        raw = _read(run_directory / EXIT)
         number = raw["signal"]
         return ExitRecord(
-            status=int(raw["status"]), signal=None if number is None else int(number), time=float(raw["time"])
+            status=int(raw["status"]) & 0xFF,
+            signal=None if number is None else int(number),
+            time=float(raw["time"]),
         )
-    except (KeyError, TypeError, ValueError) as e:
-        raise _damaged(path, e) from e
+    except FileNotFoundError:
+        return None
+    except (KybernateError, KeyError, TypeError, ValueError, OverflowError) as e:
+        log.warning("%s tells nothing: %s", run_directory / EXIT, e)
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as e:
+        content = json.loads(_content(path))
+    except (ValueError, RecursionError) as e:
         raise _damaged(path, e) from e
     if not isinstance(content, dict):
         raise _damaged(path, content)
     return content
+
+
+def _content(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise _damaged(path, e.strerror) from e
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _damaged(path, "no regular file")
+        return os.pread(descriptor, _LARGEST, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _damaged(path: Path, detail: object) -> KybernateError:

@@ -3,7 +3,7 @@
 `launching.launch` runs it as `python -I -S -c ...` with a job (marshalled, on stdin) and reads one report a line (a
 tuple's repr) from its stderr until end of file, which comes with the workload's exec:
 
-    ("recorded",)                    supervisor.json has been written
+    ("recorded",)                    STATE/records/NAME.json has been written
     ("exec",)                        the workload's exec is next
     ("error", step, errno, text)     it didn't come to that
 
@@ -16,11 +16,11 @@ A workload may be restored instead of started: then the supervisor lays its /dev
 the parent of what CRIU brings back. It is recorded only when it is whole.
 
 A start that has begun to make namespaces when its launching process is killed runs to its end all the same: the
-agent that comes next finds it by supervisor.json. Imports are few on purpose (no json, no pathlib, no typing: a
+agent that comes next finds it by its record. Imports are few on purpose (no json, no pathlib, no typing: a
 third of the time a launch takes): this runs before each launch and stays in memory with each workload.
 """
 
-# ruff: noqa: PTH105, PTH123, PTH208
+# ruff: noqa: PTH102, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
         return  # the opener was killed
     os.setsid()
     namespaces.set_process_name(f"kyb:{job['name']}")
+    records = _open_records(job["state_directory"])
     if job["isolated"]:
         _furnish(job)
     else:
@@ -132,8 +133,9 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
     workload, gate = _restore(restored, tasks) if restored else _fork_workload(job, status, tasks)
     # "record" is a JSON object but for its end.
     record = f'{job["record"]}, {identity}, "main_inside": {workload}}}'
-    _write_atomically(f"{home}/supervisor.json", record)
+    _write_atomically(f"{job['name']}.json", record, directory=records)
     _report(status, "recorded")
+    os.close(records)  # before the workload runs: one of root's could come in through /proc/1/fd
     if gate is None:
         _report(status, "exec")
     else:
@@ -144,8 +146,17 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
     number = os.waitstatus_to_exitcode(wait_status)
     ended, by = (number, "null") if number >= 0 else (128 - number, str(-number))
     text = f'{{"status": {ended}, "signal": {by}, "time": {time.time()}}}'
-    _write_atomically(f"{home}/exit.json", text)
+    with contextlib.suppress(OSError):  # a workload of root's may have put something in the way
+        _write_atomically(f"{home}/exit.json", text)
     os._exit(0)
+
+
+def _open_records(state_directory: str) -> int:
+    """Where the record goes. The workload's namespaces don't show it: opened before they are laid out."""
+    path = f"{state_directory}/records"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _fork_workload(job: Job, status: int, tasks: int | None) -> tuple[int, int]:
@@ -344,7 +355,12 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _write_atomically(path: str, text: str) -> None:
-    with open(f"{path}.new", "w") as file:
+def _write_atomically(path: str, text: str, *, directory: int | None = None) -> None:
+    """`path` may be relative to a directory's descriptor. Never through what somebody put in the way."""
+    new = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=directory)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    with open(descriptor, "w") as file:
         file.write(text + "\n")
-    os.replace(f"{path}.new", path)
+    os.replace(new, path, src_dir_fd=directory, dst_dir_fd=directory)

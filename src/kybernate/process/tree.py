@@ -170,7 +170,7 @@ class Tree:
         return (self.exit() or records.EXIT_UNKNOWN).status
 
     def remove(self) -> None:
-        """Kill what still runs and remove the cgroup, the sockets and supervisor.json. May be called again.
+        """Kill what still runs and remove the cgroup, the sockets and its record. May be called again.
 
         exit.json, output.log and the layers stay: whoever made the run directory deletes it.
 
@@ -221,7 +221,7 @@ def terminate(tree: Tree, *, grace_s: float) -> int:
 
 
 def sweep(run_directory: Path) -> None:
-    """Remove whatever an ended workload left, or a launch that was cut off before it had written supervisor.json.
+    """Remove whatever an ended workload left, or a launch that was cut off before it had written its record.
 
     Raises:
         BadInput: the directory's name is no workload's.
@@ -248,7 +248,10 @@ def sweep_locked(run_directory: Path) -> None:
 def clear(run_directory: Path) -> None:
     """Delete what belongs to one life of a workload, all but its record."""
     shutil.rmtree(run_directory / CONTROL, ignore_errors=True)
-    for name in (records.SUPERVISOR, records.LAUNCH, records.IDENTITY):
+    record = records.supervisor_path(run_directory)
+    for path in (record, record.with_name(f"{record.name}.new")):
+        path.unlink(missing_ok=True)
+    for name in (records.LAUNCH, records.IDENTITY):
         (run_directory / name).unlink(missing_ok=True)
 
 
