@@ -1,6 +1,6 @@
 """Proves that real programs survive being paused: `python tests/gpu/compatibility.py`.
 
-Each program runs under an agent of our own and is paused and resumed many times while it works (every fifth time warm),
+Each program runs under an agent of our own and is paused and resumed many times while it works (every third time warm),
 with a few steps of progress between; at the end it is told to stop and must say that all was exact. Programs that can't
 be paused must be refused, go on working, and be exact, too. Writes bench/results/compatibility.json, from which
 `bench/report.py` makes docs/compatibility.md. Exit status 1 when a program is not in a column it belongs to.
@@ -129,7 +129,7 @@ class Prover:
             if time.monotonic() > end and cycle:
                 outcome.reason = f"{cycle} of {cycles} cycles, to stay within the time"
                 return
-            depth = Depth.WARM if cycle % 5 == 4 else Depth.ZERO
+            depth = Depth.WARM if cycle % 3 == 2 else Depth.ZERO
             steps = output.steps()
             try:
                 self._one_cycle(program, outcome, depth)
