@@ -123,7 +123,8 @@ class RoomKeeper:
         if room is Room.NEVER:
             self._loop.call_soon_threadsafe(self._never, workload, gpu, size)
             return Verdict.NEVER
-        self._loop.call_soon_threadsafe(self._touch, workload)
+        if self._untouched(workload, self._clock()):  # looked at here, too: the loop need not wake for each allocation
+            self._loop.call_soon_threadsafe(self._touch, workload)
         if room is Room.LATER:
             return Verdict.WAIT
         self._reserved.pop((workload, gpu.uuid), None)
@@ -429,6 +430,9 @@ class RoomKeeper:
 
     def _touch(self, name: WorkloadName) -> None:
         now = self._clock()
-        if now - self._touched.get(name, 0.0) >= _TOUCH_S:
+        if self._untouched(name, now):
             self._touched[name] = now
             self._ledger.update(name, last_use=now)
+
+    def _untouched(self, name: WorkloadName, now: float) -> bool:
+        return now - self._touched.get(name, 0.0) >= _TOUCH_S
