@@ -20,7 +20,7 @@ from tests.node.conftest import AgentProcess
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
 from kybernate.model.api import SwitchView
-from kybernate.model.errors import Conflict, KybernateError, NotFound
+from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
 from kybernate.model.types import MIB, Depth, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
@@ -276,6 +276,9 @@ def test_a_process_that_was_not_started_by_us(gpu_agent: AgentProcess, eventuall
             with pytest.raises(Conflict, match="not started by this agent"):
                 gpu_agent.client.stop(view.name)
             gpu_agent.client.resume_external(process.pid)
+            assert not any(w.external for w in gpu_agent.client.workloads()), "it runs and is none of ours"
+            assert gpu_agent.client.pause_external(process.pid).backend == "driver", "and can be paused again"
+            gpu_agent.client.resume_external(process.pid)
             process.send_signal(signal.SIGTERM)
             rest = process.stdout.read()
             assert process.wait(30) == 0
@@ -291,6 +294,17 @@ def test_external_refusals(gpu_agent: AgentProcess, eventually: Eventually) -> N
         client.pause_external(4_000_000)
     with pytest.raises(Conflict, match="agent itself"):
         client.pause_external(gpu_agent.pid)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            with pytest.raises(BadInput, match=f"process {process.pid} has no CUDA context"):
+                client.pause_external(process.pid)
+            command = [sys.executable, "-m", "kybernate.cli", "pause", "--pid", str(process.pid)]
+            command += ["--state-dir", str(gpu_agent.state.root)]
+            refused = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+        finally:
+            process.kill()
+    assert client.workloads() == []
     started(gpu_agent, eventually, "ours")
     with pytest.raises(Conflict, match="belongs to workload ours"):
         client.pause_external(client.workload("ours").pids[-1])

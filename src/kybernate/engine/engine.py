@@ -106,6 +106,11 @@ class Engine:
     def close(self) -> None:
         self._executor.shutdown(wait=True)
 
+    @staticmethod
+    def uses_gpu(target: Target) -> bool:
+        """Whether any of its processes has CUDA state: only then there is something to pause."""
+        return any(residual.state(pid) is not ResidualState.ABSENT for pid in residual_pids(target.tree))
+
     # ---- pause ----
 
     def pause(self, target: Target, *, depth: Depth, timeout_s: float, freed: Freed | None = None) -> SwitchReport:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 
-from kybernate.model.errors import Conflict, NotFound
-from kybernate.model.types import Backend, WorkloadState
+from kybernate.engine.target import Target
+from kybernate.model.errors import BadInput, Conflict, NotFound
+from kybernate.model.types import Backend, HostPid, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller, NotPermitted
 from kybernate.node.gear import Gear
 from kybernate.node.guests import procfs_identity, readable
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
-from kybernate.node.targets import external_name
+from kybernate.node.targets import ExternalProcess, external_name
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
@@ -25,6 +28,7 @@ class ExternalWatcher:
         self._gear = gear
         self._workloads = workloads
         self._tasks = tasks
+        self._released: dict[WorkloadName, asyncio.Event] = {}
 
     async def adopt(self, pid: int, *, caller: Caller) -> None:
         """Make sure the process is in the ledger, running or paused.
@@ -33,6 +37,7 @@ class ExternalWatcher:
             NotFound: no such process.
             Conflict: it belongs to a workload of ours, or is the agent.
             NotPermitted: it is another user's.
+            BadInput: it has no CUDA context.
         """
         name = external_name(pid)
         if pid == os.getpid():
@@ -62,6 +67,15 @@ class ExternalWatcher:
         if old is not None and not old.ended:
             os.close(pidfd)
             return
+        try:
+            await self._require_gpu(name, pid)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        old = self._gear.ledger.get(name)
+        if old is not None and not old.ended:  # by somebody else, while we asked the driver
+            os.close(pidfd)
+            return
         now = self._gear.clock()
         entry = Entry(
             name=name,
@@ -80,18 +94,43 @@ class ExternalWatcher:
         self._gear.ledger.add(entry)
         self.watch(entry, pidfd)
 
+    async def _require_gpu(self, name: WorkloadName, pid: int) -> None:
+        gpu = self._gear.gpu
+        target = Target(name=name, tree=ExternalProcess(HostPid(pid)), processes=[], backend=Backend.DRIVER)
+        if gpu is not None and not await in_thread(f"look at {pid}", lambda: gpu.engine.uses_gpu(target)):
+            raise BadInput(f"process {pid} has no CUDA context", hint="`nvidia-smi` lists the processes on the GPUs")
+
+    async def let_go(self, name: WorkloadName) -> None:
+        """It runs again, or its pause was refused: it is none of ours any more. In its owner task."""
+        entry = self._gear.ledger.get(name)
+        if entry is None or not entry.external or entry.state is not WorkloadState.RUNNING:
+            return
+        await in_thread(f"let go of {name}", lambda: self._workloads.forget_copy(name, None))
+        self._gear.ledger.let_go(name)
+        if (released := self._released.pop(name, None)) is not None:
+            released.set()
+
     def watch(self, entry: Entry, pidfd: int) -> None:
         """Take the pidfd over and note the process's end."""
         self._tasks.start(self._report_end(entry, pidfd), name=f"watcher of {entry.name}")
 
     async def _report_end(self, entry: Entry, pidfd: int) -> None:
+        released = self._released[entry.name] = asyncio.Event()
+        waiting = [asyncio.ensure_future(readable(pidfd)), asyncio.ensure_future(released.wait())]
         try:
-            await readable(pidfd)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for future in waiting:
+                future.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)  # the loop must not watch a closed descriptor
             os.close(pidfd)
+        if released.is_set():
+            return
+        self._released.pop(entry.name, None)
         current = self._gear.ledger.get(entry.name)
         if current is not None and not current.ended:
-            await self._workloads.submit(entry.name, "end", lambda: self._end(entry))
+            with contextlib.suppress(NotFound):  # let go of just now
+                await self._workloads.submit(entry.name, "end", lambda: self._end(entry))
 
     async def _end(self, entry: Entry) -> None:
         if self._gear.ledger.entry(entry.name).ended:

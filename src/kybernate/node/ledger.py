@@ -131,6 +131,13 @@ class Ledger:
             )
         self._put(old, None)
 
+    def let_go(self, name: WorkloadName) -> None:
+        """Take out an external process that runs again: it was never ours. Raises NotFound, and Conflict for any other."""
+        old = self.entry(name)
+        if not old.external or old.state is not WorkloadState.RUNNING:
+            raise Conflict(f"workload {name!r} is {old.state} and stays in the ledger")
+        self._put(old, None)
+
     def _put(self, old: Entry | None, new: Entry | None) -> None:
         entries = dict(self._entries)
         if new is None:

@@ -157,6 +157,11 @@ class Recovery:
             pidfd = os.pidfd_open(pid)
         except OSError:
             return f"{record.name}: the process is gone"
+        with contextlib.suppress(OSError):
+            found = procfs_identity(pid)
+            if (found.uid, found.argv) != (record.uid, record.argv):
+                os.close(pidfd)
+                return f"{record.name}: the process is gone, its number is another's"
         self._gear.ledger.add(record)
         gpu = self._gear.gpu
         state = record.state
@@ -169,8 +174,12 @@ class Recovery:
                 state, why = WorkloadState.LOST, e.message
             except KybernateError as e:
                 state, why = WorkloadState.PAUSED, e.message
-            found = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}
-            self._gear.ledger.apply(record.name, found.get(state, Event.LOST), reason=why)
+            events = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}
+            self._gear.ledger.apply(record.name, events.get(state, Event.LOST), reason=why)
+            if state is WorkloadState.RUNNING:
+                os.close(pidfd)
+                await self._external.let_go(record.name)
+                return f"{record.name}: runs, and is let go of"
         self._workloads.adopt(record.name, None)
         self._external.watch(record, pidfd)
         return f"{record.name}: {state}"

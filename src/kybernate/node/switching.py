@@ -6,6 +6,7 @@ workload running; whatever else fails, the engine is asked what is true now (`re
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 from kybernate.engine.recovery import ContentGone
 from kybernate.engine.target import Target
 from kybernate.model.api import SwitchView
-from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
+from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, NotFound, Unsupported
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.departure import Departure, Freed
@@ -85,17 +86,29 @@ class Switching:
         Raises:
             NotFound: no such process.
             Conflict: it is one of ours, or the agent itself.
+            BadInput: it has no CUDA context.
         """
         self._gpu()
         name = external_name(pid)
         await self._external.adopt(pid, caller=caller)
-        return await self.pause(name, depth=Depth.ZERO, timeout_s=timeout_s)
+        try:
+            return await self.pause(name, depth=Depth.ZERO, timeout_s=timeout_s)
+        except KybernateError:
+            await self._let_go(name)
+            raise
 
     async def resume_external(self, pid: int, *, caller: Caller) -> SwitchView:
         """Raises NotFound when it was never paused here."""
         name = external_name(pid)
         caller.require_owner(self._gear.ledger.entry(name).uid, f"process {pid}")
-        return await self.resume(name, timeout_s=30.0)
+        view = await self.resume(name, timeout_s=30.0)
+        await self._let_go(name)
+        return view
+
+    async def _let_go(self, name: WorkloadName) -> None:
+        """An external process that runs is none of our workloads."""
+        with contextlib.suppress(NotFound):
+            await self._workloads.submit(name, "let go", lambda: self._external.let_go(name))
 
     # -- the room keeper's orders --------------------------------------------------------------------------------
 
