@@ -8,7 +8,7 @@ process is checkpointed by the driver before, and holds no device then.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 GHOST_LIMIT = 4 << 30
@@ -49,7 +49,16 @@ _TAIL_BYTES = 1 << 20
 
 
 def dump_arguments(
-    criu: Path, *, pid: int, images: int, cgroup: int, plugins: int, script: str, lock_network: bool, timeout_s: float
+    criu: Path,
+    *,
+    pid: int,
+    images: int,
+    cgroup: int,
+    plugins: int,
+    script: str,
+    layers: Iterable[str],
+    lock_network: bool,
+    timeout_s: float,
 ) -> list[str]:
     """Dump the tree below `pid` and leave it as frozen as it was.
 
@@ -59,6 +68,7 @@ def dump_arguments(
         script: path of a program that CRIU runs at its stations ($CRTOOLS_SCRIPT_ACTION), of importance: post-dump,
             when all images are written, the processes still stand, and /dev/shm still has CRIU's own links.
         cgroup: descriptor of the workload's frozen cgroup, through a mount where it may be written.
+        layers: where a watched directory may lie that has no handle, and is looked for by its number.
         lock_network: hold back packets to its connections meanwhile; needless where there is only loopback.
         timeout_s: how long the processes may take to be caught.
     """
@@ -74,6 +84,7 @@ def dump_arguments(
         f"--freeze-cgroup=/proc/self/fd/{cgroup}",
         f"--network-lock={'nftables' if lock_network else 'skip'}",
         "--skip-in-flight",
+        *(f"--irmap-scan-path={layer}" for layer in layers),
         f"--timeout={max(1, round(timeout_s))}",
         *_COMMON,
     ]

@@ -134,6 +134,7 @@ def _guide(job: dict[str, Any], inherited: list[int]) -> NoReturn:
             cgroup=cgroup,
             plugins=plugins,
             script=f"/proc/{os.getpid()}/fd/{inherited[0]}",
+            layers=job["layers_inside"],
             lock_network=job["lock_network"],
             timeout_s=job["freeze_timeout_s"],
         )

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def dump(
     *,
     hold: bool = False,
     connections: Connections = Connections.REFUSE,
+    gpu_directories: Sequence[str] = (),
     criu: Criu | None = None,
     freeze_timeout_s: float = 10.0,
 ) -> DumpReport:
@@ -72,6 +73,7 @@ def dump(
         hold: leave the tree frozen on success, so that nothing it does after the dump is lost when it is killed.
             Otherwise, and after a failure, it is as frozen or running as it was.
         connections: what to do about TCP connections that lead out of the workload.
+        gpu_directories: where simulated GPUs are. A GPU's state must have been checkpointed before.
 
     Raises:
         BadInput: the directory can't be made.
@@ -83,20 +85,20 @@ def dump(
     began = time.monotonic()
     if tree.exit() is not None or tree.main_pid() is None:
         raise Conflict(f"workload {tree.name} has ended")
-    if problems := dumpable(tree, connections=connections):
+    if problems := dumpable(tree, connections=connections, gpu_directories=gpu_directories):
         raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
     criu = criu or find_criu()
     record = records.read_supervisor(tree.run_directory)
-    launched = read_launched(tree.run_directory)
+    launched = images.read_launched(tree.run_directory)
     if settle(tree.run_directory, wait_s=0.0) is Settled.BUSY:
         raise Conflict(f"workload {tree.name} is being dumped")
     partial = _make_partial(images_directory)
     try:
         with _mark(tree, partial) as mark:
-            closed = close_connections(tree) if connections is Connections.CLOSE else []
             job = _job(tree, record, launched, partial, criu=criu, hold=hold, freeze_timeout_s=freeze_timeout_s)
-            report = _run_dumper(tree, job, partial, mark)
             try:
+                closed = _close(tree, connections, freeze_timeout_s)
+                report = _run_dumper(tree, job, partial, mark)
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
                 _publish(partial, images_directory)
             except BaseException:
@@ -113,6 +115,14 @@ def dump(
         criu_s=report["criu_s"],
         closed=tuple(closed),
     )
+
+
+def _close(tree: Tree, connections: Connections, freeze_timeout_s: float) -> list[str]:
+    """While it stands still: else it would make new ones at once."""
+    if connections is Connections.REFUSE:
+        return []
+    tree.freeze(freeze_timeout_s)
+    return close_connections(tree)
 
 
 class Settled(enum.Enum):
@@ -161,23 +171,6 @@ def _clean(run_directory: Path, text: bytes) -> None:
             with contextlib.suppress(KybernateError):
                 attach(run_directory).thaw()
     (run_directory / MARK).unlink()
-
-
-def read_launched(run_directory: Path) -> Launched:
-    """How the workload was started.
-
-    Raises:
-        Unsupported: it was started by a Kybernate that didn't write it down.
-        KybernateError: the file is damaged.
-    """
-    path = run_directory / records.LAUNCH
-    try:
-        return images.parse_launched(json.loads(path.read_bytes()))
-    except FileNotFoundError as e:
-        name = run_directory.name
-        raise Unsupported(f"workload {name} can't be dumped: {path} is missing", hint="start it anew") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise KybernateError(f"{path} is damaged: {e!r}") from e
 
 
 def _make_partial(images_directory: Path) -> Path:
@@ -237,6 +230,7 @@ def _job(
         "mark": str(tree.run_directory.resolve() / MARK),
         "control": str(tree.run_directory.resolve() / CONTROL),
         "layers": [str(layer) for layer in record.layers],
+        "layers_inside": launched.layers,
         "own": [*launched.layers, "/dev/shm", str(inside)],
         "lock_network": record.network == Network.HOST,
         "was_frozen": tree.frozen,
@@ -282,8 +276,6 @@ def _run_dumper(tree: Tree, job: dict[str, Any], partial: Path, mark: int) -> di
     try:
         report: dict[str, Any] = json.loads(answer)
     except ValueError:
-        if not job["was_frozen"]:
-            tree.thaw()
         raise _failed(tree, partial, complaint or "the program that runs CRIU was killed") from None
     if report["status"] == 0:
         return report

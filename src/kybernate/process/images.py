@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kybernate.model.errors import BadInput, NotFound
+from kybernate.model.errors import BadInput, KybernateError, NotFound, Unsupported
 from kybernate.process import criu_images
+from kybernate.process.records import LAUNCH
 
 RECORD = "tree.json"
 SHARED_MEMORY = "shm.tar"
@@ -169,6 +170,23 @@ def _parse(raw: Mapping[str, Any]) -> TreeRecord:
         cpu_flags=_texts(raw["cpu_flags"]),
         files={_file_name(name): _number(size) for name, size in raw["files"].items()},
     )
+
+
+def read_launched(run_directory: Path) -> Launched:
+    """How the workload was started.
+
+    Raises:
+        Unsupported: it was started by a Kybernate that didn't write it down.
+        KybernateError: the file is damaged.
+    """
+    path = run_directory / LAUNCH
+    try:
+        return parse_launched(json.loads(path.read_bytes()))
+    except FileNotFoundError as e:
+        name = run_directory.name
+        raise Unsupported(f"workload {name} can't be dumped: {path} is missing", hint="start it anew") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise KybernateError(f"{path} is damaged: {e!r}") from e
 
 
 def parse_launched(raw: Mapping[str, Any]) -> Launched:

@@ -19,6 +19,7 @@ def open_socket(
     *,
     family: socket.AddressFamily = socket.AF_INET,
     kind: socket.SocketKind = socket.SOCK_STREAM,
+    protocol: int = 0,
 ) -> socket.socket:
     """A new, unconnected socket that sees the network as the workload does. Takes about 0.1 ms; never waits for it.
 
@@ -37,7 +38,7 @@ def open_socket(
         def make() -> None:
             try:
                 namespaces.setns(descriptor, namespaces.NEW_NETWORK)
-                made.append(socket.socket(family, kind))
+                made.append(socket.socket(family, kind, protocol))
             except OSError as e:
                 made.append(e)
 

@@ -1,18 +1,200 @@
+"""What of a workload can't be dumped, found beforehand by reading /proc, and named in one line each.
+
+CRIU finds the same and more, but late, with the workload standing still, and in its own words. What this doesn't know
+fails there; nothing is lost by that, since a failed dump leaves the workload as it was.
+"""
+
 from __future__ import annotations
 
 import enum
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from kybernate.process.tree import Tree
+from kybernate.model.types import HostPid
+from kybernate.process import connections as links
+from kybernate.process import images, procfs, records
+from kybernate.process.criu_commands import GHOST_LIMIT
+from kybernate.process.holdings import MappedFile, OpenFile, mapped_files, open_files
+from kybernate.process.needs import is_below
+from kybernate.process.tree import CONTROL, Tree
+
+_CAP_SYS_RESOURCE = 24
+_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+"""Not time: a restored process has one of its own, in which the monotonic clock goes on where it stood."""
+_ANONYMOUS = ("[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "inotify", "[fanotify]", "[pidfd]", "bpf-map")
+_ANONYMOUS_NAMES = {
+    "[io_uring]": "io_uring (many libraries can do without: UV_USE_IO_URING=0 for libuv and uvloop)",
+    "[perf_event]": "a performance counter (perf_event_open)",
+    "[userfaultfd]": "userfaultfd",
+    "bpf-prog": "a BPF program",
+}
+_SOCKETS = ("UNIX", "TCP", "UDP", "NETLINK", "PACKET", "RAW")
+_DEVICES = {
+    *((1, number) for number in (3, 5, 7, 8, 9, 11)),  # null, zero, full, random, urandom, kmsg
+    (5, 0),  # tty
+    (5, 2),  # ptmx
+}
+_TERMINALS = range(136, 144)
+_GPU = ("/dev/nvidia", "/dev/dri")
 
 
 class Connections(enum.StrEnum):
+    """What to do about TCP connections that lead out of a workload."""
+
     REFUSE = "refuse"
+    """They are a reason not to dump."""
     CLOSE = "close"
+    """Close them just before; both ends notice."""
 
 
-def dumpable(tree: Tree, *, connections: Connections = Connections.REFUSE) -> list[str]:
-    return []
+def dumpable(
+    tree: Tree,
+    *,
+    connections: Connections = Connections.REFUSE,
+    gpu_released: bool = True,
+    gpu_directories: Sequence[str] = (),
+) -> list[str]:
+    """A line for each thing that hinders a dump; empty is good. Touches nothing; takes milliseconds.
+
+    Args:
+        gpu_released: the GPU state has been checkpointed, so that a device still held is a problem. False: ask before
+            a pause, when the devices are sure to be open.
+        gpu_directories: where simulated GPUs are; what is held of them counts as a GPU's.
+    """
+    if not tree.isolated:
+        return ["it runs without isolation (namespaces and a cgroup), which a dump needs"]
+    gpu = (*_GPU, *gpu_directories)
+    pids = tree.pids()
+    problems = [line for pid in pids for line in _of_process(tree, pid)]
+    held = {pid: list(open_files(pid)) for pid in pids}
+    record = records.read_supervisor(tree.run_directory)
+    inside = record.run_directory_inside or tree.run_directory.resolve()
+    own = ["/dev/shm", f"{inside}/{CONTROL}", *images.read_launched(tree.run_directory).layers]
+    for pid in pids:
+        who = _who(tree, pid)
+        lines = [_of_file(file, gpu=gpu, gpu_released=gpu_released, own=own) for file in held[pid]]
+        lines += [_of_mapping(mapping, gpu=gpu, gpu_released=gpu_released) for mapping in mapped_files(pid)]
+        problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
+    problems += _of_sockets(tree, held, connections)
+    return list(dict.fromkeys(problems))
 
 
 def close_connections(tree: Tree) -> list[str]:
-    return []
+    """Close the TCP connections that lead out of the workload; returns them in a line each.
+
+    Raises:
+        Unsupported: the kernel can't.
+    """
+    own = {file.socket_inode for pid in tree.pids() for file in open_files(pid)} - {None}
+    found = links.leading_out(links.sockets_of(tree).tcp, {inode for inode in own if inode is not None})
+    links.close(tree, found)
+    return [links.describe(entry) for entry in found]
+
+
+def _who(tree: Tree, pid: HostPid) -> str:
+    found = procfs.stat(pid)
+    return f"process {tree.inside_pid(pid)} ({found.name if found else 'ended'})"
+
+
+def _of_process(tree: Tree, pid: HostPid) -> Iterator[str]:
+    found = procfs.stat(pid)
+    if found is None:
+        return
+    who = _who(tree, pid)
+    if found.parent == tree.supervisor_pid and pid != tree.main_pid():
+        yield f"{who} is a daemon: its parent has ended, and what is dumped is the family of the first process"
+    try:
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
+        other = [name for name in _NAMESPACES if _namespace(pid, name) != _namespace(tree.supervisor_pid, name)]
+    except OSError:
+        return
+    if int(status.get("TracerPid", "0")):
+        yield f"{who} is being traced, by a debugger or strace"
+    if other:
+        yield f"{who} has made namespaces of its own ({', '.join(other)})"
+    users = set(status["Uid"].split() + status["Gid"].split())
+    if users != {"0"} and not _may_read_limits():
+        yield f"{who} runs as user {status['Uid'].split()[0]}, and without CAP_SYS_RESOURCE only root's processes can be dumped"
+
+
+def _namespace(pid: HostPid, name: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115 - "pid:[1]" is no path
+
+
+def _may_read_limits() -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
+    return False
+
+
+def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Sequence[str]) -> str | None:
+    kind, _, name = file.target.partition(":")
+    if kind == "anon_inode":
+        if name.startswith(_ANONYMOUS):
+            return None
+        return f"uses {_ANONYMOUS_NAMES.get(name, name)}"
+    if kind == "socket":
+        return _of_protocol(file)
+    if not file.target.startswith("/"):
+        return f"holds a namespace open ({kind})" if kind in (*_NAMESPACES, "time") else None
+    found = file.stat()
+    if found is None:
+        return None
+    if _is_gpu(file.target, gpu):
+        return f"has the GPU open ({file.target})" if gpu_released else None
+    if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+        device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+        if stat.S_ISCHR(found.st_mode) and (device in _DEVICES or device[0] in _TERMINALS):
+            return None
+        return f"has the device {file.target} open"
+    if file.deleted and stat.S_ISREG(found.st_mode):
+        if found.st_size > GHOST_LIMIT:
+            return f"has the deleted file {file.target} open, which is too large to keep ({found.st_size >> 30} GiB)"
+        if found.st_nlink and not is_below(file.target, *own):
+            return f"has {file.target} open, which was deleted but has other names; only in a layer such a file can be kept"
+    return None
+
+
+def _of_protocol(file: OpenFile) -> str | None:
+    try:
+        name = os.getxattr(file.link, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+    except OSError:
+        return None
+    return None if name.startswith(_SOCKETS) else f"has a socket of a kind that can't be dumped ({name})"
+
+
+def _of_mapping(mapping: MappedFile, *, gpu: Sequence[str], gpu_released: bool) -> str | None:
+    path = mapping.path
+    if _is_gpu(path, gpu):
+        return f"maps memory of the GPU ({path})" if gpu_released else None
+    if path.startswith("/SYSV"):
+        return "uses System V shared memory, which lives outside of the processes"
+    if path.startswith("anon_inode:"):
+        name = path.removeprefix("anon_inode:")
+        return f"uses {_ANONYMOUS_NAMES.get(name, name)}"
+    if path.startswith("/dev/") and not is_below(path, "/dev/shm", "/dev/zero", "/dev/null", "/dev/hugepages"):
+        return f"maps the device {path}"
+    return None
+
+
+def _is_gpu(path: str, gpu: Sequence[str]) -> bool:
+    return any(path.startswith(prefix) for prefix in gpu)
+
+
+def _of_sockets(tree: Tree, held: dict[HostPid, list[OpenFile]], connections: Connections) -> Iterator[str]:
+    holders = {file.socket_inode: pid for pid, files in held.items() for file in files if file.socket_inode is not None}
+    own = set(holders)
+    if not own:
+        return
+    found = links.sockets_of(tree)
+    if connections is Connections.REFUSE:
+        for entry in links.leading_out(found.tcp, own):
+            who = _who(tree, holders[entry.inode])
+            yield f"{who} has a connection that leads out of the workload ({links.describe(entry)})"
+    for unix in links.unix_leading_out(found.unix, own):
+        yield f"{_who(tree, holders[unix.inode])} has a Unix socket that is connected out of the workload"

@@ -5,14 +5,14 @@ import os
 import select
 import struct
 
-from station import CONTROL, dumped
+from station import PLACE, dumped
 
 libc = ctypes.CDLL(None, use_errno=True)
 CREATE = 0x100
 watching = libc.inotify_init1(os.O_NONBLOCK)
 os.mkdir("/dev/shm/watched")
 places = {
-    libc.inotify_add_watch(watching, os.fsencode(place), CREATE): place for place in (str(CONTROL), "/dev/shm/watched")
+    libc.inotify_add_watch(watching, os.fsencode(place), CREATE): place for place in (str(PLACE), "/dev/shm/watched")
 }
 dumped()
 while select.select([watching], [], [], 0)[0]:

@@ -4,9 +4,9 @@ import fcntl
 import os
 import struct
 
-from station import CONTROL, dumped
+from station import PLACE, dumped
 
-paths = {name: CONTROL / name for name in ("flock", "posix", "ofd", "free")}
+paths = {name: PLACE / name for name in ("flock", "posix", "ofd", "free")}
 files = {name: path.open("w+") for name, path in paths.items()}
 OFD_SETLK = 37
 whole = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

@@ -3,7 +3,7 @@
 import fcntl
 import os
 
-from station import CONTROL, dumped
+from station import PLACE, dumped
 
 full = os.pipe()
 fcntl.fcntl(full[1], fcntl.F_SETPIPE_SZ, 1 << 20)
@@ -11,8 +11,8 @@ os.write(full[1], b"data" * 100_000)
 closed = os.pipe()
 os.write(closed[1], b"last")
 os.close(closed[1])
-os.mkfifo(CONTROL / "fifo")
-fifo = os.open(CONTROL / "fifo", os.O_RDWR)
+os.mkfifo(PLACE / "fifo")
+fifo = os.open(PLACE / "fifo", os.O_RDWR)
 os.write(fifo, b"fifo")
 shared = os.pipe()
 if os.fork() == 0:

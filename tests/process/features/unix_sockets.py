@@ -1,4 +1,4 @@
-"""Unix sockets: pairs with data in them, a listening one by path (in the run directory), an abstract one, a descriptor in flight's way."""
+"""Unix sockets: pairs with data in them, a listening one by path (in the run directory), an abstract one."""
 
 import os
 import socket
