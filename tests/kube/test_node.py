@@ -9,46 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 from tests.kube.cluster import Cluster
-from tests.kube.cluster.images import PROBE
+from tests.kube.pods import RUNNING_S, pod, run, service
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 Namespace = Callable[[Cluster], str]
 Eventually = Callable[..., Any]
-RUNNING_S = 40
-"""Generous: the machine may be busy with other tests. On two idle cores a pod runs after 1 s."""
-
-
-def pod(name: str, *arguments: str, node: str | None = None, **more: Any) -> dict[str, Any]:
-    """A pod of the probe image; `more` goes into its specification."""
-    container: dict[str, Any] = {"name": "main", "image": PROBE, **more.pop("container", {})}
-    if arguments:
-        container["args"] = list(arguments)
-    selector = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [container], **selector, **more},
-    }
-
-
-def run(cluster: Cluster, space: str, *pods: dict[str, Any]) -> None:
-    """Make the pods and wait until they are ready."""
-    for one in pods:
-        cluster.kubectl("apply", "-n", space, "-f", "-", stdin=json.dumps(one))
-    names = [f"pod/{one['metadata']['name']}" for one in pods]
-    cluster.kubectl("wait", "-n", space, "--for=condition=Ready", f"--timeout={RUNNING_S}s", *names)
-
-
-def service(name: str, **more: Any) -> str:
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name},
-            "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}], **more},
-        }
-    )
 
 
 def test_logs_and_commands(cluster: Cluster, namespace: Namespace, eventually: Eventually) -> None:

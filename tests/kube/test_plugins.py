@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from tests.kube.cluster import Cluster, Shape, start
 from tests.kube.cluster.binaries import TOP
-from tests.kube.test_node import RUNNING_S, Eventually, pod, run
+from tests.kube.pods import RUNNING_S, pod, run
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 RESOURCE = "test.kybernate.invalid/slot"
+Eventually = Callable[..., Any]
 DRIVER = "dra.kybernate.invalid"
 
 

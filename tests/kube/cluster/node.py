@@ -9,7 +9,9 @@ hidden from it behind plain files.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.kube.cluster import images, keeper
+from tests.kube.cluster import binaries, images, keeper
 from tests.kube.cluster.control_plane import ControlPlane
 from tests.kube.cluster.errors import ClusterError
 from tests.kube.cluster.network import Network
@@ -72,6 +74,8 @@ def prepare(
         (directory / part).mkdir(parents=True)
     for program, path in found.items():
         (directory / "bin" / program).symlink_to(path)
+    if criu := shutil.which("criu", path=f"{binaries.TOP / '.criu' / 'bin'}:{os.environ.get('PATH', '')}"):
+        (directory / "bin" / "criu").symlink_to(criu)  # for runc, which the kubelet's checkpoint call ends at
     snapshotter = "native" if _file_system(directory) == "overlay" else "overlayfs"
     _containerd(directory, snapshotter)
     _cni(directory, network.pods(index))

@@ -8,7 +8,9 @@
 //	probe list DIRECTORY   print the names in it
 //	probe show FILE        print it
 //	probe supervise LOG WORD...
-//	                       run `probe WORD...` in a session of its own, output to LOG, and stay when it ends
+//	                       when LOG is there, run `probe WORD...` in a session of its own, output to LOG; stay when it ends
+
+//go:debug multipathtcp=0
 package main
 
 import (
@@ -82,7 +84,10 @@ func pause() {
 }
 
 func supervise(log string, words []string) {
-	output, err := os.Create(log)
+	output, err := os.OpenFile(log, os.O_WRONLY|os.O_APPEND, 0)
+	for ; os.IsNotExist(err); output, err = os.OpenFile(log, os.O_WRONLY|os.O_APPEND, 0) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	fail(err)
 	child := exec.Command("/proc/self/exe", words...)
 	child.Stdout, child.Stderr = output, output
