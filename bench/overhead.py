@@ -22,10 +22,15 @@ from kybernate.cli.bench_results import Baseline, Case
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import GIB, MIB, Backend, WorkloadName
 
-CASES = {"ops": "torch_small_ops_ratio", "training": "training_step_ratio", "alloc": "alloc_free_pair_ratio"}
+CASES = {
+    "ops": "torch_small_ops_ratio",
+    "training": "training_step_ratio",
+    "alloc": "alloc_free_pair_ratio",
+    "alloc-large": "alloc_free_pair_ratio.64MiB",
+}
 WITH, WITHOUT = "with-library", "without-library"
 START_S = 120.0
-ROUNDS_MOST = {"alloc": 5}
+ROUNDS_MOST = {"alloc": 5, "alloc-large": 5}
 """Its pairs take long, and a ratio that is far from one needs no more."""
 
 
@@ -76,7 +81,7 @@ def cases(found: dict[str, dict[str, list[float]]]) -> list[Case]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--kinds", default="ops,training,alloc")
+    parser.add_argument("--kinds", default=",".join(CASES))
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of operations")
     parser.add_argument("--python", help="interpreter with PyTorch")
     parser.add_argument("--simulated", help="VRAM of a simulated GPU, to test this script with --kinds alloc")

@@ -1,7 +1,8 @@
 """The load of `bench/overhead.py`: does what the lines of a commands file say and answers with the seconds it took.
 
 `ID ops`: 200,000 x a.add_(1) on 64x64; `ID training`: 300 steps of a small network with Adam; `ID alloc`: 10,000
-cuMemAlloc/cuMemFree pairs of 4 MiB. It runs under the interpreter that has PyTorch, so it imports nothing of ours.
+cuMemAlloc/cuMemFree pairs of 4 MiB; `ID alloc-large`: 1,000 of 64 MiB, which the library keeps none of. It runs under the
+interpreter that has PyTorch, so it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ OPS = 200_000
 TRAINING_STEPS = 300
 PAIRS = 10_000
 PAIR_BYTES = 4 << 20
+LARGE_PAIRS = 1_000
+LARGE_PAIR_BYTES = 64 << 20
 POLL_S = 0.002
 
 
@@ -67,7 +70,7 @@ class Load:
         torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    def alloc(self) -> float:
+    def alloc(self, pairs: int = PAIRS, size: int = PAIR_BYTES) -> float:
         cuda = ctypes.CDLL("libcuda.so.1")
         cuda.cuMemAlloc_v2.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         cuda.cuMemFree_v2.argtypes = [ctypes.c_uint64]
@@ -81,8 +84,8 @@ class Load:
         place, failures = ctypes.byref(pointer), 0
         allocate, free = cuda.cuMemAlloc_v2, cuda.cuMemFree_v2
         started = time.perf_counter()
-        for _ in range(max(1, int(PAIRS * self._scale))):
-            failures += allocate(place, PAIR_BYTES)
+        for _ in range(max(1, int(pairs * self._scale))):
+            failures += allocate(place, size)
             failures += free(pointer.value)
         seconds = time.perf_counter() - started
         if failures:
@@ -106,7 +109,13 @@ def main(commands: Path, scale: float) -> None:
             continue
         identity, kind = lines[done].split()
         done += 1
-        seconds = {"ops": load.ops, "training": load.training, "alloc": load.alloc}[kind]()
+        work = {
+            "ops": load.ops,
+            "training": load.training,
+            "alloc": load.alloc,
+            "alloc-large": lambda: load.alloc(LARGE_PAIRS, LARGE_PAIR_BYTES),
+        }
+        seconds = work[kind]()
         print(f"done {identity} {kind} seconds={seconds:.6f}", flush=True)
     print(f"exact steps={done}", flush=True)
 
