@@ -146,10 +146,13 @@ void kyb_tell_free(const uint64_t *ids, size_t count)
     struct kyb_extent records[KYB_RECORDS_MAX];
     while (count > 0) {
         struct kyb_message message = {.type = KYB_FREE, .count = count < KYB_RECORDS_MAX ? (uint32_t)count : KYB_RECORDS_MAX};
-        for (uint32_t i = 0; i < message.count; i++) records[i] = (struct kyb_extent){.id = ids[i]};
-        ids += message.count;
-        count -= message.count;
+        uint32_t sent = message.count;
+        for (uint32_t i = 0; i < sent; i++) records[i] = (struct kyb_extent){.id = ids[i]};
         if (ask(&message, records, ANSWER_SECONDS) == KYB_AWAY) return;
+        if (message.status == KYB_BAD_REQUEST && sent > 1) /* one that a new agent never heard of; it takes all or none */
+            for (uint32_t i = 0; i < sent; i++) kyb_tell_free(ids + i, 1);
+        ids += sent;
+        count -= sent;
     }
 }
 

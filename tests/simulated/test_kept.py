@@ -384,6 +384,20 @@ def test_a_new_agent_never_learns_of_it(
     eventually(lambda: successor.resident == 0, what="all goes back to the successor")
 
 
+def test_what_a_new_agent_never_heard_of_holds_nothing_up(
+    worker: Process, granter: Granter, gpu: SimulatedGpu, grant: Callable[..., Granter]
+) -> None:
+    """Memory of several agents that goes back at once: the one that lives gets its own."""
+    second = int(worker.ok("cuCtxCreate_v2", Out(), 0, 0))
+    worker.allocate(4 * MIB)
+    granter.kill()
+    successor = grant(gpu)
+    worker.allocate(6 * MIB)
+    assert successor.resident == 6 * MIB
+    worker.ok("cuCtxDestroy_v2", second)
+    assert successor.resident == 0
+
+
 def test_without_an_agent_it_still_grows_old(
     worker: Process, granter: Granter, gpu: SimulatedGpu, eventually: Eventually
 ) -> None:
