@@ -263,10 +263,10 @@ while piece := connection.recv(65536):
 """
 
 
-def as_nobody(agent: AgentProcess, path: str, body: dict[str, object]) -> str:
-    """The whole answer to a POST of user 65534. Raw, since that user may not be able to read our Python's modules."""
+def as_nobody(agent: AgentProcess, path: str, body: dict[str, object], *, method: str = "POST") -> str:
+    """The whole answer to user 65534. Raw, since that user may not be able to read our Python's modules."""
     text = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
     command = [sys.executable, "-I", "-c", _AS_NOBODY, str(agent.state.socket)]
     return subprocess.run(
         command, input=head.encode() + text, capture_output=True, timeout=30, check=True
@@ -281,6 +281,43 @@ def test_another_user_is_the_one_it_runs_as(plain_agent: AgentProcess) -> None:
     assert " 201 " in as_nobody(plain_agent, "/v1/workloads", body)
     plain_agent.client.wait("nobodys")
     assert plain_agent.output("nobodys") == "65534\n"
+    plain_agent.client.stop("nobodys", remove=True)
+
+
+@pytest.mark.root
+def test_another_user_sees_no_command_line(plain_agent: AgentProcess) -> None:
+    plain_agent.state.socket.chmod(0o666)
+    plain_agent.state.root.parent.chmod(0o755)
+    plain_agent.run("secretive", "/bin/sh", "-c", "sleep 60; : --token=hunter2", directory="/tmp")
+    view = plain_agent.client.workload("secretive")
+    assert "hunter2" in view.argv[-1]
+    assert view.directory == "/tmp"
+    one = "/v1/workloads/secretive"
+    for path in (
+        "/v1/workloads",
+        one,
+        f"{one}/wait?timeout_s=0",
+        f"{one}/explain",
+        f"{one}/events",
+        "/v1/events",
+        "/metrics",
+    ):
+        told = as_nobody(plain_agent, path, {}, method="GET")
+        assert " 200 " in told, told
+        assert "secretive" in told
+        assert "hunter2" not in told
+        assert '"/tmp"' not in told
+    assert '"argv":["sh"]' in as_nobody(plain_agent, one, {}, method="GET")
+    assert " 403 " in as_nobody(plain_agent, f"{one}/logs", {}, method="GET")
+    started = next(event for event in plain_agent.client.events("secretive") if event.kind == "started")
+    assert started.text == "runs sh"
+    plain_agent.client.stop("secretive", remove=True)
+
+
+@pytest.mark.root
+def test_another_user_may_not_change_what_is_roots(plain_agent: AgentProcess) -> None:
+    plain_agent.state.socket.chmod(0o666)
+    plain_agent.state.root.parent.chmod(0o755)
     plain_agent.run("roots", "sleep", "60")
     refused = as_nobody(plain_agent, "/v1/workloads/roots/stop", {})
     assert " 403 " in refused

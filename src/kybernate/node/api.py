@@ -16,6 +16,7 @@ from kybernate.model import api as words
 from kybernate.model.errors import NotFound
 from kybernate.model.types import WorkloadName
 from kybernate.node import http, logs
+from kybernate.node.caller import Caller
 from kybernate.node.events import Events
 from kybernate.node.explain import explain
 from kybernate.node.ledger import Entry, Ledger
@@ -23,6 +24,7 @@ from kybernate.node.openapi import describe
 from kybernate.node.routes import Query, Route
 from kybernate.node.streams import follow_events, follow_node
 from kybernate.node.switching import Switching
+from kybernate.node.views import for_strangers
 from kybernate.node.workloads import Workloads
 
 _COUNT = Query("count", "integer", "how many of the newest, 50 if left out")
@@ -166,29 +168,29 @@ class Api:
         return http.json_answer(describe(self.routes))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        agent = self._agent
+        agent, caller = self._agent, http.caller(request)
         return await follow_node(
             request,
             ledger=agent.ledger,
             events=agent.events,
             closing=agent.closing,
             node_view=agent.node_view,
-            workload_view=agent.workloads.view,
+            workload_view=lambda entry: self._seen_by(caller, entry),
         )
 
     # -- workloads -----------------------------------------------------------------------------------------------
 
-    async def list_all(self, _: web.Request) -> web.Response:
+    async def list_all(self, request: web.Request) -> web.Response:
         entries = sorted(self._agent.ledger.entries().values(), key=lambda entry: entry.name)
-        return http.answer(words.WorkloadList(workloads=[self._agent.workloads.view(entry) for entry in entries]))
+        return http.answer(words.WorkloadList(workloads=[self._view(request, entry) for entry in entries]))
 
     async def run(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.RunRequest)
         entry = await self._agent.workloads.run(wanted, http.caller(request))
-        return http.answer(self._agent.workloads.view(entry), status=201)
+        return http.answer(self._view(request, entry), status=201)
 
     async def show(self, request: web.Request) -> web.Response:
-        return http.answer(self._agent.workloads.view(self._entry(request)))
+        return http.answer(self._view(request, self._entry(request)))
 
     async def remove(self, request: web.Request) -> web.Response:
         return http.answer(await self._agent.workloads.remove(self._own(request)))
@@ -211,7 +213,7 @@ class Api:
     async def wait(self, request: web.Request) -> web.Response:
         timeout_s = http.number(request, "timeout_s", default=20.0, most=_WAIT_MOST_S)
         entry = await self._agent.workloads.wait_ended(http.name_of(request), timeout_s)
-        return http.answer(self._agent.workloads.view(entry))
+        return http.answer(self._view(request, entry))
 
     async def explain(self, request: web.Request) -> web.Response:
         entry = self._entry(request)
@@ -276,6 +278,13 @@ class Api:
         return http.answer(words.EventList(events=await self._agent.events.last(count, workload=name, after=after)))
 
     # -- helpers -------------------------------------------------------------------------------------------------
+
+    def _view(self, request: web.Request, entry: Entry) -> words.WorkloadView:
+        return self._seen_by(http.caller(request), entry)
+
+    def _seen_by(self, caller: Caller, entry: Entry) -> words.WorkloadView:
+        view = self._agent.workloads.view(entry)
+        return view if caller.owns(entry.uid) else for_strangers(view)
 
     def _entry(self, request: web.Request) -> Entry:
         return self._agent.ledger.entry(http.name_of(request))

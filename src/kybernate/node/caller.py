@@ -1,6 +1,7 @@
 """Who is on the other end of the API's socket, by SO_PEERCRED, and what that user may do.
 
-Whoever may open the socket may look; changing a workload takes its own user or root. A new workload runs as its caller.
+Whoever may open the socket may look; changing a workload, and seeing its command line or output, takes its own user or
+root. A new workload runs as its caller.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ class Caller:
         except KeyError:
             return (self.gid,)
 
+    def owns(self, uid: int) -> bool:
+        """Whether the caller is root, that user, or the agent's own user."""
+        return self.uid in (0, uid, os.geteuid())
+
     def require_owner(self, uid: int, what: str) -> None:
         """Raises NotPermitted unless the caller is root, that user, or the agent's own user."""
-        if self.uid not in (0, uid, os.geteuid()):
+        if not self.owns(uid):
             raise NotPermitted(f"{what} belongs to user {uid}, you are user {self.uid}", hint="ask its owner or root")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from kybernate.model.api import OperationView, StepView, SwitchView, WorkloadView
 from kybernate.model.types import SwitchReport, WorkloadState
@@ -52,6 +54,16 @@ def workload_view(entry: Entry, *, resident_bytes: int, pids: list[int], current
         last_pause=None if pause is None else switch_view(pause),
         last_resume=None if entry.last_resume is None else switch_view(entry.last_resume),
     )
+
+
+def for_strangers(view: WorkloadView) -> WorkloadView:
+    """What users may see who are neither the workload's own nor root: a command line may hold secrets."""
+    return view.model_copy(update={"argv": [program(view.argv)] if view.argv else [], "directory": ""})
+
+
+def program(argv: Sequence[str]) -> str:
+    """A command's program without its arguments, short."""
+    return Path(argv[0]).name[:100]
 
 
 def _operation_view(entry: Entry, current: Operation) -> OperationView:

@@ -30,7 +30,7 @@ from kybernate.node.operations import Owner
 from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
-from kybernate.node.views import workload_view
+from kybernate.node.views import program, workload_view
 from kybernate.process.launching import LaunchSpec, Network, launch
 from kybernate.process.tree import Tree, attach
 
@@ -249,9 +249,9 @@ class Workloads:
         entry = gear.ledger.apply(name, Event.STARTED, reason="started", last_use=now, running_since=now)
         gear.events.record(
             "started",
-            f"runs: {' '.join(spec.argv)[:200]}",
+            f"runs {program(spec.argv)}",  # events are everybody's to read, and arguments may hold secrets
             workload=name,
-            data={"argv": list(spec.argv), "uid": spec.uid, "left_out": list(live.tree.left_out)},
+            data={"program": program(spec.argv), "uid": spec.uid, "left_out": list(live.tree.left_out)},
         )
         self._watch(name, live.tree)
         return entry
