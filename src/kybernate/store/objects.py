@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _SCHEMES = ("s3", "gs", "az", "azure", "file")
 _PART_BYTES = 8 * MIB
-_PARTS_AT_ONCE = 4
+_PARTS_AT_ONCE = 8
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _TEXT_MAX = 300
@@ -58,7 +58,7 @@ class ObjectMedium:
         patience_s: float = 60.0,
         pack_bytes: int = 64 * MIB,
         threads: int = 16,
-        finishing: int = 4,
+        finishing: int = 3,
     ) -> None:
         """Asks nobody before `open`.
 

@@ -176,6 +176,8 @@ class Space:
         """The same for packs alone: what a writer needs to find what others have stored."""
         changes = Changes()
         self._refresh_packs(changes)
+        if changes.packs_found or changes.packs_gone:
+            self.tier.recount()
         return changes
 
     def _refresh_snapshots(self, changes: Changes) -> None:
