@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,10 @@ START_S = 50.0 * SLOWER
 class AgentProcess:
     """`kybernate up` in a directory of its own; may be killed and started again there."""
 
-    def __init__(self, root: Path, *, settings: str, simulated_gpu: bool) -> None:
+    def __init__(
+        self, root: Path, *, settings: str, simulated_gpu: bool, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._environment = dict(environment or {})
         self.state = StateDirectory(root / "s")
         self.file = root / "kybernate.yaml"
         self.file.write_text(settings)
@@ -62,7 +65,7 @@ class AgentProcess:
             k: v for k, v in os.environ.items() if not k.startswith("KYBERNATE_") or k == "KYBERNATE_NATIVE_DIR"
         }
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**environment, **self._environment})
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -119,10 +122,12 @@ class AgentProcess:
                 self.client.stop(workload.name, grace_s=5, remove=True)
 
 
-def _agent(*, settings: str, simulated_gpu: bool) -> Iterator[AgentProcess]:
+def _agent(
+    *, settings: str, simulated_gpu: bool, environment: Mapping[str, str] | None = None
+) -> Iterator[AgentProcess]:
     # Not pytest's own directory: paths of sockets are limited to 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="kyb-"))
-    agent = AgentProcess(root, settings=settings, simulated_gpu=simulated_gpu)
+    agent = AgentProcess(root, settings=settings, simulated_gpu=simulated_gpu, environment=environment)
     try:
         agent.start()
         yield agent
@@ -146,3 +151,10 @@ def gpu_agent() -> Iterator[AgentProcess]:
     """An agent on a simulated GPU that holds one of the workloads at a time."""
     settings = f"agent:\n  pool: {{size: {POOL_BYTES * 2}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
     yield from _agent(settings=settings, simulated_gpu=True)
+
+
+@pytest.fixture
+def slow_agent() -> Iterator[AgentProcess]:
+    """An agent that moves some 40 MiB/s, in extents as small as may be."""
+    settings = f"agent:\n  pool: {{size: {POOL_BYTES}}}\n  extent_size: {64 * MIB}\n"
+    yield from _agent(settings=settings, simulated_gpu=True, environment={"KYBERNATE_SIMULATED_LINK_GIB_S": "0.04"})

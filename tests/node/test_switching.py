@@ -17,9 +17,11 @@ import pytest
 from tests.conftest import SLOWER, Eventually
 from tests.node.conftest import AgentProcess
 
+from kybernate.cli.common import moved
 from kybernate.cli.simulated import gpu_path
+from kybernate.client import Client
 from kybernate.cuda import simulated
-from kybernate.model.api import SwitchView
+from kybernate.model.api import OperationView, SwitchView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
 from kybernate.model.types import MIB, Depth, WorkloadState
 
@@ -317,3 +319,32 @@ def test_driver_backend(gpu_agent: AgentProcess, eventually: Eventually) -> None
     assert gpu_agent.client.pause("stock").backend == "driver"
     gpu_agent.client.resume("stock")
     goes_on(gpu_agent, eventually, "stock")
+
+
+def test_how_far_a_switch_has_come(slow_agent: AgentProcess, eventually: Eventually) -> None:
+    client = slow_agent.client
+    slow_agent.run(
+        "slow", sys.executable, "-m", "kybernate.cli.bench_workload", "--bytes", str(SIZE), "--commands", "/none"
+    )
+    eventually(lambda: "ready" in slow_agent.output("slow"), timeout_s=60, what="it has its memory")
+    for order, kind in ((client.pause, "pause"), (client.resume, "resume")):
+        seen: list[OperationView] = []
+        thread = threading.Thread(target=lambda order=order: order("slow"))
+        thread.start()
+        while thread.is_alive():
+            with Client(slow_agent.state.socket) as watcher:  # the other one is waiting
+                operation = watcher.workload("slow").operation
+            if operation is not None and operation.bytes_total:
+                seen.append(operation)
+        thread.join()
+        assert {o.kind for o in seen} == {kind}
+        assert {o.bytes_total for o in seen} == {SIZE}
+        done = [o.bytes_done or 0 for o in seen]
+        assert done == sorted(done)
+        if kind == "resume":
+            middle = next(o for o in seen if 0 < (o.bytes_done or 0) < SIZE)
+            assert middle.bytes_per_s
+            assert middle.seconds_left is not None
+            assert 0 < middle.seconds_left < 30
+            assert " MiB of 80.0 MiB, " in moved(middle)
+            assert moved(middle).endswith(" s left")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json as json_format
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from kybernate.model.layout import StateDirectory
+from kybernate.model.quantities import format_size
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from kybernate.client import Client
+    from kybernate.model.api import OperationView
+
+_LOOK_S = 0.25
 
 
 @Parameter(name="*")
@@ -68,8 +73,11 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def working(what: str, *, quiet: bool) -> Iterator[None]:
-    """Show that something takes its time, where somebody watches."""
+def working(what: str, *, quiet: bool, look: Callable[[], OperationView | None] | None = None) -> Iterator[None]:
+    """Show that something takes its time, where somebody watches; with `look`, how many bytes of it are done.
+
+    `look` is called in a thread, now and then, and may fail.
+    """
     if quiet or not sys.stderr.isatty():
         yield
         return
@@ -77,9 +85,33 @@ def working(what: str, *, quiet: bool) -> Iterator[None]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    ended = threading.Event()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(what, total=None)
-        yield
+        task = progress.add_task(what, total=None)
+
+        def watch() -> None:
+            while look is not None and not ended.wait(_LOOK_S):
+                with contextlib.suppress(Exception):  # the answer itself will tell what is wrong
+                    progress.update(task, description=f"{what}{moved(look())}")
+
+        watching = threading.Thread(target=watch, name="progress", daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join()
+
+
+def moved(operation: OperationView | None) -> str:
+    """How far a switch has come, in words; empty where nothing is counted."""
+    if operation is None or not operation.bytes_total:
+        return ""
+    done = operation.bytes_done or 0
+    text = f", {format_size(done)} of {format_size(operation.bytes_total)}"
+    if done and operation.bytes_per_s and operation.seconds_left is not None:
+        text += f", {format_size(int(operation.bytes_per_s))}/s, {operation.seconds_left:.1f} s left"
+    return text
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

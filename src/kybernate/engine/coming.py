@@ -28,6 +28,7 @@ from kybernate.cuda.residual import ResidualState
 from kybernate.engine.context import Clock, Parts, connections, every, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.leaving import FREEZE_SECONDS
+from kybernate.engine.progress import Progress
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
 from kybernate.model.errors import KybernateError
@@ -72,6 +73,7 @@ class Coming:
     manifest: Manifest
     timeout_s: float
     room: Room | None = None
+    progress: Progress | None = None
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
     made: dict[ExtentId, Extent] = field(default_factory=dict)
@@ -225,6 +227,8 @@ class Coming:
         def filled(extents: Sequence[Extent]) -> None:
             nonlocal left, unchecked
             left -= len(extents)
+            if self.progress is not None:
+                self.progress.add(sum(extent.size for extent in extents))
             unchecked += extents
             if not left or sum(extent.size for extent in unchecked) >= CHECK_BYTES:
                 part, unchecked = unchecked, []

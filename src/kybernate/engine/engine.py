@@ -31,6 +31,7 @@ from kybernate.engine.context import Clock, Parts, connections, reconcile, refus
 from kybernate.engine.copies import BadManifest, CopyStore, Manifest, slots_given_up
 from kybernate.engine.faults import Faults
 from kybernate.engine.leaving import FREEZE_SECONDS, Freed, Leaving
+from kybernate.engine.progress import Progress
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.engine.threads import Threads
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, WorkloadLost
@@ -99,6 +100,7 @@ class Engine:
         self._copies: dict[WorkloadName, HostCopy] = {}
         self._unreadable: dict[WorkloadName, str] = {}
         self._unfinished: set[WorkloadName] = set()
+        self._progress: dict[WorkloadName, Progress] = {}
         self._lock = threading.Lock()
         for name in self._parts.store.names():  # all, before any workload's recovery takes a slot
             self._claim(name)
@@ -121,7 +123,13 @@ class Engine:
             Conflict: it is paused already, as deep.
             KybernateError: a step failed and was undone.
         """
-        freed = freed or _unheard
+        told = freed or _unheard
+        progress = Progress(self._parts.broker.resident_bytes(target.name))
+
+        def counted(gpu: GpuUuid, size: int) -> None:
+            progress.add(size)
+            told(gpu, size)
+
         with self._lock:
             copy = self._copies.get(target.name)
             if copy is not None and not copy.paused:
@@ -130,15 +138,17 @@ class Engine:
             if copy.manifest.depth is depth or depth is Depth.WARM:
                 raise Conflict(f"workload {target.name} is paused already", hint="nothing to do")
             return self._deepen(target, copy, timeout_s)
+        self._progress[target.name] = progress
         try:
             self._refuse_early(target, self._previous(copy))
             try:
-                return self._leave(target, depth, timeout_s, copy, freed)
+                return self._leave(target, depth, timeout_s, copy, counted)
             except NoRoom:
                 if not self._give_up_caches(target.name):
                     raise
-                return self._leave(target, depth, timeout_s, copy, freed)
+                return self._leave(target, depth, timeout_s, copy, counted)
         finally:
+            self._progress.pop(target.name, None)
             if copy is not None:
                 copy.leaving = False
 
@@ -226,10 +236,13 @@ class Engine:
         if copy is None or not copy.paused:
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
         self._forget_the_dead(target, copy.manifest)
-        coming = Coming(self._parts, target, copy.manifest, timeout_s, room)
+        progress = Progress(sum(held.copy.size for held in copy.manifest.extents))
+        coming = Coming(self._parts, target, copy.manifest, timeout_s, room, progress)
+        self._progress[target.name] = progress
         try:
             return coming.run()
         finally:
+            self._progress.pop(target.name, None)
             if coming.committed:
                 copy.paused = False
 
@@ -242,6 +255,10 @@ class Engine:
         manifest.extents = [held for held in manifest.extents if held.pid in alive]
         self._parts.store.save(manifest)  # before the slots can become somebody else's
         self._free(Manifest(manifest.name, manifest.depth, gone).slots())
+
+    def progress(self, name: WorkloadName) -> Progress | None:
+        """Of the switch under way; None when there is none."""
+        return self._progress.get(name)
 
     # ---- what is in the pool ----
 

@@ -128,6 +128,12 @@ class OperationView(Answer):
     expected_seconds: float | None = None
     """As long as it took the last time."""
     step: str | None = None
+    bytes_done: int | None = None
+    """Of a pause: given up; of a resume: back in VRAM. None where nothing is counted (the driver backend)."""
+    bytes_total: int | None = None
+    bytes_per_s: float | None = None
+    seconds_left: float | None = None
+    """At that rate; None before the first byte."""
 
 
 class WorkloadView(Answer):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from kybernate.engine.progress import Progress
 from kybernate.model.api import OperationView, StepView, SwitchView, WorkloadView
 from kybernate.model.types import SwitchReport, WorkloadState
 from kybernate.node.ledger import Entry
@@ -29,7 +31,14 @@ def switch_view(report: SwitchReport, *, already: bool = False, note: str | None
     )
 
 
-def workload_view(entry: Entry, *, resident_bytes: int, pids: list[int], current: Operation | None) -> WorkloadView:
+def workload_view(
+    entry: Entry,
+    *,
+    resident_bytes: int,
+    pids: list[int],
+    current: Operation | None,
+    progress: Progress | None = None,
+) -> WorkloadView:
     pause = entry.last_pause
     return WorkloadView(
         name=entry.name,
@@ -50,7 +59,7 @@ def workload_view(entry: Entry, *, resident_bytes: int, pids: list[int], current
         last_use=entry.last_use,
         paused_by=entry.paused_by,
         exit_status=entry.exit_status,
-        operation=None if current is None else _operation_view(entry, current),
+        operation=None if current is None else _operation_view(entry, current, progress),
         last_pause=None if pause is None else switch_view(pause),
         last_resume=None if entry.last_resume is None else switch_view(entry.last_resume),
     )
@@ -66,10 +75,20 @@ def program(argv: Sequence[str]) -> str:
     return Path(argv[0]).name[:100]
 
 
-def _operation_view(entry: Entry, current: Operation) -> OperationView:
+def _operation_view(entry: Entry, current: Operation, progress: Progress | None) -> OperationView:
     last = {WorkloadState.PAUSING: entry.last_pause, WorkloadState.RESUMING: entry.last_resume}.get(entry.state)
     return OperationView(
         kind=current.kind,
         seconds=time.monotonic() - current.began_at,
         expected_seconds=None if last is None else last.seconds,
+        **({} if progress is None or not progress.total_bytes else _numbers(progress)),
     )
+
+
+def _numbers(progress: Progress) -> dict[str, Any]:
+    return {
+        "bytes_done": progress.done_bytes,
+        "bytes_total": progress.total_bytes,
+        "bytes_per_s": progress.bytes_per_s,
+        "seconds_left": progress.seconds_left,
+    }

@@ -78,6 +78,7 @@ class Workloads:
             resident_bytes=0 if gpu is None or entry.ended else gpu.broker.resident_bytes(entry.name),
             pids=[] if entry.ended else pids,
             current=None if live is None else live.owner.current,
+            progress=None if gpu is None else gpu.engine.progress(entry.name),
         )
 
     def tree(self, name: WorkloadName) -> Tree | None:

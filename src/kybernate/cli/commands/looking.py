@@ -115,7 +115,11 @@ def header(node: NodeView) -> str:
 
 def row(w: WorkloadView) -> tuple[str, ...]:
     """A workload as the table shows it."""
-    state = f"{w.state} ({w.operation.seconds:.1f} s)" if w.operation and w.state not in _STILL else str(w.state)
+    state = str(w.state)
+    if w.operation and w.state not in _STILL:
+        total = w.operation.bytes_total
+        part = f", {100 * (w.operation.bytes_done or 0) // total} %" if total else ""
+        state += f" ({w.operation.seconds:.1f} s{part})"
     return (
         w.name,
         state,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kybernate.cli.common import Common, print_json, working
-from kybernate.model.api import SwitchView
+from kybernate.model.api import OperationView, SwitchView
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import format_size
 from kybernate.model.types import Depth
@@ -28,7 +30,8 @@ def pause(
         timeout: Seconds to wait for the GPU work in flight before giving up.
     """
     _one_of(name, pid)
-    with common.client() as client, working(f"pausing {name or pid}", quiet=common.json):
+    look = None if name is None else _looker(common, name)
+    with common.client() as client, working(f"pausing {name or pid}", quiet=common.json, look=look):
         if pid is not None:
             report = client.pause_external(pid, timeout_s=timeout)
         else:
@@ -47,13 +50,24 @@ def resume(
         timeout: Seconds to wait for room in VRAM.
     """
     _one_of(name, pid)
-    with common.client() as client, working(f"resuming {name or pid}", quiet=common.json):
+    look = None if name is None else _looker(common, name)
+    with common.client() as client, working(f"resuming {name or pid}", quiet=common.json, look=look):
         if pid is not None:
             report = client.resume_external(pid)
         else:
             assert name is not None
             report = client.resume(name, timeout_s=timeout)
     _print(report, common)
+
+
+def _looker(common: Common, name: str) -> Callable[[], OperationView | None]:
+    """Asks how far it is, by a connection of its own: the order's answer is awaited on the other."""
+
+    def look() -> OperationView | None:
+        with common.client() as client:
+            return client.workload(name).operation
+
+    return look
 
 
 def _one_of(name: str | None, pid: int | None) -> None:
