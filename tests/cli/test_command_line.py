@@ -177,3 +177,19 @@ def test_unknown_names(agent: Path) -> None:
         done = kybernate(command, "nobody", state=agent)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), command
         assert "nobody" in done.stderr or "no GPU" in done.stderr
+
+
+def test_the_log_as_json(state: Path) -> None:
+    own = state.with_name("j")
+    up = kybernate("up", "--detach", "--log-format", "json", state=own)
+    try:
+        assert up.returncode == 0, up.stderr
+        assert kybernate("run", "logged", "--", "true", state=own).returncode == 0
+    finally:
+        down = kybernate("down", "--stop", state=own)
+    assert down.returncode == 0, down.stderr
+    lines = [json.loads(line) for line in (own / "agent.log").read_text().splitlines()]
+    assert all({"timestamp", "level", "logger", "event"} <= line.keys() for line in lines)
+    assert any(line["logger"] == "kybernate" and line["event"].startswith("ready on ") for line in lines)
+    (started,) = [line for line in lines if line.get("kind") == "started"]
+    assert (started["workload"], started["level"], started["data"]["program"]) == ("logged", "info", "true")

@@ -42,6 +42,15 @@ class Backend(enum.StrEnum):
     """The driver's own checkpoint alone: works on any process that already runs, slowly."""
 
 
+class LogFormat(enum.StrEnum):
+    """What the agent's log looks like."""
+
+    TEXT = "text"
+    """Lines for people."""
+    JSON = "json"
+    """One JSON object a line, for machines."""
+
+
 class WorkloadState(enum.StrEnum):
     STARTING = "starting"
     RUNNING = "running"

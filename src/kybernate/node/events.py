@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from kybernate.model.api import EventView
 from kybernate.node.database import Database, Row
+
+log = logging.getLogger(__name__)
 
 _BACKLOG = 256
 _PRUNE_EVERY = 200
@@ -44,6 +47,13 @@ class Events:
         )
         if self._last_id % _PRUNE_EVERY == 0:
             self._database.write("DELETE FROM events WHERE id <= ?", (self._last_id - self._keep,))
+        log.info(
+            "%s%s: %s",
+            f"{workload} " if workload else "",
+            kind,
+            text,
+            extra={"workload": workload, "kind": kind, "data": event.data},
+        )
         for queue in self._subscribers:
             if queue.full():
                 queue.get_nowait()

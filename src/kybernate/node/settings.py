@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import parse_size
-from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth, LogFormat
 
 
 def _size(value: Any) -> int:
@@ -81,6 +81,11 @@ class EventSettings(_Section):
     """Events kept; the oldest go first. 20,000 are some 10 MB."""
 
 
+class LogSettings(_Section):
+    format: LogFormat = LogFormat.TEXT
+    """Of what the agent writes to standard error or agent.log: `text` for people, `json` for one JSON object a line."""
+
+
 class AgentSettings(_Section):
     state_dir: Path | None = None
     """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
@@ -92,6 +97,7 @@ class AgentSettings(_Section):
     arbiter: ArbiterSettings = ArbiterSettings()
     api: ApiSettings = ApiSettings()
     events: EventSettings = EventSettings()
+    log: LogSettings = LogSettings()
 
 
 class Settings(_Section):

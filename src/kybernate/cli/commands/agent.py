@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from kybernate.cli.agent_log import configure
 from kybernate.cli.common import Common, print_json, say, working
 from kybernate.cli.simulated import remove_simulated, simulated_environment
 from kybernate.model.errors import AgentAway, BadInput, KybernateError
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.quantities import format_size, parse_size
+from kybernate.model.types import LogFormat
 
 if TYPE_CHECKING:
     from kybernate.client import Client
@@ -37,6 +39,7 @@ def up(
     detach: Annotated[bool, Parameter(negative=())] = False,
     simulated: str | None = None,
     pool: str | None = None,
+    log_format: LogFormat | None = None,
     common: Common = _COMMON,
 ) -> None:
     """Start the agent of this node; it stays in the foreground unless told otherwise.
@@ -46,6 +49,7 @@ def up(
         detach: Come back when it is ready; its output goes to agent.log in its directory.
         simulated: Use a simulated GPU of this size (8GiB if left out): proves logic on a machine without a GPU, never a speed.
         pool: Size of the host pool, such as 40GiB, over what the file says.
+        log_format: text for people or json for machines, over what the file says.
     """
     settings = _settings(file, pool, common)
     if simulated is not None:
@@ -53,14 +57,15 @@ def up(
         environment = simulated_environment(state, parse_size(simulated), os.environ)
         if environment != dict(os.environ):
             # The loader reads LD_LIBRARY_PATH at the start of a process only.
-            _restart(environment, file=file, detach=detach, simulated=simulated, pool=pool, common=common)
+            command = _command(file=file, simulated=simulated, pool=pool, log_format=log_format, common=common)
+            _restart(environment, command, detach=detach, common=common)
     if detach:
-        _detach(file=file, simulated=simulated, pool=pool, common=common)
+        command = _command(file=file, simulated=simulated, pool=pool, log_format=log_format, common=common)
+        _detach(command, file=file, pool=pool, common=common)
         return
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from kybernate.node.agent import serve
 
-    serve(settings, say=lambda line: say(f"kybernate: {line}"))
+    serve(settings, say=configure(log_format or settings.log.format))
 
 
 def down(
@@ -102,7 +107,9 @@ def _settings(file: Path | None, pool: str | None, common: Common) -> AgentSetti
     return settings
 
 
-def _command(*, file: Path | None, simulated: str | None, pool: str | None, common: Common) -> list[str]:
+def _command(
+    *, file: Path | None, simulated: str | None, pool: str | None, log_format: LogFormat | None, common: Common
+) -> list[str]:
     command = [sys.executable, "-m", "kybernate.cli", "up"]
     if file is not None:
         command += ["--file", str(file)]
@@ -110,27 +117,19 @@ def _command(*, file: Path | None, simulated: str | None, pool: str | None, comm
         command += [f"--simulated={simulated}"]
     if pool is not None:
         command += ["--pool", pool]
+    if log_format is not None:
+        command += ["--log-format", log_format]
     if common.state_dir is not None:
         command += ["--state-dir", str(common.state_dir)]
     return command
 
 
-def _restart(
-    environment: dict[str, str],
-    *,
-    file: Path | None,
-    detach: bool,
-    simulated: str,
-    pool: str | None,
-    common: Common,
-) -> None:
-    command = _command(file=file, simulated=simulated, pool=pool, common=common)
-    command += ["--detach"] if detach else []
-    command += ["--json"] if common.json else []
-    os.execve(sys.executable, command, environment)
+def _restart(environment: dict[str, str], command: Sequence[str], *, detach: bool, common: Common) -> None:
+    more = [*(["--detach"] if detach else []), *(["--json"] if common.json else [])]
+    os.execve(sys.executable, [*command, *more], environment)
 
 
-def _detach(*, file: Path | None, simulated: str | None, pool: str | None, common: Common) -> None:
+def _detach(command: Sequence[str], *, file: Path | None, pool: str | None, common: Common) -> None:
     settings = _settings(file, pool, common)
     state = common.state
     if settings.state_dir is not None:
@@ -145,7 +144,7 @@ def _detach(*, file: Path | None, simulated: str | None, pool: str | None, commo
     try:
         begin = os.fstat(log).st_size
         agent = subprocess.Popen(
-            _command(file=file, simulated=simulated, pool=pool, common=common),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
