@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -23,8 +23,23 @@ EXAMPLE = """agent:
     quantum: 5
     wait_limit: 600
   api: {group: gpu}
+  store:
+    directory: /mnt/nvme/kybernate
+    budget: 2TiB
+    object: {url: "s3://my-bucket/kybernate", region: eu-central-1}
+    encryption: {key_file: /etc/kybernate.key}
+    demote: {idle: 3600}
 """
-_SIZES = frozenset({"agent.pool.size", "agent.vram.limit", "agent.vram.reserve", "agent.extent_size"})
+_SIZES = frozenset(
+    {
+        "agent.pool.size",
+        "agent.vram.limit",
+        "agent.vram.reserve",
+        "agent.extent_size",
+        "agent.store.budget",
+        "agent.store.object.budget",
+    }
+)
 
 
 def settings(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -77,13 +92,19 @@ def _unit(name: str, field: FieldInfo) -> str:
         return "true, false"
     if isinstance(field.annotation, type) and hasattr(field.annotation, "__members__"):
         return ", ".join(str(member.value) for member in field.annotation)
-    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
-    return {"Path": "path", "str": "name", "int": "number"}[kinds[0].__name__]
+    if get_origin(field.annotation) is tuple:
+        return "list"
+    kinds = [_plain(kind) for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
+    return {"Path": "path", "str": "text", "int": "number", "float": "s"}[kinds[0].__name__]
+
+
+def _plain(kind: Any) -> Any:
+    return _plain(get_args(kind)[0]) if hasattr(kind, "__metadata__") else kind
 
 
 def _default(name: str, field: FieldInfo) -> str:
     value: Any = field.default
-    if value is None:
+    if value is None or value == ():
         return "see right"
     if name in _SIZES:
         return format_size(value)

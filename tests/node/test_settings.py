@@ -46,6 +46,15 @@ def test_a_whole_file() -> None:
         pytest.param("agent:\n  api: {}\n  api: {}\n", 3, "twice", id="twice"),
         pytest.param("agent:\n  arbiter:\n    depth: shallow\n", 3, "'warm' or 'zero'", id="depth"),
         pytest.param("agent: 3", 1, "agent", id="number"),
+        pytest.param("agent:\n  store:\n    object: {url: 'ftp://x'}\n", 3, "s3://", id="no such store"),
+        pytest.param("agent:\n  store:\n    object: {endpoint: 'x:1'}\n", 3, "http://", id="no server"),
+        pytest.param("agent:\n  store: {directory: a/b}\n", 2, "absolute", id="relative directory"),
+        pytest.param("agent:\n  store: {directory: /a/../b}\n", 2, "absolute", id="path with .."),
+        pytest.param("agent:\n  store: {tenant: A}\n", 2, "tenant name", id="tenant"),
+        pytest.param("agent:\n  store:\n    demote: {idle: 0}\n", 3, "greater", id="idle at once"),
+        pytest.param(
+            "agent:\n  store:\n    encryption: {key_file: /k, key_command: [k]}\n", 3, "not both", id="two keys"
+        ),
     ],
 )
 def test_an_error_is_one_line_with_file_and_line(text: str, where: int, words: str) -> None:

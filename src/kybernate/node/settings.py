@@ -6,16 +6,19 @@ left out is None and the agent chooses when it knows the GPUs and the RAM.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth, LogFormat
+from kybernate.process.preflight import Connections
+from kybernate.store.tenants import tenant_name
 
 
 def _size(value: Any) -> int:
@@ -32,7 +35,40 @@ def _whole_chunks(given: Any) -> int:
     return value
 
 
+def _or_off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return None if value is False or value == "off" else value
+
+
+def _tenant(value: str) -> str:
+    try:
+        return tenant_name(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+
+
+def _tier_url(value: str) -> str:
+    if not re.match(r"(s3|gs|az|azure)://[^/?#@]+|file:///[^?#]+", value):
+        raise ValueError(
+            "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://ACCOUNT/CONTAINER/PREFIX or file:///DIRECTORY"
+        )
+    return value
+
+
+def _server_url(value: str) -> str:
+    if not re.match(r"https?://[^/]", value):
+        raise ValueError("use http://HOST:PORT or https://HOST:PORT")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute() or ".." in value.parts:
+        raise ValueError("use an absolute path without '..'")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(_size)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class _Section(BaseModel):
@@ -86,6 +122,68 @@ class LogSettings(_Section):
     """Of what the agent writes to standard error or agent.log: `text` for people, `json` for one JSON object a line."""
 
 
+class ObjectSettings(_Section):
+    url: Annotated[str, AfterValidator(_tier_url)] | None = None
+    """`s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://ACCOUNT/CONTAINER/PREFIX` or `file:///DIRECTORY`. Left out: there is
+    no object tier. Several agents may use one place."""
+    endpoint: Annotated[str, AfterValidator(_server_url)] | None = None
+    """URL of the server, where it isn't the cloud's own."""
+    region: str | None = None
+    """Left out: the environment's ($AWS_REGION and the like)."""
+    credentials_file: AbsolutePath | None = None
+    """A YAML mapping of the provider's options, such as `access_key_id` and `secret_access_key`; nobody but the agent's user
+    may read it. Left out: the environment's ($AWS_ACCESS_KEY_ID and the like) or the machine's role."""
+    budget: Size | None = None
+    """Most that the agent's snapshots may take there. Left out: no limit."""
+    patience: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """Seconds the place may not answer before an order that needs it fails; nothing is lost then."""
+
+    def options(self) -> dict[str, str]:
+        """For `ObjectMedium`, without the credentials."""
+        named = {"endpoint": self.endpoint, "region": self.region}
+        return {key: value for key, value in named.items() if value is not None}
+
+
+class EncryptionSettings(_Section):
+    key_file: AbsolutePath | None = None
+    """File with the key, 32 bytes or 64 hexadecimal digits (`openssl rand -hex 32`). Snapshots in both tiers are encrypted
+    with it (AES-256-GCM); who loses it loses them."""
+    key_command: tuple[str, ...] = ()
+    """Command and its arguments that print the key instead; no shell."""
+
+    @model_validator(mode="after")
+    def _one(self) -> EncryptionSettings:
+        if self.key_file is not None and self.key_command:
+            raise ValueError("give key_file or key_command, not both")
+        return self
+
+
+class DemoteSettings(_Section):
+    idle: Annotated[Annotated[float, Field(ge=1, le=10 * 365 * 86400)] | None, BeforeValidator(_or_off)] = None
+    """Seconds after which what is paused in host memory goes to the disk by itself. `off`: never, since coming back from
+    there takes longer."""
+    pressure: bool = True
+    """Whether a pause that finds the pool full moves the workload used least recently to the disk, if there is a store yet,
+    instead of being refused."""
+
+
+class StoreSettings(_Section):
+    directory: AbsolutePath | None = None
+    """Where snapshots lie on the local disk (the tier `nvme`), one agent a directory. Left out: /var/lib/kybernate/store for
+    root, $XDG_STATE_HOME/kybernate/store for others, and STATE-store beside a state directory of your own choice; made at
+    the first order that needs it."""
+    budget: Size | None = None
+    """Most that the snapshots there may take. Left out: what the disk has."""
+    object: ObjectSettings = ObjectSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
+    demote: DemoteSettings = DemoteSettings()
+    connections: Connections = Connections.REFUSE
+    """What is done about TCP connections that lead out of a workload that is to leave host memory: `refuse` to move it, or
+    `close` them. An order may say otherwise."""
+    tenant: Annotated[str, AfterValidator(_tenant)] = "default"
+    """Whose part of the tiers this agent uses: snapshots are found, and content is shared, within one tenant only."""
+
+
 class AgentSettings(_Section):
     state_dir: Path | None = None
     """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
@@ -98,6 +196,7 @@ class AgentSettings(_Section):
     api: ApiSettings = ApiSettings()
     events: EventSettings = EventSettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
 
 
 class Settings(_Section):
