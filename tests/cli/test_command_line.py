@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.guardian import guarded
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.timeout(120)
 def state() -> Iterator[Path]:
     """A state directory with a short path (sockets), without an agent."""
     root = Path(tempfile.mkdtemp(prefix="kyb-"))
-    yield root / "s"
-    shutil.rmtree(root, ignore_errors=True)
+    with guarded(root):
+        yield root / "s"
 
 
 @pytest.fixture(scope="module")

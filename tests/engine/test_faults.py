@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
 
 from faults import SLOWER, Rig
+from tests.guardian import guarded
 
 from kybernate.engine.faults import STEPS
 from kybernate.model.types import MIB
@@ -29,7 +30,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     directory = tmp_path_factory.mktemp("faults")
-    with Rig(size=32 * MIB, pool=128 * MIB, simulated=256 * MIB, directory=directory) as made:
+    made = Rig(size=32 * MIB, pool=128 * MIB, simulated=256 * MIB, directory=directory)
+    with guarded(made.agent.root), made:
         yield made
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
 
 from faults import SLOWER, STEP_S, Rig
 from tests.conftest import Eventually
+from tests.guardian import guarded
 
 from kybernate.model.errors import AgentAway, Busy, KybernateError, NoRoom
 from kybernate.model.types import MIB, WorkloadState
@@ -35,7 +36,8 @@ _NUMBERS = itertools.count()
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     directory = tmp_path_factory.mktemp("unfinished")
-    with Rig(size=32 * MIB, pool=128 * MIB, simulated=128 * MIB, directory=directory) as made:
+    made = Rig(size=32 * MIB, pool=128 * MIB, simulated=128 * MIB, directory=directory)
+    with guarded(made.agent.root), made:
         yield made
 
 

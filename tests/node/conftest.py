@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER
+from tests.guardian import guarded
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.client import Client
@@ -127,17 +127,17 @@ def _agent(
 ) -> Iterator[AgentProcess]:
     # Not pytest's own directory: paths of sockets are limited to 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="kyb-"))
-    agent = AgentProcess(root, settings=settings, simulated_gpu=simulated_gpu, environment=environment)
-    try:
-        agent.start()
-        yield agent
-        agent.stop_all()
-    finally:
-        agent.end()
-        agent.client.close()
-        with contextlib.suppress(KybernateError):
-            simulated.remove(gpu_path(agent.state))
-        shutil.rmtree(root, ignore_errors=True)
+    with guarded(root):
+        agent = AgentProcess(root, settings=settings, simulated_gpu=simulated_gpu, environment=environment)
+        try:
+            agent.start()
+            yield agent
+            agent.stop_all()
+        finally:
+            agent.end()
+            agent.client.close()
+            with contextlib.suppress(KybernateError):
+                simulated.remove(gpu_path(agent.state))
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 import os
 import tempfile
 
-os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="kyb-numba-"))
+cache = tempfile.TemporaryDirectory(prefix="kyb-numba-")  # goes when the program ends
+os.environ.setdefault("NUMBA_CACHE_DIR", cache.name)
 os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
 
-import numpy
-from program import INCREMENT, MULTIPLIER, Loop, Sequence, cannot_run, mismatch
+import numpy  # noqa: E402 - after what numba reads when it is imported
+from program import INCREMENT, MULTIPLIER, Loop, Sequence, cannot_run, mismatch  # noqa: E402
 
 # numba looks up names that newer versions of NumPy no longer have; nothing here uses them.
 for gone, instead in (("row_stack", "vstack"), ("in1d", "isin"), ("trapz", "trapezoid")):
@@ -21,6 +22,7 @@ BLOCKS, THREADS = (1024, 256) if not os.environ.get("NUMBA_ENABLE_CUDASIM") else
 MASK = 0xFFFFFFFF
 loop = Loop()
 if not cuda.is_available():
+    cache.cleanup()  # that end is an abrupt one
     cannot_run("numba sees no CUDA device")
 words = int(float(os.environ.get("KYB_PROGRAM_MIB", "512")) * (1 << 20)) // 4 // COUNT
 

@@ -1,0 +1,76 @@
+"""Cleans up after tests that could not: `python -m tests.guardian DIRECTORY` waits until its stdin ends, then ends every agent
+and workload that lives below the directory, unmounts what is mounted there and deletes it.
+
+Its stdin is a pipe of the test process, so it ends with that process, however that ended: by Ctrl-C, by SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kybernate.model.errors import KybernateError, NotFound
+from kybernate.process.tree import attach, sweep
+
+_END_S = 10.0
+
+
+@contextlib.contextmanager
+def guarded(directory: Path) -> Iterator[None]:
+    """Nothing that was started below `directory` outlives the block, or this process; the directory goes too."""
+    command = [sys.executable, "-m", "tests.guardian", str(directory)]
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=root, start_new_session=True):
+        yield  # leaving the block closes its stdin and waits for it
+
+
+def clean(directory: Path) -> None:
+    for lock in directory.rglob("agent.lock"):
+        with contextlib.suppress(OSError, ValueError):
+            _end_agent(int(lock.read_text()), str(directory))
+    for workload in directory.glob("**/workloads/*"):
+        with contextlib.suppress(KybernateError, OSError):
+            try:
+                attach(workload).remove()
+            except NotFound:
+                sweep(workload)
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for point in sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True):
+        subprocess.run(["umount", "-l", point], check=False, capture_output=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end_agent(pid: int, mark: str) -> None:
+    """The number in an old file may be somebody else's by now: only one that names the directory, or has it open."""
+    if not any(mark in text for text in _words_of(pid)):
+        return
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + _END_S
+    while time.monotonic() < deadline and (state := Path(f"/proc/{pid}/stat")).exists():
+        if state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+
+
+def _words_of(pid: int) -> Iterator[str]:
+    for file in ("cmdline", "environ"):
+        with contextlib.suppress(OSError):
+            yield Path(f"/proc/{pid}/{file}").read_bytes().decode(errors="replace")
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield str(link.readlink())
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    clean(Path(sys.argv[1]))
