@@ -126,6 +126,10 @@ class WorkloadCgroup:
         """The workload's processes, without the supervisor and without zombies."""
         return _pids_below(self.tasks)
 
+    def helper_pids(self) -> list[HostPid]:
+        """The supervisor, and whoever works beside it."""
+        return _pids_below(self.supervisor)
+
     @property
     def frozen(self) -> bool:
         """Whether every process of the workload stands still."""

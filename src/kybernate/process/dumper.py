@@ -14,6 +14,7 @@ ran runs on. `dumping.settle` does the same where this program was killed too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kybernate.model.errors import Busy
-from kybernate.process import archives, criu_commands, images, namespaces, needs, procfs
+from kybernate.process import archives, criu_commands, images, mending, namespaces, needs, procfs
 from kybernate.process.cgroups import WorkloadCgroup
 
 _NAMESPACES = (
@@ -50,6 +51,8 @@ def main() -> NoReturn:
         report |= _dump(job)
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}
+    if report["status"]:
+        mending.mend(group.pids(), shared_memory=Path(f"/proc/{job['supervisor_pid']}/root/dev/shm"))
     wanted = _agent_lives()
     if not job["was_frozen"] and not (wanted and job["hold"] and report["status"] == 0):
         group.thaw()
@@ -80,19 +83,30 @@ def _dump(job: dict[str, Any]) -> dict[str, Any]:
     os.close(ready_writer)
     os.close(go_reader)
     report: dict[str, Any] = {}
-    # End of file: CRIU has ended before its work was done.
-    if os.read(ready_reader, 1):
+    if _comes_first(ready_reader, guide):
         report["criu_s"] = time.monotonic() - began
         try:
             report |= _save(job)
         except Exception as e:
             report |= {"error": str(e)}
         else:
-            os.write(go_writer, b"g\n")
+            with contextlib.suppress(BrokenPipeError):  # CRIU was killed; its status says so
+                os.write(go_writer, b"g\n")
     os.close(go_writer)
     _, wait_status = os.waitpid(guide, 0)
     status = _shell_status(wait_status)
     return report | {"status": 1 if "error" in report else status}
+
+
+def _comes_first(reader: int, process: int) -> bool:
+    """Whether something can be read before that child ends. End of file wouldn't tell: a helper of CRIU's may have it."""
+    pidfd = os.pidfd_open(process)
+    poller = select.poll()
+    poller.register(reader, select.POLLIN)
+    poller.register(pidfd, select.POLLIN)
+    found = dict(poller.poll())
+    os.close(pidfd)
+    return bool(found.get(reader, 0) & select.POLLIN)
 
 
 def _script(*, ready: int, go: int) -> int:
@@ -142,6 +156,9 @@ def _guide(job: dict[str, Any], inherited: list[int]) -> NoReturn:
     for descriptor in inherited:
         os.close(descriptor)
     _, wait_status = os.waitpid(criu, 0)
+    # Its helpers, where it was killed: one that was just being traced would stand there for ever.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(criu, signal.SIGKILL)
     os._exit(_shell_status(wait_status))
 
 

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, Unsupported
-from kybernate.process import criu_commands, criu_images, images, records
+from kybernate.process import criu_commands, criu_images, images, mending, records
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
 from kybernate.process.launching import Network
@@ -102,8 +103,7 @@ def dump(
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
                 _publish(partial, images_directory)
             except BaseException:
-                if not job["was_frozen"]:
-                    tree.thaw()
+                _leave_as_it_was(tree, was_frozen=job["was_frozen"])
                 raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -139,10 +139,12 @@ class Settled(enum.Enum):
 def settle(run_directory: Path, *, wait_s: float = _SETTLE_S) -> Settled:
     """Clean up after a dump whose agent died. An agent calls it for each workload it finds.
 
-    The dump's own program does that itself when it outlives the agent, so wait for it.
+    The dump's own program does that itself when it outlives the agent, so wait for it; killing CRIU in the middle is
+    the last resort. With `wait_s` 0 nothing is killed.
     """
     path = run_directory / MARK
     deadline = time.monotonic() + wait_s
+    killed = wait_s == 0
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -155,7 +157,10 @@ def settle(run_directory: Path, *, wait_s: float = _SETTLE_S) -> Settled:
             _clean(run_directory, Path(f"/proc/self/fd/{descriptor}").read_bytes())
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                return Settled.BUSY
+                if killed:
+                    return Settled.BUSY
+                _kill_helpers(run_directory)
+                killed, deadline = True, time.monotonic() + wait_s
         else:
             return Settled.CLEANED
         finally:
@@ -163,14 +168,29 @@ def settle(run_directory: Path, *, wait_s: float = _SETTLE_S) -> Settled:
         time.sleep(_POLL_S)
 
 
+def _kill_helpers(run_directory: Path) -> None:
+    """Whatever else is with the supervisor."""
+    with contextlib.suppress(KybernateError, OSError):
+        tree = attach(run_directory)
+        for pid in tree.helpers():
+            os.kill(pid, signal.SIGKILL)
+
+
 def _clean(run_directory: Path, text: bytes) -> None:
     with contextlib.suppress(ValueError, KeyError):  # cut off before it was written: then nothing was begun
         found = json.loads(text)
         shutil.rmtree(found["images"], ignore_errors=True)
-        if not found["was_frozen"]:
-            with contextlib.suppress(KybernateError):
-                attach(run_directory).thaw()
+        with contextlib.suppress(KybernateError):
+            _leave_as_it_was(attach(run_directory), was_frozen=found["was_frozen"])
     (run_directory / MARK).unlink()
+
+
+def _leave_as_it_was(tree: Tree, *, was_frozen: bool) -> None:
+    """Also where CRIU was killed in the middle."""
+    if tree.alive:
+        mending.mend(tree.pids(), shared_memory=Path(f"/proc/{tree.supervisor_pid}/root/dev/shm"))
+    if not was_frozen:
+        tree.thaw()
 
 
 def _make_partial(images_directory: Path) -> Path:

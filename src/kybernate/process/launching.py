@@ -386,6 +386,10 @@ def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
     try:
         _, raw = opener.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as e:
+        opener.kill()
+        opener.wait()
+        if opener.stderr is not None:  # the supervisor has it too, until it is killed
+            opener.stderr.close()
         raise KybernateError(f"workload {spec.name} did not start within {timeout_s:g} s") from e
     except BaseException:
         opener.send_signal(signal.SIGKILL)

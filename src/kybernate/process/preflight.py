@@ -117,7 +117,7 @@ def _of_process(tree: Tree, pid: HostPid) -> Iterator[str]:
     if other:
         yield f"{who} has made namespaces of its own ({', '.join(other)})"
     users = set(status["Uid"].split() + status["Gid"].split())
-    if users != {"0"} and not _may_read_limits():
+    if users != {"0"} and not may_read_limits():
         yield f"{who} runs as user {status['Uid'].split()[0]}, and without CAP_SYS_RESOURCE only root's processes can be dumped"
 
 
@@ -125,7 +125,8 @@ def _namespace(pid: HostPid, name: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115 - "pid:[1]" is no path
 
 
-def _may_read_limits() -> bool:
+def may_read_limits() -> bool:
+    """Whether we have CAP_SYS_RESOURCE: the kernel wants it for reading the limits of another user's process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)

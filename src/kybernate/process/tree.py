@@ -76,6 +76,12 @@ class Tree:
         """Its processes in ascending order, without the supervisor and without zombies."""
         return self._group.pids()
 
+    def helpers(self) -> list[HostPid]:
+        """Processes of ours that are with its supervisor for a while: a dump's."""
+        if self._record.cgroup is None:
+            return []
+        return [pid for pid in WorkloadCgroup(self._record.cgroup).helper_pids() if pid != self.supervisor_pid]
+
     def main_pid(self) -> HostPid | None:
         """Its first process; None when that has ended."""
         return self.host_pid(self._record.main_inside)

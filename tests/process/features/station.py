@@ -10,15 +10,14 @@ CONTROL = Path(os.environ["KYBERNATE_RUN_DIRECTORY"], "control")
 PLACE = Path(os.environ.get("PLACE", CONTROL))
 """Where a program makes its files."""
 
-if user := os.environ.get("BECOME"):  # the tests' Python often lies where only root may start it
-    os.chown(CONTROL, int(user), int(user))
-    os.setgroups([100, int(user)])
-    os.setresgid(int(user), int(user), int(user))
-    os.setresuid(int(user), int(user), int(user))
-
 
 def dumped() -> None:
     """Return in the life after."""
+    if user := os.environ.get("BECOME"):  # not earlier: often only root may read the tests' Python
+        os.chown(CONTROL, int(user), int(user))
+        os.setgroups([100, int(user)])
+        os.setresgid(int(user), int(user), int(user))
+        os.setresuid(int(user), int(user), int(user))
     print("ready", flush=True)
     wait_for(CONTROL / "go")
 
