@@ -27,12 +27,14 @@ PATIENCE_S = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds until all simulated nodes were Ready, from then until all pods ran, one list of all pods; bytes by program."""
+    """Seconds until all simulated nodes were Ready, from then until all pods ran, one list of all pods; bytes and
+    seconds of processor time by program."""
 
     nodes_s: float
     pods_s: float
     list_s: float
     memory: dict[str, int]
+    cpu_s: dict[str, float]
 
 
 async def fill(cluster: Cluster, *, nodes: int, pods: int) -> Measured:
@@ -58,7 +60,7 @@ async def fill(cluster: Cluster, *, nodes: int, pods: int) -> Measured:
         everything = await api.get("/api/v1/pods")
         listed = time.monotonic()
         assert len(everything.json()["items"]) == pods
-    return Measured(there - began, running - there, listed - running, cluster.memory())
+    return Measured(there - began, running - there, listed - running, cluster.memory(), cluster.cpu_seconds())
 
 
 async def _make(api: httpx2.AsyncClient, path: str, objects: list[dict[str, Any]]) -> None:
@@ -144,7 +146,7 @@ def main() -> int:
     )
     print(f"one list of all pods: {measured.list_s:.1f} s")
     for name, size in sorted(measured.memory.items()):
-        print(f"{name:28}{size / 1e6:8.0f} MB")
+        print(f"{name:28}{size / 1e6:8.0f} MB {measured.cpu_s[name]:8.0f} s of processor time")
     print(f"{'together':28}{sum(measured.memory.values()) / 1e6:8.0f} MB (before: {empty / 1e6:.0f} MB)")
     return 0
 

@@ -99,6 +99,18 @@ def test_a_process_is_dumped_and_restored_in_its_pod(
     assert cluster.kubectl("get", "-n", space, "pod", "counter", "-o", restarts) == "0"
 
 
+def test_the_kubelet_checkpoints_a_container(cluster: Cluster, namespace: Namespace, unpacked: Path) -> None:
+    space = namespace(cluster)
+    run(cluster, space, pod("plain", node="node1"))
+    assert count(address(cluster, space, "plain")) == 1
+    with cluster.client() as client:
+        answer = client.post(f"https://{cluster.node(1).address}:10250/checkpoint/{space}/plain/main", timeout=60)
+    assert answer.status_code == 200, answer.text
+    archive = cluster.node(1).directory / "kubelet" / "checkpoints" / Path(answer.json()["items"][0]).name
+    assert archive.stat().st_size > 0
+    assert count(address(cluster, space, "plain")) == 2
+
+
 def test_a_process_moves_to_a_pod_on_the_other_node(
     cluster: Cluster, namespace: Namespace, unpacked: Path, eventually: Eventually
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kube.cluster import Cluster, Shape, start
+from tests.kube.cluster import Cluster, Shape, processes, start
 from tests.kube.cluster.binaries import TOP
 from tests.kube.traces import kernel_settings, traces
 
@@ -28,22 +28,18 @@ sys.stdin.read()
 """
 
 
-def of_this(directory: Path, found: list[str]) -> list[str]:
-    """Other clusters of this run may be there as well."""
-    return [line for line in found if str(directory) in line]
-
-
 @pytest.mark.root
 def test_down(programs: None, directory: Path) -> None:
     before = kernel_settings()
     cluster = start(directory, Shape(nodes=1), leash=True)
-    bridge = cluster.network.bridge if cluster.network else "none"
-    during = traces(directory)
-    assert any(line.startswith("process") for line in during)
-    assert f"interface {bridge}" in during
+    during = {line.split()[0] for line in traces(cluster)}
+    assert during == {"file", "process", "interface", "route", "cgroup"}  # its mounts are in its own namespace
+    made = processes.namespaces(cluster.node().pid) - processes.namespaces(os.getpid())
+    assert len(made) == 4
+    since = processes.now()
     cluster.leave()
-    after = [line for line in traces(directory) if str(directory) in line or bridge in line]
-    assert after == []
+    assert traces(cluster) == []
+    assert processes.in_use(made, since=since) == set()
     assert kernel_settings() == before
 
 
@@ -67,19 +63,14 @@ def test_the_last_user_ends_it_even_when_killed(programs: None, directory: Path,
         for user in users:
             user.kill()
             user.communicate()
-    eventually(lambda: not of_this(directory, traces(directory)), timeout_s=20, what="nothing left of the cluster")
+    eventually(lambda: not traces(cluster), timeout_s=20, what="nothing left of the cluster")
     Path(f"{directory}.lock").unlink(missing_ok=True)
 
 
 @pytest.mark.root
 def test_down_after_the_keeper_was_killed(programs: None, directory: Path, eventually: Eventually) -> None:
     cluster = start(directory, Shape(nodes=1), leash=False)
-    bridge = cluster.network.bridge if cluster.network else "none"
     os.kill(cluster.keeper_pid, signal.SIGKILL)
     os.waitpid(cluster.keeper_pid, 0)
     cluster.down()
-
-    def left() -> list[str]:
-        return [line for line in traces(directory) if str(directory) in line or bridge in line]
-
-    eventually(lambda: not left(), timeout_s=10, what="nothing left of the cluster")
+    eventually(lambda: not traces(cluster), timeout_s=10, what="nothing left of the cluster")

@@ -39,7 +39,7 @@ NODE = (
     "probe",
 )
 OUR_OWN = ("probe", "kwok", "kwok-stages.yaml")
-"""Never taken from elsewhere: nobody else has them, or they belong together."""
+"""Never taken from PATH: nobody else has them, or they belong together."""
 NETWORK_PLUGINS = ("bridge", "host-local", "loopback")
 """On a PATH these are something else (`bridge` is iproute2's): taken from KUBEBUILDER_ASSETS and /opt/cni/bin only."""
 SYSTEM = {"ip": "iproute2", "mount": "mount", "nsenter": "util-linux", "unshare": "util-linux"}
@@ -85,12 +85,15 @@ def locate(name: str) -> Path | None:
 
 def elsewhere(name: str) -> Path | None:
     """Path of a program that needn't be built because this machine has one that fits, or None."""
-    if name in OUR_OWN:
+    own = name in OUR_OWN or name.endswith(".proto")
+    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
+        path = Path(assets) / name
+        if path.is_file() and (own or _fits(name, str(path))):
+            return path
+    if own:
         return None
-    places = [os.environ["KUBEBUILDER_ASSETS"]] if os.environ.get("KUBEBUILDER_ASSETS") else []
-    places += ["/opt/cni/bin"] if name in NETWORK_PLUGINS else os.get_exec_path()
-    path = shutil.which(name, path=os.pathsep.join(places))
-    return Path(path) if path is not None and _fits(name, path) else None
+    found = shutil.which(name, path="/opt/cni/bin" if name in NETWORK_PLUGINS else None)
+    return Path(found) if found is not None and _fits(name, found) else None
 
 
 def _fits(name: str, path: str) -> bool:

@@ -130,7 +130,7 @@ def build(say: Callable[[str], None]) -> None:
             if not _is_fresh(program):
                 _build_one(_go(), program, say)
         for text in texts():
-            if not _is_fresh(text):
+            if binaries.elsewhere(text.name) is None and not _is_fresh(text):
                 _copy(_go(), text)
 
 

@@ -112,11 +112,16 @@ class Cluster:
         for path in pids:
             found[path.stem] = processes.resident_bytes(int(path.read_text()))
         for index in range(1, self.shape.nodes + 1):
-            for line in self.node(index).run("ps", "-eo", "rss=,comm=").splitlines():
-                rss, name = line.split(maxsplit=1)
+            for pid, name in processes.of_namespace(self.node(index).pid).items():
                 if name in ("containerd", "kubelet", "kube-proxy") or name.startswith("containerd-shim"):
-                    found[f"node{index}/{name}"] = found.get(f"node{index}/{name}", 0) + int(rss) * 1024
+                    key = f"node{index}/{name}"
+                    found[key] = found.get(key, 0) + processes.resident_bytes(pid)
         return found
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time of the control plane's programs so far."""
+        pids = [path for path in self.directory.glob("*.pid") if not path.name.startswith("node")]
+        return {path.stem: processes.cpu_seconds(int(path.read_text())) for path in pids}
 
     def leave(self) -> None:
         """Use it no longer; whoever leaves last ends it and returns when nothing is left."""
@@ -138,8 +143,10 @@ class Cluster:
             self.leash = None
         if self.alive:
             processes.end(self.keeper_pid)
-        # For the case that the keeper itself was killed; otherwise there is nothing left to do.
-        if self.network is not None:
+        # A keeper that was killed itself leaves this to us. One that ended well has given its network's number back, and
+        # another cluster may have it by now.
+        orphaned = self.directory.exists() and not (self.directory / keeper.ENDED).exists()
+        if self.network is not None and orphaned:
             network.remove(self.network, self.shape.nodes)
             keeper.remove_cgroups([str(root / self.network.bridge) for root in cgroups.hierarchies()])
         shutil.rmtree(self.directory, ignore_errors=True)

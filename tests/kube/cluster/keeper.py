@@ -8,9 +8,11 @@ The specification is a JSON object:
     directory     where NAME.pid of each program is written
     leash         a named pipe to read from, or null: at its end of file (all who held it are gone) everything is ended
     setup         commands, done first, each {"argv": [...], "after": [paths]}
-    programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool}
-    finally       commands for the very end, failures ignored
-    cgroups       directories to remove at the very end, with those below them
+    programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool,
+                  "namespace": it is unshare(1) and waits for the first process of a pid namespace; that one is killed, so that
+                  all in there have gone when it ends}
+    cgroups       directories to remove at the end, with those below them
+    finally       commands for the very end, failures ignored; before them a file `ended` is made in the directory
 
 A program with "restart" that ends is started again; one that ends within 5 s three times in a row ends it all, as does the end
 of one without.
@@ -36,6 +38,7 @@ TICK_S = 0.02
 """How often conditions are looked at while a program waits for one; otherwise we sleep until something ends."""
 PATIENCE_S = 10.0
 """How long killed processes may take to leave their cgroups."""
+ENDED = "ended"
 SETTLED_S = 5.0
 TRIES = 3
 SET_PDEATHSIG = 1
@@ -51,6 +54,7 @@ class Program:
         self._after = [Path(path) for path in spec.get("after", ())]
         self.once: bool = spec.get("once", False)
         self.restart: bool = spec.get("restart", False)
+        self.namespace: bool = spec.get("namespace", False)
         self._pid_file = directory / f"{self.name}.pid"
         self.process: subprocess.Popen[bytes] | None = None
         self.done = False
@@ -111,12 +115,21 @@ def wait_for(paths: list[str]) -> None:
         time.sleep(TICK_S)
 
 
+def children(pid: int) -> list[int]:
+    """The children of a process; itself where it has none (yet)."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [pid]
+    return []
+
+
 def stop(programs: list[Program]) -> None:
     """End all of them at once. Not gently: their data goes with them, and an API server takes ten seconds to take its leave."""
     running = {program.process.pid for program in programs if program.process is not None}
-    for pid in running:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for program in programs:
+        if program.process is not None:
+            for pid in children(program.process.pid) if program.namespace else [program.process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     while running:
         running -= {pid for pid, _ in reap()}
         time.sleep(TICK_S)
@@ -176,9 +189,10 @@ def main() -> int:
                     told.append(0)
     finally:
         stop(programs)
+        remove_cgroups(spec.get("cgroups", []))
+        (Path(spec["directory"]) / ENDED).touch()
         for argv in spec.get("finally", ()):
             subprocess.run(argv, check=False, capture_output=True)
-        remove_cgroups(spec.get("cgroups", []))
     return 1 if failed else 0
 
 

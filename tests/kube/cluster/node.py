@@ -113,6 +113,7 @@ def prepare(
             *["env", f"PATH={directory / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin", *inner],
         ],
         "log": str(directory / "keeper.log"),
+        "namespace": True,
     }
 
 
@@ -187,6 +188,8 @@ rm -rf /etc/cni/net.d/*
 cp {directory}/cni.conflist /etc/cni/net.d/10-kybernate.conflist
 for plugin in bridge host-local loopback; do ln -sf {directory}/bin/$plugin /opt/cni/bin/; done
 : > /run/resolv.conf
+mkdir -p /etc/criu
+echo 'network-lock nftables' > /etc/criu/runc.conf
 {kernel}
 mount --make-rshared /
 """

@@ -85,8 +85,8 @@ async def serve(resource: str, count: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     known: int | None = None
     while not stop.is_set():
-        # A kubelet that starts removes all sockets here and makes its own anew: a new inode is a new kubelet.
-        now = KUBELET.stat().st_ino if KUBELET.exists() else None
+        # A kubelet that starts removes all sockets here and makes its own anew. The inode's number may be the old one.
+        now = KUBELET.stat().st_ctime_ns if KUBELET.exists() else None
         if now is not None and now != known:
             if not (DIRECTORY / endpoint).exists():
                 say(event="restart", why="the kubelet removed our socket")

@@ -41,7 +41,8 @@ class Driver:
         for claim in request.claims:
             say(event="prepare", claim=claim.name, uid=claim.uid)
             async with self.changed, asyncio.timeout(20):
-                await self.changed.wait_for(lambda uid=claim.uid: uid in self.allocations)
+                while claim.uid not in self.allocations:
+                    await self.changed.wait()
             for one in self.allocations[claim.uid]:
                 answer.claims[claim.uid].devices.append(
                     self._messages.Device(

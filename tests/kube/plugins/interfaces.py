@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.kube.cluster.binaries import BUILT
+from tests.kube.cluster.binaries import find
 
 
 def load(name: str, directory: Path) -> tuple[Any, Any]:
@@ -16,9 +16,10 @@ def load(name: str, directory: Path) -> tuple[Any, Any]:
 
     One interface a process: some of them share names that protobuf wants only once.
     """
+    (interface,) = find([f"{name}.proto"]).values()
     done = subprocess.run(
         [
-            *[sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={BUILT}"],
+            *[sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={interface.parent}"],
             *[f"--python_out={directory}", f"--grpc_python_out={directory}", f"{name}.proto"],
         ],
         capture_output=True,
