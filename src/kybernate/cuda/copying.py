@@ -4,6 +4,8 @@
 stay where they are, only dirty chunks are copied. `evict` and `fill` copy whole runs, contiguous in VRAM and in the pool, on
 a stream of their own each, so that one workload's way out and another's way in use both directions of the link at once.
 
+Clones of one image share slots. Such a slot is never written: a chunk that became dirty moves to a slot of its own.
+
 A host copy's picture is `ExtentCopy`. A slot with the hash (0, 0) holds content that isn't known to be right and never
 counts as clean; that is how a picture whose slots were being overwritten stays truthful.
 
@@ -27,7 +29,7 @@ import numpy.typing as npt
 
 from kybernate.cuda.driver import CudaError, Gpu, bindings, call, status_of
 from kybernate.cuda.extents import Extent, held
-from kybernate.cuda.hashing import Hasher
+from kybernate.cuda.hashing import Hasher, HashKey
 from kybernate.cuda.planning import NO_SLOT, Hashes, Runs, Slots, compare, find_runs
 from kybernate.cuda.pool import PinnedPool
 from kybernate.model.types import CHUNK_BYTES, ExtentId
@@ -97,6 +99,8 @@ class CopyPlan:
     _previous: list[ExtentCopy | None] = field(default_factory=list, repr=False)
     _became_zero: Slots = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
     """Slots of the previous copy that the new one doesn't need."""
+    _moved: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_), repr=False)
+    """Chunks that change and whose previous slot others have, too."""
     _dirty: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, dtype=np.bool_), repr=False)
     _taken: Slots = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
 
@@ -132,9 +136,12 @@ class CopyEngine:
                 old_hashes[bounds[i] : bounds[i + 1]] = copy.hashes
         difference = compare(hashes, old_slots=old_slots, old_hashes=old_hashes)
         # A dirty chunk overwrites its old slot. That can't destroy the only good copy: the chunk's present content is in
-        # VRAM, kept there by the workload's own descriptors until DISCARD, and the old content is no longer wanted.
+        # VRAM, kept there by the workload's own descriptors until DISCARD, and the old content is no longer wanted. What
+        # somebody else wants is left to them. A slot of our own can't become another's meanwhile: only we could share it.
         slots = np.where(difference.zero, NO_SLOT, old_slots)
-        new = difference.dirty & (old_slots < 0)
+        moved = difference.dirty & (old_slots >= 0)
+        moved[moved] = self._pool.shared(old_slots[moved])
+        new = difference.dirty & (old_slots < 0) | moved
         taken = self._pool.allocate(int(np.count_nonzero(new)))
         slots[new] = taken
         copies = [
@@ -161,6 +168,7 @@ class CopyEngine:
             stats,
             _previous=before,
             _became_zero=old_slots[(old_slots >= 0) & difference.zero],
+            _moved=moved,
             _dirty=difference.dirty,
             _taken=taken,
         )
@@ -170,7 +178,7 @@ class CopyEngine:
         need no copy, then with the others in order.
 
         While it copies, `previous` as given to `plan` says of the slots being overwritten that their content is unknown;
-        when it returns, `previous` is as true as `plan.copies` and slots of chunks that became zero are free.
+        when it returns, `previous` is as true as `plan.copies`, and slots of chunks that became zero or moved are given up.
 
         Raises:
             CudaError, WorkloadLost: some content isn't safe; `abandon` the plan and let the workload run on.
@@ -181,7 +189,8 @@ class CopyEngine:
         bounds = _bounds(plan.extents)
         for i, copy in enumerate(plan._previous) if plan.stats.bytes_dirty else ():
             if copy is not None:
-                copy.hashes[plan._dirty[bounds[i] : bounds[i + 1]] & (copy.slots >= 0)] = 0
+                part = slice(bounds[i], bounds[i + 1])
+                copy.hashes[plan._dirty[part] & ~plan._moved[part] & (copy.slots >= 0)] = 0
         moving = [extent for i, extent in enumerate(plan.extents) if plan.runs.first[i] < plan.runs.first[i + 1]]
         with self._gpu.current(), held(moving) as let_go:
 
@@ -192,12 +201,15 @@ class CopyEngine:
 
             stats = self._out.run([(plan.extents, plan.runs)], self._pool, safe)
         if plan.stats.bytes_dirty or len(plan._became_zero):
-            for copy, final in zip(plan._previous, plan.copies, strict=True):
+            left = [plan._became_zero]
+            for i, (copy, final) in enumerate(zip(plan._previous, plan.copies, strict=True)):
                 if copy is not None:
+                    moved = plan._moved[bounds[i] : bounds[i + 1]]
+                    left.append(copy.slots[moved])
+                    copy.slots[(final.slots < 0) | moved] = NO_SLOT
                     kept = copy.slots >= 0
                     copy.hashes[kept] = final.hashes[kept]
-                    copy.slots[final.slots < 0] = NO_SLOT
-            self._pool.free(plan._became_zero)
+            self._pool.free(np.concatenate(left))
         plan.state = PlanState.EVICTED
         return stats
 
@@ -236,13 +248,23 @@ class CopyEngine:
     def gpu(self) -> Gpu:
         return self._gpu
 
-    def differing(self, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> int:
-        """How many chunks in VRAM are not what their copies' hashes say. 40 GiB take about 13 ms.
+    @property
+    def key(self) -> HashKey:
+        """What `plan` hashes under."""
+        return self._hasher.key
+
+    def hashes(self, extents: Sequence[Extent]) -> list[Hashes]:
+        """What each extent's chunks hash to now, under our own key. Raises WorkloadLost: an extent is gone."""
+        found = self._hasher.hash(list(extents))
+        return [part.copy() for part in np.split(found, _bounds(extents)[1:-1])] if extents else []
+
+    def differing(self, extents: Sequence[Extent], copies: Sequence[ExtentCopy], key: HashKey | None = None) -> int:
+        """How many chunks in VRAM are not what their copies' hashes say, made under `key` or our own. 40 GiB: about 13 ms.
 
         Raises:
             WorkloadLost: an extent is gone.
         """
-        found = self._hasher.hash(list(extents))
+        found = self._hasher.hash(list(extents), key)
         if not len(found):
             return 0
         expected = np.concatenate([copy.hashes for copy in copies])

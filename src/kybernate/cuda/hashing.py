@@ -107,8 +107,13 @@ class Hasher:
         self._host_hashes = _array(self._hashes, self._chunks_max * 2).reshape(-1, 2)
         self._host_bases = _array(self._bases, self._chunks_max)
 
-    def hash(self, extents: Sequence[Extent]) -> Hashes:
-        """The hashes of all chunks, in order of the extents.
+    @property
+    def key(self) -> HashKey:
+        """This agent's own."""
+        return self._key
+
+    def hash(self, extents: Sequence[Extent], key: HashKey | None = None) -> Hashes:
+        """The hashes of all chunks, in order of the extents, under this agent's key or another one.
 
         Raises:
             CudaError: the GPU failed.
@@ -120,10 +125,10 @@ class Hasher:
         with self._lock, self._gpu.current(), held(extents):
             for start in range(0, count, self._chunks_max):
                 part = slice(start, min(start + self._chunks_max, count))
-                self._run(bases[part], result[part])
+                self._run(bases[part], result[part], key or self._key)
         return result
 
-    def _run(self, bases: npt.NDArray[np.uint64], result: Hashes) -> None:
+    def _run(self, bases: npt.NDArray[np.uint64], result: Hashes, key: HashKey) -> None:
         count = len(bases)
         self._host_bases[:count] = bases
         self._kernels.launch(
@@ -134,8 +139,8 @@ class Hasher:
             # Unified addressing: a pinned host address is a device address too.
             arguments=(
                 np.uint64(self._bases),
-                np.uint64(self._key.low),
-                np.uint64(self._key.high),
+                np.uint64(key.low),
+                np.uint64(key.high),
                 np.uint64(self._hashes),
                 np.uint32(count),
             ),

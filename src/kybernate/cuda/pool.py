@@ -157,18 +157,38 @@ class PinnedPool:
                 )
             return self._slots.take(count)
 
-    def free(self, slots: npt.NDArray[np.int64]) -> None:
-        """Give slots back. Raises ValueError when one isn't taken (a bug of the caller); nothing is changed then."""
+    def free(self, slots: npt.NDArray[np.int64]) -> int:
+        """One owner less for each slot; returns how many have none any more and may be taken by anybody.
+
+        Raises ValueError when one isn't taken (a bug of the caller); nothing is changed then.
+        """
         with self._lock:
-            self._slots.give(slots)
+            return self._slots.give(slots)
+
+    def share(self, slots: npt.NDArray[np.int64]) -> None:
+        """One owner more for each slot. Whoever shares a slot must not write it: see `CopyEngine.plan`.
+
+        Raises ValueError when one isn't taken; nothing is changed then.
+        """
+        with self._lock:
+            self._slots.share(slots)
+
+    def shared(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of these slots have several owners at this moment."""
+        with self._lock:
+            return self._slots.shared(slots)
 
     def claim(self, slots: npt.NDArray[np.int64]) -> None:
-        """Take exactly these slots with what lies in them: a manifest of an earlier agent says they are in use.
+        """One owner more for exactly these slots with what lies in them: a manifest of an earlier agent names them.
 
-        Works before and while the pool is filled. Raises ValueError for a slot outside the pool or taken already.
+        Works before and while the pool is filled. Raises ValueError for a slot outside of the pool.
         """
         with self._lock:
             self._slots.claim(slots)
+
+    def view(self, slot: int) -> memoryview:
+        """A slot's memory, 2 MiB, page-aligned and writable. Nobody may use it after `close`."""
+        return memoryview((ctypes.c_ubyte * CHUNK_BYTES).from_address(self.address(slot))).cast("B")
 
     def address(self, slot: int) -> int:
         """Where a slot lies in this process's memory."""

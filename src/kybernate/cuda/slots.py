@@ -1,8 +1,12 @@
-"""Which of the pool's slots are free: bitmaps and runs, in numpy. Pure bookkeeping, no memory behind it."""
+"""Which of the pool's slots are free: counts of owners and runs, in numpy. Pure bookkeeping, no memory behind it.
+
+A slot may have several owners: clones of one image have the same content in common until they change it.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from kybernate.cuda.planning import Slots
 
@@ -13,23 +17,23 @@ def run_starts(values: Slots) -> Slots:
 
 
 class SlotMap:
-    """Slots of a pool; not thread-safe. Usable are those of enabled segments that nobody has taken or claimed."""
+    """Slots of a pool; not thread-safe. Usable are those of enabled segments that have no owner."""
 
     def __init__(self, *, count: int, segment_slots: int) -> None:
         self._segment_slots = segment_slots
-        self._taken = np.zeros(count, dtype=np.bool_)
+        self._owners = np.zeros(count, dtype=np.int32)
         self._enabled = np.zeros(count, dtype=np.bool_)
         self.free = 0
         """Usable slots."""
         self.ready = 0
-        """Slots of enabled segments, taken or not."""
+        """Slots of enabled segments, owned or not."""
 
     def enable(self, segment: int) -> None:
         """A segment's memory is ready."""
         part = slice(segment * self._segment_slots, (segment + 1) * self._segment_slots)
         self._enabled[part] = True
         self.ready = int(np.count_nonzero(self._enabled))
-        self.free = int(np.count_nonzero(self._enabled & ~self._taken))
+        self.free = int(np.count_nonzero(self._enabled & (self._owners == 0)))
 
     def take(self, count: int) -> Slots:
         """Free slots, ascending: the first run that is long enough, else the longest runs. The caller checks `free`."""
@@ -37,7 +41,7 @@ class SlotMap:
             raise ValueError(f"{count} slots of {self.free}")
         if count <= 0:
             return np.empty(0, dtype=np.int64)
-        usable = np.flatnonzero(self._enabled & ~self._taken)
+        usable = np.flatnonzero(self._enabled & (self._owners == 0))
         starts = run_starts(usable)
         lengths = np.diff(starts, append=len(usable))
         enough = np.flatnonzero(lengths >= count)
@@ -56,28 +60,47 @@ class SlotMap:
                 end = starts[used[-1]] + lengths[used[-1]]
                 dropped = usable[end - surplus : end]
                 chosen = np.setdiff1d(chosen, dropped, assume_unique=True)
-        self._taken[chosen] = True
+        self._owners[chosen] = 1
         self.free -= count
         return chosen.astype(np.int64, copy=False)
 
-    def give(self, slots: Slots) -> None:
-        """Raises ValueError when a slot isn't taken or is named twice; nothing is changed then."""
+    def share(self, slots: Slots) -> None:
+        """One owner more for each. Raises ValueError when a slot has none or is named twice; nothing is changed then."""
         self._check(slots)
-        if not self._taken[slots].all():
+        if not self._owners[slots].all():
+            raise ValueError("a slot that isn't taken can't be shared")
+        self._owners[slots] += 1
+
+    def shared(self, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Which of them have more than one owner."""
+        shared: npt.NDArray[np.bool_] = self._owners[slots] > 1
+        return shared
+
+    def give(self, slots: Slots) -> int:
+        """One owner less for each; returns how many have none any more and are free.
+
+        Raises ValueError when a slot isn't taken or is named twice; nothing is changed then.
+        """
+        self._check(slots)
+        if not self._owners[slots].all():
             raise ValueError("a slot that isn't taken can't be given back")
-        self._taken[slots] = False
-        self.free += int(np.count_nonzero(self._enabled[slots]))
+        self._owners[slots] -= 1
+        gone = slots[self._owners[slots] == 0]
+        self.free += int(np.count_nonzero(self._enabled[gone]))
+        return len(gone)
 
     def claim(self, slots: Slots) -> None:
-        """Raises ValueError when a slot is taken already or is named twice; nothing is changed then."""
+        """One owner more for each, also for those that have none yet.
+
+        Raises ValueError when a slot is named twice; nothing is changed then.
+        """
         self._check(slots)
-        if self._taken[slots].any():
-            raise ValueError("a claimed slot is taken already: two manifests name it")
-        self._taken[slots] = True
-        self.free -= int(np.count_nonzero(self._enabled[slots]))
+        new = slots[self._owners[slots] == 0]
+        self._owners[slots] += 1
+        self.free -= int(np.count_nonzero(self._enabled[new]))
 
     def _check(self, slots: Slots) -> None:
-        if len(slots) and (slots.min() < 0 or slots.max() >= len(self._taken)):
-            raise ValueError(f"slots {slots.min()} to {slots.max()} of a pool of {len(self._taken)}")
+        if len(slots) and (slots.min() < 0 or slots.max() >= len(self._owners)):
+            raise ValueError(f"slots {slots.min()} to {slots.max()} of a pool of {len(self._owners)}")
         if len(np.unique(slots)) != len(slots):
             raise ValueError("a slot is named twice")

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from kybernate.cuda.copying import ExtentCopy
+from kybernate.cuda.hashing import HashKey
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
 
-FORMAT = 2
+FORMAT = 3
 
 
 class BadManifest(KybernateError):
@@ -49,6 +50,8 @@ class Manifest:
     extents: list[HeldExtent]
     marks: str = ""
     """Which file of marks on disk is this manifest's; `CopyStore.save` chooses it."""
+    key: HashKey | None = None
+    """What its hashes were made under, where that isn't this agent's own key: it was stored by another agent."""
 
     @property
     def complete(self) -> bool:
@@ -85,6 +88,7 @@ class CopyStore:
             "name": manifest.name,
             "depth": manifest.depth,
             "marks": marks,
+            "key": None if manifest.key is None else [manifest.key.low, manifest.key.high],
             "extents": [
                 [e.pid, e.id, e.address, e.gpu, e.copy.size, e.copy.rdma, len(e.copy.slots)] for e in manifest.extents
             ],
@@ -135,7 +139,8 @@ class CopyStore:
                 at += 16 * chunks
                 copy = ExtentCopy(size=size, rdma=rdma, slots=slots, hashes=hashes)
                 extents.append(HeldExtent(HostPid(pid), ExtentId(id_), address, GpuUuid(gpu), copy, done=bool(mark)))
-            return Manifest(WorkloadName(head["name"]), Depth(head["depth"]), extents, head["marks"])
+            key = None if head["key"] is None else HashKey(*head["key"])
+            return Manifest(WorkloadName(head["name"]), Depth(head["depth"]), extents, head["marks"], key)
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise BadManifest(
                 f"manifest of {name} is damaged: {e}", hint="its GPU memory is lost; stop the workload"
@@ -151,16 +156,16 @@ class CopyStore:
 
 
 def slots_given_up(before: Manifest, after: Manifest) -> np.ndarray:
-    """Pool slots that an earlier picture of a workload has and a later one, built on it, no longer needs.
+    """Pool slots that an earlier picture of a workload has and a later one, built on it, doesn't have any more.
 
-    An extent that is in both keeps its slots, chunk by chunk, but for chunks that became zero.
+    An extent that is in both keeps its slots, chunk by chunk, but for chunks that became zero or moved.
     """
     now = {held.id: held.copy for held in after.extents}
     gone = [np.empty(0, np.int64)]
     for held in before.extents:
         slots = held.copy.slots
         later = now.get(held.id)
-        kept = later.slots >= 0 if later is not None and later.size == held.copy.size else np.False_
+        kept = later.slots == slots if later is not None and later.size == held.copy.size else np.False_
         gone.append(slots[(slots >= 0) & ~kept])
     return np.concatenate(gone)
 
