@@ -247,7 +247,7 @@ class Coming:
 
     def _check(self, copier: CopyEngine, extents: Sequence[Extent], copies: Sequence[ExtentCopy]) -> None:
         """Hash the GPU's content and compare it with what left."""
-        wrong = copier.differing(extents, copies)
+        wrong = copier.differing(extents, copies, self.manifest.key)
         if wrong:
             total = sum(extent.chunks for extent in extents)
             raise ContentDiffers(

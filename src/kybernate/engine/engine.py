@@ -7,15 +7,12 @@ of a running one it is a cache that makes the next pause cheap and that is given
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from kybernate.cuda import residual
 from kybernate.cuda.broker import Broker
@@ -26,17 +23,24 @@ from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
 from kybernate.engine import recovery
+from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.coming import Coming, Room
 from kybernate.engine.context import Clock, Parts, connections, reconcile, refuse_newcomers
 from kybernate.engine.copies import BadManifest, CopyStore, Manifest, slots_given_up
+from kybernate.engine.extracting import Extracted
 from kybernate.engine.faults import Faults
+from kybernate.engine.host import Digests, this_host
 from kybernate.engine.leaving import FREEZE_SECONDS, Freed, Leaving
+from kybernate.engine.parking import Parking, StoredReport
+from kybernate.engine.pooled import HostCopy, Pooled, StagedView
 from kybernate.engine.progress import Progress
+from kybernate.engine.reviving import Reviving
+from kybernate.engine.staging import Stager, StageReport
+from kybernate.engine.stored import Described, Kind, describe
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.engine.threads import Threads
-from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, WorkloadLost
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported, WorkloadLost
 from kybernate.model.types import (
-    CHUNK_BYTES,
     Depth,
     ExtentId,
     GpuUuid,
@@ -44,8 +48,24 @@ from kybernate.model.types import (
     WorkloadName,
     WorkloadState,
 )
+from kybernate.process.launching import Network
+from kybernate.process.preflight import Connections
+from kybernate.process.tree import Tree
+from kybernate.store import Manifest as StoredManifest
+from kybernate.store import ProgressCallback, Space, differences
 
-__all__ = ["CudaProcess", "Engine", "HostCopy", "Target"]
+__all__ = [
+    "Cancellation",
+    "CudaProcess",
+    "Described",
+    "Engine",
+    "HostCopy",
+    "Kind",
+    "StageReport",
+    "StagedView",
+    "StoredReport",
+    "Target",
+]
 
 
 def _unheard(gpu: GpuUuid, size: int) -> None:
@@ -60,21 +80,6 @@ TAKE_BACK_SECONDS = 30.0
 """For a process to map its memory again by itself once the driver lets it."""
 
 
-@dataclass(slots=True)
-class HostCopy:
-    """A workload's content in the pool."""
-
-    manifest: Manifest
-    paused: bool
-    """True: the only copy. False: a cache of a running workload."""
-    leaving: bool = False
-    """A pause is under way that builds on this copy: its clean slots are about to be the only copy again."""
-
-    @property
-    def expendable(self) -> bool:
-        return not self.paused and not self.leaving
-
-
 class Engine:
     """Pause, resume and recover workloads on this node's GPUs. Thread-safe for different workloads."""
 
@@ -86,8 +91,14 @@ class Engine:
         copiers: Mapping[GpuUuid, CopyEngine],
         directory: Path,
         faults: Faults | None = None,
+        scratch: Path | None = None,
     ) -> None:
-        """`directory` holds the manifests; it must lie where workloads can't reach it."""
+        """`directory` holds the manifests; it must lie where workloads can't reach it.
+
+        Args:
+            scratch: where processes' images lie while they are written to a store or read from one: a directory of
+                the engine's own, for root only, with room for the largest workload's host memory. Emptied here.
+        """
         self._executor = Threads("engine")
         self._parts = Parts(
             broker=broker,
@@ -97,16 +108,20 @@ class Engine:
             executor=self._executor,
             faults=faults or Faults(),
         )
-        self._copies: dict[WorkloadName, HostCopy] = {}
+        self._extracted = None if scratch is None else Extracted(scratch)
+        self._pooled = Pooled(pool, unstaged=self._unstaged)
+        self._stager = Stager(self._parts, self._pooled)
+        self._digests = Digests()
         self._unreadable: dict[WorkloadName, str] = {}
         self._unfinished: set[WorkloadName] = set()
         self._progress: dict[WorkloadName, Progress] = {}
-        self._lock = threading.Lock()
         for name in self._parts.store.names():  # all, before any workload's recovery takes a slot
             self._claim(name)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)
+        if self._extracted is not None:
+            self._extracted.close()
 
     @staticmethod
     def uses_gpu(target: Target) -> bool:
@@ -130,10 +145,7 @@ class Engine:
             progress.add(size)
             told(gpu, size)
 
-        with self._lock:
-            copy = self._copies.get(target.name)
-            if copy is not None and not copy.paused:
-                copy.leaving = True  # from here on no other workload's pause may take its slots
+        copy = self._pooled.begin_leaving(target.name)  # from here on no other workload's pause may take its slots
         if copy is not None and copy.paused:
             if copy.manifest.depth is depth or depth is Depth.WARM:
                 raise Conflict(f"workload {target.name} is paused already", hint="nothing to do")
@@ -144,7 +156,7 @@ class Engine:
             try:
                 return self._leave(target, depth, timeout_s, copy, counted)
             except NoRoom:
-                if not self._give_up_caches(target.name):
+                if not self._pooled.give_up(target.name):
                     raise
                 return self._leave(target, depth, timeout_s, copy, counted)
         finally:
@@ -161,21 +173,21 @@ class Engine:
         finally:
             # Should it have failed before that: the cache stays truthful about the slots it owns (cuda/copying.py).
             if leaving.committed and leaving.manifest is not None:
-                with self._lock:
-                    self._copies[target.name] = HostCopy(leaving.manifest, paused=True)
+                self._pooled.put(target.name, HostCopy(leaving.manifest, paused=True))
                 if before is not None:
-                    self._free(slots_given_up(before.manifest, leaving.manifest))
+                    self._pooled.free(slots_given_up(before.manifest, leaving.manifest))
 
     @staticmethod
     def _previous(copy: HostCopy | None) -> dict[ExtentId, ExtentCopy]:
-        return {held.id: held.copy for held in copy.manifest.extents} if copy else {}
+        return copy.by_extent if copy else {}
 
     def _refuse_early(self, target: Target, previous: Mapping[ExtentId, ExtentCopy]) -> None:
         """Where the pool might not do, look before the workload is even asked to stand still."""
         extents = self._parts.broker.extents(target.name)
-        owned = sum(int((copy.slots >= 0).sum()) for copy in previous.values())
+        pool = self._parts.pool
+        owned = sum(int((~pool.shared(copy.slots[copy.slots >= 0])).sum()) for copy in previous.values())
         most = sum(extent.chunks for extent in extents)
-        if most - owned <= self._parts.pool.free_slots or self._give_up_caches(target.name, keep_slots=most - owned):
+        if most - owned <= pool.free_slots or self._pooled.give_up(target.name, keep_slots=most - owned):
             return
         for gpu, copier in self._parts.copiers.items():
             here = [extent for extent in extents if extent.gpu.uuid == gpu]
@@ -232,7 +244,7 @@ class Engine:
         clock = Clock()
         if self.unfinished(target.name) and self.recover(target) is WorkloadState.RUNNING:
             return SwitchReport(target.name, "resume", Depth.ZERO, target.backend, clock.seconds)
-        copy = self._copies.get(target.name)
+        copy = self._pooled.get(target.name)
         if copy is None or not copy.paused:
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
         self._forget_the_dead(target, copy.manifest)
@@ -254,20 +266,174 @@ class Engine:
             return
         manifest.extents = [held for held in manifest.extents if held.pid in alive]
         self._parts.store.save(manifest)  # before the slots can become somebody else's
-        self._free(Manifest(manifest.name, manifest.depth, gone).slots())
+        self._pooled.free(Manifest(manifest.name, manifest.depth, gone).slots())
 
     def progress(self, name: WorkloadName) -> Progress | None:
         """Of the switch under way; None when there is none."""
         return self._progress.get(name)
 
+    # ---- stores ----
+
+    def snapshot(
+        self,
+        target: Target,
+        space: Space,
+        snapshot: str,
+        *,
+        kind: Kind = Kind.PARKED,
+        labels: Mapping[str, str] | None = None,
+        progress: ProgressCallback | None = None,
+        cancel: Cancellation | None = None,
+        connections: Connections = Connections.REFUSE,
+    ) -> StoredReport:
+        """Write a workload that is paused at depth zero into a store. It stays as it is; so it does when this fails.
+
+        Raises:
+            Conflict: it isn't paused so, or the snapshot's name is taken.
+            Unsupported: it can't be dumped; the message says why.
+            NoRoom: the store's budget or disk is too small.
+            Damaged, TierAway, WrongKey, Cancelled: the store's. KybernateError: a step failed.
+        """
+        copy = self._pooled.get(target.name)
+        if copy is None or not copy.paused or copy.manifest.depth is not Depth.ZERO or not copy.manifest.complete:
+            raise Conflict(
+                f"workload {target.name} is not paused at depth zero", hint=f"`kybernate pause {target.name}` first"
+            )
+        return Parking(
+            parts=self._parts,
+            target=target,
+            manifest=copy.manifest,
+            space=space,
+            snapshot=snapshot,
+            kind=kind,
+            scratch=self._scratch().scratch,
+            digests=self._digests,
+            labels=labels or {},
+            connections=connections,
+            progress=progress,
+            cancel=cancel,
+        ).run()
+
+    def release_parked(self, name: WorkloadName) -> None:
+        """The workload lies in a store and the ledger says so; its processes have been ended: free what it had here."""
+        self.clear(name)
+
+    def describe(self, space: Space, snapshot: str) -> Described:
+        """What a snapshot is of. Raises NotFound, Damaged, TooNew, WrongKey, TierAway."""
+        return describe(space.manifest(snapshot))
+
+    def refusals(self, space: Space, snapshot: str) -> list[str]:
+        """Why a snapshot can't be resumed or cloned on this host, a sentence each; empty when it can.
+
+        Reads the files it needs to compare them, each once. Raises as `describe`.
+        """
+        return self._refusals(space.manifest(snapshot))
+
+    def _refusals(self, manifest: StoredManifest) -> list[str]:
+        described = describe(manifest)
+        lines = differences(manifest.needs, this_host(self._parts.copiers), digest_of=self._digests.of)
+        if missing := sorted({place.gpu for place in described.places} - set(self._parts.copiers)):
+            lines.append(f"it has memory on {missing[0]}, which isn't here")
+        return lines
+
+    def stage(
+        self,
+        space: Space,
+        snapshot: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancel: Cancellation | None = None,
+    ) -> StageReport:
+        """Read a snapshot's GPU content into the pool, so that it can be resumed from RAM. Nothing is done where it is there.
+
+        Raises:
+            NoRoom: the pool is too small; the message holds the numbers, nothing was read.
+            NotFound, Damaged, TooNew, WrongKey, TierAway, Cancelled: the store's; nothing is left in the pool.
+        """
+        began = time.perf_counter()
+        manifest = space.manifest(snapshot)
+        read = self._stager.stage(space, manifest, progress=progress, cancel=cancel)
+        return StageReport(manifest.uid, manifest.name, read, time.perf_counter() - began)
+
+    def staged(self) -> list[StagedView]:
+        """Snapshots that are staged, least recently used first."""
+        return self._pooled.staged()
+
+    def is_staged(self, uid: str) -> bool:
+        return any(view.uid == uid for view in self._pooled.staged())
+
+    def drop_staged(self, uid: str) -> int:
+        """Forget a staged snapshot unless it is being used. Returns the bytes of pool that became free."""
+        return self._pooled.drop_staged(uid)
+
+    def revive(
+        self,
+        space: Space,
+        snapshot: str,
+        name: WorkloadName,
+        *,
+        run_directory: Path,
+        layers_at: Path | None = None,
+        network: Network | None = None,
+        progress: ProgressCallback | None = None,
+        cancel: Cancellation | None = None,
+        keep_staged: bool = False,
+    ) -> Tree:
+        """Make a workload of a snapshot, paused in RAM, for `resume`. Opens the broker's door in its run directory.
+
+        Args:
+            run_directory: as for a launch.
+            layers_at, network: as for a launch; None: as it was.
+            keep_staged: leave the content staged, for further clones; they share it until they change it.
+
+        Raises:
+            BadInput: this host lacks what it needs; a sentence for each thing. Nothing was begun.
+            Conflict: a workload of that name is there.
+            NoRoom, NotFound, Damaged, TooNew, WrongKey, TierAway, Cancelled: as `stage`.
+            KybernateError: CRIU failed; the message says why. Whatever it was, nothing is left behind.
+        """
+        manifest = space.manifest(snapshot)
+        if self._pooled.get(name) is not None or name in self._unreadable:
+            raise Conflict(f"workload {name} has content in the pool already", hint="stop it, or choose another name")
+        if lines := self._refusals(manifest):
+            raise BadInput(f"snapshot {snapshot} can't run here: {'; '.join(lines)}")
+        tree = Reviving(
+            parts=self._parts,
+            pooled=self._pooled,
+            stager=self._stager,
+            space=space,
+            stored=manifest,
+            described=describe(manifest),
+            name=name,
+            run_directory=run_directory,
+            extracted=self._scratch(),
+            layers_at=layers_at,
+            network=network,
+            keep_staged=keep_staged,
+            progress=progress,
+            cancel=cancel,
+        ).run()
+        if not keep_staged:
+            self._pooled.drop_staged(manifest.uid)
+        return tree
+
+    def _scratch(self) -> Extracted:
+        if self._extracted is None:
+            raise Unsupported("this engine was given no directory for processes' images")
+        return self._extracted
+
+    def _unstaged(self, uid: str) -> None:
+        if self._extracted is not None:
+            self._extracted.drop(uid)
+
     # ---- what is in the pool ----
 
     def host_copy(self, name: WorkloadName) -> HostCopy | None:
-        return self._copies.get(name)
+        return self._pooled.get(name)
 
     def away_bytes(self, name: WorkloadName) -> dict[GpuUuid, int]:
         """What the workload has in the pool and not in VRAM, on each GPU it came from."""
-        copy = self._copies.get(name)
+        copy = self._pooled.get(name)
         here = {extent.id for extent in self._parts.broker.extents(name)}
         away: Counter[GpuUuid] = Counter()
         for held in copy.manifest.extents if copy is not None else ():
@@ -277,7 +443,7 @@ class Engine:
 
     def keep_only(self, names: Collection[WorkloadName]) -> None:
         """Forget what a predecessor kept of workloads that are no more."""
-        for name in {*self._copies, *self._unreadable} - set(names):
+        for name in {*self._pooled.names(), *self._unreadable} - set(names):
             self.clear(name)
 
     def forget(self, target: Target) -> None:
@@ -291,37 +457,13 @@ class Engine:
         self._parts.broker.drop(self._parts.broker.extents(name))
 
     def drop_cache(self, name: WorkloadName) -> int:
-        """Give up the host copy of a running workload. Returns the bytes freed."""
-        with self._lock:
-            copy = self._copies.get(name)
-            if copy is None or not copy.expendable:
-                return 0
-            del self._copies[name]
-        slots = copy.manifest.slots()
-        self._free(slots)
-        return len(slots) * CHUNK_BYTES
-
-    def _give_up_caches(self, asking: WorkloadName, keep_slots: int | None = None) -> bool:
-        """Drop caches of other running workloads; with `keep_slots`, only until that many slots are free."""
-        freed = False
-        for name in list(self._copies):
-            if keep_slots is not None and self._parts.pool.free_slots >= keep_slots:
-                return True
-            if name != asking:
-                freed = self.drop_cache(name) > 0 or freed
-        return freed if keep_slots is None else self._parts.pool.free_slots >= keep_slots
+        """Give up the host copy of a running workload. Returns the bytes of pool that became free."""
+        return self._pooled.drop_cache(name)
 
     def _drop_copy(self, name: WorkloadName) -> None:
-        with self._lock:
-            copy = self._copies.pop(name, None)
+        self._pooled.drop(name)
         self._unreadable.pop(name, None)
         self._unfinished.discard(name)
-        if copy is not None:
-            self._free(copy.manifest.slots())
-
-    def _free(self, slots: np.ndarray) -> None:
-        if len(slots):
-            self._parts.pool.free(slots)
 
     # ---- after an agent's death ----
 
@@ -381,7 +523,7 @@ class Engine:
                 self._wait_open(target)
                 self._adopt(target)
                 self._parts.store.remove(target.name)
-                if (copy := self._copies.get(target.name)) is not None:
+                if (copy := self._pooled.get(target.name)) is not None:
                     for held in copy.manifest.extents:
                         if not held.done:
                             held.copy.hashes[:] = 0  # planned, perhaps never copied: never to be taken for clean
@@ -391,7 +533,8 @@ class Engine:
                 self._bring_back(target, manifest)
                 return WorkloadState.RUNNING
             case recovery.Verdict.PAUSED | recovery.Verdict.FINISH_PAUSE if manifest is not None:
-                self._copies[target.name].paused = True
+                if (copy := self._pooled.get(target.name)) is not None:
+                    copy.paused = True
                 self._parts.broker.drop(self._parts.broker.extents(target.name))
                 if verdict is recovery.Verdict.FINISH_PAUSE and manifest.depth is Depth.ZERO:
                     self._finish_pause(target, manifest)
@@ -403,7 +546,7 @@ class Engine:
 
     def _own_manifest(self, name: WorkloadName) -> tuple[Manifest | None, str]:
         """The workload's manifest, its slots in the pool ours; and what is wrong with it, if it can't be read."""
-        copy = self._copies.get(name)
+        copy = self._pooled.get(name)
         return (None, self._unreadable.get(name, "")) if copy is None else (copy.manifest, "")
 
     def _claim(self, name: WorkloadName) -> None:
@@ -420,7 +563,7 @@ class Engine:
             self._unreadable[name] = str(error)
             return
         # Until the verdict says otherwise it may be the only copy, and nobody may take its slots.
-        self._copies[name] = HostCopy(manifest, paused=True)
+        self._pooled.put(name, HostCopy(manifest, paused=True))
 
     def _facts(self, target: Target, manifest: Manifest | None) -> recovery.Facts:
         frozen = target.tree.frozen
@@ -453,7 +596,7 @@ class Engine:
                     copier.evict(plan)
                     for i, copy in zip(mine, plan.copies, strict=True):
                         old = manifest.extents[i].copy.slots
-                        self._free(old[old >= 0])
+                        self._pooled.free(old[old >= 0])
                         manifest.extents[i].copy = copy
                     self._parts.store.save(manifest)
                     self._parts.store.mark(manifest, mine)
@@ -464,7 +607,7 @@ class Engine:
         try:
             return copier.plan(extents, {})
         except NoRoom:
-            if not self._give_up_caches(name):
+            if not self._pooled.give_up(name):
                 raise
             return copier.plan(extents, {})
 
@@ -518,7 +661,8 @@ class Engine:
         with connections(target.processes) as controls:
             without = [process for process in target.processes if controls[process.pid].status().committed]
         pids = {process.pid for process in without}
-        part = Manifest(manifest.name, manifest.depth, [held for held in manifest.extents if held.pid in pids])
+        mine = [held for held in manifest.extents if held.pid in pids]
+        part = Manifest(manifest.name, manifest.depth, mine, key=manifest.key)
         Coming(self._parts, replace(target, processes=without), part, 60.0).run()
         self._wait_open(target)
         self._adopt(target)

@@ -1,4 +1,4 @@
-"""Named places in pause and resume where a test can kill or fail the agent. In production every one is a no-op.
+"""Named places in the engine where a test can kill or fail the agent. In production every one is a no-op.
 
 KYBERNATE_FAULT=STEP:kill ends the agent by SIGKILL when it reaches STEP, STEP:error raises there.
 """
@@ -38,6 +38,15 @@ RESUME_STEPS = (
     "resume.opened",
 )
 STEPS = PAUSE_STEPS + RESUME_STEPS
+TIER_STEPS = (
+    "park.dumped",
+    "park.written",
+    "park.committed",
+    "stage.read",
+    "revive.restored",
+    "revive.saved",
+)
+"""Of workloads that go to a store and come back from one."""
 
 
 class InjectedFault(KybernateError):
@@ -54,9 +63,10 @@ class Faults:
             BadInput: the variable names no step or no known way to fail.
         """
         self._step, _, self._way = environment.get(VARIABLE, "").partition(":")
-        if self._step and (self._step not in STEPS or self._way not in ("kill", "error")):
+        if self._step and (self._step not in STEPS + TIER_STEPS or self._way not in ("kill", "error")):
             raise BadInput(
-                f"{VARIABLE}={self._step}:{self._way} is not STEP:kill or STEP:error", hint=f"steps: {', '.join(STEPS)}"
+                f"{VARIABLE}={self._step}:{self._way} is not STEP:kill or STEP:error",
+                hint=f"steps: {', '.join(STEPS + TIER_STEPS)}",
             )
 
     def at(self, step: str) -> None:

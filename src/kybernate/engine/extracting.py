@@ -1,0 +1,104 @@
+"""The processes' images of stored workloads, extracted into files for CRIU; once for all clones of one snapshot."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kybernate.engine.cancelling import Cancellation
+from kybernate.engine.stored import PROCESS
+from kybernate.process import images
+from kybernate.store import Manifest, ProgressCallback, Space
+
+
+@dataclass(slots=True)
+class _Entry:
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    directory: Path | None = None
+    users: int = 0
+    kept: bool = False
+
+
+class Extracted:
+    """Below one directory, by the snapshots' uids. Thread-safe."""
+
+    def __init__(self, scratch: Path) -> None:
+        """What a dead agent left in `scratch` is deleted."""
+        self.scratch = scratch
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in scratch.iterdir():
+            shutil.rmtree(path, ignore_errors=True)
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+
+    @contextmanager
+    def using(
+        self,
+        space: Space,
+        manifest: Manifest,
+        *,
+        keep: bool,
+        progress: ProgressCallback | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Iterator[Path]:
+        """The directory of a snapshot's images, for the block; with `keep` it stays until `drop`.
+
+        Raises:
+            Damaged, TierAway, Cancelled: the store's. BadInput, NotFound: it holds no whole dump.
+        """
+        with self._lock:
+            entry = self._entries.setdefault(manifest.uid, _Entry())
+            entry.users += 1
+        try:
+            with entry.turn:
+                if entry.directory is None:
+                    entry.directory = self._extract(space, manifest, progress, cancel)
+            if keep:
+                entry.kept = True
+            yield entry.directory / PROCESS
+        finally:
+            self._release(manifest.uid, entry)
+
+    def drop(self, uid: str) -> None:
+        """Delete them once nobody uses them."""
+        with self._lock:
+            entry = self._entries.get(uid)
+            if entry is None:
+                return
+            entry.kept = False
+            entry.users += 1
+        self._release(uid, entry)
+
+    def close(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _release(self, uid: str, entry: _Entry) -> None:
+        with self._lock:
+            entry.users -= 1
+            if entry.users or (entry.kept and entry.directory is not None):
+                return
+            if self._entries.get(uid) is entry:
+                del self._entries[uid]
+        if entry.directory is not None:
+            shutil.rmtree(entry.directory, ignore_errors=True)
+
+    def _extract(
+        self, space: Space, manifest: Manifest, progress: ProgressCallback | None, cancel: Cancellation | None
+    ) -> Path:
+        directory = Path(tempfile.mkdtemp(prefix="revive-", dir=self.scratch))
+        try:
+            with (
+                space.reader(manifest.name, progress=progress) as reader,
+                cancel.told(reader.cancel) if cancel is not None else nullcontext(),
+            ):
+                reader.extract(directory, [file.path for file in manifest.files if file.path.startswith(f"{PROCESS}/")])
+            images.verify(directory / PROCESS)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return directory

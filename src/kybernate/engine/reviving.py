@@ -1,0 +1,139 @@
+"""Reviving: a stored workload's processes are brought back, paused, with its content in the pool.
+
+    look -> (stage | extract -> CRIU) -> freeze -> bind -> save the manifest
+
+What comes out is an ordinary workload that is paused in RAM, whether this agent resumes it or a later one. Its processes
+have run for a moment before they are frozen, up to the gates of their first GPU call. Until its manifest is saved, a
+failure takes everything back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kybernate import store
+from kybernate.cuda.copying import ExtentCopy
+from kybernate.engine.cancelling import Cancellation
+from kybernate.engine.context import Parts
+from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.extracting import Extracted
+from kybernate.engine.leaving import FREEZE_SECONDS
+from kybernate.engine.pooled import HostCopy, Pooled, Staged
+from kybernate.engine.staging import Stager
+from kybernate.engine.stored import Described
+from kybernate.engine.undo import UndoStack
+from kybernate.model.errors import KybernateError
+from kybernate.model.types import Depth, HostPid, WorkloadName
+from kybernate.process.launching import Network
+from kybernate.process.restoring import restore
+from kybernate.process.tree import Tree
+
+DOOR = "agent.sock"
+
+
+@dataclass(slots=True)
+class Reviving:
+    """One revival under way."""
+
+    parts: Parts
+    pooled: Pooled
+    stager: Stager
+    space: store.Space
+    stored: store.Manifest
+    described: Described
+    name: WorkloadName
+    run_directory: Path
+    extracted: Extracted
+    layers_at: Path | None = None
+    network: Network | None = None
+    keep_staged: bool = False
+    progress: store.ProgressCallback | None = None
+    cancel: Cancellation | None = None
+    undo: UndoStack = field(default_factory=UndoStack)
+
+    def run(self) -> Tree:
+        """Do it all.
+
+        Raises:
+            NoRoom: the pool is too small for its content.
+            Conflict: a workload of that name runs.
+            Damaged, TierAway, Cancelled: the store's.
+            KybernateError: CRIU failed, or another step. Nothing is left behind, whatever it was.
+        """
+        staging = self.parts.executor.submit(
+            self.stager.stage, self.space, self.stored, progress=self.progress, cancel=self.cancel
+        )
+        try:
+            try:
+                tree = self._restore()
+            finally:
+                staging.exception()  # it works on the same things as the undo
+            staging.result()
+            with self.pooled.using(self.described.uid) as staged:
+                if staged is None:
+                    raise KybernateError(f"the content of {self.described.snapshot} had to go again for want of room")
+                self._save(tree, staged)
+            self.undo.commit()
+        except BaseException:
+            self.undo.roll_back()
+            raise
+        self.parts.faults.at("revive.saved")
+        return tree
+
+    def _restore(self) -> Tree:
+        with self.extracted.using(
+            self.space, self.stored, keep=self.keep_staged, progress=self.progress, cancel=self.cancel
+        ) as images:
+            self.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # Before any of its processes runs: they may ask for memory at once.
+            self.parts.broker.open_door(
+                self.name, self.run_directory / DOOR, uid=self.described.owner, gid=self.described.group
+            )
+            self.undo.push("close the door", lambda: self.parts.broker.close_door(self.name))
+            if self.cancel is not None:
+                self.cancel.check(f"reviving {self.name}")
+            tree = restore(
+                images,
+                name=self.name,
+                run_directory=self.run_directory,
+                layers_at=self.layers_at,
+                network=self.network,
+            ).tree
+        self.undo.push("end its processes", tree.remove)
+        tree.freeze(FREEZE_SECONDS)
+        self.parts.faults.at("revive.restored")
+        return tree
+
+    def _save(self, tree: Tree, staged: Staged) -> None:
+        """From here on it is a workload that is paused in RAM."""
+        pids: dict[int, HostPid] = {}
+        for place in self.described.places:
+            if place.pid not in pids:
+                pids[place.pid] = self._host_pid(tree, place.pid)
+        extents = [
+            HeldExtent(
+                pid=pids[place.pid],
+                id=place.id,
+                address=place.address,
+                gpu=place.gpu,
+                copy=ExtentCopy(copy.size, copy.rdma, copy.slots.copy(), copy.hashes.copy()),
+                done=True,
+            )
+            for place, copy in zip(self.described.places, staged.copies, strict=True)
+        ]
+        own = next(iter(self.parts.copiers.values())).key
+        foreign = None if self.described.key == own else self.described.key
+        manifest = Manifest(self.name, Depth.ZERO, extents, key=foreign)
+        slots = manifest.slots()
+        self.parts.pool.share(slots)
+        self.undo.push("give back pool slots", lambda: self.pooled.drop(self.name))
+        self.pooled.put(self.name, HostCopy(manifest, paused=True))
+        self.undo.push("remove the manifest", lambda: self.parts.store.remove(self.name))
+        self.parts.store.save(manifest)
+
+    def _host_pid(self, tree: Tree, inside: int) -> HostPid:
+        pid = tree.host_pid(inside)
+        if pid is None:
+            raise KybernateError(f"process {inside} of {self.described.snapshot} was not brought back")
+        return pid
