@@ -51,15 +51,17 @@ print(json.dumps(dict(listed=listed, problems=[p.text for p in report.problems],
 def test_a_terabyte_of_snapshots_costs_little_memory(open_tier: OpenTier, tmp_path: Path) -> None:
     tier = open_tier(compress_below=0.0)
     space = tier.space(PLAIN)
-    shared = [_chunk(f"shared-{k}") for k in range(CHUNKS - OWN)]
+    shared = [PLAIN.chunk_id(memoryview(_chunk(f"shared-{k}"))) for k in range(CHUNKS - OWN)]
     for number in range(SNAPSHOTS):
         with space.writer(f"s-{number}") as writer:
-            ids = []
-            for content in [*shared, *(_chunk(f"{number}-{k}") for k in range(OWN))]:
-                chunk = PLAIN.chunk_id(memoryview(content))
-                if not writer.chunks.has(chunk):
-                    writer.chunks.put(chunk, memoryview(content), None)
-                ids.append(chunk)
+            names = [f"{number}-{k}" for k in range(OWN)]
+            if number == 0:
+                names = [*(f"shared-{k}" for k in range(CHUNKS - OWN)), *names]
+            ids = [] if number == 0 else list(shared)
+            for name in names:
+                content = memoryview(_chunk(name))
+                ids.append(PLAIN.chunk_id(content))
+                writer.chunks.put(ids[-1], content, None)
             extent = StoredExtent(first=0, size=CHUNKS * CHUNK_BYTES)
             table = b"".join(ids)
             writer.adopt(Manifest(SnapshotName(""), "", 0.0, (extent,), (), table, {}, {}, Needs(), ()))

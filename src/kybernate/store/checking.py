@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kybernate.model.errors import KybernateError
 from kybernate.store.errors import Damaged, TooNew, WrongKey
 from kybernate.store.manifests import ZERO, Manifest
-from kybernate.store.media import Absent
 from kybernate.store.memory import BufferPool
 from kybernate.store.packs import PackId, Record
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
-from kybernate.store.records import read_record
+from kybernate.store.records import spans, troubles
 from kybernate.store.tenants import ChunkId, SnapshotName
 
 if TYPE_CHECKING:
@@ -114,27 +114,23 @@ class _Verifier:
         bad: dict[ChunkId, str] = {}
         buffers = BufferPool(space.medium.threads)
 
-        def one(pack: PackId, record: Record) -> tuple[PackId, Record, str | None]:
+        def one(pack: PackId, run: list[Record]) -> dict[Record, str]:
             self._cancel.check("verifying")
             buffer = buffers.take()
             try:
-                read_record(space, pack, record, buffer, self._cancel)
-            except Damaged as e:
-                return pack, record, e.message
-            except Absent:
-                return pack, record, f"pack {pack} has gone"
+                return troubles(space, pack, run, buffer, self._cancel)
             finally:
                 buffers.give(buffer)
-            meter.add(record.stored, record.stored)
-            return pack, record, None
+                stored = sum(record.stored for record in run)
+                meter.add(stored, stored)
 
         with ThreadPoolExecutor(space.medium.threads, thread_name_prefix="kybernate-verify") as threads:
             for pack in packs:
                 records = [r for r in space.catalog.records(space.id, pack) if wanted is None or r.id in wanted]
-                for _, record, trouble in threads.map(lambda record, pack=pack: one(pack, record), records):
-                    self._chunks += 1
-                    self._bytes += record.stored
-                    if trouble is not None:
+                self._chunks += len(records)
+                self._bytes += sum(record.stored for record in records)
+                for found in threads.map(partial(one, pack), list(spans(records))):
+                    for record, trouble in found.items():
                         bad[record.id] = f"pack {pack}: {trouble}"
                         space.catalog.mark_damaged(space.id, pack, record.id)
         buffers.close()

@@ -43,6 +43,7 @@ class LocalMedium:
     wants_alignment = True
     shared = False
     finishing = 2
+    held_bytes = 0
     read_bytes = 8 * MIB
 
     def __init__(self, root: Path, *, pack_bytes: int = 256 * MIB, threads: int = 16) -> None:

@@ -86,7 +86,9 @@ class Medium(Protocol):
     threads: int
     """How many reads and writes are in flight at once."""
     finishing: int
-    """How many packs may be finished at once."""
+    """How many packs may be open or on their way at once."""
+    held_bytes: int
+    """No further pack is begun while those on their way hold more memory of our own than this; with `keeps_views`."""
 
     def open(self) -> None:
         """Take possession. Raises Busy when another agent has it, BadInput when there is no such place."""

@@ -1,15 +1,17 @@
 """The `object` tier's medium: a bucket (S3, GCS, Azure) or a directory on a network file system, through obstore.
 
-A pack is collected as views of the caller's memory and sent when it is full, in parts, several at once. When the
-connection is lost the request is tried again with growing pauses until `patience_s` is over; then the pack is given up, but
-packs that arrived stay: whoever writes the snapshot again finds their chunks there and goes on behind them. What arrives is
-checked by the server (the signature covers the body's SHA-256) on the way in, and by the chunk's hash on the way out.
+A pack is collected as views of the caller's memory and sent when it is full, several at once, each whole: measured, a
+server has the least work with that. When a connection is lost the pack is sent again, now in small parts, so that a bad
+network loses little, with growing pauses until `patience_s` is over. Then it is given up, but packs that arrived stay:
+whoever writes the snapshot again finds their chunks there and goes on behind them. What arrives is checked by the server
+on the way in (the signature covers the body's SHA-256), and by the chunk's hash on the way out.
 
 Parts of an upload that a killed agent began stay invisible in the bucket until its owner's lifecycle rule removes them.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import time
@@ -35,7 +37,9 @@ T = TypeVar("T")
 
 _SCHEMES = ("s3", "gs", "az", "azure", "file")
 _PART_BYTES = 8 * MIB
-_PARTS_AT_ONCE = 8
+_PARTS_AT_ONCE = 4
+_BULK_PATIENCE = 5
+"""A request that carries much may take so many times as long as another before it counts as dead: networks may be slow."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _TEXT_MAX = 300
@@ -49,6 +53,7 @@ class ObjectMedium:
     wants_alignment = False
     shared = True
     read_bytes = 8 * MIB
+    held_bytes = 128 * MIB
 
     def __init__(
         self,
@@ -58,7 +63,7 @@ class ObjectMedium:
         patience_s: float = 60.0,
         pack_bytes: int = 64 * MIB,
         threads: int = 16,
-        finishing: int = 3,
+        finishing: int = 8,
     ) -> None:
         """Asks nobody before `open`.
 
@@ -75,7 +80,8 @@ class ObjectMedium:
         self.threads = threads
         self.finishing = finishing
         self._patience_s = patience_s
-        self._store = _store_of(url, dict(options or {}), patience_s)
+        self._store = _store_of(url, dict(options or {}), patience_s, timeout_s=patience_s)
+        self._bulk = _store_of(url, dict(options or {}), patience_s, timeout_s=_BULK_PATIENCE * patience_s)
 
     def open(self) -> None:
         """Nothing is held: several agents may use one place."""
@@ -130,18 +136,20 @@ class ObjectMedium:
 
     def open_pack(self, tenant: TenantName, pack: PackId, *, capacity: int, cancel: Cancel) -> ObjectPackFile:
         def send(parts: Sequence[memoryview]) -> None:
-            self._try(
-                f"write pack {pack}",
-                lambda: obstore.put(
-                    self._store,
+            attempts = itertools.count()
+            small = sum(len(part) for part in parts) <= _PART_BYTES
+
+            def once() -> object:
+                return obstore.put(
+                    self._bulk,
                     key_of_pack(tenant, pack),
                     iter(parts),
-                    use_multipart=True,
+                    use_multipart=next(attempts) > 0 and not small,
                     chunk_size=_PART_BYTES,
                     max_concurrency=_PARTS_AT_ONCE,
-                ),
-                cancel,
-            )
+                )
+
+            self._try(f"write pack {pack}", once, cancel)
 
         return ObjectPackFile(capacity, send)
 
@@ -149,7 +157,7 @@ class ObjectMedium:
         length = sum(len(view) for view in views)
         content = self._try(
             f"read pack {pack}",
-            lambda: obstore.get_range(self._store, key_of_pack(tenant, pack), start=offset, length=length),
+            lambda: obstore.get_range(self._bulk, key_of_pack(tenant, pack), start=offset, length=length),
             cancel,
         )
         if len(content) != length:
@@ -233,7 +241,7 @@ class _Taken(Exception):
     """Something is there already."""
 
 
-def _store_of(url: str, options: dict[str, Any], patience_s: float) -> ObjectStore:
+def _store_of(url: str, options: dict[str, Any], patience_s: float, *, timeout_s: float) -> ObjectStore:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or ".." in parts.path.split("/") or parts.query or parts.fragment:
         raise BadInput(
@@ -258,7 +266,7 @@ def _store_of(url: str, options: dict[str, Any], patience_s: float) -> ObjectSto
             url,
             config=options,
             client_options={
-                "timeout": timedelta(seconds=patience_s),
+                "timeout": timedelta(seconds=timeout_s),
                 "connect_timeout": timedelta(seconds=min(5.0, patience_s)),
                 "allow_http": allow_http,
             },

@@ -1,8 +1,8 @@
 """Fills packs: gives each record its place, writes it there, and finishes packs that are full.
 
 Many threads put records at once; each writes its own, only choosing the place is done behind a lock. A pack is finished by
-a thread of its own while others fill the next one. So memory is bounded: at most `medium.finishing` packs are open or on
-their way. Small records are gathered and written together.
+a thread of its own while others fill the next one. Memory is bounded: at most `medium.finishing` packs are open or on
+their way, and fewer where they hold copies. Small records are gathered and written together.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class _OpenPack:
     tight_records: list[Record] = field(default_factory=list)
     """Offsets within `tight`."""
     held: list[Buffer] = field(default_factory=list)
+    memory: int = 0
+    """Bytes of our own that it holds until it is finished."""
 
     def fits(self, length: int) -> bool:
         count = len(self.records) + len(self.tight_records) + 1
@@ -169,17 +171,15 @@ class PackWriter:
             pack.pending += 1
             self.stored += len(content)
         held = copy = None
+        view = content
         try:
             if self._medium.keeps_views:
-                view = content
                 if owner is not None and len(content) == CHUNK_BYTES:
                     held = owner
                 elif owner is not None or len(content) != length:
                     # It stays until the pack is sent: no more memory than is sent.
                     view = memoryview(bytes(content) + bytes(length - len(content)))
-            elif len(content) == length and (is_aligned(content) or not self._medium.wants_alignment):
-                view = content
-            else:
+            elif len(content) != length or (self._medium.wants_alignment and not is_aligned(content)):
                 if owner is not None and address_of(content) == address_of(owner.view):
                     view = owner.view[:length]
                 else:
@@ -195,6 +195,8 @@ class PackWriter:
             with self._changed:
                 if held is not None:
                     pack.held.append(held)
+                if view is not content or held is not None:
+                    pack.memory += length
                 pack.pending -= 1
                 if pack.full and pack.pending == 0:
                     self._submit(pack)
@@ -210,10 +212,16 @@ class PackWriter:
             if pack is not None:
                 self._current = None
                 self._close_pack(pack)
-            elif len(self._open) < self._medium.finishing:
+            elif self._may_open():
                 self._current = self._open_pack(length)
             else:
                 self._changed.wait(1.0)  # a bound, so that a cancel is seen
+
+    def _may_open(self) -> bool:
+        if not self._medium.keeps_views or not self._open:
+            return len(self._open) < self._medium.finishing
+        memory = sum(pack.memory for pack in self._open.values())
+        return len(self._open) < self._medium.finishing and memory <= self._medium.held_bytes
 
     def _open_pack(self, length: int) -> _OpenPack:
         least = packs.HEADER_BYTES + padded(length) + padded(_ENTRY_BYTES + packs.TRAILER_BYTES)

@@ -52,7 +52,7 @@ class ChunkWriter:
         self._space = space
         self._cancel = cancel
         self._pins = space.pin_set()
-        held = medium.finishing * (medium.pack_bytes // CHUNK_BYTES + 1) if medium.keeps_views else 0
+        held = (medium.held_bytes + 2 * medium.pack_bytes) // CHUNK_BYTES if medium.keeps_views else 0
         self.buffers = BufferPool(held + 3 * medium.threads + 2)
         self._seen: set[ChunkId] = set()
         self._lock = threading.Lock()

@@ -1,0 +1,348 @@
+"""The store against the disk and the bucket themselves: `python bench/tiers_store.py --directory /mnt/nvme`.
+
+Writes bench/results/tiers_store.json. Ours is all of it: hashing, dedup, packs, sync, manifest, and on the way back the
+check of every chunk. The others move as many bytes and do nothing else:
+
+    disk     fio where it is on PATH, and threads of our own with O_DIRECT; the faster one counts
+    bucket   obstore alone with several settings, and s5cmd and rclone where they are on PATH; the fastest one counts
+
+The two take turns in one run. The server is on this host (`scripts/s3server.sh`): so it shares the processor with its clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "store"))
+
+import obstore
+from server import ACCESS, SECRET, Server, Unbuildable, client, options
+
+from kybernate.cli import bench_results
+from kybernate.cli.bench_results import Baseline, Case
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB
+from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, ObjectMedium, Space, Tier, collect, keys_of
+
+IN_FLIGHT = 16
+Step = Callable[[], None]
+
+
+class Memory:
+    """As many chunks as asked for, none like another, none that shrinks; page-aligned."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.size = count * CHUNK_BYTES
+        self._map = mmap.mmap(-1, self.size)
+        whole = memoryview(self._map)
+        self.views = [whole[k * CHUNK_BYTES : (k + 1) * CHUNK_BYTES] for k in range(count)]
+        self._content = os.urandom(CHUNK_BYTES)
+        self.renew(0)
+
+    def renew(self, number: int) -> None:
+        """Other content, so that nothing of it was stored before."""
+        for k, view in enumerate(self.views):
+            view[:] = self._content
+            view[:16] = number.to_bytes(8, "little") + k.to_bytes(8, "little")
+
+    def clear(self) -> None:
+        for view in self.views:
+            view[:] = bytes(CHUNK_BYTES)
+
+    def is_as_renewed(self, number: int) -> bool:
+        return all(
+            view[:16] == number.to_bytes(8, "little") + k.to_bytes(8, "little") and view[16:] == self._content[16:]
+            for k, view in enumerate(self.views)
+        )
+
+
+def seconds(step: Step) -> float:
+    began = time.monotonic()
+    step()
+    return time.monotonic() - began
+
+
+# -- ours ----------------------------------------------------------------------------------------------------------------
+
+
+def ours_write(space: Space, memory: Memory) -> None:
+    with space.writer("bench", total=memory.size) as writer:
+        writer.add_extent(memory.views)
+        writer.commit()
+
+
+def ours_read(space: Space, memory: Memory) -> None:
+    with space.reader("bench") as reader:
+        reader.read_part(reader.manifest.extents[0], memory.views)
+
+
+def ours(space: Space, memory: Memory, number: int) -> tuple[float, float]:
+    """Seconds to write and to read; what was read is compared."""
+    memory.renew(number)
+    write = seconds(lambda: ours_write(space, memory))
+    memory.clear()
+    read = seconds(lambda: ours_read(space, memory))
+    if not memory.is_as_renewed(number):
+        raise SystemExit("what was read isn't what was written")
+    space.delete("bench")
+    collect(space)
+    return write, read
+
+
+# -- the disk ------------------------------------------------------------------------------------------------------------
+
+
+def raw_disk(directory: Path, memory: Memory, _number: int) -> tuple[float, float]:
+    """One file, allocated ahead, a chunk a call, with as many threads as ours has; synced at the end."""
+    path = directory / "raw"
+    flags = os.O_RDWR | os.O_CREAT | os.O_DIRECT
+
+    def write() -> None:
+        fd = os.open(path, flags, 0o600)
+        os.posix_fallocate(fd, 0, memory.size)
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            list(threads.map(lambda k: os.pwrite(fd, memory.views[k], k * CHUNK_BYTES), range(memory.count)))
+        os.fdatasync(fd)
+        os.close(fd)
+
+    def read() -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            list(threads.map(lambda k: os.preadv(fd, [memory.views[k]], k * CHUNK_BYTES), range(memory.count)))
+        os.close(fd)
+
+    result = seconds(write), seconds(read)
+    path.unlink()
+    return result
+
+
+def fio(program: str, directory: Path, memory: Memory, _number: int) -> tuple[float, float]:
+    path = directory / "fio"
+
+    def run(kind: str, *more: str) -> float:
+        command = [
+            *(
+                program,
+                "--name=bench",
+                f"--filename={path}",
+                f"--rw={kind}",
+                "--bs=2M",
+                "--direct=1",
+                "--ioengine=libaio",
+            ),
+            *(f"--iodepth={IN_FLIGHT}", f"--size={memory.size}", "--output-format=json", "--fallocate=posix", *more),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        job = json.loads(done.stdout)["jobs"][0]
+        return float(memory.size / job[kind]["bw_bytes"])
+
+    result = run("write", "--end_fsync=1"), run("read")
+    path.unlink()
+    return result
+
+
+# -- the bucket ----------------------------------------------------------------------------------------------------------
+
+
+def plain_obstore(
+    port: int, bucket: str, object_bytes: int, part_bytes: int, memory: Memory, _number: int
+) -> tuple[float, float]:
+    """Objects of a size, several at once, without hashing or checking anything."""
+    store = client(port, bucket)
+    each = object_bytes // CHUNK_BYTES
+    starts = range(0, memory.count, each)
+
+    def put(start: int) -> None:
+        views = memory.views[start : start + each]
+        obstore.put(
+            store,
+            f"plain/{start}",
+            iter(views),
+            use_multipart=part_bytes < object_bytes,
+            chunk_size=part_bytes,
+            max_concurrency=8,
+        )
+
+    def get(piece: tuple[int, int]) -> None:
+        start, offset = piece
+        length = min(8 * MIB, len(memory.views[start : start + each]) * CHUNK_BYTES - offset)
+        obstore.get_range(store, f"plain/{start}", start=offset, length=length)
+
+    pieces = [
+        (start, offset)
+        for start in starts
+        for offset in range(0, len(memory.views[start : start + each]) * CHUNK_BYTES, 8 * MIB)
+    ]
+    with ThreadPoolExecutor(4) as few, ThreadPoolExecutor(IN_FLIGHT) as many:
+        write = seconds(lambda: list(few.map(put, starts)) and None)
+        read = seconds(lambda: list(many.map(get, pieces)) and None)
+    for start in starts:
+        obstore.delete(store, f"plain/{start}")
+    return write, read
+
+
+def command_client(
+    port: int, bucket: str, scratch: Path, program: str, memory: Memory, _number: int
+) -> tuple[float, float]:
+    """s5cmd or rclone, between files in memory and the bucket."""
+    there, back = scratch / "there", scratch / "back"
+    for directory in (there, back):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+    each = 64 * MIB // CHUNK_BYTES
+    for start in range(0, memory.count, each):
+        with (there / f"{start}").open("wb") as file:
+            file.writelines(memory.views[start : start + each])
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": ACCESS,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "RCLONE_CONFIG_B_TYPE": "s3",
+        "RCLONE_CONFIG_B_PROVIDER": "Other",
+        "RCLONE_CONFIG_B_ENDPOINT": endpoint,
+        "RCLONE_CONFIG_B_ENV_AUTH": "true",
+        "RCLONE_CONFIG_B_REGION": "us-east-1",
+    }
+    if Path(program).name == "s5cmd":
+        base = [program, "--endpoint-url", endpoint, "--numworkers", str(IN_FLIGHT)]
+        put, get = [*base, "cp", f"{there}/", f"s3://{bucket}/cmd/"], [*base, "cp", f"s3://{bucket}/cmd/*", f"{back}/"]
+        clean = [*base, "rm", f"s3://{bucket}/cmd/*"]
+    else:
+        flags = ["--transfers", str(IN_FLIGHT), "--s3-chunk-size", "8M", "--s3-upload-concurrency", "8"]
+        put, get = (
+            [program, "copy", str(there), f"b:{bucket}/cmd", *flags],
+            [program, "copy", f"b:{bucket}/cmd", str(back), *flags],
+        )
+        clean = [program, "purge", f"b:{bucket}/cmd"]
+    run = partial(subprocess.run, env=environment, check=True, capture_output=True)
+    result = seconds(lambda: run(put) and None), seconds(lambda: run(get) and None)
+    run(clean)
+    return result
+
+
+# -- both ----------------------------------------------------------------------------------------------------------------
+
+Turn = Callable[[Memory, int], tuple[float, float]]
+
+
+def compare(
+    names: tuple[str, str], baseline: str, mine: Turn, others: dict[str, Turn], memory: Memory, rounds: int
+) -> list[Case]:
+    """Turns, in changing order; the first of each isn't counted."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("ours", *others)}
+    turns = {"ours": mine, **others}
+    for number in range(rounds + 1):
+        for name in list(turns) if number % 2 else reversed(list(turns)):
+            took = turns[name](memory, number + 1)
+            if number:
+                found[name].append(took)
+            print(
+                f"{names[0].partition('.')[0]} {name}: "
+                + ", ".join(f"{memory.size / s / GIB:.2f} GiB/s" for s in took),
+                flush=True,
+            )
+    cases = []
+    for k, case in enumerate(names):
+        best = min(others, key=lambda name: statistics.median(t[k] for t in found[name]))
+        other = statistics.median(t[k] for t in found[best])
+        ratios = tuple(other / t[k] for t in found["ours"])
+        cases.append(Case(f"{case}.of_{baseline}", "ratio", ratios, Baseline(best, 1.0, rounds)))
+        for name, all_of in found.items():
+            rates = tuple(memory.size / t[k] / GIB for t in all_of)
+            cases.append(Case(f"{case}.{name}", "GiB/s", rates))
+    return cases
+
+
+def nvme_cases(directory: Path, memory: Memory, rounds: int, secret: bytes | None) -> list[Case]:
+    with tempfile.TemporaryDirectory(dir=directory, prefix="kybernate-bench-") as place:
+        catalog = Catalog(Path(place) / "catalog.db")
+        tier = Tier(LocalMedium(Path(place) / "tier", threads=IN_FLIGHT), catalog)
+        tier.open()
+        others: dict[str, Turn] = {"threads": partial(raw_disk, Path(place))}
+        if program := shutil.which("fio"):
+            others["fio"] = partial(fio, program, Path(place))
+        names = ("nvme.write", "nvme.read") if secret is None else ("nvme.encrypted.write", "nvme.encrypted.read")
+        try:
+            return compare(
+                names, "fio", partial(ours, tier.space(keys_of(DEFAULT_TENANT, secret))), others, memory, rounds
+            )
+        finally:
+            tier.close()
+            catalog.close()
+
+
+def object_cases(directory: Path, memory: Memory, rounds: int) -> list[Case]:
+    with tempfile.TemporaryDirectory(dir=directory, prefix="kybernate-bench-") as place:
+        root = Path(place) / "s3"
+        root.mkdir()
+        server = Server(root)
+        server.make_bucket("bench")
+        catalog = Catalog(Path(place) / "catalog.db")
+        tier = Tier(ObjectMedium("s3://bench/ours", options=options(server.port), threads=IN_FLIGHT), catalog)
+        others: dict[str, Turn] = {
+            f"obstore {size // MIB} MiB in {part // MIB}": partial(plain_obstore, server.port, "bench", size, part)
+            for size, part in ((64 * MIB, 8 * MIB), (64 * MIB, 64 * MIB), (16 * MIB, 16 * MIB))
+        }
+        scratch = Path("/dev/shm") / f"kybernate-bench-{os.getpid()}"
+        for name in ("s5cmd", "rclone"):
+            if program := shutil.which(name):
+                others[name] = partial(command_client, server.port, "bench", scratch, program)
+        try:
+            tier.open()
+            return compare(
+                ("object.put", "object.get"),
+                "best_client",
+                partial(ours, tier.space(keys_of(DEFAULT_TENANT))),
+                others,
+                memory,
+                rounds,
+            )
+        finally:
+            tier.close()
+            catalog.close()
+            server.close()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
+    parser.add_argument("--gib", type=float, default=4.0, help="how much each turn moves")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["nvme", "object"])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "tiers_store.json")
+    chosen = parser.parse_args()
+    memory = Memory(max(1, int(chosen.gib * GIB) // CHUNK_BYTES))
+    cases: list[Case] = []
+    notes = [f"{memory.size / GIB:g} GiB a turn in {chosen.directory}, {IN_FLIGHT} in flight"]
+    if chosen.only != "object":
+        cases += nvme_cases(chosen.directory, memory, chosen.rounds, None)
+        cases += nvme_cases(chosen.directory, memory, chosen.rounds, os.urandom(32))
+    if chosen.only != "nvme":
+        try:
+            cases += object_cases(chosen.directory, memory, chosen.rounds)
+        except Unbuildable as e:
+            notes.append(f"object: {e}")
+    bench_results.write(chosen.output, bench_results.document("tiers_store", cases, simulated=False, notes=notes))
+    for case in cases:
+        print(f"{case.case}: {case.value:.2f} {case.unit}" + (f" ({case.baseline.name})" if case.baseline else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
