@@ -11,6 +11,7 @@ Limits: one thread at a time; the path must be reachable from the agent's own mo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -30,6 +31,7 @@ _PATH_MAX = 107
 """Bytes of a Unix socket's path; a longer one is reached through its directory's descriptor."""
 _SLACK_S = 10.0
 """Longer than the process's own time limit, so that it is the process that says no."""
+_HANG_UP_S = 1.0
 _MOST_RECORDS = 1 << 20
 """2 TiB in chunks: more extents than that no process has."""
 _CREDENTIALS = struct.Struct("3i")
@@ -104,6 +106,20 @@ class Control:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def hang_up(self) -> None:
+        """As `close`, but the process has closed its end when this returns, unless it takes a second for it.
+
+        One that is frozen before would keep its end: half a connection, which can't be dumped.
+        """
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):  # a process that ended has closed it
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(_HANG_UP_S)
+                while connection.recv(1):
+                    pass
+        self.close()
 
     def status(self) -> ProcessStatus:
         answer = self._ask(Message(Type.STATUS))[0]

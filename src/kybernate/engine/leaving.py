@@ -257,6 +257,7 @@ class Leaving:
     def _freeze(self) -> None:
         if self.depth is Depth.ZERO:
             with self.clock.step("freeze"):
+                every(self.parts.executor, Control.hang_up, list(self.controls.values()))
                 try:
                     self.target.tree.freeze(FREEZE_SECONDS)
                 except Busy as error:

@@ -10,28 +10,34 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kybernate.cuda import simulated
+from kybernate.cuda.control import Control
 from kybernate.cuda.hashing import HashKey
 from kybernate.cuda.planning import NO_SLOT
 from kybernate.engine.cancelling import Cancellation
-from kybernate.engine.context import Clock, Parts
+from kybernate.engine.context import Clock, Parts, connections, every
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.host import Digests, driver_release, needs_of
+from kybernate.engine.leaving import FREEZE_SECONDS
 from kybernate.engine.stored import HASHES, PROCESS, Kind, Place, StoredGpu, pack_hashes, state_of
 from kybernate.engine.target import Target, residual_pids
 from kybernate.model.errors import KybernateError, Unsupported
 from kybernate.model.types import CHUNK_BYTES, HostPid, StepTiming
 from kybernate.process import images
+from kybernate.process.connections import half_connections
 from kybernate.process.dumping import DumpReport, dump
 from kybernate.process.preflight import Connections, dumpable
 from kybernate.process.tree import Tree
 from kybernate.store import ProgressCallback, SnapshotWriter, Space
 
+_SETTLE_S = 2.0
+_POLL_S = 0.005
 _RESERVE_BYTES = 64 << 20
 """Guessed for the processes' images in the progress, before they are there."""
 
@@ -90,6 +96,7 @@ class Parking:
         gpus = [simulation.path for simulation in simulated.present()]
         if problems := dumpable(tree, connections=self.connections, gpu_directories=[str(gpu) for gpu in gpus]):
             raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
+        self._settle(tree)
         work = Path(tempfile.mkdtemp(prefix=f"park-{tree.name}-", dir=self.scratch))
         dumping = self.parts.executor.submit(
             dump,
@@ -149,6 +156,21 @@ class Parking:
                 hint="start it with `kybernate run`",
             )
         return self.target.tree
+
+    def _settle(self, tree: Tree) -> None:
+        """Let go of what an agent that died had open to processes that it froze: its own ends closed, theirs can't be dumped."""
+        if not tree.frozen or not half_connections(tree):
+            return
+        with self.clock.step("settle"):
+            tree.thaw()
+            try:
+                with connections(self.target.processes) as controls:
+                    every(self.parts.executor, Control.hang_up, list(controls.values()))
+                deadline = time.monotonic() + _SETTLE_S
+                while half_connections(tree) and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+            finally:
+                tree.freeze(FREEZE_SECONDS)
 
     def _write_extents(self, tree: Tree, writer: SnapshotWriter) -> list[Place]:
         inside: dict[HostPid, int] = {}

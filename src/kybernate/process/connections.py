@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kybernate.model.errors import Unsupported
 from kybernate.process import sock_diag
+from kybernate.process.holdings import open_files
 from kybernate.process.networks import open_socket
 from kybernate.process.sock_diag import State, TcpSocket, UnixSocket
 from kybernate.process.tree import Tree
@@ -33,6 +34,20 @@ def sockets_of(tree: Tree) -> Sockets:
     """What the kernel has right now. Raises WorkloadLost: the workload has ended."""
     with _diagnosis(tree) as connection:
         return Sockets(tuple(sock_diag.tcp_sockets(connection)), tuple(sock_diag.unix_sockets(connection)))
+
+
+def half_connections(tree: Tree) -> int:
+    """How many Unix sockets its processes hold that were accepted from somebody outside of its network namespace.
+
+    Such a socket belongs to the namespace it was asked from; CRIU doesn't find it, and can't dump its holder.
+    """
+    known = {entry.inode for entry in sockets_of(tree).unix}
+    return sum(
+        file.socket_inode not in known
+        for pid in tree.pids()
+        for file in open_files(pid)
+        if file.socket_inode is not None and file.socket_protocol.startswith("UNIX")
+    )
 
 
 def leading_out(tcp: Iterable[TcpSocket], own: set[int]) -> list[TcpSocket]:

@@ -41,6 +41,14 @@ class OpenFile:
         """None: no socket."""
         return int(self.target[8:-1]) if self.target.startswith("socket:[") else None
 
+    @property
+    def socket_protocol(self) -> str:
+        """What the kernel calls it, such as `UNIX-SEQPACKET`; empty where it isn't told."""
+        try:
+            return os.getxattr(self.link, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+        except OSError:
+            return ""
+
     def stat(self) -> os.stat_result | None:
         """Of the file itself; None when it is closed by now."""
         try:
