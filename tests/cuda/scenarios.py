@@ -147,7 +147,7 @@ def copies_in_use_are_not_given_up(rig: Rig) -> None:
     copy = ExtentCopy(size=4 * MIB, rdma=False, slots=slots, hashes=np.ones((2, 2), dtype=np.uint64))
     held_extent = HeldExtent(HostPid(1), ExtentId(1), 0, rig.gpu.uuid, copy)
     host_copy = HostCopy(Manifest(NAME, Depth.ZERO, [held_extent]), paused=False, leaving=True)
-    engine._copies[NAME] = host_copy
+    engine._pooled.put(NAME, host_copy)
     assert engine.drop_cache(NAME) == 0
     assert rig.pool.free_slots == free
     host_copy.leaving = False
@@ -362,6 +362,68 @@ def a_broken_eviction_leaves_the_truth(rig: Rig) -> None:
     assert all((rig.slot_content(slot) == one).all() for slot in again.copies[0].slots.tolist())
     assert rig.pool.free_slots == rig.pool.size_bytes // CHUNK_BYTES - 4
     expect(ValueError, lambda: rig.engine.evict(again))
+
+
+def shared_slots_are_never_written(rig: Rig) -> None:
+    """Two clones have their content in common until one changes it; it gets a slot of its own, the other's stays as it is."""
+    extent = rig.create(8 * MIB)[0]
+    for chunk in range(4):
+        rig.write(extent, chunk, np.full(WORDS, chunk + 1, dtype=np.uint32))
+    plan = rig.engine.plan([extent], {})
+    rig.engine.evict(plan)
+    other = plan.copies[0]
+    rig.pool.share(other.slots)
+    mine = ExtentCopy(other.size, other.rdma, other.slots.copy(), other.hashes.copy())
+    rig.write(extent, 1, np.full(WORDS, 50, dtype=np.uint32))
+    rig.write(extent, 2, np.zeros(WORDS, dtype=np.uint32))
+    free = rig.pool.free_slots
+
+    given_up = rig.engine.plan([extent], {extent.id: mine})
+    assert rig.pool.free_slots == free - 1
+    rig.engine.abandon(given_up)
+    assert rig.pool.free_slots == free
+    assert (mine.slots == other.slots).all(), "abandoned before it began: nothing changed"
+
+    broken = rig.engine.plan([extent], {extent.id: mine})
+    rig.engine.evict(broken)
+    assert rig.pool.free_slots == free - 1, "the other still has what changed and what became zero"
+    rig.engine.abandon(broken)
+    assert rig.pool.free_slots == free
+    assert (mine.slots == [other.slots[0], NO_SLOT, NO_SLOT, other.slots[3]]).all()
+
+    final = rig.engine.plan([extent], {extent.id: mine})
+    assert (final.stats.bytes_clean, final.stats.bytes_dirty, final.stats.bytes_zero) == (4 * MIB, 2 * MIB, 2 * MIB)
+    rig.engine.evict(final)
+    for chunk in range(4):
+        assert (rig.slot_content(int(other.slots[chunk])) == chunk + 1).all()
+    assert (rig.slot_content(int(final.copies[0].slots[1])) == 50).all()
+    assert rig.engine.differing([extent], final.copies) == 0
+    rig.pool.free(other.slots)
+    kept = final.copies[0].slots
+    rig.pool.free(kept[kept >= 0])
+    assert rig.pool.free_slots == free + 4
+    rig.broker.drop([extent])
+
+
+def hashes_of_another_agent_compare(rig: Rig) -> None:
+    """Under their own key; a copy that came with them counts as clean once it was hashed again."""
+    foreign = HashKey(3, 4)
+    extents = rig.create(4 * MIB, 2 * MIB)
+    rig.write(extents[0], 1, np.full(WORDS, 9, dtype=np.uint32))
+    rig.write(extents[1], 0, np.full(WORDS, 8, dtype=np.uint32))
+    plan = rig.engine.plan(extents, {})
+    rig.engine.evict(plan)
+    for copy, part in zip(plan.copies, np.split(rig.hasher.hash(extents, foreign), [2]), strict=True):
+        copy.hashes = part
+    assert rig.engine.differing(extents, plan.copies) == 2
+    assert rig.engine.differing(extents, plan.copies, foreign) == 0
+    own = rig.engine.hashes(extents)
+    assert [len(part) for part in own] == [2, 1]
+    for copy, part in zip(plan.copies, own, strict=True):
+        copy.hashes = part
+    again = rig.engine.plan(extents, {e.id: c for e, c in zip(extents, plan.copies, strict=True)})
+    assert again.stats.bytes_clean == 4 * MIB
+    rig.broker.drop(extents)
 
 
 def both_directions_at_once(rig: Rig) -> None:

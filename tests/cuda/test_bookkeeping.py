@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,13 +20,17 @@ COUNT = SEGMENT * SEGMENTS - 2
 
 
 class SlotMachine(RuleBasedStateMachine):
-    """SlotMap against two sets of integers."""
+    """SlotMap against a set and a count of owners."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slots = SlotMap(count=COUNT, segment_slots=SEGMENT)
         self.enabled: set[int] = set()
-        self.taken: set[int] = set()
+        self.owners: Counter[int] = Counter()
+
+    @property
+    def taken(self) -> set[int]:
+        return set(+self.owners)
 
     @property
     def free(self) -> set[int]:
@@ -46,24 +52,35 @@ class SlotMachine(RuleBasedStateMachine):
         assert len(got) == count
         assert set(got) <= self.free
         assert runs(got) == fewest_runs(self.free, count)
-        self.taken |= set(got)
+        self.owners.update(got)
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def give(self, data: st.DataObject) -> None:
         some = data.draw(st.lists(st.sampled_from(sorted(self.taken)), unique=True))
-        self.slots.give(np.array(some, dtype=np.int64))
-        self.taken -= set(some)
+        assert self.slots.give(np.array(some, dtype=np.int64)) == sum(self.owners[slot] == 1 for slot in some)
+        self.owners.subtract(some)
 
     @rule(some=st.lists(st.integers(-1, COUNT), unique=True, max_size=4))
     def claim(self, some: list[int]) -> None:
         slots = np.array(some, dtype=np.int64)
-        if all(0 <= slot < COUNT and slot not in self.taken for slot in some):
+        if all(0 <= slot < COUNT for slot in some):
             self.slots.claim(slots)
-            self.taken |= set(some)
+            self.owners.update(some)
         else:
             with pytest.raises(ValueError, match="slot"):
                 self.slots.claim(slots)
+
+    @rule(some=st.lists(st.integers(-1, COUNT), unique=True, max_size=4))
+    def share(self, some: list[int]) -> None:
+        slots = np.array(some, dtype=np.int64)
+        if all(slot in self.taken for slot in some):
+            self.slots.share(slots)
+            self.owners.update(some)
+            assert self.slots.shared(slots).all()
+        else:
+            with pytest.raises(ValueError, match="slot"):
+                self.slots.share(slots)
 
     @precondition(lambda self: self.free)
     @rule()
@@ -75,6 +92,7 @@ class SlotMachine(RuleBasedStateMachine):
     def counts(self) -> None:
         assert self.slots.free == len(self.free)
         assert self.slots.ready == len(self.enabled)
+        assert self.slots.shared(np.arange(COUNT)).tolist() == [self.owners[slot] > 1 for slot in range(COUNT)]
 
 
 TestSlots = SlotMachine.TestCase
