@@ -60,6 +60,7 @@ class Plugin:
                 os.kill(int(child), signal.SIGKILL)
         self.process.kill()
         self.process.communicate()
+        print(self._log.read_text())
 
 
 def slots(cluster: Cluster) -> tuple[str, str]:

@@ -93,12 +93,15 @@ async def serve(resource: str, count: int) -> None:
                 os.execv(
                     sys.executable, [sys.executable, "-m", "tests.kube.plugins.device_plugin", resource, str(count)]
                 )
-            async with grpc.aio.insecure_channel(f"unix://{KUBELET}") as channel:
-                await services.RegistrationStub(channel).Register(
-                    messages.RegisterRequest(version="v1beta1", endpoint=endpoint, resource_name=resource)
-                )
-            known = now
-            say(event="registered", resource=resource)
+            request = messages.RegisterRequest(version="v1beta1", endpoint=endpoint, resource_name=resource)
+            try:
+                async with grpc.aio.insecure_channel(f"unix://{KUBELET}") as channel:
+                    await services.RegistrationStub(channel).Register(request, timeout=5)
+            except grpc.aio.AioRpcError as e:  # its socket is there a moment before it listens
+                say(event="refused", why=e.details())
+            else:
+                known = now
+                say(event="registered", resource=resource)
         await asyncio.sleep(TICK_S)
     await server.stop(None)
 
