@@ -43,7 +43,9 @@ def scenario() -> Iterator[Run]:
             check=False,
         )
         if done.returncode and not (fault.endswith(":kill") and done.returncode == -9):
-            pytest.fail(f"{name} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-6000:]}", pytrace=False)
+            pytest.fail(
+                f"{name} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-6000:]}", pytrace=False
+            )
         return done.returncode
 
     try:
@@ -56,3 +58,12 @@ def scenario() -> Iterator[Run]:
 
 def test_parked_and_back(scenario: Run) -> None:
     scenario("parked_and_back")
+
+
+def test_another_agent_resumes(scenario: Run) -> None:
+    scenario("park")
+    scenario("another_agent_resumes")
+
+
+def test_clones(scenario: Run) -> None:
+    scenario("clones")

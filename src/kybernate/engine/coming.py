@@ -24,6 +24,7 @@ from kybernate.cuda.control import Control
 from kybernate.cuda.copying import Batch, CopyEngine, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
 from kybernate.cuda.packets import close_all
+from kybernate.cuda.planning import Hashes
 from kybernate.cuda.residual import ResidualState
 from kybernate.engine.context import Clock, Parts, connections, every, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
@@ -85,6 +86,8 @@ class Coming:
     making: list[Future[None]] = field(default_factory=list)
     filling: list[Future[CopyStats]] = field(default_factory=list)
     exporting: list[Future[None]] = field(default_factory=list)
+    rehashed: dict[ExtentId, Hashes] = field(default_factory=dict)
+    """Under this agent's own key, where the manifest's is another's: so that the copy counts as clean from now on."""
     committed: bool = False
     """The processes have all of their memory: from here on it runs, whatever happens."""
 
@@ -254,6 +257,9 @@ class Coming:
                 f"{wrong} of {total} chunks of {self.target.name} differ from what was paused",
                 hint="the host copy or the link is damaged; the workload stays paused",
             )
+        if self.manifest.key is not None:
+            own = copier.hashes(extents)
+            self.rehashed.update(zip((extent.id for extent in extents), own, strict=True))
         self.parts.faults.at("resume.checked")
 
     def _restore(self) -> None:
@@ -307,8 +313,15 @@ class Coming:
             self.committed = True
             self.undo.commit()
             self.parts.store.remove(self.target.name)
+            self._make_own()
             every(self.parts.executor, Control.open, list(controls.values()))
         self.parts.faults.at("resume.opened")
+
+    def _make_own(self) -> None:
+        if self.manifest.key is not None:
+            for held in self.manifest.extents:
+                held.copy.hashes = self.rehashed[held.id]
+            self.manifest.key = None
 
     def _report(self, stats: Sequence[CopyStats]) -> SwitchReport:
         return SwitchReport(
