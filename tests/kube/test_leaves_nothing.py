@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kube.cluster import Cluster, Shape, processes, start
+from tests.kube.cluster import Cluster, ClusterError, Shape, binaries, processes, start
 from tests.kube.cluster.binaries import TOP
 from tests.kube.traces import kernel_settings, traces
 
@@ -65,6 +65,21 @@ def test_the_last_user_ends_it_even_when_killed(programs: None, directory: Path,
             user.communicate()
     eventually(lambda: not traces(cluster), timeout_s=20, what="nothing left of the cluster")
     Path(f"{directory}.lock").unlink(missing_ok=True)
+
+
+def test_a_start_that_fails_shows_logs_and_leaves_nothing(
+    programs: None, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = directory / "broken"
+    broken.mkdir()
+    server = broken / "kube-apiserver"
+    server.write_text("#!/bin/sh\n[ $# = 1 ] && echo Kubernetes v1.37.0 && exit\necho no luck today; exit 1\n")
+    server.chmod(0o755)
+    found = {**binaries.find(Shape().programs), "kube-apiserver": server}
+    monkeypatch.setattr(binaries, "find", lambda _names: found)
+    with pytest.raises(ClusterError, match=r"the API server ended before it was ready[^$]*no luck today"):
+        start(directory / "c", Shape(), leash=True)
+    assert not (directory / "c").exists()
 
 
 @pytest.mark.root

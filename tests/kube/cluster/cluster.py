@@ -147,8 +147,7 @@ class Cluster:
         # another cluster may have it by now.
         orphaned = self.directory.exists() and not (self.directory / keeper.ENDED).exists()
         if self.network is not None and orphaned:
-            network.remove(self.network, self.shape.nodes)
-            keeper.remove_cgroups([str(root / self.network.bridge) for root in cgroups.hierarchies()])
+            _give_back(self.network, self.shape)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def save(self) -> None:
@@ -269,10 +268,8 @@ def _launch(directory: Path, shape: Shape, found: Mapping[str, Path], *, leash: 
             "directory": str(directory),
             "leash": str(directory / LEASH) if leash else None,
             "programs": programs,
-            "finally": [
-                *(net.removal(shape.nodes) if net else []),
-                *([["rm", "-rf", str(directory)]] if leash else []),
-            ],
+            "finally": net.removal(shape.nodes) if net else [],
+            "remove": leash,
             "cgroups": groups,
         }
         (directory / "keeper.json").write_text(json.dumps(specification))
@@ -286,13 +283,18 @@ def _launch(directory: Path, shape: Shape, found: Mapping[str, Path], *, leash: 
             )
     except BaseException:
         if net:
-            network.remove(net, shape.nodes)
-            keeper.remove_cgroups([str(root / net.bridge) for root in cgroups.hierarchies()])
+            _give_back(net, shape)
         raise
     process.returncode = 0  # it is nobody's child to wait for: `down` may be called by another process
     cluster = Cluster(directory, shape, endpoint.url, process.pid, processes.start_time(process.pid) or 0, net, ours)
     cluster.save()
     return cluster
+
+
+def _give_back(net: network.Network, shape: Shape) -> None:
+    """Remove cgroups and interfaces; the bridge last, since it is what keeps others from using their names."""
+    keeper.remove_cgroups([str(root / net.bridge) for root in cgroups.hierarchies()])
+    network.remove(net, shape.nodes)
 
 
 def _leash(path: Path) -> int:

@@ -6,6 +6,7 @@ Runs twice: on the host, for the control plane and for the nodes as a whole, and
 The specification is a JSON object:
 
     directory     where NAME.pid of each program is written
+    remove        remove that directory at the very end, unless a program failed
     leash         a named pipe to read from, or null: at its end of file (all who held it are gone) everything is ended
     setup         commands, done first, each {"argv": [...], "after": [paths]}
     programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool,
@@ -25,6 +26,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,6 +195,8 @@ def main() -> int:
         (Path(spec["directory"]) / ENDED).touch()
         for argv in spec.get("finally", ()):
             subprocess.run(argv, check=False, capture_output=True)
+        if spec.get("remove") and not failed:  # else somebody will want to read the logs
+            shutil.rmtree(spec["directory"], ignore_errors=True)
     return 1 if failed else 0
 
 
