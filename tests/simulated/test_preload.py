@@ -26,6 +26,7 @@ from kybernate.model.types import ExtentId
 
 from .conftest import MIB, SUCCESS, Out, Process
 
+WAITING = (Type.QUIESCE, Type.HOLD)
 IDLE_FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -204,14 +205,14 @@ def _say(path: Path, packets: list[bytes]) -> None:
                     return
 
 
-# QUIESCE with a long time-out and RELEASE are legal words: what they do is undone when the connection ends.
+# QUIESCE and HOLD with a long time-out and RELEASE are legal words: what they do is undone when the connection ends.
 MESSAGES = st.builds(
     lambda kind, status, flags, argument, ids: wire.pack(
         Message(
             kind, status=status, flags=flags, argument=argument, records=tuple(Record(ExtentId(i), i, i) for i in ids)
         )
     ),
-    st.sampled_from([t for t in Type if t is not Type.QUIESCE]),
+    st.sampled_from([t for t in Type if t not in WAITING]),
     st.sampled_from(wire.Status),
     st.sampled_from(wire.Flag),
     st.integers(0, (1 << 64) - 1),
@@ -225,7 +226,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         packet[draw(st.integers(0, len(packet) - 1))] = draw(st.integers(0, 255))
     # Byte 6 is the type: a damaged packet must not become a QUIESCE of hours.
-    if packet[6] == Type.QUIESCE:
+    if packet[6] in WAITING:
         packet[6] = 0
     return bytes(packet[: draw(st.integers(1, len(packet)))])
 
