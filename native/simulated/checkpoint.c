@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +106,52 @@ static int connect_somewhere(int pid, const char *name)
     return -1;
 }
 
+struct visit {
+    int network; /* of the process, or -1: ours */
+    const char *name;
+    int fd;
+};
+
+static void *connect_away(void *argument)
+{
+    struct visit *visit = argument;
+    struct sockaddr_un address;
+    socklen_t size = target_abstract(visit->name, &address);
+
+    if (visit->network >= 0 && setns(visit->network, CLONE_NEWNET))
+        return NULL;
+    visit->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (visit->fd >= 0 && connect(visit->fd, (struct sockaddr *)&address, size)) {
+        close(visit->fd);
+        visit->fd = -1;
+    }
+    return NULL;
+}
+
+/* A checkpointed process: its abstract socket belongs to its network namespace, into which a thread of ours goes. */
+static int connect_checkpointed(int pid, const char *name)
+{
+    char path[64];
+    struct stat ours, theirs;
+    struct visit visit = {.network = -1, .name = name, .fd = -1};
+    pthread_t thread;
+
+    snprintf(path, sizeof path, "/proc/%d/ns/net", pid);
+    if (stat("/proc/self/ns/net", &ours) || stat(path, &theirs))
+        return -1;
+    if (ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev) {
+        connect_away(&visit);
+        return visit.fd;
+    }
+    visit.network = open(path, O_RDONLY | O_CLOEXEC);
+    if (visit.network < 0)
+        return -1;
+    if (!pthread_create(&thread, NULL, connect_away, &visit))
+        pthread_join(thread, NULL);
+    close(visit.network);
+    return visit.fd;
+}
+
 /* A connection to the process, or -1: it is no process that has initialised CUDA. */
 static int reach(int pid)
 {
@@ -118,6 +166,8 @@ static int reach(int pid)
             return -1;
         snprintf(name, sizeof name, "%llu-%d", (unsigned long long)space.st_ino, inner);
         int fd = connect_somewhere(pid, name);
+        if (fd < 0)
+            fd = connect_checkpointed(pid, name);
         if (fd >= 0)
             return fd;
         nanosleep(&moment, NULL);
@@ -125,25 +175,40 @@ static int reach(int pid)
     return -1;
 }
 
-static CUresult ask(int pid, const struct target_request *request, int timeout_ms, struct target_answer *reply)
+/* One try. `heard`: the process answered; it may have moved to another socket before it saw us. */
+static CUresult ask_once(int pid, const struct target_request *request, int timeout_ms, struct target_answer *reply,
+                         bool *heard)
 {
-    if (pid <= 0)
-        return CUDA_ERROR_INVALID_VALUE;
+    *heard = true;
     int fd = reach(pid);
     if (fd < 0)
         return CUDA_ERROR_INVALID_VALUE;
     CUresult result = CUDA_ERROR_OPERATING_SYSTEM;
     struct pollfd polled = {fd, POLLIN, 0};
+    *heard = false;
     if (send(fd, request, sizeof *request, MSG_NOSIGNAL) == (ssize_t)sizeof *request) {
         int ready;
         while ((ready = poll(&polled, 1, timeout_ms)) < 0 && errno == EINTR) {
         }
+        *heard = ready == 0;
         if (ready == 0)
             result = CUDA_ERROR_NOT_READY;
-        else if (recv(fd, reply, sizeof *reply, 0) == (ssize_t)sizeof *reply && reply->magic == TARGET_MAGIC)
+        else if (recv(fd, reply, sizeof *reply, 0) == (ssize_t)sizeof *reply && reply->magic == TARGET_MAGIC) {
             result = (CUresult)reply->result;
+            *heard = true;
+        }
     }
     close(fd);
+    return result;
+}
+
+static CUresult ask(int pid, const struct target_request *request, int timeout_ms, struct target_answer *reply)
+{
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    bool heard = pid <= 0;
+    /* Only a question can be put twice: nobody knows whether an order without an answer was carried out. */
+    for (int try = 0; !heard && try < (request->operation == TARGET_STATE ? 3 : 1); try++)
+        result = ask_once(pid, request, timeout_ms, reply, &heard);
     return result;
 }
 

@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "abi.h"
@@ -307,6 +308,8 @@ void link_delay(size_t bytes, uint64_t began_ns);
 CUresult target_start(void);
 void target_after_fork(void);
 void target_name(char *out, size_t size);
+struct sockaddr_un;
+socklen_t target_abstract(const char *name, struct sockaddr_un *address);
 
 /* The words on a process's socket. */
 enum target_operation { TARGET_STATE = 1, TARGET_LOCK, TARGET_CHECKPOINT, TARGET_RESTORE, TARGET_UNLOCK, TARGET_FETCH };

@@ -1,8 +1,9 @@
 /* The thread that serves checkpoint requests: in every process that called cuInit, like the real driver's.
  *
  * It listens on GPU/sockets/NAMESPACE-PID, where NAMESPACE is the inode of the process's pid namespace and
- * PID the process's id in it: both can be told from outside. While checkpointed it looks a few times a
- * second whether it has been moved into another pid namespace (by a dump and restore), and listens there.
+ * PID the process's id in it: both can be told from outside. While checkpointed it holds nothing of the GPU, and
+ * listens on an abstract socket of that name in its network namespace instead, like the real driver; there it looks a
+ * few times a second whether it has been moved into another pid namespace (by a dump and restore).
  */
 #include "simulated.h"
 
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +27,9 @@
 
 static int listener = -1;
 static pid_t owner;
-static char bound[sizeof(((struct sockaddr_un *)0)->sun_path)];
+static char bound[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* empty while checkpointed */
+static char home[PATH_BYTES];
+static char away[64];                                           /* name of the abstract socket then */
 static int state = CU_PROCESS_STATE_RUNNING; /* of the serving thread alone */
 
 /* The name under which this process is to be found. */
@@ -54,18 +58,9 @@ static void sweep(const char *directory)
     closedir(entries);
 }
 
-static CUresult listen_here(void)
+/* Take a new socket, bound and listening, in place of the present one. */
+static CUresult listen_at(const struct sockaddr_un *address, socklen_t size)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char name[64], directory[PATH_BYTES + 16];
-
-    snprintf(directory, sizeof directory, "%s/sockets", gpus[0].path);
-    if (!mkdir(directory, 0777))
-        chmod(directory, 01777);
-    sweep(directory);
-    target_name(name, sizeof name);
-    if (snprintf(address.sun_path, sizeof address.sun_path, "%s/%s", directory, name) >= (int)sizeof address.sun_path)
-        return CUDA_ERROR_OPERATING_SYSTEM;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return CUDA_ERROR_OPERATING_SYSTEM;
@@ -74,28 +69,60 @@ static CUresult listen_here(void)
         close(fd);
         fd = high;
     }
-    unlink(address.sun_path);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 16)) {
+    if (bind(fd, (const struct sockaddr *)address, size) || listen(fd, 16)) {
         close(fd);
         return CUDA_ERROR_OPERATING_SYSTEM;
     }
-    if (listener >= 0) {
-        if (strcmp(bound, address.sun_path))
-            unlink(bound);
+    if (listener >= 0)
         close(listener);
-    }
+    if (*bound && strcmp(bound, address->sun_path))
+        unlink(bound);
     listener = fd;
-    memcpy(bound, address.sun_path, sizeof bound);
+    memcpy(bound, address->sun_path, sizeof bound);
     return CUDA_SUCCESS;
+}
+
+/* The name of a process's abstract socket, and its length as an address. */
+socklen_t target_abstract(const char *name, struct sockaddr_un *address)
+{
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "kybernate-simulated/%s", name);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+static CUresult listen_away(void)
+{
+    struct sockaddr_un address;
+    target_name(away, sizeof away);
+    return listen_at(&address, target_abstract(away, &address));
+}
+
+static CUresult listen_here(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char name[64], directory[PATH_BYTES + 16];
+
+    /* Where it always was: a restore may have put it on another GPU, of which its callers need not know. */
+    if (!*home)
+        memcpy(home, gpus[0].path, sizeof home);
+    snprintf(directory, sizeof directory, "%s/sockets", home);
+    if (!mkdir(directory, 0777))
+        chmod(directory, 01777);
+    sweep(directory);
+    target_name(name, sizeof name);
+    if (snprintf(address.sun_path, sizeof address.sun_path, "%s/%s", directory, name) >= (int)sizeof address.sun_path)
+        return CUDA_ERROR_OPERATING_SYSTEM;
+    unlink(address.sun_path);
+    return listen_at(&address, sizeof address);
 }
 
 static void follow_move(void)
 {
     char name[64];
-    const char *last = strrchr(bound, '/');
     target_name(name, sizeof name);
-    if (!last || strcmp(last + 1, name) || access(bound, F_OK))
-        listen_here(); /* on failure: tried again at the next tick */
+    if (strcmp(away, name))
+        listen_away(); /* on failure: tried again at the next tick */
 }
 
 static bool allowed(int client)
@@ -204,16 +231,20 @@ static void serve(int client)
         serve_lock(client, &request);
         return;
     case TARGET_CHECKPOINT:
-        if (state == CU_PROCESS_STATE_LOCKED && !(result = image_save()))
+        if (state == CU_PROCESS_STATE_LOCKED && !(result = image_save())) {
             state = CU_PROCESS_STATE_CHECKPOINTED;
+            listen_away();
+        }
         break;
     case TARGET_RESTORE:
         if (state == CU_PROCESS_STATE_CHECKPOINTED) {
             result = image_restore(request.pair, request.pairs);
-            if (!result)
+            if (!result) {
                 state = CU_PROCESS_STATE_LOCKED;
-            else if (image_lost())
+                listen_here();
+            } else if (image_lost()) {
                 state = CU_PROCESS_STATE_FAILED;
+            }
         }
         break;
     case TARGET_UNLOCK:
@@ -283,6 +314,6 @@ void target_after_fork(void)
 
 __attribute__((destructor)) static void leave(void)
 {
-    if (owner && owner == getpid())
+    if (owner && owner == getpid() && *bound)
         unlink(bound);
 }
