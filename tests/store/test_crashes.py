@@ -23,7 +23,7 @@ import pytest
 from tests.store import worker
 from tests.store.rig import PLAIN, OpenTier, load, noise, packs_of, save
 
-from kybernate.model.errors import NoRoom
+from kybernate.model.errors import KybernateError, NoRoom
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import Space, collect, verify
 from kybernate.store.local import LocalMedium
@@ -228,3 +228,23 @@ def test_what_a_dead_writer_left_is_removed(open_tier: OpenTier, tmp_path: Path)
     assert isinstance(tier.medium, LocalMedium)
     open_tier()
     assert not partial.exists()
+
+
+@pytest.mark.root
+def test_a_catalog_on_a_full_disk_costs_no_snapshot(open_tier: OpenTier, small_disk: Callable[..., Path]) -> None:
+    place = small_disk(64 * MIB)
+    tier = open_tier(catalog=place / "catalog.db")
+    space = tier.space(PLAIN)
+    save(space, "one", [noise(1)])
+    _fill_up(place / "filler")
+    try:
+        for number in range(200):  # until the catalog needs a page more
+            save(space, f"more-{number}", [noise(1)], **{f"f{k}": noise(1000 * number + k, 10) for k in range(30)})
+    except KybernateError as e:
+        assert "can't write the catalog" in e.message  # noqa: PT017
+    tier.close()
+    tier.catalog.close()
+    (place / "filler").unlink()
+    again = open_tier(catalog=place / "catalog.db").space(PLAIN)
+    assert verify(again).problems == ()
+    assert load(again, "one") == [noise(1)]

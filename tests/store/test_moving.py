@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,12 +129,20 @@ def test_a_move_goes_on_after_the_server_was_away(open_tier: OpenTier, open_agen
     contents = [noise(k) for k in range(24)]
     save(near, "s", contents)
 
-    def away(progress: Progress) -> None:
-        if far.catalog.packs(far.id):
-            proxy.set(Mode.REFUSE)
+    over = threading.Event()
 
+    def watch() -> None:
+        while not far.catalog.packs(far.id) and not over.wait(0.001):
+            pass
+        proxy.set(Mode.REFUSE)
+
+    proxy.set(Mode.SLOW, bytes_per_s=2e7)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     with pytest.raises(TierAway):
-        move(near, far, "s", progress=away)
+        move(near, far, "s")
+    over.set()
+    watcher.join()
     assert load(near, "s") == contents
     proxy.set(Mode.PASS)
     said: list[Progress] = []

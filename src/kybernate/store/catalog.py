@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NewType
 
+from kybernate.model.errors import KybernateError
 from kybernate.store.packs import Codec, PackId, Record
 from kybernate.store.tenants import ChunkId, SnapshotName, TenantName
 
@@ -81,6 +82,7 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         """Open it, or make it anew where it can't be read."""
         self._lock = threading.RLock()
+        self._path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._connection = _connect(path)
@@ -97,14 +99,20 @@ class Catalog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Raises KybernateError when the catalog can't be written, such as on a full disk."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as e:
+                if self._connection.in_transaction:
+                    self._connection.rollback()
+                raise KybernateError(f"can't write the catalog {self._path}: {e}", hint="is its disk full?") from e
 
     # -- tiers and spaces --------------------------------------------------------------------------------------------
 

@@ -115,11 +115,15 @@ class LocalMedium:
                     file.flush()
                     os.fsync(file.fileno())
                 os.link(partial, path)  # unlike a rename, it takes nobody's place
+                try:
+                    _sync_directory(path.parent)
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
             except FileExistsError:
                 return False
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_directory(path.parent)
         except OSError as e:
             _explain(e, f"can't write {path}")
         return True

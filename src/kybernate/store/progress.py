@@ -38,7 +38,7 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Called from several threads, never two at once, at most ten times a second and once at the end."""
+"""Called from several threads, never two at once: with the first bytes, at most ten times a second, and at the end."""
 
 
 class Meter:
@@ -49,7 +49,7 @@ class Meter:
         self._total = total
         self._tell = tell
         self._began = time.monotonic()
-        self._told = self._began
+        self._told = float("-inf")
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self.done = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,8 +52,8 @@ class Space:
         self.keys = keys
         self.id = tier.catalog.space(tier.store, keys.tenant)
         self.pins = Pins()
-        self._committed: set[PackId] = set()
-        """Packs that snapshots committed since the start rely on."""
+        self._committed: Counter[PackId] = Counter()
+        """How many snapshots committed since the start rely on a pack."""
         self.leases = Leases(tier.medium, keys.tenant)
         self.last_changes = Changes()
         """What the first look at this space found: snapshots that are gone since the agent last ran, and unreadable ones."""
@@ -334,15 +335,20 @@ class Space:
                     self.catalog.add_pack(self.id, pack, size, found)
 
     def note_committed(self, used: Iterable[PackId]) -> None:
-        """A manifest names these packs by now."""
+        """A manifest is about to name these packs."""
         with self.pins.lock:
             self._committed.update(used)
+
+    def note_not_committed(self, used: Iterable[PackId]) -> None:
+        """It came to nothing after all."""
+        with self.pins.lock:
+            self._committed.subtract(used)
 
     def drop_garbage(self, candidates: Iterable[PackId]) -> None:
         """Remove packs that a writer of this process made and gave up, unless another one shares them by now."""
         for pack in candidates:
             with self.pins.lock:
-                if self.pins.in_use(pack) or pack in self._committed:
+                if self.pins.in_use(pack) or self._committed[pack] > 0:
                     continue
                 self.catalog.remove_packs(self.id, [pack])
             self.remove_pack(pack)

@@ -13,6 +13,7 @@ be encrypted or compressed it is written from there, without a copy.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import stat
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from pydantic import ValidationError
 
-from kybernate.model.errors import BadInput, Conflict
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding, manifests
 from kybernate.store.catalog import SnapshotRow
@@ -42,6 +43,9 @@ from kybernate.store.tenants import ID_BYTES, ChunkId, SnapshotName
 
 if TYPE_CHECKING:
     from kybernate.store.spaces import Space
+
+
+log = logging.getLogger(__name__)
 
 
 class ChunkWriter:
@@ -336,7 +340,8 @@ class SnapshotWriter:
 
         Raises:
             Conflict: the name is taken.
-            whatever went wrong before: disk full, cancelled, the tier away. Nothing is visible then.
+            whatever went wrong before: disk full, cancelled, the tier away. Nothing is visible then; but when a bucket is away
+            just as the manifest was sent, nobody can know: it is there whole, or not at all.
         """
         self._finish_tasks()
         self.chunks.finish()
@@ -360,15 +365,14 @@ class SnapshotWriter:
         self.stop.check(self._what)
         self._create(content)
         self._after_commit(manifest)
-        self._space.catalog.add_snapshot(
-            self._space.id,
-            SnapshotRow(
-                self.name, manifest.uid, manifest.created, manifest.size, json.dumps(manifest.labels), len(content)
-            ),
-        )
+        labels_text = json.dumps(manifest.labels)
+        row = SnapshotRow(self.name, manifest.uid, manifest.created, manifest.size, labels_text, len(content))
+        try:
+            self._space.catalog.add_snapshot(self._space.id, row)
+        except KybernateError as e:
+            log.warning("snapshot %s is stored, but not listed before the next start: %s", self.name, e)
         self._meter.tell()
         self._over = True
-        self._space.note_committed(self.chunks.packs)
         self.chunks.release()
         self._closed()
         return manifest
@@ -395,10 +399,15 @@ class SnapshotWriter:
         tier, medium = self._space.tier, self._space.medium
         granted = tier.reserve(len(content), len(content))
         created = False
+        # Before it is there: whatever happens right after it must not take its packs away.
+        used = set(self.chunks.packs)
+        self._space.note_committed(used)
         try:
             created = medium.create(key_of_manifest(self._space.keys.tenant, self.name), content)
         finally:
             tier.settle(granted, granted if created else 0)
+            if not created:
+                self._space.note_not_committed(used)
         if not created:
             raise Conflict(f"there is a snapshot {self.name} in {medium.where} already", hint="choose another name")
 
@@ -409,7 +418,7 @@ class SnapshotWriter:
         try:
             self._lease()
             self._space.check_there(self.chunks.packs)
-        except Damaged:
+        except (Damaged, Busy):
             self._space.medium.delete(key_of_manifest(self._space.keys.tenant, manifest.name))
             raise
 
