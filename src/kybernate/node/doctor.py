@@ -47,6 +47,7 @@ def examine(facts: Facts) -> list[Check]:
         _nvrtc(facts),
         _preload(facts),
         _criu(facts),
+        _dumps_of_users(facts),
         _root(facts),
         _kernel(facts),
         _cgroup(facts),
@@ -140,6 +141,19 @@ def _criu(facts: Facts) -> Check:
         command = f"{shlex.quote(str(facts.criu.path))} check --all -v4"
         return Check("CRIU", ok=False, detail=f"{found}: {facts.criu_check}", remedy=f"see `{command}`", needed=False)
     return Check("CRIU", ok=True, detail=found)
+
+
+def _dumps_of_users(facts: Facts) -> Check:
+    name = "snapshots of users"
+    if facts.criu is None or facts.uid != 0 or facts.sys_resource:
+        return Check(name, ok=True, detail="any user's" if facts.sys_resource else "none: see CRIU and root")
+    return Check(
+        name,
+        ok=False,
+        detail="without CAP_SYS_RESOURCE only workloads that run as root can be put on disk",
+        remedy="in a container add `--cap-add SYS_RESOURCE` or `--privileged`, in a unit CapabilityBoundingSet=~",
+        needed=False,
+    )
 
 
 def _root(facts: Facts) -> Check:

@@ -162,11 +162,8 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
 
 
 def _of_protocol(file: OpenFile) -> str | None:
-    try:
-        name = os.getxattr(file.link, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
-    except OSError:
-        return None
-    return None if name.startswith(_SOCKETS) else f"has a socket of a kind that can't be dumped ({name})"
+    name = file.socket_protocol
+    return None if not name or name.startswith(_SOCKETS) else f"has a socket of a kind that can't be dumped ({name})"
 
 
 def _of_mapping(mapping: MappedFile, *, gpu: Sequence[str], gpu_released: bool) -> str | None:
