@@ -20,9 +20,9 @@ from kybernate.cuda.hashing import Hasher, load_key
 from kybernate.cuda.kernels import Kernels
 from kybernate.cuda.pool import PinnedPool
 from kybernate.engine.engine import Engine, Target
-from kybernate.engine.faults import Faults
+from kybernate.engine.faults import Faults, InjectedFault
 from kybernate.model.native import preload_library, simulated_driver
-from kybernate.model.types import MIB, Backend, Depth, HostPid, WorkloadName
+from kybernate.model.types import MIB, Backend, Depth, HostPid, WorkloadName, WorkloadState
 from kybernate.node.environment import SIMULATED_VARIABLE, Simulation, workload_environment
 from kybernate.node.targets import cuda_processes
 from kybernate.process.launching import LaunchSpec, launch
@@ -56,6 +56,24 @@ class Open:
         return False
 
 
+class Armed(Faults):
+    """Fails once at a step, when it is told to; besides what the environment asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step: str | None = None
+        self.then: Callable[[], None] | None = None
+
+    def at(self, step: str) -> None:
+        if step == self.step:
+            self.step = None
+            if self.then is not None:
+                self.then()
+                return
+            raise InjectedFault(f"injected fault at {step}")
+        super().at(step)
+
+
 class Node:
     """One agent's engine. `root` is on a disk, `memory` on a tmpfs; both outlive it."""
 
@@ -64,6 +82,7 @@ class Node:
         self.state = root / agent
         self.state.mkdir(exist_ok=True)
         (memory / agent).mkdir(exist_ok=True)
+        self.faults = Armed()
         self.gpus = open_gpus()
         self.broker = Broker(gpus=self.gpus, admission=Open(), extent_bytes=64 * MIB)
         self.pool = PinnedPool(
@@ -79,7 +98,7 @@ class Node:
             pool=self.pool,
             copiers=self.copiers,
             directory=memory / agent / "copies",
-            faults=Faults(),
+            faults=self.faults,
             scratch=root / f"scratch-{agent}",
         )
         self.pool.start()
@@ -127,13 +146,17 @@ class Node:
         command = argv or workload_command(SIZE, "--loop", "0.1", "--pace", "0.01")
         tree = launch(LaunchSpec(name=WorkloadName(name), argv=command, run_directory=run, environment=environment))
         self.trees[name] = tree
-        self.wait_steps(name, 2)
+        if argv is None:
+            self.wait_steps(name, 2)
+        eventually(lambda: "ready" in self.output(name) or tree.exit() is not None, f"start of {name}")
         return tree
 
-    def find(self, name: str) -> Tree:
-        """A workload that an earlier agent started."""
+    def take_over(self, name: str) -> Tree:
+        """A workload that an earlier agent had paused, or was just parking."""
         tree = self.trees[name] = attach(self.run_directory(name))
         self.broker.open_door(WorkloadName(name), self.run_directory(name) / "agent.sock", uid=0, gid=0)
+        assert list((self.state.parent / f"scratch-{self.state.name}").iterdir()) == []
+        assert self.engine.recover(self.target(name)) is WorkloadState.PAUSED
         return tree
 
     def target(self, name: str, backend: Backend = Backend.BROKER) -> Target:
@@ -182,6 +205,14 @@ class Node:
     def goes_on(self, name: str) -> None:
         """All of its memory is compared in each of two more steps."""
         self.wait_steps(name, self.steps(name) + 2)
+
+    def order(self, name: str, command: str) -> None:
+        """`NUMBER VERB ...`, for a workload that was started with `--commands`; done when this returns."""
+        with (self.run_directory(name) / "commands").open("a") as file:
+            file.write(f"{command}\n")
+        tree, done = self.trees[name], f"done {command.split()[0]} "
+        eventually(lambda: done in self.output(name) or tree.exit() is not None, f"{command} of {name}")
+        assert tree.exit() is None, self.output(name)[-1000:]
 
     def exact_end(self, name: str) -> None:
         """It ends by itself, everything compared once more."""

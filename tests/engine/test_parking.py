@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -15,8 +16,10 @@ import pytest
 from tests.conftest import SLOWER
 
 from kybernate.cuda import simulated
-from kybernate.engine.faults import VARIABLE
+from kybernate.engine.faults import TIER_STEPS, VARIABLE
+from kybernate.model.errors import KybernateError
 from kybernate.model.types import MIB
+from kybernate.process.tree import attach
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
 
@@ -51,6 +54,9 @@ def scenario() -> Iterator[Run]:
     try:
         yield run
     finally:
+        for run_directory in root.glob("*/workloads/*"):
+            with contextlib.suppress(KybernateError):
+                attach(run_directory).remove()
         simulated.remove(gpu.path)
         shutil.rmtree(root, ignore_errors=True)
         shutil.rmtree(memory, ignore_errors=True)
@@ -67,3 +73,34 @@ def test_another_agent_resumes(scenario: Run) -> None:
 
 def test_clones(scenario: Run) -> None:
     scenario("clones")
+
+
+def test_agents_die_while_they_park(scenario: Run) -> None:
+    """One after the other, each at another step; the first with a connection to the process that it had just frozen."""
+    assert scenario("park", fault="pause.frozen:kill") == -9
+    for step in (step for step in TIER_STEPS if step.startswith("park.")):
+        assert scenario("park_what_was_found", fault=f"{step}:kill") == -9, step
+    scenario("after_a_parking_died")
+
+
+def test_agents_die_while_they_revive(scenario: Run) -> None:
+    scenario("park")
+    for step in (step for step in TIER_STEPS if not step.startswith("park.")):
+        assert scenario("revive_anew", fault=f"{step}:kill") == -9, step
+    scenario("after_a_revival_was_saved")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "steps_that_fail_leave_everything_as_it_was",
+        "what_cannot_be_dumped_stays_paused",
+        "moved_by_the_driver_alone",
+        "refusals_change_nothing",
+        "damage_is_found_before_anything_starts",
+        "too_small_a_pool_says_so",
+        "a_cancelled_step_leaves_nothing",
+    ],
+)
+def test_scenario(scenario: Run, name: str) -> None:
+    scenario(name)

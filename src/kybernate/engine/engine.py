@@ -48,6 +48,7 @@ from kybernate.model.types import (
     WorkloadName,
     WorkloadState,
 )
+from kybernate.process.dumping import settle
 from kybernate.process.launching import Network
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree
@@ -477,6 +478,8 @@ class Engine:
             ContentGone: its memory is gone; the message says what the witnesses said.
             Unfinished: not now, for want of room or of an answer; it can be called again, also by `resume`.
         """
+        if isinstance(target.tree, Tree):
+            settle(target.tree.run_directory)  # a dump that outlived its agent, or that was cut off with it
         try:
             state = self._recover(target)
         except recovery.ContentGone:

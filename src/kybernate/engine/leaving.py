@@ -23,12 +23,13 @@ from kybernate.cuda import residual, wire
 from kybernate.cuda.control import Control
 from kybernate.cuda.copying import CopyPlan, CopyStats, ExtentCopy
 from kybernate.cuda.extents import Extent
+from kybernate.cuda.residual import ResidualState
 from kybernate.engine.context import Clock, Parts, connections, every, reconcile, refuse_newcomers, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.holding import hold_all
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
-from kybernate.model.errors import Busy
+from kybernate.model.errors import Busy, KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, SwitchReport
 
 log = logging.getLogger(__name__)
@@ -161,11 +162,14 @@ class Leaving:
         self.parts.faults.at("pause.released")
 
     def _remap(self) -> None:
-        def one(control: Control) -> None:
-            if control.status().state is wire.ProcessState.RELEASED:
-                control.remap()
+        def one(pid: HostPid) -> None:
+            if self.depth is Depth.ZERO and residual.state(pid) in (ResidualState.LOCKED, ResidualState.CHECKPOINTED):
+                # An undo before this one failed. Its answer would take as long as we are willing to wait.
+                raise KybernateError(f"process {pid} is still held by the driver")
+            if self.controls[pid].status().state is wire.ProcessState.RELEASED:
+                self.controls[pid].remap()
 
-        every(self.parts.executor, one, list(self.controls.values()))
+        every(self.parts.executor, one, list(self.controls))
 
     def _leave(self) -> list[CopyStats]:
         """Copy and checkpoint at the same time; then free what is copied while the rest follows."""
