@@ -44,6 +44,8 @@ def main() -> NoReturn:
     job = json.loads(sys.stdin.readline())
     group = WorkloadCgroup(Path(job["cgroup"]))
     (group.supervisor / "cgroup.procs").write_text("0")
+    with contextlib.suppress(OSError):  # needs CAP_SYS_RESOURCE: of all processes, not CRIU when memory runs out
+        Path("/proc/self/oom_score_adj").write_text("-900")
     report: dict[str, Any] = {}
     try:
         began = time.monotonic()
