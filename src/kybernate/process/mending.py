@@ -1,7 +1,8 @@
 """What a CRIU that was killed in the middle of a dump leaves behind in the processes it dumped, and putting it right.
 
 The kernel lets go of them, and CRIU's code inside restores each by itself, unless it was just being put in: then the
-process dies of SIGTRAP (some 1 in 20 kills, and nothing helps). Two things stay (found by killing it at every moment): TCP connections in repair mode, in which no call on them works, and extra names of unlinked files.
+process dies of SIGTRAP (some 1 in 20 kills, and nothing helps). Two things stay (found by killing it at every moment):
+TCP connections in repair mode, in which no call on them works, and extra names of unlinked files.
 """
 
 from __future__ import annotations
