@@ -129,7 +129,7 @@ def test_garbage_is_answered_in_one_line(
     error = json.loads(answer)
     assert error["message"]
     assert "\n" not in error["message"]
-    assert set(error) == {"code", "message", "hint"}
+    assert set(error) == {"code", "message", "hint", "exit_status"}
 
 
 def test_a_body_that_is_too_large_is_refused(plain_agent: AgentProcess) -> None:

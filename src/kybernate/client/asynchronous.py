@@ -15,7 +15,7 @@ from kybernate.client.calls import A, Call, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api
 from kybernate.model.layout import StateDirectory
-from kybernate.model.types import Depth
+from kybernate.model.types import Depth, TierName
 
 
 class AsyncClient:
@@ -74,12 +74,63 @@ class AsyncClient:
         return await self.send(calls.wait(name, timeout_s))
 
     async def pause(
-        self, name: str, *, depth: Depth = Depth.ZERO, timeout_s: float = api.TIMEOUT_S_DEFAULT
+        self,
+        name: str,
+        *,
+        depth: Depth = Depth.ZERO,
+        timeout_s: float = api.TIMEOUT_S_DEFAULT,
+        tier: TierName = TierName.RAM,
+        connections: str | None = None,
     ) -> api.SwitchView:
-        return await self.send(calls.pause(name, depth, timeout_s))
+        """Give its VRAM back; with a tier below RAM its state goes into the store and its processes end.
+
+        Args:
+            connections: `refuse` or `close` those that lead out of it; None: as the agent's settings say.
+        """
+        return await self.send(calls.pause(name, depth, timeout_s, tier, connections))
 
     async def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+        """Let it go on, from whichever tier it lies in; one that this agent doesn't know is looked for in its tiers."""
         return await self.send(calls.resume(name, timeout_s))
+
+    async def prefetch(self, name: str) -> api.StoredView:
+        """Read its content from the store into the pool, ahead of its resume."""
+        return await self.send(calls.prefetch(name))
+
+    async def snapshot(self, name: str, request: api.SnapshotRequest) -> api.StoredView:
+        """Take an image of a workload; it runs on afterwards."""
+        return await self.send(calls.snapshot(name, request))
+
+    async def snapshots(self) -> api.SnapshotList:
+        """All snapshots in all tiers, and what is wrong with those that could not be asked."""
+        return await self.send(calls.snapshots())
+
+    async def clone(
+        self, image: str, name: str, *, count: int | None = None, timeout_s: float = api.TIMEOUT_S_DEFAULT
+    ) -> api.CloneList:
+        """Make the workload `name` of an image or, with a count, `name`-1 to `name`-count."""
+        return await self.send(calls.clone(image, name, count, timeout_s))
+
+    async def move(self, name: str, tier: TierName, *, connections: str | None = None) -> api.StoredView:
+        """Let a paused workload, or a snapshot, lie in another tier."""
+        return await self.send(calls.move(name, tier, connections))
+
+    async def remove_snapshot(self, name: str, *, tier: TierName | None = None) -> api.StoredView:
+        return await self.send(calls.remove_snapshot(name, tier))
+
+    async def verify(self, *names: str, tier: TierName | None = None, content: bool = True) -> list[api.VerifiedView]:
+        """Compare what is stored with its hashes; without names everything. Without `content` only look whether it is there."""
+        return (await self.send(calls.verify(names, tier, content=content))).tiers
+
+    async def collect(
+        self, *, tier: TierName | None = None, dry_run: bool = False, accept_loss: bool = False
+    ) -> list[api.CollectedView]:
+        """Remove what no snapshot needs."""
+        return (await self.send(calls.collect(tier, dry_run=dry_run, accept_loss=accept_loss))).tiers
+
+    async def jobs(self) -> list[api.JobView]:
+        """Long steps of the store under way."""
+        return (await self.send(calls.jobs())).jobs
 
     async def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
         return await self.send(calls.stop(name, grace_s, remove=remove))

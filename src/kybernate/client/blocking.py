@@ -15,7 +15,7 @@ from kybernate.client.calls import A, Call, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api
 from kybernate.model.layout import StateDirectory
-from kybernate.model.types import Depth
+from kybernate.model.types import Depth, TierName
 
 
 class Client:
@@ -74,12 +74,63 @@ class Client:
         return self.send(calls.wait(name, timeout_s))
 
     def pause(
-        self, name: str, *, depth: Depth = Depth.ZERO, timeout_s: float = api.TIMEOUT_S_DEFAULT
+        self,
+        name: str,
+        *,
+        depth: Depth = Depth.ZERO,
+        timeout_s: float = api.TIMEOUT_S_DEFAULT,
+        tier: TierName = TierName.RAM,
+        connections: str | None = None,
     ) -> api.SwitchView:
-        return self.send(calls.pause(name, depth, timeout_s))
+        """Give its VRAM back; with a tier below RAM its state goes into the store and its processes end.
+
+        Args:
+            connections: `refuse` or `close` those that lead out of it; None: as the agent's settings say.
+        """
+        return self.send(calls.pause(name, depth, timeout_s, tier, connections))
 
     def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+        """Let it go on, from whichever tier it lies in; one that this agent doesn't know is looked for in its tiers."""
         return self.send(calls.resume(name, timeout_s))
+
+    def prefetch(self, name: str) -> api.StoredView:
+        """Read its content from the store into the pool, ahead of its resume."""
+        return self.send(calls.prefetch(name))
+
+    def snapshot(self, name: str, request: api.SnapshotRequest) -> api.StoredView:
+        """Take an image of a workload; it runs on afterwards."""
+        return self.send(calls.snapshot(name, request))
+
+    def snapshots(self) -> api.SnapshotList:
+        """All snapshots in all tiers, and what is wrong with those that could not be asked."""
+        return self.send(calls.snapshots())
+
+    def clone(
+        self, image: str, name: str, *, count: int | None = None, timeout_s: float = api.TIMEOUT_S_DEFAULT
+    ) -> api.CloneList:
+        """Make the workload `name` of an image or, with a count, `name`-1 to `name`-count."""
+        return self.send(calls.clone(image, name, count, timeout_s))
+
+    def move(self, name: str, tier: TierName, *, connections: str | None = None) -> api.StoredView:
+        """Let a paused workload, or a snapshot, lie in another tier."""
+        return self.send(calls.move(name, tier, connections))
+
+    def remove_snapshot(self, name: str, *, tier: TierName | None = None) -> api.StoredView:
+        return self.send(calls.remove_snapshot(name, tier))
+
+    def verify(self, *names: str, tier: TierName | None = None, content: bool = True) -> list[api.VerifiedView]:
+        """Compare what is stored with its hashes; without names everything. Without `content` only look whether it is there."""
+        return self.send(calls.verify(names, tier, content=content)).tiers
+
+    def collect(
+        self, *, tier: TierName | None = None, dry_run: bool = False, accept_loss: bool = False
+    ) -> list[api.CollectedView]:
+        """Remove what no snapshot needs."""
+        return self.send(calls.collect(tier, dry_run=dry_run, accept_loss=accept_loss)).tiers
+
+    def jobs(self) -> list[api.JobView]:
+        """Long steps of the store under way."""
+        return self.send(calls.jobs()).jobs
 
     def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
         return self.send(calls.stop(name, grace_s, remove=remove))

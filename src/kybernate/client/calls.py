@@ -4,7 +4,7 @@ blocking and the asynchronous client share all of it, errors included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from kybernate.model import api, errors
-from kybernate.model.types import Depth
+from kybernate.model.types import Depth, TierName
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -20,6 +20,8 @@ _MARGIN_S = 30.0
 """How much longer than the order's own limit the client waits for its answer."""
 _SWITCH_S = 600.0
 """A resume may have to pause others first and moves at disk-like speed in the worst case."""
+_STORE_S = 7 * 86400.0
+"""Into a bucket a large workload may take hours; how far it is can be asked meanwhile, and an agent that dies hangs up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ def error_of(status: int, content: bytes) -> errors.KybernateError:
     kind = _by_code().get(view.code)
     if kind is None:
         kind = errors.BadInput if 400 <= status < 500 else errors.KybernateError
-    return kind(view.message, hint=view.hint)
+    error = kind(view.message, hint=view.hint)
+    error.code = view.code
+    if view.exit_status is not None:
+        error.exit_status = view.exit_status
+    return error
 
 
 def _by_code() -> Mapping[str, type[errors.KybernateError]]:
@@ -76,6 +82,10 @@ def _by_code() -> Mapping[str, type[errors.KybernateError]]:
 
 def _of(name: str, rest: str = "") -> str:
     return f"/v1/workloads/{quote(name, safe='')}{rest}"
+
+
+def _snapshot(name: str, rest: str = "") -> str:
+    return f"/v1/snapshots/{quote(name, safe='')}{rest}"
 
 
 def node() -> Call[api.NodeView]:
@@ -98,14 +108,56 @@ def remove(name: str) -> Call[api.StoppedView]:
     return Call("DELETE", _of(name), api.StoppedView)
 
 
-def pause(name: str, depth: Depth, timeout_s: float) -> Call[api.SwitchView]:
-    body = api.PauseRequest.of(depth=depth, timeout_s=timeout_s)
-    return Call("POST", _of(name, "/pause"), api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
+def pause(name: str, depth: Depth, timeout_s: float, tier: TierName, connections: str | None) -> Call[api.SwitchView]:
+    body = api.PauseRequest.of(depth=depth, timeout_s=timeout_s, tier=tier, connections=connections)
+    limit = timeout_s + (_SWITCH_S if tier is TierName.RAM else _STORE_S)
+    return Call("POST", _of(name, "/pause"), api.SwitchView, body=body, timeout_s=limit)
 
 
 def resume(name: str, timeout_s: float) -> Call[api.SwitchView]:
     body = api.ResumeRequest.of(timeout_s=timeout_s)
-    return Call("POST", _of(name, "/resume"), api.SwitchView, body=body, timeout_s=timeout_s + _SWITCH_S)
+    return Call("POST", _of(name, "/resume"), api.SwitchView, body=body, timeout_s=timeout_s + _STORE_S)
+
+
+def prefetch(name: str) -> Call[api.StoredView]:
+    return Call("POST", _of(name, "/prefetch"), api.StoredView, timeout_s=_STORE_S)
+
+
+def snapshot(name: str, request: api.SnapshotRequest) -> Call[api.StoredView]:
+    return Call("POST", _of(name, "/snapshot"), api.StoredView, body=request, timeout_s=_STORE_S)
+
+
+def snapshots() -> Call[api.SnapshotList]:
+    return Call("GET", "/v1/snapshots", api.SnapshotList, timeout_s=_SWITCH_S)
+
+
+def move(name: str, tier: TierName, connections: str | None) -> Call[api.StoredView]:
+    body = api.MoveRequest.of(tier=tier, connections=connections)
+    return Call("POST", _snapshot(name, "/move"), api.StoredView, body=body, timeout_s=_STORE_S)
+
+
+def clone(image: str, name: str, count: int | None, timeout_s: float) -> Call[api.CloneList]:
+    body = api.CloneRequest.of(name=name, count=count, timeout_s=timeout_s)
+    return Call("POST", _snapshot(image, "/clone"), api.CloneList, body=body, timeout_s=_STORE_S)
+
+
+def remove_snapshot(name: str, tier: TierName | None) -> Call[api.StoredView]:
+    query = {} if tier is None else {"tier": str(tier)}
+    return Call("DELETE", _snapshot(name), api.StoredView, query=query, timeout_s=_SWITCH_S)
+
+
+def verify(names: Sequence[str], tier: TierName | None, *, content: bool) -> Call[api.VerifiedList]:
+    body = api.VerifyRequest.of(names=list(names), tier=tier, content=content)
+    return Call("POST", "/v1/store/verify", api.VerifiedList, body=body, timeout_s=_STORE_S)
+
+
+def collect(tier: TierName | None, *, dry_run: bool, accept_loss: bool) -> Call[api.CollectedList]:
+    body = api.CollectRequest.of(tier=tier, dry_run=dry_run, accept_loss=accept_loss)
+    return Call("POST", "/v1/store/gc", api.CollectedList, body=body, timeout_s=_STORE_S)
+
+
+def jobs() -> Call[api.JobList]:
+    return Call("GET", "/v1/jobs", api.JobList)
 
 
 def stop(name: str, grace_s: float, *, remove: bool) -> Call[api.StoppedView]:

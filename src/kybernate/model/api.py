@@ -12,14 +12,20 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kybernate.model.errors import BadInput
-from kybernate.model.types import Backend, Depth, WorkloadState
+from kybernate.model.types import Backend, Depth, TierName, WorkloadState
 
 TIMEOUT_S_DEFAULT = 30.0
 """How long a pause waits for the GPU work in flight before it answers busy."""
+READY_S_DEFAULT = 600.0
+"""A large model server takes minutes to load."""
 GRACE_S_DEFAULT = 10.0
 """Between SIGTERM and SIGKILL, as other process managers do."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label")]
+ImageName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="an image's name: like a workload's")
+]
+Directory = Annotated[str, Field(pattern=r"^/[^\x00]*$", description="an absolute path")]
 Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
@@ -59,11 +65,61 @@ class RunRequest(Request):
     """`none`: a network namespace of its own with loopback only; `host`: the host's."""
     isolated: bool | None = None
     """Namespaces of its own. None: where the agent may (it runs as root)."""
+    layers: Annotated[list[Directory], Field(max_length=64)] = []
+    """Directories whose files it sees, but writes into a layer of its own that snapshots take along."""
+    cold_start: bool = False
+    """Start it anew when it is resumed and no copy of its state can be used any more."""
 
 
 class PauseRequest(Request):
     depth: Depth = Depth.ZERO
     timeout_s: Seconds = TIMEOUT_S_DEFAULT
+    tier: TierName = TierName.RAM
+    """Where its state shall lie. Below RAM its processes end, and come back from the store."""
+    connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
+    """What to do about TCP connections that lead out of it, below RAM. None: as the settings say."""
+
+
+class SnapshotRequest(Request):
+    """Take an image of a workload, which runs on afterwards if it ran before."""
+
+    image: ImageName
+    tier: TierName = TierName.NVME
+    ready: Text | None = None
+    """Wait until it is ready: `PORT/PATH` or `http://HOST:PORT/PATH` answers 2xx inside the workload's network."""
+    ready_command: Annotated[list[Text], Field(max_length=4096)] = []
+    """The same: a command, run among its processes as its user, ends with status 0."""
+    ready_timeout_s: Seconds = READY_S_DEFAULT
+    connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
+
+
+class CloneRequest(Request):
+    """Make workloads from an image: NAME, or NAME-1 to NAME-COUNT."""
+
+    name: Name
+    count: Annotated[int, Field(ge=1, le=1000)] | None = None
+    timeout_s: Seconds = TIMEOUT_S_DEFAULT
+    """How long the first one waits for VRAM; others stay paused until there is room."""
+
+
+class MoveRequest(Request):
+    tier: TierName
+    connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
+
+
+class VerifyRequest(Request):
+    names: list[Text] = []
+    """Snapshots, or workloads that lie in the store; none stands for everything."""
+    tier: TierName | None = None
+    content: bool = True
+    """Read and hash everything; without, only look whether it is there."""
+
+
+class CollectRequest(Request):
+    tier: TierName | None = None
+    dry_run: bool = False
+    accept_loss: bool = False
+    """Take a tier that has lost all its snapshots (emptied, another disk or bucket) as a new one."""
 
 
 class ResumeRequest(Request):
@@ -93,6 +149,8 @@ class ErrorView(Answer):
     code: str
     message: str
     hint: str | None = None
+    exit_status: int | None = None
+    """Of the command line that meets it."""
 
 
 class StepView(Answer):
@@ -117,6 +175,10 @@ class SwitchView(Answer):
     """Nothing was done: the workload was in that state before."""
     note: str | None = None
     """What else had to happen, for example which workloads made room."""
+    tier: TierName | None = None
+    """Of a pause: where it lies now; of a resume: where it came from."""
+    bytes_stored: int = 0
+    """Really written into the store."""
 
 
 class OperationView(Answer):
@@ -134,6 +196,17 @@ class OperationView(Answer):
     bytes_per_s: float | None = None
     seconds_left: float | None = None
     """At that rate; None before the first byte."""
+
+
+class JobView(OperationView):
+    """A long step of the store under way."""
+
+    subject: str
+    """The workload, snapshot or tier it is about."""
+
+
+class JobList(Answer):
+    jobs: list[JobView]
 
 
 class WorkloadView(Answer):
@@ -166,6 +239,12 @@ class WorkloadView(Answer):
     operation: OperationView | None = None
     last_pause: SwitchView | None = None
     last_resume: SwitchView | None = None
+    tier: str | None = None
+    """`vram` while it runs, else where its state lies: `ram`, `nvme`, `object`; None once it has ended."""
+    snapshot: str | None = None
+    staged: bool = False
+    """Its content is in the pool again, ahead of its resume."""
+    image: str | None = None
 
 
 class WorkloadList(Answer):
@@ -193,6 +272,105 @@ class PoolView(Answer):
     free_bytes: int
 
 
+class TierView(Answer):
+    """A tier below RAM as the agent has it."""
+
+    tier: TierName
+    where: str
+    """Directory or URL."""
+    state: str
+    """`ready`, `unused` (made at the first order that needs it), `opening` or `away`."""
+    problem: str | None = None
+    """Why it can't be used."""
+    used_bytes: int = 0
+    budget_bytes: int | None = None
+    free_bytes: int | None = None
+    snapshots: int = 0
+    encrypted: bool = False
+
+
+class SnapshotView(Answer):
+    """A stored state: a workload's own (`parked`) or an image."""
+
+    name: str
+    kind: str
+    workload: str
+    """Which it is, or was taken of."""
+    tiers: list[TierName]
+    uid: int
+    created: float
+    size_bytes: int
+    """Content of memory and files, zeros and what is shared with others included."""
+
+
+class SnapshotList(Answer):
+    snapshots: list[SnapshotView]
+    problems: list[str] = []
+    """Tiers that could not be asked, and snapshots that can't be read, in a line each."""
+
+
+class StoredView(Answer):
+    """What a snapshot, a move, a prefetch or a removal did."""
+
+    subject: str
+    operation: str
+    tier: TierName | None = None
+    snapshot: str | None = None
+    seconds: float = 0.0
+    bytes_total: int = 0
+    bytes_stored: int = 0
+    """Really written: without zeros and what was there already."""
+    already: bool = False
+    note: str | None = None
+
+
+class CloneView(Answer):
+    workload: str
+    state: WorkloadState
+    seconds: float
+    """From the order until it computed or, where it stays paused, was ready to."""
+    note: str | None = None
+
+
+class CloneList(Answer):
+    image: str
+    seconds: float
+    clones: list[CloneView]
+
+
+class ProblemView(Answer):
+    text: str
+    snapshots: list[str]
+    """That can't be restored because of it."""
+
+
+class VerifiedView(Answer):
+    tier: TierName
+    snapshots: int
+    packs: int
+    chunks: int
+    bytes_read: int
+    problems: list[ProblemView]
+
+
+class VerifiedList(Answer):
+    tiers: list[VerifiedView]
+
+
+class CollectedView(Answer):
+    tier: TierName
+    packs: int
+    removed: int
+    compacted: int
+    bytes_freed: int
+    left: list[str]
+
+
+class CollectedList(Answer):
+    tiers: list[CollectedView]
+    dry_run: bool
+
+
 class NodeView(Answer):
     version: str
     pid: int
@@ -206,6 +384,8 @@ class NodeView(Answer):
     """What this agent can't do here and how to mend it."""
     workloads: dict[str, int]
     """Number of workloads by state."""
+    tiers: list[TierView] = []
+    """Below RAM."""
 
 
 class EventView(Answer):

@@ -42,6 +42,17 @@ class Backend(enum.StrEnum):
     """The driver's own checkpoint alone: works on any process that already runs, slowly."""
 
 
+class TierName(enum.StrEnum):
+    """Where a paused workload, or a snapshot, lies."""
+
+    RAM = "ram"
+    """Processes frozen, content in the host pool: back in about a second."""
+    NVME = "nvme"
+    """In the store on the local disk; nothing of it runs."""
+    OBJECT = "object"
+    """In the store in a bucket; nothing of it runs."""
+
+
 class LogFormat(enum.StrEnum):
     """What the agent's log looks like."""
 

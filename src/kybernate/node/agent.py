@@ -32,7 +32,7 @@ from kybernate.model.api import GpuView, NodeView, PoolView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
-from kybernate.model.types import CHUNK_BYTES, Backend, HostPid, WorkloadName
+from kybernate.model.types import CHUNK_BYTES, Backend, HostPid, TierName, WorkloadName
 from kybernate.node.api import Api
 from kybernate.node.database import Database
 from kybernate.node.events import Events
@@ -40,11 +40,16 @@ from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.guests import Guests
 from kybernate.node.holders import Holders
+from kybernate.node.jobs import Jobs
+from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Ledger
+from kybernate.node.library import Library
 from kybernate.node.metrics import Metrics
+from kybernate.node.parking import Parking
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
 from kybernate.node.settings import AgentSettings
+from kybernate.node.stores import Stores
 from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
@@ -143,12 +148,13 @@ class _Agent:
         self.ledger = Ledger(clock=self.clock)
         self.events = Events(database=database, clock=self.clock, keep=settings.events.keep)
         self._records = Records(database)
+        self._stores = Stores(settings=settings.store, state=state, changed=self._tier_changed)
         self._opened: _Opened | None = None
 
     async def run(self) -> None:
         """Until it is told to end."""
         self.closing = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_end)
         self._opened = await self._open_hardware()
@@ -160,6 +166,7 @@ class _Agent:
             await runner.setup()
             listener = self._listen()
             await web.SockSite(runner, listener).start()
+            tasks.start(self.keeper.run(), name="tiers")
             if self._opened is not None:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
                 tasks.start(self._opened.room.watch(), name="automatic resume")
@@ -173,8 +180,7 @@ class _Agent:
             await runner.cleanup()
             tasks.cancel()
         self.events.record("agent-down", "agent is down; workloads run on")
-        if self._opened is not None:
-            await in_thread("close", lambda: self._close(self._opened))
+        await in_thread("close", lambda: self._close(self._opened))
 
     def ask_to_end(self) -> None:
         self.closing.set()
@@ -193,6 +199,7 @@ class _Agent:
             pool=None if opened is None else _pool_view(opened.hardware),
             notes=self._notes + ([] if opened is None else list(opened.hardware.pool.problems)),
             workloads=dict(Counter(str(entry.state) for entry in entries)),
+            tiers=self._stores.views(),
         )
 
     def metrics(self) -> bytes:
@@ -221,7 +228,10 @@ class _Agent:
 
             self._say("opening the GPUs")
             hardware, keeper = await in_thread(
-                "open the GPUs", lambda: open_hardware(settings=self._settings, state=self._state, room=room)
+                "open the GPUs",
+                lambda: open_hardware(
+                    settings=self._settings, state=self._state, room=room, scratch=self._stores.scratch
+                ),
             )
         except (Unsupported, ImportError) as e:
             text = e.message if isinstance(e, KybernateError) else str(e)
@@ -248,11 +258,20 @@ class _Agent:
             clock=self.clock,
             gpu=gpu,
             simulation=None if self._opened is None else self._opened.hardware.simulation,
+            stores=self._stores,
+            jobs=Jobs(),
+            flush=self._records.flush,
         )
         self.workloads = Workloads(gear=gear, tasks=tasks)
         self._external = ExternalWatcher(gear=gear, workloads=self.workloads, tasks=tasks)
-        self.switching = Switching(gear=gear, workloads=self.workloads, external=self._external)
-        self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external)
+        parking = Parking(gear=gear, workloads=self.workloads)
+        self.switching = Switching(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
+        self.keeper = Keeper(gear=gear, workloads=self.workloads, parking=parking)
+        self.library = Library(
+            gear=gear, workloads=self.workloads, switching=self.switching, parking=parking, keeper=self.keeper
+        )
+        self.jobs = gear.jobs
+        self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
         if gpu is not None:
             broker = gpu.broker
             guests = Guests(tasks=tasks, take_back=lambda name, pid: broker.drop(broker.extents(name, pid)))
@@ -303,7 +322,15 @@ class _Agent:
             "pool-ready", f"{describe_pool(pool)} after {pool.fill_seconds:.1f} s", data={"problems": pool.problems}
         )
 
+    def _tier_changed(self, tier: TierName, problem: str | None) -> None:
+        """In any thread."""
+        kind, text = (
+            ("tier-ready", f"tier {tier} is ready") if problem is None else ("tier-away", f"tier {tier}: {problem}")
+        )
+        self._loop.call_soon_threadsafe(lambda: self.events.record(kind, text, data={"tier": tier}))
+
     def _close(self, opened: _Opened | None) -> None:
+        self._stores.close()
         if opened is None:
             return
         opened.hardware.broker.close()

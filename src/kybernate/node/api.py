@@ -19,13 +19,17 @@ from kybernate.node import http, logs
 from kybernate.node.caller import Caller
 from kybernate.node.events import Events
 from kybernate.node.explain import explain
+from kybernate.node.jobs import Jobs
+from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Entry, Ledger
+from kybernate.node.library import Library
 from kybernate.node.openapi import describe
 from kybernate.node.routes import Query, Route
 from kybernate.node.streams import follow_events, follow_node
 from kybernate.node.switching import Switching
 from kybernate.node.views import for_strangers
 from kybernate.node.workloads import Workloads
+from kybernate.process.preflight import Connections
 
 _COUNT = Query("count", "integer", "how many of the newest, 50 if left out")
 _AFTER = Query("after", "integer", "only events with a larger id")
@@ -42,6 +46,9 @@ class Agent(Protocol):
     events: Events
     workloads: Workloads
     switching: Switching
+    library: Library
+    keeper: Keeper
+    jobs: Jobs
     closing: asyncio.Event
     clock: Callable[[], float]
 
@@ -92,6 +99,21 @@ class Api:
                 answer=words.SwitchView,
             ),
             Route("POST", f"{one}/resume", self.resume, "Go on", body=words.ResumeRequest, answer=words.SwitchView),
+            Route(
+                "POST",
+                f"{one}/prefetch",
+                self.prefetch,
+                "Read its content from the store into the pool, ahead of its resume",
+                answer=words.StoredView,
+            ),
+            Route(
+                "POST",
+                f"{one}/snapshot",
+                self.snapshot,
+                "Take an image of it",
+                body=words.SnapshotRequest,
+                answer=words.StoredView,
+            ),
             Route("POST", f"{one}/stop", self.stop, "End it", body=words.StopRequest, answer=words.StoppedView),
             Route(
                 "GET",
@@ -121,6 +143,49 @@ class Api:
                 query=(_COUNT, _AFTER, _FOLLOW),
             ),
             Route("GET", f"{one}/explain", self.explain, "Why it is in its state", answer=words.ExplainView),
+            Route("GET", "/v1/snapshots", self.snapshots, "All snapshots in all tiers", answer=words.SnapshotList),
+            Route(
+                "DELETE",
+                "/v1/snapshots/{name}",
+                self.remove_snapshot,
+                "Delete a snapshot",
+                answer=words.StoredView,
+                query=(Query("tier", "string", "only from this tier"),),
+            ),
+            Route(
+                "POST",
+                "/v1/snapshots/{name}/move",
+                self.move,
+                "Let a snapshot, or a paused workload of that name, lie in another tier",
+                body=words.MoveRequest,
+                answer=words.StoredView,
+            ),
+            Route(
+                "POST",
+                "/v1/snapshots/{name}/clone",
+                self.clone,
+                "Make workloads of an image",
+                body=words.CloneRequest,
+                answer=words.CloneList,
+                status=201,
+            ),
+            Route(
+                "POST",
+                "/v1/store/verify",
+                self.verify,
+                "Read what is stored and compare it with its hashes",
+                body=words.VerifyRequest,
+                answer=words.VerifiedList,
+            ),
+            Route(
+                "POST",
+                "/v1/store/gc",
+                self.collect,
+                "Remove what no snapshot needs",
+                body=words.CollectRequest,
+                answer=words.CollectedList,
+            ),
+            Route("GET", "/v1/jobs", self.list_jobs, "Long steps of the store under way", answer=words.JobList),
             Route(
                 "POST",
                 "/v1/external/pause",
@@ -198,12 +263,24 @@ class Api:
     async def pause(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.PauseRequest)
         name = self._own(request)
-        return http.answer(await self._agent.switching.pause(name, depth=wanted.depth, timeout_s=wanted.timeout_s))
+        connections = None if wanted.connections is None else Connections(wanted.connections)
+        return http.answer(
+            await self._agent.switching.pause(
+                name, depth=wanted.depth, timeout_s=wanted.timeout_s, tier=wanted.tier, connections=connections
+            )
+        )
 
     async def resume(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.ResumeRequest)
-        name = self._own(request)
+        name = await self._own_or_stored(request)
         return http.answer(await self._agent.switching.resume(name, timeout_s=wanted.timeout_s))
+
+    async def prefetch(self, request: web.Request) -> web.Response:
+        return http.answer(await self._agent.switching.prefetch(await self._own_or_stored(request)))
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.SnapshotRequest)
+        return http.answer(await self._agent.library.snapshot(self._own(request), wanted))
 
     async def stop(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.StopRequest)
@@ -243,6 +320,35 @@ class Api:
         finally:
             os.close(descriptor)
         return response
+
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    async def snapshots(self, _: web.Request) -> web.Response:
+        return http.answer(await self._agent.library.listing())
+
+    async def remove_snapshot(self, request: web.Request) -> web.Response:
+        name, tier = http.snapshot_of(request), http.tier(request)
+        return http.answer(await self._agent.library.remove(name, tier, http.caller(request)))
+
+    async def move(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.MoveRequest)
+        return http.answer(await self._agent.library.move(http.snapshot_of(request), wanted, http.caller(request)))
+
+    async def clone(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.CloneRequest)
+        made = await self._agent.library.clone(http.snapshot_of(request), wanted, http.caller(request))
+        return http.answer(made, status=201)
+
+    async def verify(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.VerifyRequest)
+        return http.answer(await self._agent.library.verify(wanted, http.caller(request)))
+
+    async def collect(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.CollectRequest)
+        return http.answer(await self._agent.library.collect(wanted, http.caller(request)))
+
+    async def list_jobs(self, _: web.Request) -> web.Response:
+        return http.answer(words.JobList(jobs=self._agent.jobs.views()))
 
     # -- external processes --------------------------------------------------------------------------------------
 
@@ -294,6 +400,16 @@ class Api:
         entry = self._entry(request)
         http.caller(request).require_owner(entry.uid, f"workload {entry.name}")
         return entry.name
+
+    async def _own_or_stored(self, request: web.Request) -> WorkloadName:
+        """The same; one that this agent doesn't know is looked for in its tiers."""
+        name, caller = http.name_of(request), http.caller(request)
+        known = self._agent.ledger.get(name)
+        if known is None or known.ended:
+            uid = None if caller.owns(-1) else caller.uid
+            if known is None or caller.owns(known.uid):
+                await self._agent.keeper.find(name, uid)
+        return self._own(request)
 
     def _still_runs(self, entry: Entry) -> bool:
         now = self._agent.ledger.get(entry.name)

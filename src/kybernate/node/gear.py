@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kybernate.model.layout import StateDirectory
 from kybernate.node.environment import Simulation
 from kybernate.node.events import Events
+from kybernate.node.jobs import Jobs
 from kybernate.node.ledger import Ledger
 from kybernate.node.settings import AgentSettings
+from kybernate.node.stores import Stores
 
 if TYPE_CHECKING:  # a node without a GPU never loads them
     from kybernate.cuda.broker import Broker
@@ -39,3 +41,7 @@ class Gear:
     gpu: GpuGear | None
     """None: plain processes only."""
     simulation: Simulation | None
+    stores: Stores
+    jobs: Jobs
+    flush: Callable[[], Awaitable[None]]
+    """Returns once everything that the ledger says is on disk."""

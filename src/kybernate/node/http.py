@@ -11,9 +11,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
+from kybernate import store
 from kybernate.model.api import ErrorView
 from kybernate.model.errors import BadInput, KybernateError
-from kybernate.model.types import WorkloadName, workload_name
+from kybernate.model.types import TierName, WorkloadName, workload_name
 from kybernate.node.caller import Caller, caller_of
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,22 @@ def name_of(request: web.Request) -> WorkloadName:
     return workload_name(request.match_info["name"])
 
 
+def snapshot_of(request: web.Request) -> str:
+    """Raises BadInput for what can't be a snapshot's name."""
+    return store.snapshot_name(request.match_info["name"])
+
+
+def tier(request: web.Request) -> TierName | None:
+    """The query parameter of that name. Raises BadInput for what is no tier."""
+    text = request.query.get("tier")
+    if text is None:
+        return None
+    try:
+        return TierName(text)
+    except ValueError as e:
+        raise BadInput(f"bad query parameter tier={text[:40]!r}", hint="use nvme or object") from e
+
+
 def flag(request: web.Request, name: str) -> bool:
     """A query parameter that is on or off. Raises BadInput for anything else."""
     text = request.query.get(name, "0")
@@ -93,7 +110,9 @@ async def errors_in_our_words(request: web.Request, handler: Handler) -> web.Str
     try:
         return await handler(request)
     except KybernateError as e:
-        return error_answer(e.http_status, ErrorView(code=e.code, message=e.message, hint=e.hint))
+        return error_answer(
+            e.http_status, ErrorView(code=e.code, message=e.message, hint=e.hint, exit_status=e.exit_status)
+        )
     except web.HTTPNotFound:
         view = ErrorView(
             code="not_found", message=f"no such path: {request.path[:200]}", hint="GET /openapi.json lists them"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kybernate.model.api import RunRequest
 from kybernate.model.errors import Conflict, NotFound
-from kybernate.model.types import Backend, Depth, GpuUuid, SwitchReport, WorkloadName, WorkloadState
+from kybernate.model.types import Backend, Depth, GpuUuid, SwitchReport, TierName, WorkloadName, WorkloadState
 from kybernate.node.lifecycle import ENDED, Event, next_state
 
 USER = "user"
@@ -51,6 +52,17 @@ class Entry:
     pids: tuple[int, ...] = ()
     """CUDA processes at the time of the pause, for an agent that comes after this one."""
     exit_status: int | None = None
+    tier: TierName = TierName.RAM
+    """Where it lies while it is paused. Other than RAM: none of its processes is there, and what is found under its name is
+    a leftover."""
+    snapshot: str | None = None
+    """Its name in the store. With the tier RAM: an equal copy, or nothing, of what is paused, and to be deleted once it runs."""
+    stale: tuple[str, ...] = ()
+    """Snapshots of states it has left behind, still to be deleted."""
+    image: str | None = None
+    """Which image it was cloned from."""
+    cold_start: RunRequest | None = None
+    """How to start it anew should no copy of its state be usable; None: never."""
     last_pause: SwitchReport | None = None
     last_resume: SwitchReport | None = None
 

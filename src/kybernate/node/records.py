@@ -34,6 +34,10 @@ class Records:
         elif old is not None:
             self._database.write("DELETE FROM workloads WHERE name = ?", (old.name,))
 
+    async def flush(self) -> None:
+        """Returns once everything written so far is on disk: the database does one thing after the other."""
+        await self._database.read("SELECT 1")
+
     def load(self) -> list[Entry]:
         """All entries. One that another version wrote and this one can't read is left out and logged."""
         entries = []

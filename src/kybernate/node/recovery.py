@@ -11,12 +11,13 @@ import os
 
 from kybernate.engine.recovery import ContentGone
 from kybernate.model.errors import KybernateError, NotFound
-from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
+from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState, workload_name
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear
 from kybernate.node.guests import Identity, procfs_identity
-from kybernate.node.ledger import RECOVERY, Entry
+from kybernate.node.ledger import RECOVERY, USER, Entry
 from kybernate.node.lifecycle import Event
+from kybernate.node.parking import Parking
 from kybernate.node.targets import external_pid, target_of
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
@@ -29,10 +30,11 @@ log = logging.getLogger(__name__)
 class Recovery:
     """Run it once, before the API answers."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher) -> None:
+    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher, parking: Parking) -> None:
         self._gear = gear
         self._workloads = workloads
         self._external = external
+        self._parking = parking
 
     async def run(self, records: list[Entry]) -> list[str]:
         """Take over everything; one line for each workload that was found."""
@@ -65,6 +67,8 @@ class Recovery:
         if record is not None and record.external:
             return await self._take_over_external(record)
         run_directory = self._gear.state.run_directory(name)
+        if record is not None and record.tier is not TierName.RAM and not record.ended:
+            return await self._take_over_parked(record)
         try:
             tree = await in_thread(f"attach {name}", lambda: attach(run_directory))
         except NotFound:
@@ -82,7 +86,8 @@ class Recovery:
             self._gear.events.record("recovered", "it ended while no agent ran", workload=name)
             return f"{name}: ended while no agent ran"
         state, why = await self._find_out(name, tree)
-        self._workloads.adopt(name, tree)
+        if self._gear.ledger.entry(name).tier is TierName.RAM and self._workloads.tree(name) is None:
+            self._workloads.adopt(name, tree)
         self._gear.events.record("recovered", f"{state}: {why}", workload=name, data={"state": state})
         return f"{name}: {state} ({why})"
 
@@ -101,6 +106,11 @@ class Recovery:
             state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))
             why = "found by a new agent"
         except ContentGone as e:
+            self._workloads.adopt(name, tree)
+            if (tier := await self._parking.fall_back(gpu, name)) is not None:
+                why = f"found by a new agent; what it had in RAM is gone, its copy in {tier} is intact"
+                gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, paused_by=USER)
+                return WorkloadState.PAUSED, why
             gear.ledger.apply(name, Event.LOST, reason=f"could not be recovered: {e.message}")
             return WorkloadState.LOST, e.message
         except KybernateError as e:
@@ -145,9 +155,40 @@ class Recovery:
             )
             self._gear.events.record("exited", reason, workload=name, data={"exit_status": ended.status})
             return f"{name}: ended, status {ended.status}"
+        if record.snapshot is not None and record.state is WorkloadState.PAUSED:
+            # An equal copy, or nothing: that shows when it is asked for.
+            why = "its processes were gone when a new agent came; a copy of it was to be in the store"
+            self._gear.ledger.update(name, tier=TierName.NVME, pids=(), depth=Depth.ZERO, reason=why)
+            self._gear.events.record("recovered", why, workload=name, data={"state": record.state})
+            return f"{name}: paused ({why})"
         self._gear.ledger.apply(name, Event.LOST, reason="its processes were gone when a new agent came", evicted={})
         self._gear.events.record("lost", "its processes were gone when a new agent came", workload=name)
         return f"{name}: lost, its processes are gone"
+
+    async def _take_over_parked(self, record: Entry) -> str:
+        """It lies in the store: whatever lives under its name is a leftover, of a park or a restore that was cut off."""
+        name, gear = record.name, self._gear
+        run_directory = gear.state.run_directory(name)
+
+        def end() -> bool:
+            try:
+                tree = attach(run_directory)
+            except NotFound:
+                return False
+            lived = tree.alive
+            tree.remove()
+            return lived
+
+        leftovers = await in_thread(f"end {name}", end)
+        if (gpu := gear.gpu) is not None:
+            await in_thread(f"clear {name}", lambda: gpu.engine.release_parked(name))
+        gear.ledger.add(record)
+        self._workloads.adopt(name, None)
+        if record.state is not WorkloadState.PAUSED:
+            gear.ledger.apply(name, Event.FOUND_PAUSED, reason=f"found by a new agent, in {record.tier}")
+        why = f"lies in {record.tier}" + (", leftovers of it were ended" if leftovers else "")
+        gear.events.record("recovered", f"paused: {why}", workload=name, data={"tier": record.tier})
+        return f"{name}: paused ({why})"
 
     async def _take_over_external(self, record: Entry) -> str | None:
         if record.ended:

@@ -62,12 +62,13 @@ class Hardware:
 
 
 def open_hardware(
-    *, settings: AgentSettings, state: StateDirectory, room: Callable[[Sequence[Gpu]], RoomKeeper]
+    *, settings: AgentSettings, state: StateDirectory, room: Callable[[Sequence[Gpu]], RoomKeeper], scratch: Path
 ) -> tuple[Hardware, RoomKeeper]:
     """Open everything and begin to fill the pool in the background.
 
     Args:
         room: makes the admission once the GPUs are known; called in this thread.
+        scratch: for processes' images on their way to and from the store.
 
     Raises:
         Unsupported: no driver or no GPU that can be used.
@@ -89,7 +90,7 @@ def open_hardware(
         copiers[gpu.uuid] = CopyEngine(gpu, pool=pool, hasher=hasher)
     keeper = room(gpus)
     broker = Broker(gpus=gpus, admission=keeper, extent_bytes=settings.extent_size)
-    engine = Engine(broker=broker, pool=pool, copiers=copiers, directory=directory / _MANIFESTS)
+    engine = Engine(broker=broker, pool=pool, copiers=copiers, directory=directory / _MANIFESTS, scratch=scratch)
     version = gpus[0].driver_version()
     hardware = Hardware(
         gpus=gpus,

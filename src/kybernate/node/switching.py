@@ -9,26 +9,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from kybernate.engine.recovery import ContentGone
 from kybernate.engine.target import Target
-from kybernate.model.api import SwitchView
-from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, NotFound, Unsupported
-from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
+from kybernate.model.api import TIMEOUT_S_DEFAULT, StepView, StoredView, SwitchView
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, NotFound, Unsupported
+from kybernate.model.types import Backend, Depth, SwitchReport, TierName, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
 from kybernate.node.lifecycle import Event
+from kybernate.node.parking import Back, NoCopy, Parking
 from kybernate.node.targets import external_name, target_of
 from kybernate.node.threads import in_thread
 from kybernate.node.views import switch_view
 from kybernate.node.workloads import Workloads
+from kybernate.process.preflight import Connections
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _UNCHANGED = (Busy, Unsupported, NoRoom, Conflict)
 """The engine's answers that promise the workload is as it was."""
@@ -37,30 +41,141 @@ _UNCHANGED = (Busy, Unsupported, NoRoom, Conflict)
 class Switching:
     """Also what the room keeper asks for evictions (`idle`, `evict`, `bring_back`)."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher) -> None:
+    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher, parking: Parking) -> None:
         self._gear = gear
         self._workloads = workloads
         self._external = external
+        self._parking = parking
 
     # -- orders --------------------------------------------------------------------------------------------------
 
-    async def pause(self, name: WorkloadName, *, depth: Depth, timeout_s: float) -> SwitchView:
+    async def pause(
+        self,
+        name: WorkloadName,
+        *,
+        depth: Depth,
+        timeout_s: float,
+        tier: TierName = TierName.RAM,
+        connections: Connections | None = None,
+    ) -> SwitchView:
         """Pause on a person's behalf. Of an equal pause under way it gets the report; a paused one is fine.
+
+        Args:
+            tier: where its state shall lie; one that lies deeper already stays there.
 
         Raises:
             NotFound: no such workload.
             Conflict: it is not in a state to be paused.
             Busy, Unsupported, NoRoom: it runs on unchanged.
             WorkloadLost: it could not be brought back either.
+            what the store raises: it is paused in RAM.
         """
         gpu = self._gpu()
-        self._refuse_ended(self._gear.ledger.entry(name), "paused")
+        entry = self._gear.ledger.entry(name)
+        self._refuse_ended(entry, "paused")
+        if tier is not TierName.RAM:
+            if depth is not Depth.ZERO:
+                raise BadInput(
+                    f"a workload whose state goes to {tier} leaves nothing in VRAM", hint="leave out --depth"
+                )
+            self._parking.refuse_early(entry)
+            await in_thread(f"open {tier}", lambda: self._gear.stores.space(tier))
+
+        async def pause() -> SwitchView:
+            view = await self._pause(gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order")
+            if tier is TierName.RAM:
+                return view.model_copy(update={"tier": self._gear.ledger.entry(name).tier})
+            return await self._go_deeper(gpu, name, tier, view, connections)
+
         return await self._workloads.submit(
-            name,
-            "pause",
-            lambda: self._pause(gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order"),
-            detail=depth,
-            begin_within_s=max(timeout_s, 1.0),
+            name, "pause", pause, detail=(depth, tier, connections), begin_within_s=max(timeout_s, 1.0)
+        )
+
+    async def move(self, name: WorkloadName, tier: TierName, *, connections: Connections | None = None) -> StoredView:
+        """Let a paused workload lie in another tier; RAM stands for its content in the pool, ahead of its resume.
+
+        Raises:
+            Conflict: it runs. Others as `pause` and the store.
+        """
+        gpu = self._gpu()
+        self._refuse_ended(self._gear.ledger.entry(name), "moved")
+        began = self._gear.clock()
+
+        async def move() -> StoredView:
+            entry = self._gear.ledger.entry(name)
+            self._refuse_ended(entry, "moved")
+            if entry.state is not WorkloadState.PAUSED:
+                raise Conflict(f"workload {name} is {entry.state}", hint=f"`kybernate pause {name} --tier {tier}`")
+            if tier is TierName.RAM:
+                return await self._prefetch(gpu, name)
+            was, stored = entry.tier, 0
+            if entry.tier is TierName.RAM:
+                report = await self._parking.park(gpu, name, tier, connections=connections)
+                total, stored = report.bytes_total, report.bytes_stored
+            else:
+                manifest = await self._parking.move(name, tier)
+                total = 0 if manifest is None else manifest.size
+            now = self._gear.ledger.entry(name)
+            return StoredView(
+                subject=name,
+                operation="move",
+                tier=tier,
+                snapshot=now.snapshot,
+                seconds=self._gear.clock() - began,
+                bytes_total=total,
+                bytes_stored=stored,
+                already=was is tier,
+                note=None if was is not tier else f"lies in {tier} already",
+            )
+
+        return await self._workloads.submit(name, "move", move, detail=(tier, connections))
+
+    async def prefetch(self, name: WorkloadName) -> StoredView:
+        """Read a workload's content from the store into the pool, so that its resume is quick. In RAM already is fine."""
+        gpu = self._gpu()
+        self._refuse_ended(self._gear.ledger.entry(name), "prefetched")
+        return await self._workloads.submit(name, "prefetch", lambda: self._prefetch(gpu, name))
+
+    async def _prefetch(self, gpu: GpuGear, name: WorkloadName) -> StoredView:
+        began = self._gear.clock()
+        already, size = await self._parking.stage(gpu, name)
+        entry = self._gear.ledger.entry(name)
+        return StoredView(
+            subject=name,
+            operation="prefetch",
+            tier=TierName.RAM,
+            snapshot=entry.snapshot,
+            seconds=self._gear.clock() - began,
+            bytes_total=size,
+            already=already,
+            note="is in RAM already" if already else f"still lies in {entry.tier}, too",
+        )
+
+    async def _go_deeper(
+        self, gpu: GpuGear, name: WorkloadName, tier: TierName, view: SwitchView, connections: Connections | None
+    ) -> SwitchView:
+        """From RAM, or another tier, to where it was ordered to lie."""
+        entry = self._gear.ledger.entry(name)
+        if entry.tier is tier:
+            return view.model_copy(update={"tier": tier, "note": f"lies in {tier} already"})
+        began = self._gear.clock()
+        stored = 0
+        if entry.tier is TierName.RAM:
+            report = await self._parking.park(gpu, name, tier, connections=connections)
+            stored = report.bytes_stored
+            steps = [StepView(step=step.step, seconds=step.seconds) for step in report.steps]
+        else:
+            await self._parking.move(name, tier)
+            steps = [StepView(step="move", seconds=self._gear.clock() - began)]
+        return view.model_copy(
+            update={
+                "tier": tier,
+                "bytes_stored": stored,
+                "seconds": (0.0 if view.already else view.seconds) + self._gear.clock() - began,
+                "steps": [*([] if view.already else view.steps), *steps],
+                "already": False,
+                "note": f"lies in {tier}",
+            }
         )
 
     async def resume(self, name: WorkloadName, *, timeout_s: float) -> SwitchView:
@@ -73,6 +188,7 @@ class Switching:
         """
         gpu = self._gpu()
         self._refuse_ended(self._gear.ledger.entry(name), "resumed")
+        self._gear.jobs.make_way(name)
         return await self._workloads.submit(
             name,
             "resume",
@@ -110,6 +226,37 @@ class Switching:
         with contextlib.suppress(NotFound):
             await self._workloads.submit(name, "let go", lambda: self._external.let_go(name))
 
+    async def while_paused(
+        self, name: WorkloadName, work: Callable[[], Awaitable[T]], *, why: str
+    ) -> tuple[T, str | None]:
+        """Do something to a workload that stands still at depth zero, in its owner task; then it goes on if it ran before.
+
+        Returns also what there is to say of its going on. Should the agent die meanwhile, the next one lets it go on.
+        """
+        gpu = self._gpu()
+        entry = self._gear.ledger.entry(name)
+        ran = entry.state is WorkloadState.RUNNING
+        if ran or entry.depth is not Depth.ZERO:
+            by = ARBITER if ran else entry.paused_by or USER
+            await self._pause(gpu, name, depth=Depth.ZERO, timeout_s=TIMEOUT_S_DEFAULT, by=by, why=f"paused {why}")
+        try:
+            done = await work()
+        finally:
+            note: str | None = None
+            if ran:
+                try:
+                    await self._resume(
+                        gpu, name, may_evict=True, wait_s=TIMEOUT_S_DEFAULT, why=f"resumed after it was paused {why}"
+                    )
+                except KybernateError as e:
+                    note = f"it could not be resumed at once: {e.message}"
+                    log.warning("workload %s, paused %s: %s", name, why, note)
+        return done, note
+
+    async def resume_within(self, name: WorkloadName, *, may_evict: bool, wait_s: float, why: str) -> SwitchView:
+        """For whoever is in the workload's owner task already."""
+        return await self._resume(self._gpu(), name, may_evict=may_evict, wait_s=wait_s, why=why)
+
     # -- the room keeper's orders --------------------------------------------------------------------------------
 
     def idle(self, name: WorkloadName) -> bool:
@@ -128,7 +275,7 @@ class Switching:
             lambda: self._pause(
                 gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why, freed=freed
             ),
-            detail=settings.depth,
+            detail=(settings.depth, TierName.RAM, None),
         )
 
     async def bring_back(self, name: WorkloadName) -> None:
@@ -167,9 +314,15 @@ class Switching:
         free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
         ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
         try:
-            report = await in_thread(
-                f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed)
-            )
+            while True:
+                try:
+                    report = await in_thread(
+                        f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed)
+                    )
+                    break
+                except NoRoom:
+                    if not await self._parking.make_pool_room(gpu, name):
+                        raise
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
             await self._failed(gpu, name, target, e, operation="pause", undone=undone)
@@ -222,6 +375,15 @@ class Switching:
                 workload=name, operation="resume", depth=Depth.ZERO, backend=entry.backend, seconds=0.0
             )
             return switch_view(report, already=True, note="was running already")
+        back: Back | None = None
+        if entry.tier is not TierName.RAM:
+            try:
+                back = await self._parking.unpark(gpu, name)
+            except NoCopy as e:
+                if entry.cold_start is None:
+                    raise
+                return await self._start_anew(name, e)
+            entry = ledger.entry(name)
         ledger.apply(name, Event.RESUME, reason=why.replace("resumed", "being resumed", 1))
         target: Target | None = None
         try:
@@ -255,7 +417,33 @@ class Switching:
             last_resume=report,
         )
         self._record(report, why)
-        return switch_view(report, note=f"paused {', '.join(made_room)} to make room" if made_room else None)
+        self._parking.left_behind(name)
+        notes = [back.note] if back is not None and back.note is not None else []
+        notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []
+        view = switch_view(report, note="; ".join(notes) or None)
+        if back is None:
+            return view
+        return view.model_copy(
+            update={
+                "tier": back.tier,
+                "seconds": view.seconds + back.seconds,
+                "steps": [StepView(step="restore", seconds=back.seconds), *view.steps],
+            }
+        )
+
+    async def _start_anew(self, name: WorkloadName, error: NoCopy) -> SwitchView:
+        """The last resort, for a workload that allows it."""
+        began = self._gear.clock()
+        self._gear.events.record("cold-start", f"started anew: {error.message}", workload=name)
+        entry = await self._workloads.start_anew(name, error.message)
+        return SwitchView(
+            workload=name,
+            operation="resume",
+            depth=Depth.ZERO,
+            backend=entry.backend,
+            seconds=self._gear.clock() - began,
+            note=f"started anew, its state is lost: {error.message}",
+        )
 
     async def _resume_while_others_leave(
         self, gpu: GpuGear, target: Target, departure: Departure
@@ -299,6 +487,8 @@ class Switching:
         log.error("%s of workload %s failed: %s", operation, name, text, exc_info=error)
         # Also when something of it is lost: one process of a tree may have ended, by itself, and the others live.
         state, why = await self._what_is_true(gpu, ledger.entry(name))
+        if state is WorkloadState.LOST and (tier := await self._parking.fall_back(gpu, name)) is not None:
+            state, why = WorkloadState.PAUSED, f"{why}; its copy in {tier} is intact"
         event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
             state, Event.LOST
         )
@@ -315,7 +505,8 @@ class Switching:
         copy = gpu.engine.host_copy(name)
         by = RECOVERY if gpu.engine.unfinished(name) else self._gear.ledger.entry(name).paused_by or USER
         depth = Depth.ZERO if copy is None else copy.manifest.depth
-        return {"depth": depth, "evicted": gpu.engine.away_bytes(name), "paused_by": by}
+        evicted = gpu.engine.away_bytes(name) if copy is not None else dict(self._gear.ledger.entry(name).evicted)
+        return {"depth": depth, "evicted": evicted, "paused_by": by}
 
     async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
         try:

@@ -9,12 +9,15 @@ from typing import Any
 
 from kybernate.engine.progress import Progress
 from kybernate.model.api import OperationView, StepView, SwitchView, WorkloadView
-from kybernate.model.types import SwitchReport, WorkloadState
+from kybernate.model.types import SwitchReport, TierName, WorkloadState
+from kybernate.node.jobs import Job
 from kybernate.node.ledger import Entry
 from kybernate.node.operations import Operation
 
 
-def switch_view(report: SwitchReport, *, already: bool = False, note: str | None = None) -> SwitchView:
+def switch_view(
+    report: SwitchReport, *, already: bool = False, note: str | None = None, tier: TierName | None = None
+) -> SwitchView:
     return SwitchView(
         workload=report.workload,
         operation=report.operation,
@@ -28,6 +31,7 @@ def switch_view(report: SwitchReport, *, already: bool = False, note: str | None
         steps=[StepView(step=step.step, seconds=step.seconds) for step in report.steps],
         already=already,
         note=note,
+        tier=tier,
     )
 
 
@@ -38,8 +42,11 @@ def workload_view(
     pids: list[int],
     current: Operation | None,
     progress: Progress | None = None,
+    job: Job | None = None,
+    staged: bool = False,
 ) -> WorkloadView:
     pause = entry.last_pause
+    here = pause is not None and not entry.ended and (entry.tier is TierName.RAM or staged)
     return WorkloadView(
         name=entry.name,
         state=entry.state,
@@ -53,16 +60,26 @@ def workload_view(
         uid=entry.uid,
         pids=pids,
         resident_bytes=resident_bytes,
-        host_copy_bytes=0 if pause is None or entry.ended else pause.bytes_total - pause.bytes_zero,
+        host_copy_bytes=0 if pause is None or not here else pause.bytes_total - pause.bytes_zero,
         held_bytes=sum(entry.held.values()),
         dirty_bytes=0 if pause is None else pause.bytes_copied,
         last_use=entry.last_use,
         paused_by=entry.paused_by,
         exit_status=entry.exit_status,
-        operation=None if current is None else _operation_view(entry, current, progress),
+        operation=None if current is None else _operation_view(entry, current, progress, job),
         last_pause=None if pause is None else switch_view(pause),
         last_resume=None if entry.last_resume is None else switch_view(entry.last_resume),
+        tier=_tier(entry),
+        snapshot=entry.snapshot if entry.tier is not TierName.RAM else None,
+        staged=staged,
+        image=entry.image,
     )
+
+
+def _tier(entry: Entry) -> str | None:
+    if entry.ended:
+        return None
+    return str(entry.tier) if entry.state is WorkloadState.PAUSED else "vram"
 
 
 def for_strangers(view: WorkloadView) -> WorkloadView:
@@ -75,7 +92,10 @@ def program(argv: Sequence[str]) -> str:
     return Path(argv[0]).name[:100]
 
 
-def _operation_view(entry: Entry, current: Operation, progress: Progress | None) -> OperationView:
+def _operation_view(entry: Entry, current: Operation, progress: Progress | None, job: Job | None) -> OperationView:
+    if job is not None and (progress is None or not progress.total_bytes):
+        seconds = time.monotonic() - current.began_at
+        return OperationView(**job.view().model_dump(exclude={"subject"}) | {"kind": current.kind, "seconds": seconds})
     last = {WorkloadState.PAUSING: entry.last_pause, WorkloadState.RESUMING: entry.last_resume}.get(entry.state)
     return OperationView(
         kind=current.kind,

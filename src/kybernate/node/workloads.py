@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 from collections.abc import Awaitable, Callable
@@ -79,6 +80,8 @@ class Workloads:
             pids=[] if entry.ended else pids,
             current=None if live is None else live.owner.current,
             progress=None if gpu is None else gpu.engine.progress(entry.name),
+            job=self.gear.jobs.of(entry.name),
+            staged=gpu is not None and any(view.snapshot == entry.snapshot for view in gpu.engine.staged()),
         )
 
     def tree(self, name: WorkloadName) -> Tree | None:
@@ -116,15 +119,64 @@ class Workloads:
             raise BadInput(
                 f"{name} names a process that was not started by Kybernate", hint="choose another name for the workload"
             )
-        backend = request.backend
-        preload: Path | None = None
-        if backend is Backend.BROKER and self.gear.gpu is not None:
-            preload = preload_library()
         old = self.gear.ledger.get(name)
         if old is not None and old.ended:
             caller.require_owner(old.uid, f"the ended workload {name}")
+        spec = self._spec(request, caller)
+        self._refuse_when_draining()
+        now = self.gear.clock()
+        self.gear.ledger.add(
+            Entry(
+                name=name,
+                state=WorkloadState.STARTING,
+                since=now,
+                backend=request.backend,
+                last_use=now,
+                reason="its process is being started",
+                argv=tuple(spec.argv),
+                directory=request.directory,
+                uid=caller.uid,
+                gid=caller.gid,
+                stale=() if old is None else old.stale,
+                cold_start=request if request.cold_start else None,
+            )
+        )
+        return await self.submit(name, "start", lambda: self._start(spec))
+
+    async def start_anew(self, name: WorkloadName, why: str) -> Entry:
+        """Start a workload from its beginning, since its state is of no use any more. In its owner task.
+
+        Raises what the start does; it has ended then.
+        """
+        lost = self.gear.ledger.apply(name, Event.LOST, reason=why, evicted={}, pids=())
+        request = lost.cold_start
+        assert request is not None
+        now = self.gear.clock()
+        self.gear.ledger.add(
+            Entry(
+                name=name,
+                state=WorkloadState.STARTING,
+                since=now,
+                backend=request.backend,
+                last_use=now,
+                reason=f"started anew: {why}",
+                argv=tuple(request.argv),
+                directory=request.directory,
+                uid=lost.uid,
+                gid=lost.gid,
+                cold_start=request,
+            )
+        )
+        return await self._start(self._spec(request, Caller(pid=os.getpid(), uid=lost.uid, gid=lost.gid)))
+
+    def _spec(self, request: RunRequest, caller: Caller) -> LaunchSpec:
+        """Raises BadInput for what can't be started."""
+        name = workload_name(request.name)
+        preload: Path | None = None
+        if request.backend is Backend.BROKER and self.gear.gpu is not None:
+            preload = preload_library()
         run_directory = self.gear.state.run_directory(name)
-        spec = LaunchSpec(
+        return LaunchSpec(
             name=name,
             argv=tuple(request.argv),
             run_directory=run_directory,
@@ -141,24 +193,8 @@ class Workloads:
             groups=caller.groups,
             network=Network(request.network),
             isolated=request.isolated is not False,
+            layers=[Path(layer) for layer in request.layers],
         )
-        self._refuse_when_draining()
-        now = self.gear.clock()
-        self.gear.ledger.add(
-            Entry(
-                name=name,
-                state=WorkloadState.STARTING,
-                since=now,
-                backend=backend,
-                last_use=now,
-                reason="its process is being started",
-                argv=tuple(spec.argv),
-                directory=request.directory,
-                uid=caller.uid,
-                gid=caller.gid,
-            )
-        )
-        return await self.submit(name, "start", lambda: self._start(spec))
 
     async def stop(self, name: WorkloadName, *, grace_s: float, remove: bool) -> StoppedView:
         """End it: SIGTERM, after the grace SIGKILL. An ended one is fine.
@@ -211,9 +247,16 @@ class Workloads:
         if tree is not None:
             self._watch(name, tree)
 
+    def detach(self, name: WorkloadName) -> None:
+        """Its processes are about to be ended, and that is not the workload's end. From any thread."""
+        live = self._live.get(name)
+        if live is not None:
+            live.tree = None
+
     async def drain(self) -> None:
         """Take no more orders and wait for those that run. Half a switch is nothing to leave to a successor."""
         self._draining = True
+        self.gear.jobs.cancel_all()
         for live in list(self._live.values()):
             await live.owner.wait_idle()
 
@@ -260,12 +303,7 @@ class Workloads:
     def _launch(self, spec: LaunchSpec) -> Tree:
         """In a thread. The run directory and the broker's door are there before the process is."""
         gpu = self.gear.gpu
-        if gpu is not None:
-            gpu.engine.clear(spec.name)  # of an earlier life of that name that was lost
-        with contextlib.suppress(NotFound):
-            attach(spec.run_directory).remove()  # what is left of that life's processes
-        if spec.run_directory.exists():
-            shutil.rmtree(spec.run_directory)
+        self.clear_place(spec.name)
         spec.run_directory.mkdir(parents=True, mode=0o755)
         try:
             if gpu is not None:
@@ -276,6 +314,16 @@ class Workloads:
                 gpu.broker.close_door(spec.name)
             shutil.rmtree(spec.run_directory, ignore_errors=True)
             raise
+
+    def clear_place(self, name: WorkloadName) -> None:
+        """In a thread: nothing of an earlier life of that name is left, which has ended or was lost."""
+        if self.gear.gpu is not None:
+            self.gear.gpu.engine.clear(name)
+        run_directory = self.gear.state.run_directory(name)
+        with contextlib.suppress(NotFound):
+            attach(run_directory).remove()
+        if run_directory.exists():
+            shutil.rmtree(run_directory)
 
     def _watch(self, name: WorkloadName, tree: Tree) -> None:
         self._tasks.start(self._report_end(name, tree), name=f"watcher of {name}")
@@ -311,7 +359,14 @@ class Workloads:
         gear.ledger.apply(name, Event.STOP, reason="stopped by order")
         gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
         if tree is None:
-            return gear.ledger.apply(name, Event.EXITED, reason="nothing of it was left")
+            reason = (
+                "nothing of it was left"
+                if entry.snapshot is None
+                else f"stopped by order, while it lay in {entry.tier}"
+            )
+            ended = gear.ledger.apply(name, Event.EXITED, reason=reason, evicted={}, depth=None, paused_by=None)
+            gear.events.record("exited", reason, workload=name, data={"was": entry.state})
+            return ended
         try:
             await in_thread(f"stop {name}", lambda: _terminate(tree, grace_s))
         except KybernateError as e:

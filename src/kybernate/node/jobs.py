@@ -1,0 +1,81 @@
+"""The long steps of the store that are under way: how far each is, and the word to stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kybernate.engine.cancelling import Cancellation
+from kybernate.model.api import JobView
+from kybernate.store import Progress
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One step. `tell` and `stop.cancel` may be called from any thread."""
+
+    kind: str
+    """As orders are called: `park`, `stage`, `move`, `verify` ..."""
+    subject: str
+    """The workload, snapshot or tier it is about."""
+    yielding: bool = False
+    """The agent's own idea: an order for its subject may stop it."""
+    stop: Cancellation = field(default_factory=Cancellation)
+    began_at: float = field(default_factory=time.monotonic)
+    progress: Progress | None = None
+
+    def tell(self, progress: Progress) -> None:
+        """What the store calls."""
+        self.progress = progress
+
+    def view(self) -> JobView:
+        now = self.progress
+        seconds = time.monotonic() - self.began_at
+        if now is None:
+            return JobView(kind=self.kind, subject=self.subject, seconds=seconds)
+        return JobView(
+            kind=self.kind,
+            subject=self.subject,
+            seconds=seconds,
+            step=now.what,
+            bytes_done=now.done,
+            bytes_total=now.total,
+            bytes_per_s=now.rate,
+            seconds_left=now.seconds_left,
+        )
+
+
+class Jobs:
+    """All of one agent's. Use it in the loop's thread."""
+
+    def __init__(self) -> None:
+        self._running: list[Job] = []
+
+    @contextlib.contextmanager
+    def begin(self, kind: str, subject: str, *, yielding: bool = False) -> Iterator[Job]:
+        job = Job(kind, subject, yielding)
+        self._running.append(job)
+        try:
+            yield job
+        finally:
+            self._running.remove(job)
+
+    def of(self, subject: str) -> Job | None:
+        """The newest one about that subject."""
+        return next((job for job in reversed(self._running) if job.subject == subject), None)
+
+    def views(self) -> list[JobView]:
+        return [job.view() for job in self._running]
+
+    def make_way(self, subject: str) -> None:
+        """Somebody wants something else of it: stop what the agent does there by its own idea."""
+        for job in self._running:
+            if job.subject == subject and job.yielding:
+                job.stop.cancel()
+
+    def cancel_all(self) -> None:
+        """The agent goes down. What is cancelled is undone, and can be ordered again."""
+        for job in self._running:
+            job.stop.cancel()

@@ -1,0 +1,209 @@
+"""What the agent does about its tiers by itself: opens them, takes in what they hold, deletes what was left behind, and lets
+what has been idle for long go to the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Mapping
+
+from kybernate import store
+from kybernate.engine.stored import Kind
+from kybernate.model.errors import KybernateError
+from kybernate.model.types import Backend, Depth, GpuUuid, TierName, WorkloadName, WorkloadState, workload_name
+from kybernate.node.demotion import idle_too_long
+from kybernate.node.gear import Gear
+from kybernate.node.ledger import USER, Entry
+from kybernate.node.parking import Parking
+from kybernate.node.stores import BELOW_RAM
+from kybernate.node.targets import is_external_name
+from kybernate.node.threads import in_thread
+from kybernate.node.workloads import Workloads
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.25
+_SWEEP_AGAIN_S = 15.0
+"""What could not be deleted, or opened, is tried again so often."""
+
+
+class Keeper:
+    """`run` is a task's body; `find` is for orders. Use it in the loop's thread."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads, parking: Parking) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._parking = parking
+        self._dirty = asyncio.Event()
+        gear.ledger.observe(self._changed)
+
+    async def run(self) -> None:
+        """Ends by cancellation."""
+        gear = self._gear
+        await in_thread("open the tiers", gear.stores.open_all)
+        for tier in BELOW_RAM:
+            if tier is TierName.NVME and (space := gear.stores.ready(tier)) is not None:
+                await self.take_in(tier, space.snapshots())
+        self._dirty.set()
+        again = gear.clock() + _SWEEP_AGAIN_S
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if gear.clock() >= again:
+                again = gear.clock() + _SWEEP_AGAIN_S
+                await in_thread("look at the tiers", gear.stores.look_again)
+                self._dirty.set()
+            if self._dirty.is_set():
+                self._dirty.clear()
+                await self._sweep()
+            await self._demote_idle()
+
+    # -- taking in ---------------------------------------------------------------------------------------------------
+
+    async def find(self, name: WorkloadName, uid: int | None = None) -> Entry | None:
+        """A workload that this agent doesn't know, but that lies in one of its tiers; it is in the ledger then.
+
+        Args:
+            uid: only if it is this user's.
+
+        Of one that has ended the snapshots are of its past, and not looked for; of one that is lost they are.
+
+        Raises what a tier says that could not be asked, where no other has it.
+        """
+        known = self._gear.ledger.get(name)
+        if known is not None and known.state is not WorkloadState.LOST:
+            return None
+        trouble: KybernateError | None = None
+        for tier in self._gear.stores.names():
+            if tier is TierName.NVME and not self._gear.stores.exists(tier):
+                continue
+            try:
+                rows = await in_thread(f"look into {tier}", lambda tier=tier: self.rows(tier))  # type: ignore[misc]
+            except KybernateError as e:
+                trouble = e
+                continue
+            mine = [
+                row for row in rows if _workload_of(row) == name and uid in (None, 0, number_in(labels_in(row), "uid"))
+            ]
+            if mine and await self.take_in(tier, mine):
+                return self._gear.ledger.get(name)
+        if trouble is not None:
+            raise trouble
+        return None
+
+    def rows(self, tier: TierName) -> list[store.SnapshotRow]:
+        """In a thread. All snapshots of a tier as they are now."""
+        space = self._gear.stores.space(tier)
+        if space.medium.shared:
+            space.refresh(packs_too=False)
+        return space.snapshots()
+
+    async def take_in(self, tier: TierName, rows: Iterable[store.SnapshotRow]) -> bool:
+        """Workloads that lie in a tier and that the ledger doesn't know. Whether there was any."""
+        ledger = self._gear.ledger
+        newest: dict[WorkloadName, list[store.SnapshotRow]] = {}
+        for row in sorted(rows, key=lambda row: row.created, reverse=True):
+            if (name := _workload_of(row)) is not None:
+                newest.setdefault(name, []).append(row)
+        found = False
+        for name, (row, *older) in newest.items():
+            known = ledger.get(name)
+            if known is not None and known.state is not WorkloadState.LOST:
+                continue
+            if known is not None and row.name in known.stale:
+                continue
+            if known is not None:
+                ledger.remove(name)
+            ledger.add(self._entry(name, tier, row, [other.name for other in older] if tier is TierName.NVME else []))
+            self._gear.events.record(
+                "found", f"lies in {tier}, as it was paused", workload=name, data={"tier": tier, "snapshot": row.name}
+            )
+            found = True
+        return found
+
+    def _entry(self, name: WorkloadName, tier: TierName, row: store.SnapshotRow, older: list[str]) -> Entry:
+        labels = labels_in(row)
+        backend = labels.get("backend", "")
+        evicted: dict[GpuUuid, int] = {}
+        try:
+            said = json.loads(labels.get("evicted", "{}"))
+            evicted = {GpuUuid(str(uuid)): int(size) for uuid, size in said.items()}
+        except (ValueError, AttributeError, TypeError):
+            log.warning("snapshot %s doesn't say what VRAM it needs", row.name)
+        return Entry(
+            name=name,
+            state=WorkloadState.PAUSED,
+            since=row.created,
+            backend=Backend(backend) if backend in Backend.__members__.values() else Backend.BROKER,
+            last_use=row.created,
+            reason=f"found in {tier}",
+            depth=Depth.ZERO,
+            argv=tuple(part for part in [labels.get("program", "")] if part),
+            uid=number_in(labels, "uid") or 0,
+            gid=number_in(labels, "gid") or 0,
+            paused_by=USER,
+            evicted=evicted,
+            tier=tier,
+            snapshot=row.name,
+            stale=tuple(older),
+        )
+
+    # -- deleting ----------------------------------------------------------------------------------------------------
+
+    def _changed(self, _old: Entry | None, new: Entry | None) -> None:
+        """Observer of the ledger."""
+        if new is not None and (new.stale or (new.snapshot is not None and _left(new))):
+            self._dirty.set()
+
+    async def _sweep(self) -> None:
+        for entry in list(self._gear.ledger.entries().values()):
+            if entry.snapshot is not None and _left(entry):
+                self._parking.left_behind(entry.name)
+            now = self._gear.ledger.get(entry.name)
+            if now is not None and now.stale and self._workloads.idle(entry.name):
+                await self._parking.sweep(entry.name)
+        if any(entry.stale and not self._workloads.idle(entry.name) for entry in self._gear.ledger.entries().values()):
+            self._dirty.set()
+
+    # -- demoting ----------------------------------------------------------------------------------------------------
+
+    async def _demote_idle(self) -> None:
+        gear, gpu = self._gear, self._gear.gpu
+        idle_s = gear.settings.store.demote.idle
+        if gpu is None or idle_s is None:
+            return
+        may = [entry for entry in gear.ledger.entries().values() if self._parking.may_go(gpu, entry)]
+        for entry in idle_too_long(may, now=gear.clock(), idle_s=idle_s)[:1]:
+            await self._parking.demote(gpu, entry, TierName.NVME, why="went to the disk, being idle for long")
+
+
+def _left(entry: Entry) -> bool:
+    return entry.state is WorkloadState.RUNNING or entry.state is WorkloadState.EXITED
+
+
+def labels_in(row: store.SnapshotRow) -> dict[str, str]:
+    """What its writer says of a snapshot; empty where that makes no sense."""
+    try:
+        labels = json.loads(row.labels)
+    except ValueError:
+        return {}
+    return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+
+
+def number_in(labels: Mapping[str, str], name: str) -> int | None:
+    """A label that is a number; None where it isn't."""
+    text = labels.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 11 else None
+
+
+def _workload_of(row: store.SnapshotRow) -> WorkloadName | None:
+    """Whose snapshot it is, where one workload lies in it."""
+    labels = labels_in(row)
+    if labels.get("kind") != Kind.PARKED or number_in(labels, "uid") is None:
+        return None
+    try:
+        name = workload_name(labels.get("workload", ""))
+    except KybernateError:
+        return None
+    return None if is_external_name(name) else name

@@ -1,0 +1,523 @@
+"""Workloads on their way below RAM and back: into the store with their processes ended, and out of it again.
+
+Each step runs in the workload's owner task. Its ledger entry stays `paused` through all of it; `tier` says where it lies, and
+is on disk before anything is given up that it no longer speaks of:
+
+    park     ledger names the snapshot to be -> engine writes it -> ledger: tier below RAM -> processes end, pool is freed
+    unpark   engine brings content and processes back, paused -> ledger: tier RAM -> an ordinary resume -> snapshot is deleted
+
+So whenever the agent dies, a new one knows which of the two is the workload: in RAM, its processes; below, its snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kybernate import store
+from kybernate.engine.parking import StoredReport
+from kybernate.engine.stored import Kind
+from kybernate.model.errors import (
+    BadInput,
+    Busy,
+    Conflict,
+    KybernateError,
+    NoRoom,
+    NotFound,
+    Unsupported,
+    WorkloadLost,
+)
+from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
+from kybernate.node.demotion import least_valuable
+from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.jobs import Job
+from kybernate.node.ledger import Entry
+from kybernate.node.stores import BELOW_RAM
+from kybernate.node.targets import target_of
+from kybernate.node.threads import in_thread
+from kybernate.node.views import program
+from kybernate.node.workloads import Workloads
+from kybernate.process.images import Launched, read_launched
+from kybernate.process.preflight import Connections
+from kybernate.process.tree import Tree, attach
+from kybernate.store.moving import Step
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LASTING = (BadInput, Unsupported)
+"""Reasons that another copy of the same state would have as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """What brought a workload back into RAM."""
+
+    tier: TierName
+    seconds: float
+    note: str | None
+
+
+class NoCopy(WorkloadLost):
+    """Every copy of a workload's state was tried, and none can be used."""
+
+    code = "no_copy"
+
+
+class Parking:
+    """See the module. Use it in the loop's thread."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._stuck: dict[WorkloadName, float] = {}
+        """Since when workloads are paused that could not be parked for want of room: not tried again in that pause."""
+
+    # -- down --------------------------------------------------------------------------------------------------------
+
+    def refuse_early(self, entry: Entry) -> None:
+        """What can be said before anything is done. Raises Unsupported."""
+        if entry.external:
+            raise Unsupported(
+                f"process {entry.name.removeprefix('pid-')} was not started by Kybernate, so it stays in memory",
+                hint="start it with `kybernate run`",
+            )
+
+    async def park(
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        tier: TierName,
+        *,
+        connections: Connections | None = None,
+        by_itself: bool = False,
+        why: str = "parked by order",
+    ) -> StoredReport:
+        """Write a workload that is paused in RAM into the store and end its processes. In its owner task.
+
+        Args:
+            by_itself: no order of a person: an order may stop it.
+
+        Raises:
+            Unsupported: it can't be dumped. NoRoom: the tier is full. TierAway and others of the store, Cancelled.
+            It is paused in RAM as before then.
+        """
+        gear, ledger = self._gear, self._gear.ledger
+        entry = ledger.entry(name)
+        self.refuse_early(entry)
+        if entry.state is not WorkloadState.PAUSED or entry.depth is not Depth.ZERO or gpu.engine.unfinished(name):
+            raise Conflict(f"workload {name} isn't paused to depth zero", hint=f"`kybernate pause {name}` first")
+        tree = self._workloads.tree(name)
+        target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
+        await in_thread(f"open {tier}", lambda: gear.stores.space(tier))
+        snapshot = f"{Kind.PARKED}.{name}.{secrets.token_hex(4)}"
+        ledger.update(name, snapshot=snapshot, stale=_with(entry.stale, entry.snapshot))
+        await gear.flush()
+        try:
+            with gear.jobs.begin("park", name, yielding=by_itself) as job:
+                report = await in_thread(
+                    f"park {name}",
+                    lambda: self.with_room(
+                        tier,
+                        lambda space: gpu.engine.snapshot(
+                            target,
+                            space,
+                            snapshot,
+                            kind=Kind.PARKED,
+                            labels=labels_of(entry, Kind.PARKED),
+                            progress=job.tell,
+                            cancel=job.stop,
+                            connections=connections or gear.settings.store.connections,
+                        ),
+                    ),
+                )
+        except BaseException as e:
+            ledger.update(name, snapshot=None, stale=_with(ledger.entry(name).stale, snapshot))
+            self._trouble(tier, e)
+            text = e.message if isinstance(e, KybernateError) else repr(e)
+            gear.events.record("park-failed", f"stays in RAM: {text}", workload=name, data={"tier": tier})
+            raise
+        ledger.update(name, tier=tier, pids=(), held={}, reason=f"{entry.reason}; {why}" if by_itself else why)
+        await gear.flush()
+        await in_thread(f"end {name}", lambda: self._end_processes(gpu, name, tree))
+        gear.events.record(
+            "parked",
+            f"{why}: lies in {tier}, {format_size(report.bytes_total)} in {format_seconds(report.seconds)}, "
+            f"{format_size(report.bytes_stored)} written",
+            workload=name,
+            data={
+                "tier": tier,
+                "snapshot": snapshot,
+                "seconds": report.seconds,
+                "bytes_total": report.bytes_total,
+                "bytes_stored": report.bytes_stored,
+                "closed": list(report.closed),
+            },
+        )
+        return report
+
+    def _end_processes(self, gpu: GpuGear, name: WorkloadName, tree: Tree | None) -> None:
+        """In a thread. What could not be ended is a leftover, ended before the workload comes back."""
+        self._workloads.detach(name)
+        if tree is not None:
+            try:
+                tree.remove()
+            except (KybernateError, OSError) as e:
+                log.warning("processes of workload %s are left: %s", name, e)
+        gpu.broker.close_door(name)
+        gpu.engine.release_parked(name)
+
+    async def move(self, name: WorkloadName, tier: TierName) -> store.Manifest | None:
+        """Copy a parked workload into another tier below RAM and forget it in the first. In its owner task.
+
+        None: it is there already.
+
+        Raises:
+            NotFound, Damaged, NoRoom, TierAway, ...: it lies where it lay.
+        """
+        gear, ledger = self._gear, self._gear.ledger
+        entry = ledger.entry(name)
+        if entry.tier is tier or entry.snapshot is None:
+            return None
+        snapshot, source = entry.snapshot, entry.tier
+        with gear.jobs.begin("move", name) as job:
+            manifest = await self.copy(job, snapshot, source, tier)
+        ledger.update(name, tier=tier, reason=f"moved from {source} to {tier}")
+        await gear.flush()
+        await in_thread(f"forget {snapshot}", lambda: self.delete(snapshot, source))
+        gear.events.record("moved", f"from {source} to {tier}", workload=name, data={"snapshot": snapshot})
+        return manifest
+
+    async def copy(self, job: Job, snapshot: str, source: TierName, tier: TierName) -> store.Manifest:
+        """A snapshot's second copy, in another tier."""
+        step = Step()
+        stores = self._gear.stores
+
+        def work() -> store.Manifest:
+            with job.stop.told(step.cancel):
+                here = stores.space(source)
+                return self.with_room(
+                    tier, lambda there: store.copy(here, there, snapshot, progress=job.tell, step=step)
+                )
+
+        try:
+            return await in_thread(f"copy {snapshot}", work)
+        except BaseException as e:
+            self._trouble(tier, e)
+            raise
+
+    def with_room(self, tier: TierName, write: Callable[[store.Space], T]) -> T:
+        """In a thread: write into a tier; where it is full, once more after its garbage was collected."""
+        space = self._gear.stores.space(tier)
+        try:
+            return write(space)
+        except NoRoom:
+            with contextlib.suppress(Busy):
+                if store.collect(space).freed:
+                    return write(space)
+            raise
+
+    # -- up ----------------------------------------------------------------------------------------------------------
+
+    async def stage(self, gpu: GpuGear, name: WorkloadName) -> tuple[bool, int]:
+        """Read a parked workload's content into the pool, ahead of its resume. In its owner task.
+
+        Returns whether it was there already, and its bytes.
+
+        Raises:
+            Conflict: it isn't in the store. NoRoom: the pool is full. Damaged, TierAway, ...
+        """
+        entry = self._gear.ledger.entry(name)
+        if entry.tier is TierName.RAM or entry.snapshot is None:
+            return True, 0
+        if self.staged(gpu, entry):
+            return True, 0
+        snapshot = entry.snapshot
+        with self._gear.jobs.begin("stage", name, yielding=False) as job:
+            errors: list[KybernateError] = []
+            for tier in self._order(entry):
+                try:
+                    report = await in_thread(
+                        f"stage {name}",
+                        lambda tier=tier: gpu.engine.stage(  # type: ignore[misc]
+                            self._gear.stores.space(tier), snapshot, progress=job.tell, cancel=job.stop
+                        ),
+                    )
+                except NotFound:
+                    continue
+                except (store.TierWiped, store.WrongKey) as e:
+                    self._trouble(tier, e)
+                    errors.append(e)
+                except (NoRoom, store.Cancelled, *_LASTING):
+                    raise
+                except KybernateError as e:
+                    self._trouble(tier, e)
+                    errors.append(e)
+                else:
+                    size = report.bytes_read
+                    self._gear.events.record(
+                        "staged", f"{format_size(size)} read from {tier} into the pool", workload=name
+                    )
+                    return False, size
+        raise errors[0] if errors else self._gone(entry)
+
+    def staged(self, gpu: GpuGear, entry: Entry) -> bool:
+        return entry.snapshot is not None and any(view.snapshot == entry.snapshot for view in gpu.engine.staged())
+
+    async def unpark(self, gpu: GpuGear, name: WorkloadName) -> Back:
+        """Bring a workload back from the store: it is paused in RAM then. In its owner task.
+
+        Raises:
+            NoRoom: the pool is too small, also after others went to the disk. BadInput, Unsupported: not on this host, or no
+            longer. TierAway and the like: not now. It lies where it lay then.
+            NoCopy: there is no copy that can be used.
+        """
+        gear, ledger = self._gear, self._gear.ledger
+        entry = ledger.entry(name)
+        snapshot = entry.snapshot
+        if snapshot is None:
+            raise NoCopy(
+                f"nobody knows where the state of workload {name} is", hint=f"`kybernate stop --remove {name}`"
+            )
+        began = gear.clock()
+        errors: list[tuple[TierName, KybernateError]] = []
+        for tier in self._order(entry):
+            try:
+                with gear.jobs.begin("restore", name) as job:
+                    tree = await self._revive(gpu, entry, snapshot, tier, job)
+            except NotFound:
+                continue  # it never was in this tier, or is no more
+            except (store.TierWiped, store.WrongKey) as e:
+                self._trouble(tier, e)
+                self._tell_failure(entry, tier, e)
+                errors.append((tier, e))
+                continue
+            except (NoRoom, store.Cancelled, *_LASTING) as e:
+                self._tell_failure(entry, tier, e)
+                raise
+            except KybernateError as e:
+                self._trouble(tier, e)
+                self._tell_failure(entry, tier, e)
+                errors.append((tier, e))
+                continue
+            launched = await in_thread(f"look at {name}", lambda tree=tree: launched_of(tree))  # type: ignore[misc]
+            self._workloads.adopt(name, tree)
+            ledger.update(
+                name,
+                tier=TierName.RAM,
+                pids=tuple(tree.pids()),
+                evicted=gpu.engine.away_bytes(name) or dict(entry.evicted),
+                reason=f"restored from {tier}",
+                **({} if launched is None else {"argv": launched.argv, "directory": launched.directory}),
+            )
+            await gear.flush()
+            seconds = gear.clock() - began
+            note = f"restored from {tier}"
+            if errors:
+                note += f", since {errors[0][0]} could not be used: {errors[0][1].message}"
+            gear.events.record(
+                "restored", f"{note}, {format_seconds(seconds)}", workload=name, data={"tier": tier, "seconds": seconds}
+            )
+            return Back(tier, seconds, note)
+        if not errors:
+            raise self._gone(entry)
+        for _, error in errors:
+            if isinstance(error, store.TierAway | store.TierWiped | store.WrongKey | Busy):
+                raise error  # there may be a good copy
+        last = errors[-1][1]
+        raise NoCopy(
+            f"workload {name} can't be brought back from the store: {last.message}",
+            hint=f"its snapshot {snapshot} stays there; `kybernate verify {snapshot}`",
+        ) from last
+
+    def _order(self, entry: Entry) -> list[TierName]:
+        """The tiers in which a copy of it may be, the one it lies in first."""
+        stores = self._gear.stores
+        there = [
+            tier for tier in stores.names() if tier is not TierName.NVME or stores.exists(tier) or tier is entry.tier
+        ]
+        return sorted(there, key=lambda tier: (tier is not entry.tier, BELOW_RAM.index(tier)))
+
+    @staticmethod
+    def _gone(entry: Entry) -> NoCopy:
+        return NoCopy(
+            f"the snapshot {entry.snapshot}, in which workload {entry.name} lies, has gone from every tier",
+            hint=f"somebody removed it, or resumed it elsewhere; `kybernate stop --remove {entry.name}` forgets it",
+        )
+
+    async def _revive(self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, job: Job) -> Tree:
+        name = entry.name
+        run_directory = self._gear.state.run_directory(name)
+
+        def work() -> Tree:
+            space = self._gear.stores.space(tier)
+            with contextlib.suppress(NotFound):
+                attach(run_directory).remove()  # a leftover: the snapshot is the workload
+            gpu.engine.release_parked(name)
+            return gpu.engine.revive(
+                space, snapshot, name, run_directory=run_directory, progress=job.tell, cancel=job.stop
+            )
+
+        return await self.with_pool_room(gpu, name, work)
+
+    async def with_pool_room(self, gpu: GpuGear, name: WorkloadName, work: Callable[[], T]) -> T:
+        """Run `work` in a thread; as long as the pool is too small for it, others leave the pool and it is tried again."""
+        while True:
+            try:
+                return await in_thread(f"for {name}", work)
+            except NoRoom:
+                if not await self.make_pool_room(gpu, name):
+                    raise
+
+    def _tell_failure(self, entry: Entry, tier: TierName, error: KybernateError) -> None:
+        self._gear.ledger.update(entry.name, reason=f"its restore from {tier} failed: {error.message}")
+        self._gear.events.record(
+            "restore-failed",
+            f"from {tier}: {error.message}",
+            workload=entry.name,
+            data={"tier": tier, "code": error.code},
+        )
+
+    # -- room in the pool --------------------------------------------------------------------------------------------
+
+    async def make_pool_room(self, gpu: GpuGear, asking: WorkloadName) -> bool:
+        """Send the least valuable workload that is paused in RAM to the disk. Whether one went.
+
+        Only idle ones are taken, and parking waits for nobody, so this never waits for one that waits for us.
+        """
+        gear = self._gear
+        tier = TierName.NVME
+        if not gear.settings.store.demote.pressure or not gear.stores.exists(tier):
+            return False
+        while True:
+            candidates = [
+                entry for entry in gear.ledger.entries().values() if entry.name != asking and self.may_go(gpu, entry)
+            ]
+            chosen = least_valuable(candidates)
+            if chosen is None:
+                return False
+            if await self.demote(gpu, chosen, tier, why=f"went to the disk to make room for {asking} in the host pool"):
+                return True
+
+    def may_go(self, gpu: GpuGear, entry: Entry) -> bool:
+        """Whether the agent may park it by itself: it is paused in RAM, whole, ours, nobody works on it, and no earlier try
+        failed in this pause."""
+        return (
+            entry.state is WorkloadState.PAUSED
+            and entry.tier is TierName.RAM
+            and entry.depth is Depth.ZERO
+            and not entry.external
+            and not gpu.engine.unfinished(entry.name)
+            and self._workloads.idle(entry.name)
+            and self._stuck.get(entry.name) != entry.since
+        )
+
+    async def demote(self, gpu: GpuGear, entry: Entry, tier: TierName, *, why: str) -> bool:
+        """Park a workload by the agent's own idea. Whether it left; one that can't is not tried again in this pause."""
+        try:
+            await self._workloads.submit(
+                entry.name, "park", lambda: self.park(gpu, entry.name, tier, by_itself=True, why=why), detail=tier
+            )
+        except KybernateError as e:
+            log.warning("workload %s stays in RAM: %s", entry.name, e)
+            if not isinstance(e, store.Cancelled | store.TierAway):
+                self._stuck[entry.name] = entry.since
+            return False
+        return True
+
+    async def fall_back(self, gpu: GpuGear, name: WorkloadName) -> TierName | None:
+        """What a workload had in RAM is gone: if there is an equal copy in the store, that is the workload now.
+
+        Returns where it lies; None: there is none, or nobody can tell.
+        """
+        entry = self._gear.ledger.entry(name)
+        if entry.snapshot is None or entry.tier is not TierName.RAM:
+            return None
+        snapshot = entry.snapshot
+        try:
+            tier = (await in_thread(f"find {name}", lambda: self._gear.stores.find(snapshot, one=True)))[0]
+        except KybernateError as e:
+            log.warning("no copy of workload %s can be found: %s", name, e)
+            return None
+        tree = self._workloads.tree(name)
+        self._gear.ledger.update(name, tier=tier, pids=(), depth=Depth.ZERO)
+        await self._gear.flush()
+        await in_thread(f"end {name}", lambda: self._end_processes(gpu, name, tree))
+        return tier
+
+    # -- what is left behind -----------------------------------------------------------------------------------------
+
+    def left_behind(self, name: WorkloadName) -> None:
+        """It runs again, or has ended: its snapshot is of a state it has left. `sweep` deletes it."""
+        entry = self._gear.ledger.get(name)
+        if entry is not None and entry.snapshot is not None:
+            self._gear.ledger.update(name, snapshot=None, tier=TierName.RAM, stale=_with(entry.stale, entry.snapshot))
+
+    async def sweep(self, name: WorkloadName) -> bool:
+        """Delete a workload's stale snapshots, from every tier. Whether none is left."""
+        gear = self._gear
+        entry = gear.ledger.get(name)
+        if entry is None:
+            return True
+        for snapshot in entry.stale:
+            if await in_thread(f"forget {name}", lambda snapshot=snapshot: self.delete_everywhere(snapshot)):  # type: ignore[misc]
+                now = gear.ledger.get(name)
+                if now is not None:
+                    gear.ledger.update(name, stale=tuple(other for other in now.stale if other != snapshot))
+        left = gear.ledger.get(name)
+        return left is None or not left.stale
+
+    def delete_everywhere(self, snapshot: str) -> bool:
+        """In a thread. Whether no tier has it any more, as far as anybody can tell."""
+        gone = True
+        for tier in self._gear.stores.names():
+            if tier is not TierName.NVME or self._gear.stores.exists(tier):
+                gone = self.delete(snapshot, tier) and gone
+        return gone
+
+    def delete(self, snapshot: str, tier: TierName) -> bool:
+        """In a thread. Whether it isn't in that tier any more."""
+        try:
+            self._gear.stores.space(tier).delete(snapshot)
+        except (NotFound, store.TierWiped):
+            return True
+        except KybernateError as e:
+            log.warning("snapshot %s can't be deleted from %s: %s", snapshot, tier, e)
+            return False
+        return True
+
+    def _trouble(self, tier: TierName, error: BaseException) -> None:
+        if isinstance(error, store.TierAway | store.TierWiped):
+            self._gear.stores.troubled(tier, error)
+
+
+def labels_of(entry: Entry, kind: Kind) -> dict[str, str]:
+    """What a listing shows of a snapshot, and what an agent needs that never saw the workload. No command line: that may
+    hold secrets, and lies encrypted with the processes' images."""
+    return {
+        "kind": kind,
+        "workload": entry.name,
+        "uid": str(entry.uid),
+        "gid": str(entry.gid),
+        "backend": entry.backend,
+        "program": program(entry.argv) if entry.argv else "",
+        "evicted": json.dumps(dict(entry.evicted)),
+    }
+
+
+def launched_of(tree: Tree) -> Launched | None:
+    """In a thread. How a restored workload was started, once; None where that can't be read."""
+    with contextlib.suppress(KybernateError):
+        return read_launched(tree.run_directory)
+    return None
+
+
+def _with(names: Sequence[str], more: str | None) -> tuple[str, ...]:
+    return (*names, more) if more is not None and more not in names else tuple(names)

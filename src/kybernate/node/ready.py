@@ -1,0 +1,137 @@
+"""When a workload is ready for its image to be taken: an HTTP path that answers, or a command that ends well, both inside of
+the workload's own namespaces. Blocks; run it in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from kybernate.model.errors import BadInput, Busy, KybernateError, WorkloadLost
+from kybernate.process.images import read_launched
+from kybernate.process.networks import open_socket
+from kybernate.process.tree import Tree
+
+_LOOK_S = 0.1
+_ANSWER_S = 10.0
+_COMMAND_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpPath:
+    """What answers 2xx once it is ready."""
+
+    host: str
+    port: int
+    path: str
+
+
+def http_path(text: str) -> HttpPath:
+    """`8000/health`, `:8000/health` or `http://127.0.0.1:8000/health`. Raises BadInput."""
+    url = text if "://" in text else f"http://{text if text.startswith(':') else ':' + text}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        port = None
+    if port is None or port < 1 or parts.scheme != "http" or parts.username or any(c <= " " or c > "~" for c in text):
+        raise BadInput(f"{text[:80]!r} is no path to ask", hint="give PORT/PATH or http://HOST:PORT/PATH")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return HttpPath(parts.hostname or "127.0.0.1", port, path)
+
+
+def wait_ready(tree: Tree, *, path: HttpPath | None, command: Sequence[str], timeout_s: float) -> None:
+    """Until it is ready; at once where nothing is to be asked.
+
+    Raises:
+        Busy: not in time; the message says what was found the last time.
+        WorkloadLost: it has ended.
+        BadInput: the command can't be run.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if tree.exit() is not None:
+            raise WorkloadLost(f"workload {tree.name} ended before it was ready", hint=f"`kybernate logs {tree.name}`")
+        found = _answer(tree, path) if path is not None else None
+        if found is None and command:
+            found = _run(tree, command, left_s=max(0.1, deadline - time.monotonic()))
+        if found is None:
+            return
+        if time.monotonic() >= deadline:
+            raise Busy(
+                f"workload {tree.name} was not ready within {timeout_s:g} s: {found}",
+                hint="it runs on; give a longer --ready-timeout",
+            )
+        time.sleep(_LOOK_S)
+
+
+class _Connection(http.client.HTTPConnection):
+    """Through a socket of the workload's network."""
+
+    def __init__(self, tree: Tree, path: HttpPath) -> None:
+        super().__init__(path.host, path.port, timeout=_ANSWER_S)
+        self._tree = tree
+
+    def connect(self) -> None:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self.sock = open_socket(self._tree, family=family)
+        self.sock.settimeout(_ANSWER_S)
+        self.sock.connect((self.host, self.port))
+
+
+def _answer(tree: Tree, path: HttpPath) -> str | None:
+    """What is wrong with the answer; None when it is ready."""
+    connection = _Connection(tree, path)
+    try:
+        connection.request("GET", path.path)
+        response = connection.getresponse()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            response.read(1 << 16)
+    except (OSError, http.client.HTTPException) as e:
+        return f"port {path.port}: {getattr(e, 'strerror', None) or type(e).__name__}"
+    finally:
+        connection.close()
+    return None if 200 <= response.status < 300 else f"{path.path} answers {response.status}"
+
+
+def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> str | None:
+    launched = read_launched(tree.run_directory)
+    main = tree.main_pid()
+    if main is None:
+        return "it has no process"
+    words = list(command)
+    if tree.isolated:
+        # Its user and group, none of ours; its root directory is the host's.
+        inside = ["nsenter", f"--target={main}", "--mount", "--uts", "--ipc", "--net", "--pid"]
+        words = [*inside, f"--setgid={launched.gid}", f"--setuid={launched.uid}", "--", *words]
+    environment = dict(launched.environment)
+    for name in ("LD_PRELOAD", "KYBERNATE_RUN_DIRECTORY"):  # it is no process of the workload's
+        environment.pop(name, None)
+    environment.setdefault("PATH", os.defpath)
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            timeout=min(_COMMAND_S, left_s + 1.0),
+            check=False,
+        )
+    except FileNotFoundError as e:
+        raise BadInput(f"can't run {e.filename}: no such program") from e
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} takes too long"
+    except OSError as e:
+        raise KybernateError(f"can't run {command[0]}: {e.strerror}") from e
+    if done.returncode == 0:
+        return None
+    said = done.stderr[-200:].decode(errors="replace").strip().splitlines()
+    return f"{command[0]} ends with status {done.returncode}" + (f": {said[-1]}" if said else "")
