@@ -111,9 +111,11 @@ class AsyncClient:
         """Make the workload `name` of an image or, with a count, `name`-1 to `name`-count."""
         return await self.send(calls.clone(image, name, count, timeout_s))
 
-    async def move(self, name: str, tier: TierName, *, connections: str | None = None) -> api.StoredView:
-        """Let a paused workload, or a snapshot, lie in another tier."""
-        return await self.send(calls.move(name, tier, connections))
+    async def move(
+        self, name: str, tier: TierName, *, connections: str | None = None, keep: bool = False
+    ) -> api.StoredView:
+        """Let a paused workload, or a snapshot, lie in another tier; with `keep` in both."""
+        return await self.send(calls.move(name, tier, connections, keep=keep))
 
     async def remove_snapshot(self, name: str, *, tier: TierName | None = None) -> api.StoredView:
         return await self.send(calls.remove_snapshot(name, tier))

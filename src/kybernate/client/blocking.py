@@ -111,9 +111,9 @@ class Client:
         """Make the workload `name` of an image or, with a count, `name`-1 to `name`-count."""
         return self.send(calls.clone(image, name, count, timeout_s))
 
-    def move(self, name: str, tier: TierName, *, connections: str | None = None) -> api.StoredView:
-        """Let a paused workload, or a snapshot, lie in another tier."""
-        return self.send(calls.move(name, tier, connections))
+    def move(self, name: str, tier: TierName, *, connections: str | None = None, keep: bool = False) -> api.StoredView:
+        """Let a paused workload, or a snapshot, lie in another tier; with `keep` in both."""
+        return self.send(calls.move(name, tier, connections, keep=keep))
 
     def remove_snapshot(self, name: str, *, tier: TierName | None = None) -> api.StoredView:
         return self.send(calls.remove_snapshot(name, tier))

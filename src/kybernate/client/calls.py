@@ -131,8 +131,8 @@ def snapshots() -> Call[api.SnapshotList]:
     return Call("GET", "/v1/snapshots", api.SnapshotList, timeout_s=_SWITCH_S)
 
 
-def move(name: str, tier: TierName, connections: str | None) -> Call[api.StoredView]:
-    body = api.MoveRequest.of(tier=tier, connections=connections)
+def move(name: str, tier: TierName, connections: str | None, *, keep: bool) -> Call[api.StoredView]:
+    body = api.MoveRequest.of(tier=tier, connections=connections, keep=keep)
     return Call("POST", _snapshot(name, "/move"), api.StoredView, body=body, timeout_s=_STORE_S)
 
 

@@ -104,6 +104,8 @@ class CloneRequest(Request):
 
 class MoveRequest(Request):
     tier: TierName
+    keep: bool = False
+    """Leave the copy where it lay, too. A resume takes the other one where the first can't be used."""
     connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
 
 

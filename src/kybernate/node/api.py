@@ -297,7 +297,9 @@ class Api:
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
         view = self._agent.workloads.view(entry)
         now = self._agent.clock()
-        return http.answer(explain(entry, events=events, resident_bytes=view.resident_bytes, now=now))
+        return http.answer(
+            explain(entry, events=events, resident_bytes=view.resident_bytes, now=now, staged=view.staged)
+        )
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         follow = http.flag(request, "follow")

@@ -6,18 +6,22 @@ from collections.abc import Sequence
 
 from kybernate.model.api import EventView, ExplainView
 from kybernate.model.quantities import format_seconds, format_size
-from kybernate.model.types import WorkloadState
+from kybernate.model.types import TierName, WorkloadState
 from kybernate.node.ledger import ARBITER, RECOVERY, Entry
 
 _REFUSALS = frozenset({"pause-refused", "resume-refused", "out-of-memory"})
 
 
-def explain(entry: Entry, *, events: Sequence[EventView], resident_bytes: int, now: float) -> ExplainView:
+def explain(
+    entry: Entry, *, events: Sequence[EventView], resident_bytes: int, now: float, staged: bool = False
+) -> ExplainView:
     since = format_seconds(max(0.0, now - entry.since))
     text = f"{entry.name} ended {since} ago" if entry.ended else f"{entry.name} has been {entry.state} for {since}"
     if entry.reason:
         text += f": {entry.reason}"
     text += f". {_numbers(entry, resident_bytes)}".rstrip()
+    if entry.state is WorkloadState.PAUSED and entry.tier is not TierName.RAM:
+        text += f" {_away(entry, events, staged=staged)}"
     refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)
     if refusal is not None and (not entry.ended or refusal.kind == "out-of-memory"):
         text += f" Last refusal, {format_seconds(max(0.0, now - refusal.time))} ago: {refusal.text}."
@@ -37,6 +41,19 @@ def _numbers(entry: Entry, resident_bytes: int) -> str:
     return ""
 
 
+def _away(entry: Entry, events: Sequence[EventView], *, staged: bool) -> str:
+    """Where it lies, and what a resume from there will cost."""
+    parked = next((e for e in reversed(events) if e.kind == "parked"), None)
+    size = parked.data.get("bytes_total") if parked is not None else None
+    how_much = f" ({format_size(size)})" if isinstance(size, int) else ""
+    if staged:
+        return f"It lies in {entry.tier}{how_much}; its GPU content is in host memory again, its processes come with the resume."
+    restored = next((e for e in reversed(events) if e.kind == "restored"), None)
+    took = restored.data.get("seconds") if restored is not None else None
+    cost = f"; the last time that took {format_seconds(took)}" if isinstance(took, float) else ""
+    return f"It lies in {entry.tier}{how_much}, no process of it is left: a resume reads it from there{cost}."
+
+
 def _next_step(entry: Entry) -> str:
     name = entry.name
     order = f"pause --pid {name.removeprefix('pid-')}" if entry.external else f"pause {name}"
@@ -48,6 +65,8 @@ def _next_step(entry: Entry) -> str:
             return f"it is tried again by itself, and by `kybernate {undo}`"
         case WorkloadState.PAUSED if entry.paused_by == ARBITER:
             return f"it resumes by itself when its VRAM is free; `kybernate {undo}` does it now and pauses another"
+        case WorkloadState.PAUSED if entry.tier is not TierName.RAM:
+            return f"`kybernate {undo}` brings it back; `kybernate prefetch {name}` makes that quicker"
         case WorkloadState.PAUSED:
             return f"`kybernate {undo}` lets it go on"
         case WorkloadState.STARTING | WorkloadState.PAUSING | WorkloadState.RESUMING | WorkloadState.STOPPING:

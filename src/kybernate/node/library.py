@@ -270,7 +270,7 @@ class Library:
         if entry is not None and not entry.ended:
             caller.require_owner(entry.uid, f"workload {subject}")
             connections = None if wanted.connections is None else Connections(wanted.connections)
-            return await self._switching.move(entry.name, wanted.tier, connections=connections)
+            return await self._switching.move(entry.name, wanted.tier, connections=connections, keep=wanted.keep)
         source, manifest = await self._readable(subject, caller)
         if manifest.labels.get("kind") == Kind.PARKED and self._holder(manifest.name) is not None:
             raise Conflict(f"workload {self._holder(manifest.name)} lies in it", hint="give the workload's name")
@@ -291,8 +291,11 @@ class Library:
             if not already:
                 with gear.jobs.begin("move", subject) as job:
                     await self._parking.copy(job, subject, source, wanted.tier)
-                await in_thread(f"forget {subject}", lambda: self._parking.delete(subject, source))
-                gear.events.record("moved", f"snapshot {subject} from {source} to {wanted.tier}")
+                if not wanted.keep:
+                    await in_thread(f"forget {subject}", lambda: self._parking.delete(subject, source))
+                gear.events.record(
+                    "moved", f"snapshot {subject} from {source} to {wanted.tier}{', too' if wanted.keep else ''}"
+                )
         return view.model_copy(update={"seconds": gear.clock() - began, "already": already})
 
     async def remove(self, snapshot: str, tier: TierName | None, caller: Caller) -> api.StoredView:

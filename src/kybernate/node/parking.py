@@ -174,8 +174,9 @@ class Parking:
         gpu.broker.close_door(name)
         gpu.engine.release_parked(name)
 
-    async def move(self, name: WorkloadName, tier: TierName) -> store.Manifest | None:
-        """Copy a parked workload into another tier below RAM and forget it in the first. In its owner task.
+    async def move(self, name: WorkloadName, tier: TierName, *, keep: bool = False) -> store.Manifest | None:
+        """Copy a parked workload into another tier below RAM and, unless it is to be kept, forget it in the first. In its
+        owner task.
 
         None: it is there already.
 
@@ -189,6 +190,9 @@ class Parking:
         snapshot, source = entry.snapshot, entry.tier
         with gear.jobs.begin("move", name) as job:
             manifest = await self.copy(job, snapshot, source, tier)
+        if keep:
+            gear.events.record("copied", f"from {source} to {tier}, too", workload=name, data={"snapshot": snapshot})
+            return manifest
         ledger.update(name, tier=tier, reason=f"moved from {source} to {tier}")
         await gear.flush()
         await in_thread(f"forget {snapshot}", lambda: self.delete(snapshot, source))

@@ -91,7 +91,9 @@ class Switching:
             name, "pause", pause, detail=(depth, tier, connections), begin_within_s=max(timeout_s, 1.0)
         )
 
-    async def move(self, name: WorkloadName, tier: TierName, *, connections: Connections | None = None) -> StoredView:
+    async def move(
+        self, name: WorkloadName, tier: TierName, *, connections: Connections | None = None, keep: bool = False
+    ) -> StoredView:
         """Let a paused workload lie in another tier; RAM stands for its content in the pool, ahead of its resume.
 
         Raises:
@@ -110,10 +112,14 @@ class Switching:
                 return await self._prefetch(gpu, name)
             was, stored = entry.tier, 0
             if entry.tier is TierName.RAM:
+                if keep:
+                    raise BadInput(
+                        f"workload {name} lies in RAM, and can't be kept there as well", hint="leave out --keep"
+                    )
                 report = await self._parking.park(gpu, name, tier, connections=connections)
                 total, stored = report.bytes_total, report.bytes_stored
             else:
-                manifest = await self._parking.move(name, tier)
+                manifest = await self._parking.move(name, tier, keep=keep)
                 total = 0 if manifest is None else manifest.size
             now = self._gear.ledger.entry(name)
             return StoredView(
@@ -128,7 +134,7 @@ class Switching:
                 note=None if was is not tier else f"lies in {tier} already",
             )
 
-        return await self._workloads.submit(name, "move", move, detail=(tier, connections))
+        return await self._workloads.submit(name, "move", move, detail=(tier, connections, keep))
 
     async def prefetch(self, name: WorkloadName) -> StoredView:
         """Read a workload's content from the store into the pool, so that its resume is quick. In RAM already is fine."""

@@ -92,7 +92,20 @@ def explain(name: str, /, *, common: Common = _FOREVER) -> None:
             print(f"  {event_line(event)}")
 
 
-COLUMNS = ("NAME", "STATE", "DEPTH", "BACKEND", "VRAM", "HOST COPY", "FOR", "PAUSE", "RESUME", "EXIT", "COMMAND")
+COLUMNS = (
+    "NAME",
+    "STATE",
+    "TIER",
+    "DEPTH",
+    "BACKEND",
+    "VRAM",
+    "HOST COPY",
+    "FOR",
+    "PAUSE",
+    "RESUME",
+    "EXIT",
+    "COMMAND",
+)
 
 
 def header(node: NodeView) -> str:
@@ -110,19 +123,25 @@ def header(node: NodeView) -> str:
         pool = node.pool
         filling = "" if pool.ready_bytes >= pool.size_bytes else f", {format_size(pool.ready_bytes)} made so far"
         parts.append(f"host pool: {format_size(pool.free_bytes)} of {format_size(pool.size_bytes)} free{filling}")
+    for tier in node.tiers:
+        if tier.problem is not None:
+            parts.append(f"tier {tier.tier} can't be used: {tier.problem}")
+        elif tier.state == "ready":
+            parts.append(f"tier {tier.tier}: {format_size(tier.used_bytes)} in {tier.snapshots} snapshots")
     return " | ".join(parts)
 
 
 def row(w: WorkloadView) -> tuple[str, ...]:
     """A workload as the table shows it."""
     state = str(w.state)
-    if w.operation and w.state not in _STILL:
+    if w.operation and (w.state not in _STILL or w.operation.bytes_total):
         total = w.operation.bytes_total
         part = f", {100 * (w.operation.bytes_done or 0) // total} %" if total else ""
         state += f" ({w.operation.seconds:.1f} s{part})"
     return (
         w.name,
         state,
+        (w.tier or "-") + (" (staged)" if w.staged else ""),
         str(w.depth or "-"),
         str(w.backend),
         format_size(w.resident_bytes),

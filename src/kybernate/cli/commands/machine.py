@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import kybernate
 from kybernate.cli.common import Common, print_json
-from kybernate.model.errors import AgentAway
+from kybernate.model.errors import AgentAway, KybernateError
+
+if TYPE_CHECKING:
+    from kybernate.node.doctor import Check
 
 _COMMON = Common()
 
@@ -17,7 +20,7 @@ def doctor(*, common: Common = _COMMON) -> int:
     """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
     from kybernate.node.doctor import checks
 
-    found = checks()
+    found = [*checks(), *_tiers(common)]
     healthy = all(check.ok for check in found if check.needed)
     if common.json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
@@ -29,6 +32,29 @@ def doctor(*, common: Common = _COMMON) -> int:
         if check.remedy:
             print(f"{'':8}{'':{width}}  -> {check.remedy}")
     return 0 if healthy else 1
+
+
+def _tiers(common: Common) -> list[Check]:
+    """What the agent says of its tiers, where one answers."""
+    from kybernate.node.doctor import Check
+
+    try:
+        with common.client() as client:
+            tiers = client.node().tiers
+    except KybernateError:
+        return []
+    return [
+        Check(
+            f"tier {tier.tier}",
+            ok=tier.problem is None,
+            detail=tier.problem or f"{tier.state}, {tier.where}{', encrypted' if tier.encrypted else ''}",
+            remedy=None
+            if tier.problem is None
+            else "mend that; it is tried again by itself. `agent.store` has its settings",
+            needed=False,
+        )
+        for tier in tiers
+    ]
 
 
 def check(file: Path, /, *, common: Common = _COMMON) -> None:

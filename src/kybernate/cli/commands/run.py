@@ -25,6 +25,8 @@ def run(
     network: Literal["none", "host"] = "none",
     isolated: bool | None = None,
     directory: Path | None = None,
+    layer: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    cold_start: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
     """Start a workload: run NAME [options] -- COMMAND ...
@@ -36,6 +38,8 @@ def run(
         network: none is a network of its own with loopback only; host is the host's.
         isolated: Namespaces of its own; the default where the agent may.
         directory: Working directory, if not this one.
+        layer: A directory whose files it sees, but writes into a layer of its own that snapshots take along. May be repeated.
+        cold_start: Start it anew when it is resumed and no copy of its state can be used.
     """
     workload_name(name)
     if not command:
@@ -50,6 +54,8 @@ def run(
         backend=backend,
         network=network,
         isolated=isolated,
+        layers=[str(each.absolute()) for each in layer or ()],
+        cold_start=cold_start,
     )
     with common.client() as client:
         with working(f"starting {name}", quiet=common.json):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from kybernate.cli.common import Common, print_json, working
 from kybernate.model.api import OperationView, SwitchView
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import format_size
-from kybernate.model.types import Depth
+from kybernate.model.types import Depth, TierName
 
 _COMMON = Common()
 
@@ -20,30 +21,36 @@ def pause(
     pid: int | None = None,
     depth: Depth = Depth.ZERO,
     timeout: float = 30.0,
+    tier: TierName = TierName.RAM,
+    connections: Literal["refuse", "close"] | None = None,
     common: Common = _COMMON,
 ) -> None:
-    """Give a workload's VRAM back, keeping its exact state in host memory.
+    """Give a workload's VRAM back, keeping its exact state: in host memory, on the disk or in a bucket.
 
     Args:
         pid: A process that was not started by Kybernate, instead of a name. Slower: the driver's own checkpoint.
         depth: zero leaves nothing in VRAM; warm keeps the CUDA context (some 0.5 GB) and is back sooner.
         timeout: Seconds to wait for the GPU work in flight before giving up.
+        tier: ram: back in a second. nvme, object: in the store, no process of it is left; survives the machine's reboot.
+        connections: Below ram, what to do about TCP connections that lead out of it, if not what the settings say.
     """
     _one_of(name, pid)
+    if pid is not None and tier is not TierName.RAM:
+        raise BadInput("a process that was not started by Kybernate stays in RAM", hint="leave out --tier")
     look = None if name is None else _looker(common, name)
     with common.client() as client, working(f"pausing {name or pid}", quiet=common.json, look=look):
         if pid is not None:
             report = client.pause_external(pid, timeout_s=timeout)
         else:
             assert name is not None
-            report = client.pause(name, depth=depth, timeout_s=timeout)
+            report = client.pause(name, depth=depth, timeout_s=timeout, tier=tier, connections=connections)
     _print(report, common)
 
 
 def resume(
     name: str | None = None, /, *, pid: int | None = None, timeout: float = 30.0, common: Common = _COMMON
 ) -> None:
-    """Let a paused workload go on where it stopped; others are paused if it needs their room.
+    """Let a paused workload go on where it stopped, from wherever it lies; others are paused if it needs their room.
 
     Args:
         pid: A process that was paused by its pid, instead of a name.
@@ -89,6 +96,8 @@ def _print(report: SwitchView, common: Common) -> None:
             f"{format_size(report.bytes_total)}: {format_size(report.bytes_copied)} copied, "
             f"{format_size(report.bytes_clean)} clean, {format_size(report.bytes_zero)} zero"
         )
+    if report.bytes_stored:
+        words.append(f"{format_size(report.bytes_stored)} written")
     if report.note:
         words.append(report.note)
     print("; ".join(words))

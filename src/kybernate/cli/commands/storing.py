@@ -1,0 +1,256 @@
+"""snapshot, snapshots, clone, prefetch, move, rm-snapshot, verify, gc: what lies below RAM."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from kybernate.cli.common import Common, print_json, say, table, working
+from kybernate.model.api import READY_S_DEFAULT, OperationView, SnapshotRequest, StoredView
+from kybernate.model.errors import BadInput
+from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.types import TierName
+
+_COMMON = Common()
+Below = Literal["nvme", "object"]
+Connections = Literal["refuse", "close"]
+
+
+def snapshot(
+    name: str,
+    /,
+    *,
+    as_: Annotated[str, Parameter(name="--as")],
+    tier: Below = "nvme",
+    ready: str | None = None,
+    ready_command: str | None = None,
+    ready_timeout: float = READY_S_DEFAULT,
+    connections: Connections | None = None,
+    common: Common = _COMMON,
+) -> None:
+    """Take an image of a workload, from which replicas are cloned; it stands still meanwhile, then runs on.
+
+    Args:
+        as_: The image's name.
+        tier: Where the image shall lie.
+        ready: Wait until PORT/PATH (or http://HOST:PORT/PATH) answers 2xx inside the workload's network.
+        ready_command: Wait until this command, run among its processes as its user, ends with status 0.
+        ready_timeout: Seconds to wait for that.
+        connections: What to do about TCP connections that lead out of it, if not what the settings say.
+    """
+    try:
+        words = shlex.split(ready_command or "")
+    except ValueError as e:
+        raise BadInput(f"--ready-command: {e}", hint="mind the quotes") from e
+    request = SnapshotRequest.of(
+        image=as_,
+        tier=TierName(tier),
+        ready=ready,
+        ready_command=words,
+        ready_timeout_s=ready_timeout,
+        connections=connections,
+    )
+    with (
+        common.client() as client,
+        working(f"taking image {as_} of {name}", quiet=common.json, look=job_of(common, name)),
+    ):
+        view = client.snapshot(name, request)
+    if common.json:
+        print_json(view)
+        return
+    print(f"{name}: image {as_} in {view.tier}, {_amounts(view)}{_note(view)}")
+
+
+def snapshots(*, common: Common = _COMMON) -> None:
+    """List the snapshots: images, and workloads that lie below RAM."""
+    with common.client() as client, working("asking the tiers", quiet=common.json):
+        found = client.snapshots()
+    if common.json:
+        print_json(found)
+        return
+    rows = [
+        (
+            view.name,
+            view.kind,
+            view.workload,
+            ", ".join(view.tiers),
+            format_size(view.size_bytes),
+            format_seconds(max(0.0, time.time() - view.created)),
+        )
+        for view in found.snapshots
+    ]
+    table(("SNAPSHOT", "KIND", "WORKLOAD", "TIER", "SIZE", "AGE"), rows)
+    for problem in found.problems:
+        say(f"kybernate: {problem}")
+
+
+def clone(
+    image: str,
+    new: str,
+    /,
+    *,
+    count: Annotated[int | None, Parameter(name=("--count", "-n"))] = None,
+    timeout: float = 30.0,
+    common: Common = _COMMON,
+) -> int:
+    """Make a workload of an image, or several: clone IMAGE NEW [-n K]. Exit status 1 when one of them could not be made.
+
+    Args:
+        count: Make so many, called NEW-1 to NEW-K.
+        timeout: Seconds the first waits for room in VRAM; others stay paused until there is room.
+    """
+    first = new if count is None else f"{new}-1"
+    with common.client() as client, working(f"cloning {image}", quiet=common.json, look=job_of(common, first)):
+        made = client.clone(image, new, count=count, timeout_s=timeout)
+    if common.json:
+        print_json(made)
+    else:
+        for each in made.clones:
+            note = f"; {each.note}" if each.note else ""
+            print(f"{each.workload}: {each.state} after {each.seconds:.2f} s{note}")
+    return 1 if any(each.state in ("exited", "lost") for each in made.clones) else 0
+
+
+def prefetch(name: str, /, *, common: Common = _COMMON) -> None:
+    """Read a workload from the store into host memory, so that its resume takes about a second."""
+    with common.client() as client, working(f"prefetching {name}", quiet=common.json, look=job_of(common, name)):
+        view = client.prefetch(name)
+    _print(view, common, f"{name}: {_read(view)}")
+
+
+def move(
+    name: str,
+    /,
+    *,
+    tier: TierName,
+    keep: Annotated[bool, Parameter(negative=())] = False,
+    connections: Connections | None = None,
+    common: Common = _COMMON,
+) -> None:
+    """Let a paused workload, or an image, lie in another tier.
+
+    Args:
+        name: The workload, or the image.
+        tier: nvme or object; ram stands for `prefetch`.
+        keep: Leave the copy where it lay, too; a resume takes the one that can be used.
+        connections: What to do about TCP connections that lead out of a workload, if not what the settings say.
+    """
+    with common.client() as client, working(f"moving {name}", quiet=common.json, look=job_of(common, name)):
+        view = client.move(name, tier, connections=connections, keep=keep)
+    if tier is TierName.RAM:
+        _print(view, common, f"{name}: {_read(view)}")
+    elif view.already:
+        _print(view, common, f"{name}: {view.note or f'lies in {tier} already'}")
+    else:
+        _print(view, common, f"{name}: lies in {tier}, {_amounts(view)}")
+
+
+def rm_snapshot(name: str, /, *, tier: Below | None = None, common: Common = _COMMON) -> None:
+    """Delete a snapshot. Its room becomes free with the next `gc`.
+
+    Args:
+        tier: Only from this tier.
+    """
+    with common.client() as client:
+        view = client.remove_snapshot(name, tier=None if tier is None else TierName(tier))
+    _print(view, common, f"{name}: removed")
+
+
+def verify(
+    *names: str,
+    tier: Below | None = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = _COMMON,
+) -> int:
+    """Read what is stored and compare it with its hashes. Exit status 1 when something is damaged.
+
+    Args:
+        names: Snapshots, or workloads that lie below RAM; everything if left out.
+        tier: Only this tier.
+        quick: Only look whether everything is there.
+    """
+    wanted = None if tier is None else TierName(tier)
+    look = job_of(common, tier or "nvme")
+    with common.client() as client, working("verifying", quiet=common.json, look=look):
+        found = client.verify(*names, tier=wanted, content=not quick)
+    if common.json:
+        print_json(found)
+    for view in () if common.json else found:
+        print(
+            f"{view.tier}: {view.snapshots} snapshots, {view.chunks} chunks in {view.packs} packs, "
+            f"{format_size(view.bytes_read)} read: {'sound' if not view.problems else f'{len(view.problems)} PROBLEMS'}"
+        )
+        for problem in view.problems:
+            suffer = f" (can't be restored: {', '.join(problem.snapshots)})" if problem.snapshots else ""
+            print(f"  {problem.text}{suffer}")
+    if not found and not common.json:
+        print("nothing is stored")
+    return 1 if any(view.problems for view in found) else 0
+
+
+def gc(
+    *,
+    tier: Below | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    accept_loss: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = _COMMON,
+) -> None:
+    """Give back the room of what no snapshot needs any more.
+
+    Args:
+        tier: Only this tier.
+        dry_run: Only say what would be done.
+        accept_loss: Take a tier that has lost all its snapshots as a new one.
+    """
+    wanted = None if tier is None else TierName(tier)
+    look = job_of(common, tier or "nvme")
+    with common.client() as client, working("collecting garbage", quiet=common.json, look=look):
+        found = client.collect(tier=wanted, dry_run=dry_run, accept_loss=accept_loss)
+    if common.json:
+        print_json(found)
+        return
+    for view in found:
+        would = "would be " if dry_run else ""
+        print(
+            f"{view.tier}: {format_size(view.bytes_freed)} {would}freed, {view.removed} of {view.packs} packs {would}removed, "
+            f"{view.compacted} {would}rewritten"
+        )
+        for line in view.left:
+            print(f"  {line}")
+    if not found:
+        print("nothing is stored")
+
+
+def job_of(common: Common, subject: str) -> Callable[[], OperationView | None]:
+    """Asks how far the store's step about a subject is, by a connection of its own."""
+
+    def look() -> OperationView | None:
+        with common.client() as client:
+            return next((job for job in reversed(client.jobs()) if job.subject == subject), None)
+
+    return look
+
+
+def _amounts(view: StoredView) -> str:
+    text = f"{format_size(view.bytes_total)} in {view.seconds:.2f} s"
+    return text + (
+        f", {format_size(view.bytes_stored)} written" if view.operation != "move" or view.bytes_stored else ""
+    )
+
+
+def _read(view: StoredView) -> str:
+    if view.already:
+        return view.note or "is in RAM already"
+    return f"{format_size(view.bytes_total)} read into host memory in {view.seconds:.2f} s"
+
+
+def _note(view: StoredView) -> str:
+    return f"; {view.note}" if view.note else ""
+
+
+def _print(view: StoredView, common: Common, text: str) -> None:
+    print_json(view) if common.json else print(text)
