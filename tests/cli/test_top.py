@@ -10,6 +10,7 @@ from kybernate.cli.commands.top import columns_for
 ROW = (
     "trainer",
     "resuming (1.0 s)",
+    "nvme",
     "zero",
     "broker",
     "256.0 MiB",
@@ -26,8 +27,8 @@ ROW = (
     ("width", "left_out"),
     [
         (140, set()),
-        (80, {"BACKEND", "DEPTH", "HOST COPY", "RESUME"}),
-        (40, set(COLUMNS) - {"NAME", "STATE", "VRAM", "FOR", "COMMAND"}),
+        (80, {"BACKEND", "DEPTH", "HOST COPY", "RESUME", "PAUSE"}),
+        (40, set(COLUMNS) - {"NAME", "STATE", "TIER", "VRAM", "FOR", "COMMAND"}),
     ],
 )
 def test_columns(width: int, left_out: set[str]) -> None:

@@ -49,7 +49,7 @@ class AgentProcess:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, **environment_too: str) -> None:
         command = [
             sys.executable,
             "-m",
@@ -65,7 +65,8 @@ class AgentProcess:
             k: v for k, v in os.environ.items() if not k.startswith("KYBERNATE_") or k == "KYBERNATE_NATIVE_DIR"
         }
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**environment, **self._environment})
+            whole = {**environment, **self._environment, **environment_too}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=whole)
         deadline = time.monotonic() + START_S
         while True:
             try:

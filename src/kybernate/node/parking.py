@@ -68,8 +68,6 @@ class Back:
 class NoCopy(WorkloadLost):
     """Every copy of a workload's state was tried, and none can be used."""
 
-    code = "no_copy"
-
 
 class Parking:
     """See the module. Use it in the loop's thread."""

@@ -48,7 +48,7 @@ def _tiers(common: Common) -> list[Check]:
             f"tier {tier.tier}",
             ok=tier.problem is None,
             detail=tier.problem or f"{tier.state}, {tier.where}{', encrypted' if tier.encrypted else ''}",
-            remedy=None
+            remedy=""
             if tier.problem is None
             else "mend that; it is tried again by itself. `agent.store` has its settings",
             needed=False,

@@ -1,0 +1,558 @@
+"""Workloads below RAM, through a real agent: to the disk, to a real S3 server, and back; images and clones. The GPU is simulated.
+
+The workloads compare all of their memory in every step, so each of these tests is one of exactness too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import SLOWER, Eventually
+from tests.guardian import guarded
+from tests.node.conftest import AgentProcess
+from tests.store.server import ACCESS, SECRET, Mode, Proxy, Server, Unbuildable
+
+from kybernate.cli.simulated import gpu_path
+from kybernate.cuda import simulated
+from kybernate.engine.faults import VARIABLE
+from kybernate.model.api import SnapshotRequest
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound, Unsupported, WorkloadLost
+from kybernate.model.types import MIB, TierName, WorkloadState
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+
+SIZE = 16 * MIB
+POOL = 192 * MIB
+MakeAgent = Callable[..., AgentProcess]
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A short path, for sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="kyb-"))
+    with guarded(directory):
+        yield directory
+
+
+@pytest.fixture
+def make_agent(root: Path) -> Iterator[MakeAgent]:
+    """`make_agent(store="...")`: an agent with a directory of its own; with `beside` on the other one's GPU."""
+    made: list[AgentProcess] = []
+
+    def make(
+        *, store: str = "{}", pool: int = POOL, beside: AgentProcess | None = None, **environment: str
+    ) -> AgentProcess:
+        place = root / secrets.token_hex(3)
+        place.mkdir()
+        if beside is not None:
+            environment |= simulated.environment([simulated.describe(gpu_path(beside.state))], {})
+        settings = f"agent:\n  pool: {{size: {pool}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n  store: {store}\n"
+        agent = AgentProcess(place, settings=settings, simulated_gpu=beside is None, environment=environment)
+        made.append(agent)
+        agent.start()
+        return agent
+
+    yield make
+    for agent in reversed(made):
+        agent.end()
+        agent.client.close()
+    for agent in made:
+        with contextlib.suppress(KybernateError):
+            simulated.remove(gpu_path(agent.state))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    try:
+        running = Server(tmp_path_factory.mktemp("s3"))
+    except Unbuildable as e:
+        pytest.skip(str(e))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    between = Proxy(server.port)
+    yield between
+    between.close()
+
+
+@pytest.fixture
+def bucket(server: Server, tmp_path: Path) -> Callable[..., str]:
+    """The `store` setting of an agent with a bucket of the test's own."""
+    name = f"b-{secrets.token_hex(6)}"
+    server.make_bucket(name)
+    credentials = tmp_path / "credentials.yaml"
+    credentials.touch(0o600)
+    credentials.write_text(f"access_key_id: {ACCESS}\nsecret_access_key: {SECRET}\n")
+
+    def setting(port: int | None = None, **more: object) -> str:
+        place = {
+            "url": f"s3://{name}/snapshots",
+            "endpoint": f"http://127.0.0.1:{port or server.port}",
+            "region": "us-east-1",
+            "credentials_file": str(credentials),
+            "patience": 1,
+        }
+        return json.dumps({"object": place, **more})
+
+    return setting
+
+
+def started(agent: AgentProcess, eventually: Eventually, name: str, *, size: int = SIZE, seed: int = 1) -> None:
+    agent.run_cuda(name, bytes_=size, seed=seed)
+    eventually(lambda: agent.steps(name) > 2, timeout_s=60, what=f"{name} computes")
+
+
+def goes_on(agent: AgentProcess, eventually: Eventually, name: str) -> None:
+    before = agent.steps(name)
+    eventually(lambda: agent.steps(name) > before + 2, timeout_s=60, what=f"{name} goes on")
+
+
+def kybernate(agent: AgentProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kybernate.cli", words[0], "--state-dir", str(agent.state.root), *words[1:]],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def wipe_state(agent: AgentProcess) -> None:
+    """As a reboot does to a state directory in RAM."""
+    if agent.state.pool_mount.is_mount():
+        subprocess.run(["umount", "-l", str(agent.state.pool_mount)], check=True)
+    shutil.rmtree(agent.state.root)
+
+
+def packs(agent: AgentProcess) -> list[Path]:
+    return sorted(agent.state.root.with_name("s-store").glob("default/packs/*"))
+
+
+def damage(agent: AgentProcess) -> None:
+    for path in packs(agent):
+        content = bytearray(path.read_bytes())
+        for at in range(4096, len(content) - 4096, 4096):
+            content[at] ^= 1
+        path.write_bytes(content)
+
+
+# -- to the disk and back ---------------------------------------------------------------------------------------------
+
+
+def test_to_the_disk_and_back_by_the_command_line(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    pids = agent.client.workload("one").pids
+    paused = kybernate(agent, "pause", "one", "--tier", "nvme")
+    assert paused.returncode == 0, paused.stderr
+    assert "lies in nvme" in paused.stdout
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    node = agent.client.node()
+    assert node.pool is not None
+    assert (node.gpus[0].resident_bytes, node.pool.free_bytes) == (0, node.pool.size_bytes)
+    table = kybernate(agent, "ps").stdout
+    assert [line.split()[1:3] for line in table.splitlines() if line.startswith("one")] == [["paused", "nvme"]]
+    assert "It lies in nvme" in kybernate(agent, "explain", "one").stdout
+    assert "parked.one." in kybernate(agent, "snapshots").stdout
+    again = agent.client.pause("one", tier=TierName.NVME)
+    assert (again.already, again.tier) == (True, TierName.NVME)
+    fetched = json.loads(kybernate(agent, "prefetch", "one", "--json").stdout)
+    assert fetched["bytes_total"] == SIZE
+    assert agent.client.workload("one").staged
+    resumed = kybernate(agent, "resume", "one")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "restored from nvme" in resumed.stdout
+    goes_on(agent, eventually, "one")
+    eventually(lambda: not agent.client.snapshots().snapshots, what="the snapshot of the state it has left is deleted")
+    kinds = [event.kind for event in agent.client.events("one")]
+    assert kinds == ["started", "paused", "parked", "staged", "restored", "resumed"]
+    assert agent.client.collect()[0].bytes_freed > 0
+    assert agent.client.verify()[0].problems == []
+
+
+def test_one_that_waits_in_ram_goes_deeper(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one")
+    moved = agent.client.move("one", TierName.NVME)
+    assert (moved.tier, moved.already) == (TierName.NVME, False)
+    assert agent.client.move("one", TierName.NVME).already
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    with pytest.raises(Conflict, match="running"):
+        agent.client.move("one", TierName.NVME)
+
+
+def test_a_new_agent_and_a_wiped_state_directory(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.kill()
+    agent.start()
+    assert (agent.client.workload("one").state, agent.client.workload("one").tier) == (WorkloadState.PAUSED, "nvme")
+    agent.kill()
+    wipe_state(agent)
+    agent.start()
+    found = eventually(agent.client.workloads, what="what lies on the disk is found")
+    assert [(view.name, view.state, view.tier) for view in found] == [("one", WorkloadState.PAUSED, "nvme")]
+    assert agent.client.resume("one").tier is TierName.NVME
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it goes on")
+    agent.client.stop("one", remove=True)
+
+
+@pytest.mark.parametrize("step", ["park.committed", "revive.restored", "revive.saved"])
+def test_an_agent_killed_on_the_way(make_agent: MakeAgent, eventually: Eventually, step: str) -> None:
+    """Either it lies in RAM with its processes, or in the store; a resume brings it back as it was, and nothing else is left."""
+    agent = make_agent()
+    started(agent, eventually, "one")
+    going_down = step.startswith("park")
+    if not going_down:
+        agent.client.pause("one", tier=TierName.NVME)
+    agent.kill()
+    agent.start(**{VARIABLE: f"{step}:kill"})
+    with pytest.raises(KybernateError):
+        agent.client.pause("one", tier=TierName.NVME) if going_down else agent.client.resume("one")
+    agent.kill()
+    agent.start()
+    view = agent.client.workload("one")
+    assert (view.state, view.tier) == (WorkloadState.PAUSED, "ram" if going_down else "nvme")
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    eventually(lambda: not agent.client.snapshots().snapshots, what="no snapshot is left")
+    agent.client.stop("one", remove=True)
+    node = agent.client.node()
+    assert node.pool is not None
+    assert (node.gpus[0].resident_bytes, node.pool.free_bytes) == (0, node.pool.size_bytes)
+
+
+def test_one_that_is_stopped_on_the_disk_leaves_nothing(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.client.stop("one")
+    assert agent.client.workload("one").state is WorkloadState.EXITED
+    eventually(lambda: not agent.client.snapshots().snapshots, what="its snapshot is deleted")
+    agent.client.remove("one")
+    started(agent, eventually, "one")
+
+
+def test_no_copy_can_be_used(make_agent: MakeAgent, eventually: Eventually) -> None:
+    """It says so and stays where it is; one that allows it is started anew."""
+    agent = make_agent()
+    started(agent, eventually, "dear")
+    agent.client.pause("dear", tier=TierName.NVME)
+    module = [sys.executable, "-m", "kybernate.cli.bench_workload", "--bytes", str(SIZE), "--seed", "7"]
+    agent.run("cheap", *module, "--loop", "0.25", "--pace", "0.02", cold_start=True)
+    eventually(lambda: agent.steps("cheap") > 2, timeout_s=60, what="cheap computes")
+    agent.client.pause("cheap", tier=TierName.NVME)
+    damage(agent)
+    done = kybernate(agent, "resume", "dear")
+    assert (done.returncode, done.stderr.count("\n")) == (WorkloadLost.exit_status, 1)
+    assert "damaged" in done.stderr
+    assert agent.client.workload("dear").state is WorkloadState.PAUSED
+    assert "damaged" in agent.client.explain("dear").text
+    assert kybernate(agent, "verify").returncode == 1
+    report = agent.client.resume("cheap")
+    assert "started anew" in (report.note or "")
+    eventually(lambda: agent.steps("cheap") > 2, timeout_s=60, what="cheap computes again")
+    assert "cold-start" in [event.kind for event in agent.client.events("cheap")]
+
+
+def test_the_pool_is_full(make_agent: MakeAgent, eventually: Eventually) -> None:
+    """What was used least recently goes to the disk, if there is one; else the pause is refused."""
+    agent = make_agent(pool=64 * MIB)
+    started(agent, eventually, "first", size=48 * MIB)
+    agent.client.pause("first")
+    started(agent, eventually, "second", size=48 * MIB, seed=2)
+    with pytest.raises(KybernateError, match="pool"):
+        agent.client.pause("second")
+    goes_on(agent, eventually, "second")
+    started(agent, eventually, "third", size=8 * MIB, seed=3)
+    agent.client.pause("third", tier=TierName.NVME)
+    agent.client.pause("second")
+    assert {view.name: view.tier for view in agent.client.workloads()} == {
+        "first": "nvme",
+        "second": "ram",
+        "third": "nvme",
+    }
+    assert "make room for second" in agent.client.workload("first").reason
+    agent.client.resume("first")
+    assert agent.client.workload("second").tier == "nvme"
+    goes_on(agent, eventually, "first")
+    agent.client.resume("second")
+    goes_on(agent, eventually, "second")
+
+
+def test_what_is_idle_for_long_goes_to_the_disk(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent(store="{demote: {idle: 1}}")
+    started(agent, eventually, "one")
+    agent.client.pause("one")
+    eventually(lambda: agent.client.workload("one").tier == "nvme", timeout_s=20, what="it leaves RAM")
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+
+
+# -- to a bucket ------------------------------------------------------------------------------------------------------
+
+
+def test_to_a_bucket_and_back_on_another_disk(
+    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+) -> None:
+    """A second agent that has nothing but the bucket resumes it by its name; the first one is told that it has gone."""
+    first = make_agent(store=bucket())
+    started(first, eventually, "one")
+    report = first.client.pause("one", tier=TierName.OBJECT)
+    assert report.tier is TierName.OBJECT
+    assert first.client.node().gpus[0].resident_bytes == 0
+    second = make_agent(store=bucket(), beside=first)
+    with pytest.raises(NotFound):
+        second.client.resume("another")
+    assert second.client.workloads() == []
+    done = kybernate(second, "resume", "one")
+    assert done.returncode == 0, done.stderr
+    assert "restored from object" in done.stdout
+    eventually(lambda: second.steps("one") > 2, timeout_s=60, what="it goes on there")
+    eventually(lambda: not second.client.snapshots().snapshots, what="its snapshot is deleted")
+    with pytest.raises(WorkloadLost, match="has gone from every tier"):
+        first.client.resume("one")
+    assert first.client.workload("one").state is WorkloadState.PAUSED
+    first.client.stop("one", remove=True)
+    second.client.stop("one", remove=True)
+
+
+def test_between_the_tiers(make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually) -> None:
+    """Moved, kept in both, verified; where the disk's copy is damaged the bucket's is taken, and that is said."""
+    agent = make_agent(store=bucket())
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    moved = kybernate(agent, "move", "one", "--tier", "object")
+    assert moved.returncode == 0, moved.stderr
+    assert [view.tiers for view in agent.client.snapshots().snapshots] == [[TierName.OBJECT]]
+    agent.client.move("one", TierName.NVME)
+    agent.client.move("one", TierName.OBJECT, keep=True)
+    assert [view.tiers for view in agent.client.snapshots().snapshots] == [[TierName.NVME, TierName.OBJECT]]
+    assert [view.problems for view in agent.client.verify("one")] == [[], []]
+    damage(agent)
+    report = agent.client.resume("one")
+    assert report.tier is TierName.OBJECT
+    assert "nvme could not be used" in (report.note or "")
+    goes_on(agent, eventually, "one")
+    assert "restore-failed" in [event.kind for event in agent.client.events("one")]
+    eventually(lambda: not agent.client.snapshots().snapshots, what="both copies are deleted")
+    kybernate(agent, "gc")
+    assert agent.client.verify()[0].problems == []
+
+
+def test_a_bucket_that_does_not_answer(
+    make_agent: MakeAgent, bucket: Callable[..., str], proxy: Proxy, eventually: Eventually
+) -> None:
+    """The order fails in one line, the workload waits in RAM; once the bucket answers all is well."""
+    agent = make_agent(store=bucket(proxy.port))
+    started(agent, eventually, "one")
+    eventually(lambda: agent.client.node().tiers[1].state == "ready", what="the bucket is opened")
+    proxy.set(Mode.REFUSE)
+    done = kybernate(agent, "pause", "one", "--tier", "object")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    view = agent.client.workload("one")
+    assert (view.state, view.tier) == (WorkloadState.PAUSED, "ram")
+    assert "can't be used" in kybernate(agent, "ps").stdout
+    proxy.set(Mode.PASS)
+    agent.client.pause("one", tier=TierName.OBJECT)
+    proxy.set(Mode.ERROR)
+    with pytest.raises(KybernateError) as caught:
+        agent.client.resume("one")
+    assert caught.value.exit_status == 3
+    assert agent.client.workload("one").tier == "object"
+    proxy.set(Mode.PASS)
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+
+
+def test_a_wrong_key_and_a_wiped_disk(make_agent: MakeAgent, tmp_path: Path, eventually: Eventually) -> None:
+    key = tmp_path / "key"
+    key.write_text("11" * 32)
+    agent = make_agent(store=f"{{encryption: {{key_file: {key}}}}}")
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    assert agent.client.node().tiers[0].encrypted
+    agent.kill()
+    key.write_text("22" * 32)
+    agent.start()
+    with pytest.raises(BadInput, match="wrong key"):
+        agent.client.resume("one")
+    agent.kill()
+    key.write_text("11" * 32)
+    directory = agent.state.root.with_name("s-store")
+    directory.rename(directory.with_name("aside"))
+    agent.start()
+    with pytest.raises(BadInput, match="it held 1 snapshots"):
+        agent.client.resume("one")
+    agent.kill()
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.with_name("aside").rename(directory)
+    agent.start()
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+
+
+# -- images and clones ------------------------------------------------------------------------------------------------
+
+SERVER = """
+import http.server, os, sys, threading
+from kybernate.cli.bench_driver import Driver
+
+driver = Driver()
+held = driver.allocate(4 << 20)
+driver.call("cuMemsetD32_v2", held, 7, 1 << 20)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.uname().nodename.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+print("listens", flush=True)
+http.server.HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
+
+
+def test_an_image_and_its_clones(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    agent.run("server", sys.executable, "-c", SERVER)
+    taken = kybernate(agent, "snapshot", "server", "--as", "gold", "--ready", "8000/health", "--ready-timeout", "60")
+    assert taken.returncode == 0, taken.stderr
+    assert agent.client.workload("server").state is WorkloadState.RUNNING
+    made = kybernate(agent, "clone", "gold", "replica", "-n", "4")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("running") == 4
+    for number in range(1, 5):
+        answered = SnapshotRequest.of(image=f"of-{number}", ready="8000/", ready_timeout_s=20)
+        agent.client.snapshot(f"replica-{number}", answered)  # each answers on its own port 8000
+        view = agent.client.workload(f"replica-{number}")
+        assert (view.state, view.image) == (WorkloadState.RUNNING, "gold")
+        assert view.argv[-1] == SERVER
+    one = agent.client.clone("gold", "single")
+    assert [each.workload for each in one.clones] == ["single"]
+    assert agent.client.collect(dry_run=True)[0].bytes_freed == 0
+    assert agent.client.remove_snapshot("gold").snapshot == "gold"
+    with pytest.raises(NotFound):
+        agent.client.clone("gold", "more")
+
+
+def test_twenty_clones_wait_for_their_turn(make_agent: MakeAgent, eventually: Eventually) -> None:
+    """More than fit: those that don't wait, and come as soon as there is room."""
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
+    agent.client.stop("one", remove=True)
+    made = agent.client.clone("gold", "c", count=20, timeout_s=5)
+    assert len(made.clones) == 20
+    states = [each.state for each in made.clones]
+    assert set(states) == {WorkloadState.RUNNING, WorkloadState.PAUSED}
+    assert states.count(WorkloadState.RUNNING) >= 5
+    seen = set()
+    while len(seen) < 20:
+        running = [w.name for w in agent.client.workloads() if w.state is WorkloadState.RUNNING and w.name not in seen]
+        for name in running:
+            eventually(lambda name=name: agent.steps(name) > 1, timeout_s=60, what=f"{name} computes")
+            agent.client.stop(name)
+            seen.add(name)
+        if not running:
+            eventually(
+                lambda: any(w.state is WorkloadState.RUNNING for w in agent.client.workloads()), what="others follow"
+            )
+
+
+def test_a_clone_can_be_parked_and_imaged(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
+    agent.client.clone("gold", "two")
+    eventually(lambda: agent.steps("two") > 2, timeout_s=60, what="it computes")
+    agent.client.pause("two", tier=TierName.NVME)
+    agent.client.resume("two")
+    goes_on(agent, eventually, "two")
+    agent.client.snapshot("two", SnapshotRequest.of(image="silver"))
+    agent.client.clone("silver", "three")
+    eventually(lambda: agent.steps("three") > 2, timeout_s=60, what="it computes")
+
+
+def test_an_agent_killed_while_it_takes_an_image(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.kill()
+    agent.start(**{VARIABLE: "park.written:kill"})
+    with pytest.raises(KybernateError):
+        agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
+    agent.kill()
+    agent.start()
+    eventually(lambda: agent.client.workload("one").state is WorkloadState.RUNNING, what="it goes on by itself")
+    goes_on(agent, eventually, "one")
+    assert agent.client.snapshots().snapshots == []
+
+
+# -- nonsense ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        pytest.param(["pause", "x", "--tier", "vram"], "vram", id="no such tier"),
+        pytest.param(["pause", "--pid", "4", "--tier", "nvme"], "stays in RAM", id="not ours"),
+        pytest.param(["pause", "x", "--tier", "nvme", "--connections", "drop"], "drop", id="connections"),
+        pytest.param(["move", "x"], "--tier", id="where to"),
+        pytest.param(["move", "../x", "--tier", "nvme"], "bad snapshot name", id="path"),
+        pytest.param(["snapshot", "x"], "--as", id="as what"),
+        pytest.param(["snapshot", "x", "--as", "A"], "A", id="bad image name"),
+        pytest.param(["snapshot", "x", "--as", "parked.x"], "parked.x", id="not an image's name"),
+        pytest.param(["snapshot", "x", "--as", "a", "--ready-command", "'"], "quotes", id="quotes"),
+        pytest.param(["clone", "gold", "Bad"], "Bad", id="bad name"),
+        pytest.param(["clone", "gold", "x", "-n", "0"], "count", id="none"),
+        pytest.param(["clone", "gold", "pid", "-n", "3"], "not started by Kybernate", id="external name"),
+        pytest.param(["clone", "nothing", "x"], "no snapshot nothing", id="no image"),
+        pytest.param(["rm-snapshot", "a/../b"], "bad snapshot name", id="path to remove"),
+        pytest.param(["rm-snapshot", "nothing"], "no snapshot nothing", id="nothing to remove"),
+        pytest.param(["verify", "nothing"], "no snapshot nothing", id="nothing to verify"),
+        pytest.param(["gc", "--accept-loss"], "--tier", id="whose loss"),
+        pytest.param(["prefetch", "nobody"], "no workload named", id="nobody"),
+        pytest.param(["resume", "nobody"], "no workload named", id="nobody to resume"),
+        pytest.param(["run", "x", "--layer", "/", "--", "true"], "layer", id="layer over all"),
+    ],
+)
+def test_nonsense_is_one_line_and_status_2(gpu_agent: AgentProcess, words: list[str], says: str) -> None:
+    done = kybernate(gpu_agent, *words)
+    assert done.returncode == 2, done
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_what_can_not_be_parked_is_refused_beforehand(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    """One that shares the host's processes can't be dumped: said before anything was done to it."""
+    gpu_agent.run("open", "sleep", "60", isolated=False)
+    with pytest.raises(Unsupported, match="dumped"):
+        gpu_agent.client.snapshot("open", SnapshotRequest.of(image="gold"))
+    eventually(lambda: gpu_agent.client.workload("open").state is WorkloadState.RUNNING, what="it runs on")
+    with pytest.raises(Unsupported, match="no object tier"):
+        gpu_agent.client.pause("open", tier=TierName.OBJECT)
+    gpu_agent.run("ends", "sh", "-c", "sleep 0.3")
+    with pytest.raises((WorkloadLost, Busy, Conflict)):
+        gpu_agent.client.snapshot("ends", SnapshotRequest.of(image="gold", ready="9/", ready_timeout_s=20))
+    gpu_agent.stop_all()
