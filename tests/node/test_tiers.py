@@ -332,6 +332,31 @@ def test_to_a_bucket_and_back_on_another_disk(
     second.client.stop("one", remove=True)
 
 
+def test_two_agents_do_not_resume_one_workload(
+    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+) -> None:
+    """One that was killed in the middle keeps its claim, and goes on itself; another one may take over when told so."""
+    first = make_agent(store=bucket())
+    started(first, eventually, "one")
+    first.client.pause("one", tier=TierName.OBJECT)
+    first.kill()
+    first.start(**{VARIABLE: "revive.restored:kill"})
+    with pytest.raises(KybernateError):
+        first.client.resume("one")
+    second = make_agent(store=bucket(), beside=first)
+    with pytest.raises(Busy, match="claimed by the agent"):
+        second.client.resume("one")
+    first.kill()
+    first.start()
+    done = kybernate(second, "resume", "one", "--take-over")
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: second.steps("one") > 2, timeout_s=60, what="it goes on there")
+    eventually(lambda: not second.client.snapshots().snapshots, what="its snapshot is deleted")
+    with pytest.raises(WorkloadLost):
+        first.client.resume("one")
+    second.client.stop("one")
+
+
 def test_between_the_tiers(make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually) -> None:
     """Moved, kept in both, verified; where the disk's copy is damaged the bucket's is taken, and that is said."""
     agent = make_agent(store=bucket())
@@ -547,6 +572,9 @@ def test_nonsense_is_one_line_and_status_2(gpu_agent: AgentProcess, words: list[
 def test_what_can_not_be_parked_is_refused_beforehand(gpu_agent: AgentProcess, eventually: Eventually) -> None:
     """One that shares the host's processes can't be dumped: said before anything was done to it."""
     gpu_agent.run("open", "sleep", "60", isolated=False)
+    refused = kybernate(gpu_agent, "pause", "open", "--tier", "nvme")
+    assert (refused.returncode, refused.stderr.count("\n")) == (Unsupported.exit_status, 1), refused
+    assert [event.kind for event in gpu_agent.client.events("open")] == ["started"]
     with pytest.raises(Unsupported, match="dumped"):
         gpu_agent.client.snapshot("open", SnapshotRequest.of(image="gold"))
     eventually(lambda: gpu_agent.client.workload("open").state is WorkloadState.RUNNING, what="it runs on")

@@ -89,9 +89,11 @@ class AsyncClient:
         """
         return await self.send(calls.pause(name, depth, timeout_s, tier, connections))
 
-    async def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+    async def resume(
+        self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT, take_over: bool = False
+    ) -> api.SwitchView:
         """Let it go on, from whichever tier it lies in; one that this agent doesn't know is looked for in its tiers."""
-        return await self.send(calls.resume(name, timeout_s))
+        return await self.send(calls.resume(name, timeout_s, take_over=take_over))
 
     async def prefetch(self, name: str) -> api.StoredView:
         """Read its content from the store into the pool, ahead of its resume."""

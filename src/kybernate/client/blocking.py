@@ -89,9 +89,9 @@ class Client:
         """
         return self.send(calls.pause(name, depth, timeout_s, tier, connections))
 
-    def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT) -> api.SwitchView:
+    def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT, take_over: bool = False) -> api.SwitchView:
         """Let it go on, from whichever tier it lies in; one that this agent doesn't know is looked for in its tiers."""
-        return self.send(calls.resume(name, timeout_s))
+        return self.send(calls.resume(name, timeout_s, take_over=take_over))
 
     def prefetch(self, name: str) -> api.StoredView:
         """Read its content from the store into the pool, ahead of its resume."""

@@ -114,8 +114,8 @@ def pause(name: str, depth: Depth, timeout_s: float, tier: TierName, connections
     return Call("POST", _of(name, "/pause"), api.SwitchView, body=body, timeout_s=limit)
 
 
-def resume(name: str, timeout_s: float) -> Call[api.SwitchView]:
-    body = api.ResumeRequest.of(timeout_s=timeout_s)
+def resume(name: str, timeout_s: float, *, take_over: bool) -> Call[api.SwitchView]:
+    body = api.ResumeRequest.of(timeout_s=timeout_s, take_over=take_over)
     return Call("POST", _of(name, "/resume"), api.SwitchView, body=body, timeout_s=timeout_s + _STORE_S)
 
 

@@ -69,9 +69,7 @@ class Broker:
     def __init__(self, *, gpus: Sequence[Gpu], admission: Admission, extent_bytes: int = GIB) -> None:
         """`extent_bytes`: the longest extent of an allocation that needn't be in one piece, 64 MiB to 1 GiB."""
         if not 64 * MIB <= extent_bytes <= GIB or extent_bytes % CHUNK_BYTES:
-            raise BadInput(
-                f"extents of {extent_bytes} bytes", hint=f"{64 * MIB} to {GIB}, a multiple of {CHUNK_BYTES}"
-            )
+            raise BadInput(f"extents of {extent_bytes} bytes", hint=f"{64 * MIB} to {GIB}, a multiple of {CHUNK_BYTES}")
         self._admission = admission
         self._extent_bytes = extent_bytes
         self._gpus = {gpu.uuid_bytes: gpu for gpu in gpus}

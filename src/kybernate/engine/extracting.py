@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.stored import PROCESS
+from kybernate.model.errors import KybernateError
 from kybernate.process import images
 from kybernate.store import Manifest, ProgressCallback, Space
 
@@ -98,7 +99,11 @@ class Extracted:
             ):
                 reader.extract(directory, [file.path for file in manifest.files if file.path.startswith(f"{PROCESS}/")])
             images.verify(directory / PROCESS)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(directory, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise KybernateError(
+                    f"the processes' images of {manifest.name} can't be written to {self.scratch}: {error.strerror}"
+                ) from error
             raise
         return directory

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from kybernate.cuda.copying import ExtentCopy
 from kybernate.cuda.planning import Slots
@@ -49,14 +46,11 @@ class Staged:
     described: Described
     copies: list[ExtentCopy]
     """One for each of the snapshot's extents, in its order."""
+    slots: Slots
+    """All of them."""
     users: int = 0
     """Those who are just reading it or making a workload of it: it can't go."""
     last_use: int = 0
-
-    @property
-    def slots(self) -> Slots:
-        used = [copy.slots[copy.slots >= 0] for copy in self.copies]
-        return np.concatenate(used) if used else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,25 +127,27 @@ class Pooled:
 
     # -- staged snapshots --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def using(self, uid: str) -> Iterator[Staged | None]:
-        """The staged copy of a snapshot, held for the block; None when there is none."""
+    def hold(self, uid: str) -> Staged | None:
+        """The staged copy of a snapshot, which stays until `let_go`; None when there is none."""
         with self._lock:
             staged = self._book.staged.get(uid)
             if staged is not None:
-                staged.users += 1
-                staged.last_use = next(self._uses)
-        try:
-            yield staged
-        finally:
-            if staged is not None:
-                with self._lock:
-                    staged.users -= 1
+                self._use(staged)
+            return staged
 
-    def put_staged(self, uid: str, staged: Staged) -> None:
+    def put_and_hold(self, staged: Staged) -> None:
+        """A snapshot has just been staged; it stays until `let_go` at least."""
         with self._lock:
-            staged.last_use = next(self._uses)
-            self._book.staged[uid] = staged
+            self._book.staged[staged.described.uid] = staged
+            self._use(staged)
+
+    def let_go(self, staged: Staged) -> None:
+        with self._lock:
+            staged.users -= 1
+
+    def _use(self, staged: Staged) -> None:
+        staged.users += 1
+        staged.last_use = next(self._uses)
 
     def drop_staged(self, uid: str) -> int:
         """Forget a staged snapshot unless somebody uses it. Returns the bytes of pool that became free."""

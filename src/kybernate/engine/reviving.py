@@ -9,6 +9,8 @@ failure takes everything back.
 
 from __future__ import annotations
 
+import shutil
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,27 +67,27 @@ class Reviving:
             self.stager.stage, self.space, self.stored, progress=self.progress, cancel=self.cancel
         )
         try:
-            try:
-                tree = self._restore()
-            finally:
-                staging.exception()  # it works on the same things as the undo
-            staging.result()
-            with self.pooled.using(self.described.uid) as staged:
-                if staged is None:
-                    raise KybernateError(f"the content of {self.described.snapshot} had to go again for want of room")
-                self._save(tree, staged)
+            tree = self._restore(staging)
+            staged, _ = staging.result()
+            self._save(tree, staged)
             self.undo.commit()
         except BaseException:
+            staging.exception()  # it may fail for its own part, and let go is what it holds
             self.undo.roll_back()
             raise
+        finally:
+            if staging.exception() is None:
+                self.pooled.let_go(staging.result()[0])
         self.parts.faults.at("revive.saved")
         return tree
 
-    def _restore(self) -> Tree:
+    def _restore(self, staging: Future[tuple[Staged, int]]) -> Tree:
         with self.extracted.using(
             self.space, self.stored, keep=self.keep_staged, progress=self.progress, cancel=self.cancel
         ) as images:
-            self.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not self.run_directory.exists():
+                self.undo.push("delete its run directory", lambda: shutil.rmtree(self.run_directory))
+                self.run_directory.mkdir(mode=0o755, parents=True)
             # Before any of its processes runs: they may ask for memory at once.
             self.parts.broker.open_door(
                 self.name, self.run_directory / DOOR, uid=self.described.owner, gid=self.described.group
@@ -93,6 +95,8 @@ class Reviving:
             self.undo.push("close the door", lambda: self.parts.broker.close_door(self.name))
             if self.cancel is not None:
                 self.cancel.check(f"reviving {self.name}")
+            if staging.done():
+                staging.result()  # where that failed, no process need be made
             tree = restore(
                 images,
                 name=self.name,

@@ -50,18 +50,20 @@ class Stager:
         *,
         progress: ProgressCallback | None = None,
         cancel: Cancellation | None = None,
-    ) -> int:
-        """Have the snapshot in the pool. Returns the bytes read.
+    ) -> tuple[Staged, int]:
+        """Have the snapshot in the pool, and held: `Pooled.let_go` is the caller's. Returns the bytes read, too.
 
         Raises:
             NoRoom: the pool is too small; the message holds the numbers, nothing was read.
             Damaged, TierAway, Cancelled: the store's; nothing is left in the pool.
         """
         described = describe(manifest)
-        with self._turn(manifest.uid), self.pooled.using(manifest.uid) as there:
-            if there is not None:
-                return 0
-            return self._read(space, manifest, described, progress, cancel)
+        with self._turn(manifest.uid):
+            if (there := self.pooled.hold(manifest.uid)) is not None:
+                return there, 0
+            staged = self._read(space, manifest, described, progress, cancel)
+            self.pooled.put_and_hold(staged)
+            return staged, len(staged.slots) * CHUNK_BYTES
 
     def _turn(self, uid: str) -> threading.Lock:
         with self._lock:
@@ -74,7 +76,7 @@ class Stager:
         described: Described,
         progress: ProgressCallback | None,
         cancel: Cancellation | None,
-    ) -> int:
+    ) -> Staged:
         with (
             space.reader(manifest.name, progress=progress) as reader,
             cancel.told(reader.cancel) if cancel is not None else nullcontext(),
@@ -101,8 +103,7 @@ class Stager:
                 reader.close()  # nobody may write into the slots any more
                 self.pooled.free(slots)
                 raise
-        self.pooled.put_staged(manifest.uid, Staged(described, copies))
-        return len(slots) * CHUNK_BYTES
+        return Staged(described, copies, slots)
 
     def _fill(self, reader: SnapshotReader, manifest: Manifest, copies: list[ExtentCopy]) -> None:
         view = self.parts.pool.view

@@ -127,6 +127,8 @@ class CollectRequest(Request):
 class ResumeRequest(Request):
     timeout_s: Seconds = TIMEOUT_S_DEFAULT
     """How long to wait for VRAM to become free."""
+    take_over: bool = False
+    """Of one that lies in a bucket: also if another agent, which is gone for good, said that it resumes it."""
 
 
 class StopRequest(Request):

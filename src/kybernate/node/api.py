@@ -273,7 +273,9 @@ class Api:
     async def resume(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.ResumeRequest)
         name = await self._own_or_stored(request)
-        return http.answer(await self._agent.switching.resume(name, timeout_s=wanted.timeout_s))
+        return http.answer(
+            await self._agent.switching.resume(name, timeout_s=wanted.timeout_s, take_over=wanted.take_over)
+        )
 
     async def prefetch(self, request: web.Request) -> web.Response:
         return http.answer(await self._agent.switching.prefetch(await self._own_or_stored(request)))

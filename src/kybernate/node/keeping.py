@@ -50,14 +50,17 @@ class Keeper:
         again = gear.clock() + _SWEEP_AGAIN_S
         while True:
             await asyncio.sleep(_LOOK_S)
-            if gear.clock() >= again:
-                again = gear.clock() + _SWEEP_AGAIN_S
-                await in_thread("look at the tiers", gear.stores.look_again)
-                self._dirty.set()
-            if self._dirty.is_set():
-                self._dirty.clear()
-                await self._sweep()
-            await self._demote_idle()
+            try:
+                if gear.clock() >= again:
+                    again = gear.clock() + _SWEEP_AGAIN_S
+                    await in_thread("look at the tiers", gear.stores.look_again)
+                    self._dirty.set()
+                if self._dirty.is_set():
+                    self._dirty.clear()
+                    await self._sweep()
+                await self._demote_idle()
+            except Exception:  # whatever one workload's snapshot may do must not end the care for the others
+                log.exception("looking after the tiers failed")
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 

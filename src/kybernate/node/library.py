@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Sequence
 
@@ -60,6 +59,7 @@ class Library:
         entry = gear.ledger.entry(name)
         self._parking.refuse_early(entry)
         self._refuse_image(entry)
+        connections = None if wanted.connections is None else Connections(wanted.connections)
         await self._refuse_taken(wanted.image, wanted.tier)
         began = gear.clock()
         if path is not None or wanted.ready_command:
@@ -70,6 +70,8 @@ class Library:
                 f"ready {name}",
                 lambda: wait_ready(tree, path=path, command=wanted.ready_command, timeout_s=wanted.ready_timeout_s),
             )
+
+        await self._parking.refuse_undumpable(gear.ledger.entry(name), connections)
 
         async def work() -> tuple[StoredReport, str | None]:
             self._refuse_image(gear.ledger.entry(name))
@@ -309,12 +311,19 @@ class Library:
         if (holder := self._holder(checked)) is not None:
             raise Conflict(f"workload {holder} lies in it", hint=f"`kybernate stop {holder}` ends it")
         await self._require_owner(checked, caller)
-        removed = []
+        removed: list[TierName] = []
+        trouble: KybernateError | None = None
         for name in self._tiers(tier):
-            space = await in_thread(f"open {name}", lambda name=name: gear.stores.space(name))  # type: ignore[misc]
-            with contextlib.suppress(NotFound):
-                await in_thread(f"remove {checked}", lambda space=space: space.delete(checked))  # type: ignore[misc]
-                removed.append(name)
+            try:
+                await in_thread(f"remove {checked}", lambda name=name: gear.stores.space(name).delete(checked))  # type: ignore[misc]
+            except NotFound:
+                continue
+            except KybernateError as e:
+                trouble = e
+                continue
+            removed.append(name)
+        if trouble is not None:
+            raise trouble
         if not removed:
             raise NotFound(f"there is no snapshot {checked} in {tier}", hint="`kybernate snapshots` lists them")
         gear.events.record("snapshot-removed", f"snapshot {checked} from {', '.join(removed)}")
@@ -448,8 +457,8 @@ class Library:
         await in_thread(f"open {tier}", lambda: self._gear.stores.space(tier))
         try:
             found = await in_thread(f"look for {image}", lambda: self._gear.stores.find(image))
-        except NotFound:
-            return
+        except KybernateError:
+            return  # nowhere, or another tier doesn't say
         raise Conflict(f"there is a snapshot {image} in {found[0]} already", hint="choose another name")
 
     def _gpu(self) -> GpuGear:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kybernate.model.api import NodeView, WorkloadView
-from kybernate.model.types import SwitchReport, WorkloadState
+from kybernate.model.types import SwitchReport, TierName, WorkloadState
 from kybernate.node.ledger import Entry
 
 _BUCKETS = (0.01, 0.03, 0.06, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -87,6 +87,17 @@ class _Standing(Collector):
             for field, text in (("size", "Host pool"), ("ready", "Host pool made so far"), ("free", "Host pool free")):
                 value = getattr(node.pool, f"{field}_bytes")
                 yield GaugeMetricFamily(f"kybernate_pool_{field}_bytes", text, value=value)
+        up = GaugeMetricFamily("kybernate_tier_up", "1: can be used; 0: away, wiped, wrong key", labels=["tier"])
+        used = GaugeMetricFamily("kybernate_tier_used_bytes", "Snapshots in a tier, garbage included", labels=["tier"])
+        for tier in node.tiers:
+            up.add_metric([tier.tier], float(tier.problem is None))
+            used.add_metric([tier.tier], tier.used_bytes)
+        yield from (up, used)
+        tiers = GaugeMetricFamily("kybernate_workloads_in_tier", "Workloads by where they lie", labels=["tier"])
+        lying = [workload.tier for workload in self._workloads() if workload.tier is not None]
+        for name in ("vram", *TierName):
+            tiers.add_metric([name], lying.count(name))
+        yield tiers
         resident = GaugeMetricFamily("kybernate_workload_resident_bytes", "VRAM of a workload", labels=["workload"])
         for workload in self._workloads():
             resident.add_metric([workload.name], workload.resident_bytes)

@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,6 +35,7 @@ from kybernate.model.errors import (
 )
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
+from kybernate.node import claims
 from kybernate.node.demotion import least_valuable
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.jobs import Job
@@ -44,7 +46,8 @@ from kybernate.node.threads import in_thread
 from kybernate.node.views import program
 from kybernate.node.workloads import Workloads
 from kybernate.process.images import Launched, read_launched
-from kybernate.process.preflight import Connections
+from kybernate.process.launching import LAYERS
+from kybernate.process.preflight import Connections, dumpable
 from kybernate.process.tree import Tree, attach
 from kybernate.store.moving import Step
 
@@ -86,6 +89,28 @@ class Parking:
             raise Unsupported(
                 f"process {entry.name.removeprefix('pid-')} was not started by Kybernate, so it stays in memory",
                 hint="start it with `kybernate run`",
+            )
+
+    async def refuse_undumpable(self, entry: Entry, connections: Connections | None) -> None:
+        """Of one that runs: what hinders a dump is found before it is paused, as far as it can be. Raises Unsupported."""
+        tree = self._workloads.tree(entry.name)
+        if entry.state is not WorkloadState.RUNNING or tree is None:
+            return
+        simulation = self._gear.simulation
+        problems = await in_thread(
+            f"look at {entry.name}",
+            lambda: dumpable(
+                tree,
+                connections=connections or self._gear.settings.store.connections,
+                gpu_released=False,
+                gpu_directories=[] if simulation is None else [path for path in simulation.setting.split(":") if path],
+            ),
+        )
+        if problems:
+            more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise Unsupported(
+                f"workload {entry.name} can't be dumped, so it can't leave memory: {'; '.join(problems[:3])}{more}",
+                hint="it runs on; `kybernate pause` keeps it in RAM",
             )
 
     async def park(
@@ -169,6 +194,7 @@ class Parking:
                 tree.remove()
             except (KybernateError, OSError) as e:
                 log.warning("processes of workload %s are left: %s", name, e)
+            shutil.rmtree(tree.run_directory / LAYERS, ignore_errors=True)  # in the snapshot, and here perhaps in RAM
         gpu.broker.close_door(name)
         gpu.engine.release_parked(name)
 
@@ -273,8 +299,11 @@ class Parking:
     def staged(self, gpu: GpuGear, entry: Entry) -> bool:
         return entry.snapshot is not None and any(view.snapshot == entry.snapshot for view in gpu.engine.staged())
 
-    async def unpark(self, gpu: GpuGear, name: WorkloadName) -> Back:
+    async def unpark(self, gpu: GpuGear, name: WorkloadName, *, take_over: bool = False) -> Back:
         """Bring a workload back from the store: it is paused in RAM then. In its owner task.
+
+        Args:
+            take_over: also where another agent says that it is bringing it back.
 
         Raises:
             NoRoom: the pool is too small, also after others went to the disk. BadInput, Unsupported: not on this host, or no
@@ -293,7 +322,7 @@ class Parking:
         for tier in self._order(entry):
             try:
                 with gear.jobs.begin("restore", name) as job:
-                    tree = await self._revive(gpu, entry, snapshot, tier, job)
+                    tree = await self._revive(gpu, entry, snapshot, tier, job, take_over=take_over)
             except NotFound:
                 continue  # it never was in this tier, or is no more
             except (store.TierWiped, store.WrongKey) as e:
@@ -354,18 +383,28 @@ class Parking:
             hint=f"somebody removed it, or resumed it elsewhere; `kybernate stop --remove {entry.name}` forgets it",
         )
 
-    async def _revive(self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, job: Job) -> Tree:
+    async def _revive(
+        self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, job: Job, *, take_over: bool
+    ) -> Tree:
         name = entry.name
         run_directory = self._gear.state.run_directory(name)
+        by = claims.agent_id(self._gear.state.root)
 
         def work() -> Tree:
             space = self._gear.stores.space(tier)
             with contextlib.suppress(NotFound):
                 attach(run_directory).remove()  # a leftover: the snapshot is the workload
             gpu.engine.release_parked(name)
-            return gpu.engine.revive(
-                space, snapshot, name, run_directory=run_directory, progress=job.tell, cancel=job.stop
-            )
+            space.manifest(snapshot)  # before a claim of nothing is left there
+            claims.take(space, snapshot, by=by, take_over=take_over)
+            try:
+                return gpu.engine.revive(
+                    space, snapshot, name, run_directory=run_directory, progress=job.tell, cancel=job.stop
+                )
+            except BaseException:
+                with contextlib.suppress(KybernateError):
+                    claims.release(space, snapshot)
+                raise
 
         return await self.with_pool_room(gpu, name, work)
 
@@ -487,7 +526,9 @@ class Parking:
     def delete(self, snapshot: str, tier: TierName) -> bool:
         """In a thread. Whether it isn't in that tier any more."""
         try:
-            self._gear.stores.space(tier).delete(snapshot)
+            space = self._gear.stores.space(tier)
+            space.delete(snapshot)
+            claims.release(space, snapshot)
         except (NotFound, store.TierWiped):
             return True
         except KybernateError as e:

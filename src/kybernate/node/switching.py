@@ -80,6 +80,7 @@ class Switching:
                 )
             self._parking.refuse_early(entry)
             await in_thread(f"open {tier}", lambda: self._gear.stores.space(tier))
+            await self._parking.refuse_undumpable(entry, connections)
 
         async def pause() -> SwitchView:
             view = await self._pause(gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order")
@@ -184,8 +185,11 @@ class Switching:
             }
         )
 
-    async def resume(self, name: WorkloadName, *, timeout_s: float) -> SwitchView:
+    async def resume(self, name: WorkloadName, *, timeout_s: float, take_over: bool = False) -> SwitchView:
         """Resume on a person's behalf, pausing others where it needs their room. A running one is fine.
+
+        Args:
+            take_over: also if another agent said that it resumes it.
 
         Raises:
             NotFound: no such workload.
@@ -198,7 +202,9 @@ class Switching:
         return await self._workloads.submit(
             name,
             "resume",
-            lambda: self._resume(gpu, name, may_evict=True, wait_s=timeout_s, why="resumed by order"),
+            lambda: self._resume(
+                gpu, name, may_evict=True, wait_s=timeout_s, why="resumed by order", take_over=take_over
+            ),
             begin_within_s=max(timeout_s, 1.0),
         )
 
@@ -371,7 +377,14 @@ class Switching:
         return switch_view(report, already=True, note=note)
 
     async def _resume(
-        self, gpu: GpuGear, name: WorkloadName, *, may_evict: bool, wait_s: float, why: str
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        *,
+        may_evict: bool,
+        wait_s: float,
+        why: str,
+        take_over: bool = False,
     ) -> SwitchView:
         ledger = self._gear.ledger
         entry = ledger.entry(name)
@@ -384,7 +397,7 @@ class Switching:
         back: Back | None = None
         if entry.tier is not TierName.RAM:
             try:
-                back = await self._parking.unpark(gpu, name)
+                back = await self._parking.unpark(gpu, name, take_over=take_over)
             except NoCopy as e:
                 if entry.cold_start is None:
                     raise

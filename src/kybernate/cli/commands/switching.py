@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, working
 from kybernate.model.api import OperationView, SwitchView
@@ -48,13 +50,20 @@ def pause(
 
 
 def resume(
-    name: str | None = None, /, *, pid: int | None = None, timeout: float = 30.0, common: Common = _COMMON
+    name: str | None = None,
+    /,
+    *,
+    pid: int | None = None,
+    timeout: float = 30.0,
+    take_over: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = _COMMON,
 ) -> None:
     """Let a paused workload go on where it stopped, from wherever it lies; others are paused if it needs their room.
 
     Args:
         pid: A process that was paused by its pid, instead of a name.
         timeout: Seconds to wait for room in VRAM.
+        take_over: Also if another agent, which is gone for good, said that it resumes it from the bucket.
     """
     _one_of(name, pid)
     look = None if name is None else _looker(common, name)
@@ -63,7 +72,7 @@ def resume(
             report = client.resume_external(pid)
         else:
             assert name is not None
-            report = client.resume(name, timeout_s=timeout)
+            report = client.resume(name, timeout_s=timeout, take_over=take_over)
     _print(report, common)
 
 
