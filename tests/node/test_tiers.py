@@ -270,6 +270,21 @@ def test_no_copy_can_be_used(make_agent: MakeAgent, eventually: Eventually) -> N
     assert "cold-start" in [event.kind for event in agent.client.events("cheap")]
 
 
+def test_what_it_wrote_comes_along(make_agent: MakeAgent, tmp_path: Path, eventually: Eventually) -> None:
+    """In a layer: the host's directory stays as it is, and RAM holds nothing of it meanwhile."""
+    agent = make_agent()
+    (tmp_path / "given").write_text("given")
+    script = f"echo mine > {tmp_path}/own; while :; do cat {tmp_path}/own; echo step done; sleep 0.05; done"
+    agent.run("writer", "sh", "-c", script, layers=[str(tmp_path)])
+    eventually(lambda: agent.steps("writer") > 2, what="it writes")
+    agent.client.pause("writer", tier=TierName.NVME)
+    assert not (agent.state.run_directory(agent.client.workload("writer").name) / "layers").exists()  # type: ignore[arg-type]
+    agent.client.resume("writer")
+    goes_on(agent, eventually, "writer")
+    assert agent.output("writer").splitlines()[-2:] in (["mine", "step done"], ["step done", "mine"])
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+
+
 def test_the_pool_is_full(make_agent: MakeAgent, eventually: Eventually) -> None:
     """What was used least recently goes to the disk, if there is one; else the pause is refused."""
     agent = make_agent(pool=64 * MIB)
