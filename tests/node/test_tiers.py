@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import SLOWER, Eventually
 from tests.guardian import guarded
 from tests.node.conftest import AgentProcess
+from tests.node.test_agent import as_nobody
 from tests.store.server import ACCESS, SECRET, Mode, Proxy, Server, Unbuildable
 
 from kybernate.cli.simulated import gpu_path
@@ -546,6 +547,48 @@ def test_an_agent_killed_while_it_takes_an_image(make_agent: MakeAgent, eventual
     eventually(lambda: agent.client.workload("one").state is WorkloadState.RUNNING, what="it goes on by itself")
     goes_on(agent, eventually, "one")
     assert agent.client.snapshots().snapshots == []
+
+
+def test_a_command_says_when_it_is_ready(make_agent: MakeAgent, tmp_path: Path, eventually: Eventually) -> None:
+    """It runs among the workload's processes, as its user; what the environment names is never run by root."""
+    agent = make_agent()
+    tmp_path.chmod(0o777)
+    agent.run("one", "sh", "-c", "sleep 600 & wait", environment={"PATH": f"{tmp_path}:/usr/bin:/bin", "MINE": "yes"})
+    ready = 'test "$MINE" = yes && test "$(hostname)" = one && test "$(id -u)" = 0 && test -z "$LD_PRELOAD"'
+    taken = kybernate(agent, "snapshot", "one", "--as", "gold", "--ready-command", f"sh -c '{ready}'")
+    assert taken.returncode == 0, taken.stderr
+    refused = kybernate(
+        agent, "snapshot", "one", "--as", "silver", "--ready-command", "no-such-command", "--ready-timeout", "0.2"
+    )
+    assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
+    assert "No such file" in refused.stderr
+
+
+def test_another_user_s_snapshots_are_not_one_s_own(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    agent.state.socket.chmod(0o666)
+    for directory in (agent.state.root, agent.state.root.parent, agent.state.root.parents[1]):
+        directory.chmod(0o755)
+    started(agent, eventually, "one")
+    agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
+    agent.client.pause("one", tier=TierName.NVME)
+    parked = agent.client.workload("one").snapshot
+    for method, path, body in (
+        ("POST", "/v1/workloads/one/prefetch", {}),
+        ("POST", "/v1/workloads/one/resume", {}),
+        ("POST", "/v1/workloads/one/snapshot", {"image": "mine"}),
+        ("POST", "/v1/snapshots/gold/clone", {"name": "mine"}),
+        ("POST", "/v1/snapshots/gold/move", {"tier": "ram"}),
+        ("POST", "/v1/snapshots/one/move", {"tier": "ram"}),
+        ("DELETE", "/v1/snapshots/gold", {}),
+        ("POST", "/v1/store/verify", {}),
+        ("POST", "/v1/store/verify", {"names": ["gold"]}),
+        ("POST", "/v1/store/gc", {}),
+    ):
+        assert " 403 " in as_nobody(agent, path, body, method=method).splitlines()[0], path
+    with pytest.raises(Conflict, match="lies in it"):
+        agent.client.remove_snapshot(parked or "")
+    assert agent.client.resume("one").tier is TierName.NVME
 
 
 # -- nonsense ---------------------------------------------------------------------------------------------------------

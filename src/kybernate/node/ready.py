@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from kybernate.model.errors import BadInput, Busy, KybernateError, WorkloadLost
-from kybernate.process.images import read_launched
+from kybernate.model.errors import BadInput, Busy, WorkloadLost
+from kybernate.process.entering import run_inside
 from kybernate.process.networks import open_socket
 from kybernate.process.tree import Tree
 
@@ -52,7 +50,6 @@ def wait_ready(tree: Tree, *, path: HttpPath | None, command: Sequence[str], tim
     Raises:
         Busy: not in time; the message says what was found the last time.
         WorkloadLost: it has ended.
-        BadInput: the command can't be run.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -101,37 +98,9 @@ def _answer(tree: Tree, path: HttpPath) -> str | None:
 
 
 def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> str | None:
-    launched = read_launched(tree.run_directory)
-    main = tree.main_pid()
-    if main is None:
-        return "it has no process"
-    words = list(command)
-    if tree.isolated:
-        # Its user and group, none of ours; its root directory is the host's.
-        inside = ["nsenter", f"--target={main}", "--mount", "--uts", "--ipc", "--net", "--pid"]
-        words = [*inside, f"--setgid={launched.gid}", f"--setuid={launched.uid}", "--", *words]
-    environment = dict(launched.environment)
-    for name in ("LD_PRELOAD", "KYBERNATE_RUN_DIRECTORY"):  # it is no process of the workload's
-        environment.pop(name, None)
-    environment.setdefault("PATH", os.defpath)
+    """What is wrong with the command's end; None when it is ready."""
     try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd="/",
-            timeout=min(_COMMAND_S, left_s + 1.0),
-            check=False,
-        )
-    except FileNotFoundError as e:
-        raise BadInput(f"can't run {e.filename}: no such program") from e
-    except subprocess.TimeoutExpired:
+        status, said = run_inside(tree, command, timeout_s=min(_COMMAND_S, left_s + 1.0))
+    except TimeoutError:
         return f"{command[0]} takes too long"
-    except OSError as e:
-        raise KybernateError(f"can't run {command[0]}: {e.strerror}") from e
-    if done.returncode == 0:
-        return None
-    said = done.stderr[-200:].decode(errors="replace").strip().splitlines()
-    return f"{command[0]} ends with status {done.returncode}" + (f": {said[-1]}" if said else "")
+    return None if status == 0 else f"{command[0]} ends with status {status}" + (f": {said}" if said else "")
