@@ -67,8 +67,8 @@ cluster-binaries: venv ## build Kubernetes, etcd, containerd, runc ... into .kub
 	@$(BIN)/python -m tests.kube.cluster.build
 
 .PHONY: cluster-up
-cluster-up: cluster-binaries ## start a real Kubernetes that stays: make cluster-up NODES=2 (0: control plane only)
-	@$(CLUSTER) up --nodes $(NODES)
+cluster-up: venv ## start a real Kubernetes that stays: make cluster-up NODES=2 (0: control plane only)
+	@$(CLUSTER) up --build --nodes="$(NODES)"
 
 .PHONY: cluster-down
 cluster-down: venv ## end it; nothing is left

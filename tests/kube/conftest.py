@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.kube.cluster import Cluster, Missing, Shape, join
+from tests.kube.cluster import Cluster, Missing, Shape, alone, join
 from tests.kube.cluster.binaries import NODE, SCALE, find
 
 
@@ -33,15 +31,15 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="session")
-def control_plane(programs: None, run_name: str) -> Iterator[Cluster]:
+def control_plane(programs: None, of_this_run: Path) -> Iterator[Cluster]:
     """etcd and an API server. Pods can be made there but nobody runs them."""
-    yield from shared(Shape(), run_name)
+    yield from shared(of_this_run / "kube-0", Shape())
 
 
 @pytest.fixture(scope="session")
-def cluster(programs: None, run_name: str) -> Iterator[Cluster]:
+def cluster(programs: None, of_this_run: Path) -> Iterator[Cluster]:
     """All of Kubernetes with two real nodes; needs the marker `root`."""
-    yield from shared(Shape(nodes=2), run_name)
+    yield from shared(of_this_run / "kube-2", Shape(nodes=2))
 
 
 @pytest.fixture
@@ -61,26 +59,23 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[Callable[[Cluster], st
 
 
 @pytest.fixture(scope="session")
-def run_name() -> str:
-    """The same for all processes of one run of pytest."""
-    return os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:10]
+def of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of one run of pytest share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a short path, for Unix sockets."""
-    path = Path(tempfile.mkdtemp(prefix="kyb-kube-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    return tmp_path_factory.mktemp("k")
 
 
-def shared(shape: Shape, run_name: str) -> Iterator[Cluster]:
+def shared(directory: Path, shape: Shape) -> Iterator[Cluster]:
     """A cluster of this shape, used together with the other processes of the run."""
-    directory = Path(tempfile.gettempdir()) / f"kyb-kube-{run_name}-{shape.nodes}"
     joined = join(directory, shape)
     try:
         yield joined
     finally:
-        joined.leave()
-        if not directory.exists():
-            Path(f"{directory}.lock").unlink(missing_ok=True)
+        with alone(directory):
+            joined.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kube.cluster import Cluster, ClusterError, Shape, binaries, processes, start
+from tests.kube.cluster import Cluster, ClusterError, Shape, binaries, claim, processes, start
 from tests.kube.cluster.binaries import TOP
 from tests.kube.traces import kernel_settings, traces
 
@@ -85,7 +86,65 @@ def test_a_start_that_fails_shows_logs_and_leaves_nothing(
 @pytest.mark.root
 def test_down_after_the_keeper_was_killed(programs: None, directory: Path, eventually: Eventually) -> None:
     cluster = start(directory, Shape(nodes=1), leash=False)
-    os.kill(cluster.keeper_pid, signal.SIGKILL)
-    os.waitpid(cluster.keeper_pid, 0)
+    os.kill(cluster.keeper.pid, signal.SIGKILL)
+    os.waitpid(cluster.keeper.pid, 0)
     cluster.down()
     eventually(lambda: not traces(cluster), timeout_s=10, what="nothing left of the cluster")
+
+
+STARTER = """
+import sys
+from pathlib import Path
+from tests.kube.cluster import Shape, start
+start(Path(sys.argv[1]), Shape(nodes=1), leash=False)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("stage", ["cluster.json", "pki", "node1", "keeper.log", "etcd.pid"])
+def test_whoever_starts_it_may_be_killed_at_any_time(
+    programs: None, directory: Path, eventually: Eventually, stage: str
+) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, directory], cwd=TOP)
+    try:
+        eventually((directory / stage).exists, timeout_s=60)
+    finally:
+        starter.kill()
+        starter.wait()
+    cluster = Cluster.load(directory)
+    assert cluster is not None
+    cluster.down()
+    eventually(lambda: not traces(cluster), timeout_s=10, what="nothing left of the cluster")
+
+
+@pytest.mark.root
+def test_the_next_cluster_removes_what_nobody_removed(programs: None, directory: Path, eventually: Eventually) -> None:
+    lost = start(directory / "lost", Shape(nodes=1), leash=False)
+    os.kill(lost.keeper.pid, signal.SIGKILL)
+    os.waitpid(lost.keeper.pid, 0)
+    shutil.rmtree(lost.directory, ignore_errors=True)
+    claimed = claim.take()
+    try:
+        assert lost.network is not None
+        assert not (Path("/sys/class/net") / lost.network.host_end(1)).exists()
+        lost.down()  # late, and not to harm whoever has the number now
+        assert (Path("/sys/class/net") / claimed.bridge).exists()
+    finally:
+        claim.give_back(claimed, claim.ourselves())
+    assert not (Path("/sys/class/net") / claimed.bridge).exists()
+
+
+@pytest.mark.parametrize("nodes", ["abc", "-1", "1000", "", "1.5", "1 --kwok"])
+def test_a_wrong_number_of_nodes_is_one_line(tmp_path: Path, nodes: str) -> None:
+    argv = [sys.executable, "-m", "tests.kube.cluster", "up", f"--directory={tmp_path / 'c'}", f"--nodes={nodes}"]
+    done = subprocess.run(argv, cwd=TOP, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    with pytest.raises(ClusterError, match="isn't empty"):
+        start(tmp_path, Shape(), leash=True)
+    assert (tmp_path / "precious").exists()

@@ -6,7 +6,7 @@ docs/kubernetes-notes.md has the picture.
 
 from __future__ import annotations
 
-from tests.kube.cluster.cluster import Cluster, Shape, join, start
+from tests.kube.cluster.cluster import Cluster, Shape, alone, join, start
 from tests.kube.cluster.errors import ClusterError, Missing
 
-__all__ = ["Cluster", "ClusterError", "Missing", "Shape", "join", "start"]
+__all__ = ["Cluster", "ClusterError", "Missing", "Shape", "alone", "join", "start"]

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.kube.cluster import binaries
-from tests.kube.cluster.cluster import Cluster, Shape, start
+from tests.kube.cluster import binaries, build
+from tests.kube.cluster.cluster import Cluster, Shape, alone, check, start
 from tests.kube.cluster.errors import ClusterError
 
 DIRECTORY = binaries.TOP / ".cache" / "kube"
@@ -20,8 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kube.cluster")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start a cluster that stays")
-    up.add_argument("--nodes", type=int, default=1, help="real nodes; 0: control plane only (needs no root)")
+    up.add_argument("--nodes", default="1", help="real nodes; 0: control plane only (needs no root)")
     up.add_argument("--kwok", action="store_true", help="with simulated nodes")
+    up.add_argument("--build", action="store_true", help="build first what is missing")
     commands.add_parser("down", help="end it")
     commands.add_parser("status", help="what is there and how much memory it takes")
     kubectl = commands.add_parser("kubectl", help="kubectl for this cluster")
@@ -32,30 +33,45 @@ def main() -> int:
     try:
         match arguments.command:
             case "up":
-                _up(arguments.directory, Shape(arguments.nodes, arguments.kwok))
+                shape = Shape(_number(arguments.nodes), arguments.kwok)
+                with alone(arguments.directory):
+                    _up(arguments.directory, shape, first_build=arguments.build)
             case "down":
-                _down(arguments.directory)
+                with alone(arguments.directory):
+                    _down(arguments.directory)
             case "status":
                 _status(arguments.directory)
             case "kubectl":
                 cluster = _running(arguments.directory)
                 program = str(binaries.find(["kubectl"])["kubectl"])
                 os.execv(program, [program, f"--kubeconfig={cluster.kubeconfig}", *arguments.arguments])
-    except ClusterError as e:
+    except (ClusterError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
-def _up(directory: Path, shape: Shape) -> None:
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ClusterError(f"the number of nodes must be 0 or more, not {text!r}")
+    return int(text)
+
+
+def _up(directory: Path, shape: Shape, *, first_build: bool) -> None:
     old = Cluster.load(directory)
     if old is not None and old.alive:
         raise ClusterError(f"there is one already: export KUBECONFIG={old.kubeconfig}, or `make cluster-down`")
     if old is not None:
         old.down()
+    check(directory, shape)  # before ten minutes of building
+    if first_build:
+        build.build(build.say)
     began = time.monotonic()
     cluster = start(directory, shape, leash=False)
-    print(f"ready after {time.monotonic() - began:.1f} s\nexport KUBECONFIG={cluster.kubeconfig}")
+    print(f"ready after {time.monotonic() - began:.1f} s; now:\nexport KUBECONFIG={cluster.kubeconfig}")
+    print(f"{binaries.find(['kubectl'])['kubectl']} get {'nodes' if shape.nodes else 'namespaces'}")
 
 
 def _down(directory: Path) -> None:

@@ -135,8 +135,9 @@ def build(say: Callable[[str], None]) -> None:
 
 
 def fetch_debian(say: Callable[[str], None]) -> None:
-    """Unpack Debian's `nft` and libseccomp into .kube-bin; without them no nodes, and runc without seccomp."""
-    if (DEBIAN / "pkg-config").exists() and binaries.locate("nft") is not None:
+    """Unpack Debian's `nft` and libseccomp into .kube-bin if needed; without them no nodes, and runc without seccomp."""
+    seccomp = (DEBIAN / "pkg-config").exists() or binaries.elsewhere("runc") is not None
+    if seccomp and binaries.locate("nft") is not None:
         return
     subprocess.run([DEBIAN_SCRIPT, binaries.BUILT], check=False)
     binaries.locate.cache_clear()
@@ -217,12 +218,13 @@ def _remember(program: Program | Text) -> None:
     (stamps / program.name).write_text(_fingerprint(program))
 
 
+def say(line: str) -> None:
+    """Tell whoever called us."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """Build all; the exit status tells whether that worked."""
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     started = time.monotonic()
     try:
         build(say)

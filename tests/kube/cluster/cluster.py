@@ -7,6 +7,7 @@ end and a shared lock on it, the keeper reads.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,21 +17,23 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import httpx2
-from tests.kube.cluster import binaries, cgroups, keeper, network, node, processes
+from tests.kube.cluster import binaries, cgroups, claim, keeper, network, node, processes
 from tests.kube.cluster.control_plane import ControlPlane, Endpoint
 from tests.kube.cluster.errors import ClusterError
 
 LEASH = "leash"
 READY_S = 90.0
+GONE_S = 20.0
 POLL_S = 0.05
 LONGEST_DIRECTORY = 80
 """Characters; the name of a Unix socket has at most 107."""
+RECORD = "cluster.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,8 @@ class Cluster:
     directory: Path
     shape: Shape
     url: str
-    keeper_pid: int
-    keeper_started: int
-    """Its start time in clock ticks, so that a pid used again isn't taken for it."""
+    keeper: claim.Holder
+    """Before the keeper is there: the process that starts the cluster."""
     network: network.Network | None = None
     leash: int | None = None
     """Our end of the pipe; the kernel closes it when we die."""
@@ -76,7 +78,7 @@ class Cluster:
 
     @property
     def alive(self) -> bool:
-        return processes.start_time(self.keeper_pid) == self.keeper_started
+        return self.keeper.alive
 
     def client(self, user: str = "admin") -> httpx2.Client:
         """An HTTP client for the API, with the certificate of NAME.kubeconfig."""
@@ -141,32 +143,37 @@ class Cluster:
         if self.leash is not None:
             os.close(self.leash)
             self.leash = None
-        if self.alive:
-            processes.end(self.keeper_pid)
-        # A keeper that was killed itself leaves this to us. One that ended well has given its network's number back, and
-        # another cluster may have it by now.
-        orphaned = self.directory.exists() and not (self.directory / keeper.ENDED).exists()
-        if self.network is not None and orphaned:
-            _give_back(self.network, self.shape)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.alive and self.keeper != claim.ourselves():
+            processes.end(self.keeper.pid)
+        if self.network is not None:  # a keeper that was killed itself leaves this to us
+            claim.give_back(self.network, self.keeper)
+        deadline = time.monotonic() + GONE_S
+        while self.directory.exists():
+            # What a killed keeper takes along may write until it is gone.
+            shutil.rmtree(self.directory, ignore_errors=True)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{self.directory} can't be removed")
+            time.sleep(POLL_S)
 
     def save(self) -> None:
         """Write what `load` needs."""
         content = {
             "url": self.url,
-            "keeper_pid": self.keeper_pid,
-            "keeper_started": self.keeper_started,
+            "keeper_pid": self.keeper.pid,
+            "keeper_started": self.keeper.started,
             "network": self.network and self.network.number,
             "nodes": self.shape.nodes,
             "kwok": self.shape.kwok,
         }
-        (self.directory / "cluster.json").write_text(json.dumps(content))
+        new = self.directory / f"{RECORD}.new"
+        new.write_text(json.dumps(content))
+        new.replace(self.directory / RECORD)
 
     @classmethod
     def load(cls, directory: Path) -> Self | None:
         """The cluster in `directory`, or None if none was started there."""
         try:
-            content: dict[str, Any] = json.loads((directory / "cluster.json").read_text())
+            content: dict[str, Any] = json.loads((directory / RECORD).read_text())
         except FileNotFoundError:
             return None
         number = content["network"]
@@ -174,10 +181,34 @@ class Cluster:
             directory,
             Shape(content["nodes"], content["kwok"]),
             content["url"],
-            content["keeper_pid"],
-            content["keeper_started"],
+            claim.Holder(content["keeper_pid"], content["keeper_started"]),
             None if number is None else network.Network(number),
         )
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """One process at a time starts or ends a cluster in `directory`. The lock file beside it goes when the directory has gone."""
+    path = Path(f"{directory}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is(path, lock.fileno()):
+                continue  # whoever had it removed it
+            try:
+                yield
+            finally:
+                if not directory.exists():
+                    path.unlink()
+            return
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def join(directory: Path, shape: Shape) -> Cluster:
@@ -186,14 +217,13 @@ def join(directory: Path, shape: Shape) -> Cluster:
     Raises:
         Missing, ClusterError: as `start`.
     """
-    with Path(f"{directory}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(directory):
         cluster = Cluster.load(directory)
         if cluster is not None and cluster.alive:
             try:
                 cluster.leash = os.open(directory / LEASH, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 fcntl.flock(cluster.leash, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:  # the last user is just leaving
+            except OSError:  # the last user has just left
                 while cluster.alive:
                     time.sleep(POLL_S)
             else:
@@ -213,15 +243,14 @@ def start(directory: Path, shape: Shape, *, leash: bool) -> Cluster:
         Missing: programs aren't there.
         ClusterError: it didn't become ready; what there was of it is gone again, but for the logs' last lines in the message.
     """
-    found = binaries.find(shape.programs)
-    if len(str(directory.absolute())) > LONGEST_DIRECTORY:
-        raise ClusterError(f"{directory} is too long a path for Unix sockets: {LONGEST_DIRECTORY} characters at most")
-    if shape.nodes and os.geteuid() != 0:
-        raise ClusterError("a cluster with nodes needs root")
     directory = directory.absolute()
+    check(directory, shape)
+    found = binaries.find(shape.programs)
     directory.mkdir(parents=True, exist_ok=True)
-    cluster = _launch(directory, shape, found, leash=leash)
+    directory.chmod(0o700)  # logs and settings of an API server are nobody else's business
+    cluster = Cluster(directory, shape, "", claim.ourselves())
     try:
+        _launch(cluster, found, leash=leash)
         _wait(cluster, "the API server", lambda: _answers(cluster))
         (directory / "ready").touch()
         if cluster.network is not None:
@@ -237,64 +266,77 @@ def start(directory: Path, shape: Shape, *, leash: bool) -> Cluster:
     except BaseException as e:
         said = "" if isinstance(e, KeyboardInterrupt) else _last_words(directory)
         cluster.down()
-        if isinstance(e, ClusterError):
-            raise ClusterError(f"{e}\n{said}") from None
+        if isinstance(e, ClusterError | OSError):
+            raise ClusterError(f"{e}\n{said}".strip()) from None
         raise
     return cluster
 
 
-def _launch(directory: Path, shape: Shape, found: Mapping[str, Path], *, leash: bool) -> Cluster:
-    net = network.make() if shape.nodes else None
-    try:
-        groups = cgroups.make(net.bridge, [f"node{i}" for i in range(1, shape.nodes + 1)]) if net else []
-        address = net.host if net else "127.0.0.1"
-        endpoint = Endpoint(
-            address,
-            _free_port(address),
-            net.services if net else "10.0.0.0/24",
-            net.first_service if net else "10.0.0.1",
-        )
-        control_plane = ControlPlane(directory, endpoint)
-        programs = control_plane.programs(
-            found, controllers=shape.controllers, nodes=bool(shape.nodes), kwok=shape.kwok
-        )
-        if net:
-            programs += [
-                node.prepare(i, shape.nodes, control_plane=control_plane, network=net, cgroup=net.bridge, found=found)
-                for i in range(1, shape.nodes + 1)
-            ]
-        ours = _leash(directory / LEASH) if leash else None
-        specification = {
-            "directory": str(directory),
-            "leash": str(directory / LEASH) if leash else None,
-            "programs": programs,
-            "finally": net.removal(shape.nodes) if net else [],
-            "remove": leash,
-            "cgroups": groups,
-        }
-        (directory / "keeper.json").write_text(json.dumps(specification))
-        with (directory / "keeper.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, str(directory / "keeper.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-    except BaseException:
-        if net:
-            _give_back(net, shape)
-        raise
-    process.returncode = 0  # it is nobody's child to wait for: `down` may be called by another process
-    cluster = Cluster(directory, shape, endpoint.url, process.pid, processes.start_time(process.pid) or 0, net, ours)
+def check(directory: Path, shape: Shape) -> None:
+    """Whether such a cluster could be in such a directory.
+
+    Raises:
+        ClusterError: it could not.
+    """
+    if not 0 <= shape.nodes <= network.MOST_NODES:
+        raise ClusterError(f"{shape.nodes} nodes can't be had: 0 to {network.MOST_NODES}")
+    if shape.nodes and os.geteuid() != 0:
+        raise ClusterError("a cluster with nodes needs root; one without (NODES=0) does not")
+    if len(str(directory.absolute())) > LONGEST_DIRECTORY:
+        raise ClusterError(f"{directory} is too long a path for Unix sockets: {LONGEST_DIRECTORY} characters at most")
+    if directory.exists() and {path.name for path in directory.iterdir()} - {f"{RECORD}.new"}:
+        raise ClusterError(f"{directory} isn't empty, and would be removed with the cluster: name another directory")
+
+
+def _launch(cluster: Cluster, found: Mapping[str, Path], *, leash: bool) -> None:
+    """Start the keeper. Whenever we are killed, the record in the directory tells `down` what there is to remove."""
+    directory, shape = cluster.directory, cluster.shape
     cluster.save()
-    return cluster
-
-
-def _give_back(net: network.Network, shape: Shape) -> None:
-    """Remove cgroups and interfaces; the bridge last, since it is what keeps others from using their names."""
-    keeper.remove_cgroups([str(root / net.bridge) for root in cgroups.hierarchies()])
-    network.remove(net, shape.nodes)
+    cluster.network = net = claim.take() if shape.nodes else None
+    cluster.save()
+    groups = cgroups.make(net.bridge, [f"node{i}" for i in range(1, shape.nodes + 1)]) if net else []
+    address = net.host if net else "127.0.0.1"
+    endpoint = Endpoint(
+        address,
+        _free_port(address),
+        net.services if net else "10.0.0.0/24",
+        net.first_service if net else "10.0.0.1",
+    )
+    cluster.url = endpoint.url
+    control_plane = ControlPlane(directory, endpoint)
+    programs = control_plane.programs(found, controllers=shape.controllers, nodes=bool(shape.nodes), kwok=shape.kwok)
+    if net:
+        programs += [
+            node.prepare(i, shape.nodes, control_plane=control_plane, network=net, cgroup=net.bridge, found=found)
+            for i in range(1, shape.nodes + 1)
+        ]
+    cluster.leash = _leash(directory / LEASH) if leash else None
+    specification = {
+        "directory": str(directory),
+        "on_word": True,
+        "leash": str(directory / LEASH) if leash else None,
+        "programs": programs,
+        "finally": net.removal(shape.nodes) if net else [],
+        "remove": leash,
+        "cgroups": groups,
+    }
+    (directory / "keeper.json").write_text(json.dumps(specification))
+    with (directory / "keeper.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-I", keeper.__file__, str(directory / "keeper.json")],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    process.returncode = 0  # it is nobody's child to wait for: `down` may be called by another process
+    assert process.stdin is not None
+    with process.stdin as word:  # closed without a word, whatever fails here, the keeper ends
+        cluster.keeper = claim.Holder(process.pid, processes.start_time(process.pid) or 0)
+        if net:
+            claim.hand_over(net, cluster.keeper)
+        cluster.save()
+        word.write(b"go\n")
 
 
 def _leash(path: Path) -> int:

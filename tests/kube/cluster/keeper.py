@@ -7,13 +7,14 @@ The specification is a JSON object:
 
     directory     where NAME.pid of each program is written
     remove        remove that directory at the very end, unless a program failed
+    on_word       start nothing until there is a line on standard input; its end instead (whoever started us has died) ends us
     leash         a named pipe to read from, or null: at its end of file (all who held it are gone) everything is ended
     setup         commands, done first, each {"argv": [...], "after": [paths]}
     programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool,
                   "namespace": it is unshare(1) and waits for the first process of a pid namespace; that one is killed, so that
                   all in there have gone when it ends}
     cgroups       directories to remove at the end, with those below them
-    finally       commands for the very end, failures ignored; before them a file `ended` is made in the directory
+    finally       commands for the very end, failures ignored
 
 A program with "restart" that ends is started again; one that ends within 5 s three times in a row ends it all, as does the end
 of one without.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import select
@@ -40,7 +42,6 @@ TICK_S = 0.02
 """How often conditions are looked at while a program waits for one; otherwise we sleep until something ends."""
 PATIENCE_S = 10.0
 """How long killed processes may take to leave their cgroups."""
-ENDED = "ended"
 SETTLED_S = 5.0
 TRIES = 3
 SET_PDEATHSIG = 1
@@ -79,7 +80,7 @@ class Program:
                 stdout=log,
                 stderr=log,
                 process_group=0,
-                preexec_fn=die_with_parent,
+                preexec_fn=functools.partial(die_with_parent, os.getpid()),
             )
         self.started_at = time.monotonic()
         self._pid_file.write_text(f"{self.process.pid}\n")
@@ -95,9 +96,11 @@ class Program:
         return self.restart and self.failures < TRIES
 
 
-def die_with_parent() -> None:
+def die_with_parent(keeper: int) -> None:
     """In the child: be killed when the keeper is killed, so that no kill of it leaves programs behind."""
     ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != keeper:  # it was killed before that
+        os._exit(1)
 
 
 def reap() -> Iterator[tuple[int, int]]:
@@ -167,6 +170,8 @@ def main() -> int:
     failed = False
     leash = os.open(spec["leash"], os.O_RDONLY | os.O_NONBLOCK) if spec.get("leash") else None
     try:
+        if spec.get("on_word") and not sys.stdin.readline():
+            return 0
         for command in spec.get("setup", ()):
             wait_for(command.get("after", []))
             subprocess.run(command["argv"], check=True)
@@ -192,7 +197,6 @@ def main() -> int:
     finally:
         stop(programs)
         remove_cgroups(spec.get("cgroups", []))
-        (Path(spec["directory"]) / ENDED).touch()
         for argv in spec.get("finally", ()):
             subprocess.run(argv, check=False, capture_output=True)
         if spec.get("remove") and not failed:  # else somebody will want to read the logs

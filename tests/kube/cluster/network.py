@@ -19,6 +19,8 @@ from tests.kube.cluster.errors import ClusterError
 
 FIRST, LAST = 190, 229
 """Clusters take 10.FIRST.0.0/16 to 10.LAST.0.0/16, each the first that is free."""
+MOST_NODES = 60
+"""So many pod networks and node addresses there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,10 @@ class Network:
         """Commands that take everything on the host away."""
         return [["ip", "link", "delete", name] for name in (*map(self.host_end, range(1, nodes + 1)), self.bridge)]
 
+    def relabel(self, label: str) -> None:
+        """Write another label on the bridge."""
+        _ip("link", "set", "dev", self.bridge, "alias", label)
+
     def connect(self, index: int, pid: int) -> None:
         """Lay a cable to the node whose first process is `pid`."""
         _ip("link", "add", self.host_end(index), "type", "veth", "peer", "name", "eth0", "netns", str(pid))
@@ -92,8 +98,8 @@ class Network:
             _ip("route", "add", self.services, "via", self.node(1))
 
 
-def make() -> Network:
-    """A bridge with the first free number: making it is what claims the number, so clusters can start side by side.
+def make(label: str) -> Network:
+    """A bridge with this label and the first free number: making it is what claims the number, so clusters can start side by side.
 
     Raises:
         ClusterError: no number is free, or `ip` refused.
@@ -103,24 +109,33 @@ def make() -> Network:
         network = Network(number)
         if any(ipaddress.ip_network(network.all).overlaps(other) for other in taken):
             continue
+        # All in one process: a kill of ours can't leave a bridge without a label.
+        commands = (
+            f"link add {network.bridge} type bridge",
+            f"link set dev {network.bridge} alias {label}",
+            f"address add {network.host}/24 dev {network.bridge}",
+            f"link set {network.bridge} up",
+        )
         made = subprocess.run(
-            ["ip", "link", "add", network.bridge, "type", "bridge"], capture_output=True, text=True, check=False
+            ["ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
         )
         if made.returncode == 0:
-            _ip("address", "add", f"{network.host}/24", "dev", network.bridge)
-            _ip("link", "set", network.bridge, "up")
             return network
         if "exists" not in made.stderr:
+            remove(network)
             raise ClusterError(f"bridge {network.bridge} could not be made: {made.stderr.strip()}")
     raise ClusterError(
         f"no free network among 10.{FIRST}.0.0/16 to 10.{LAST}.0.0/16: `make cluster-down` frees those of test clusters"
     )
 
 
-def remove(network: Network, nodes: int) -> None:
-    """Take the host's part away; nothing happens where it is gone already."""
-    for argv in network.removal(nodes):
-        subprocess.run(argv, capture_output=True, check=False)
+def remove(network: Network) -> None:
+    """Take the host's part away, the bridge last; nothing happens where it is gone already."""
+    listed = subprocess.run(["ip", "-j", "link"], capture_output=True, check=True).stdout
+    names = {link.get("ifname", "") for link in json.loads(listed or b"[]")}
+    cables = sorted(name for name in names if name.startswith(f"{network.bridge}n"))
+    for name in (*cables, network.bridge):
+        subprocess.run(["ip", "link", "delete", name], capture_output=True, check=False)
 
 
 def _taken() -> Sequence[ipaddress.IPv4Network]:
