@@ -27,7 +27,7 @@ ROW = (
     ("width", "left_out"),
     [
         (140, set()),
-        (80, {"BACKEND", "DEPTH", "HOST COPY", "RESUME", "PAUSE"}),
+        (80, {"BACKEND", "DEPTH", "HOST COPY", "RESUME"}),
         (40, set(COLUMNS) - {"NAME", "STATE", "TIER", "VRAM", "FOR", "COMMAND"}),
     ],
 )

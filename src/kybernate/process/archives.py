@@ -18,7 +18,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _BLOCK = 512
 _COPY_BYTES = 1 << 20
@@ -26,6 +26,9 @@ _XATTR = "SCHILY.xattr."
 _TIME = "KYBERNATE.mtime_ns"
 _SKIPPED_XATTRS = ("system.", "trusted.overlay.origin", "trusted.overlay.uuid", "trusted.overlay.impure")
 """An overlay's memory of the file system it was made on; a lie on any other, and it does without."""
+
+_NO_FILTER: dict[str, Any] = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
+"""Before Python 3.11.4 there are none, and the argument isn't known."""
 
 
 def save(directory: int, file: BinaryIO) -> int:
@@ -59,7 +62,7 @@ def lay(file: BinaryIO, into: str | Path) -> None:
             else:
                 target = directory / entry.name
                 # No filter: it would drop device nodes and set-id bits. The names are checked above.
-                archive.extract(entry, directory, numeric_owner=True, filter="fully_trusted")
+                archive.extract(entry, directory, numeric_owner=True, **_NO_FILTER)
             # After the owner: chown clears set-id bits and capabilities.
             if entry.name == ".":
                 os.chown(target, entry.uid, entry.gid)
