@@ -13,7 +13,7 @@ NVRTC ?= 0
 
 .PHONY: help
 help: ## list the words
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: setup
 setup: venv criu native ## get everything: .venv from the lock file, native libraries, CRIU

@@ -148,5 +148,6 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def _unmount(place: Path) -> None:
-    if place.is_mount():
+    # Not is_mount(): a file system without power answers no stat.
+    if f" {place} " in Path("/proc/self/mounts").read_text():
         subprocess.run(["umount", "-l", str(place)], check=True)
