@@ -72,6 +72,42 @@ def make_agent(root: Path) -> Iterator[MakeAgent]:
 
 
 @pytest.fixture(scope="module")
+def lasting_agent(root: Path) -> Iterator[AgentProcess]:
+    """Without a bucket, for tests that don't kill it: starting one takes longer than most of them."""
+    place = root / "lasting"
+    place.mkdir()
+    settings = f"agent:\n  pool: {{size: {POOL}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n"
+    agent = AgentProcess(place, settings=settings, simulated_gpu=True)
+    agent.start()
+    yield agent
+    agent.end()
+    agent.client.close()
+    simulated.remove(gpu_path(agent.state))
+
+
+@pytest.fixture
+def agent(lasting_agent: AgentProcess, eventually: Eventually) -> Iterator[AgentProcess]:
+    """The same, with nothing of the test left afterwards."""
+    client = lasting_agent.client
+    yield lasting_agent
+    lasting_agent.stop_all()
+
+    def gone() -> bool:
+        """Parked ones are deleted in the background."""
+        for view in client.snapshots().snapshots:
+            if view.kind == "image":
+                client.remove_snapshot(view.name)
+        return not client.snapshots().snapshots
+
+    eventually(gone, what="all snapshots are deleted")
+    client.collect()
+    node = client.node()
+    assert node.pool is not None
+    assert node.gpus[0].resident_bytes == 0
+    assert [tier.used_bytes for tier in node.tiers] == [0]
+
+
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     try:
         running = Server(tmp_path_factory.mktemp("s3"))
@@ -152,8 +188,7 @@ def damage(agent: AgentProcess) -> None:
 # -- to the disk and back ---------------------------------------------------------------------------------------------
 
 
-def test_to_the_disk_and_back_by_the_command_line(make_agent: MakeAgent, eventually: Eventually) -> None:
-    agent = make_agent()
+def test_to_the_disk_and_back_by_the_command_line(agent: AgentProcess, eventually: Eventually) -> None:
     started(agent, eventually, "one")
     pids = agent.client.workload("one").pids
     paused = kybernate(agent, "pause", "one", "--tier", "nvme")
@@ -183,8 +218,7 @@ def test_to_the_disk_and_back_by_the_command_line(make_agent: MakeAgent, eventua
     assert agent.client.verify()[0].problems == []
 
 
-def test_one_that_waits_in_ram_goes_deeper(make_agent: MakeAgent, eventually: Eventually) -> None:
-    agent = make_agent()
+def test_one_that_waits_in_ram_goes_deeper(agent: AgentProcess, eventually: Eventually) -> None:
     started(agent, eventually, "one")
     agent.client.pause("one")
     moved = agent.client.move("one", TierName.NVME)
@@ -238,8 +272,7 @@ def test_an_agent_killed_on_the_way(make_agent: MakeAgent, eventually: Eventuall
     assert (node.gpus[0].resident_bytes, node.pool.free_bytes) == (0, node.pool.size_bytes)
 
 
-def test_one_that_is_stopped_on_the_disk_leaves_nothing(make_agent: MakeAgent, eventually: Eventually) -> None:
-    agent = make_agent()
+def test_one_that_is_stopped_on_the_disk_leaves_nothing(agent: AgentProcess, eventually: Eventually) -> None:
     started(agent, eventually, "one")
     agent.client.pause("one", tier=TierName.NVME)
     agent.client.stop("one")
@@ -271,9 +304,8 @@ def test_no_copy_can_be_used(make_agent: MakeAgent, eventually: Eventually) -> N
     assert "cold-start" in [event.kind for event in agent.client.events("cheap")]
 
 
-def test_what_it_wrote_comes_along(make_agent: MakeAgent, tmp_path: Path, eventually: Eventually) -> None:
+def test_what_it_wrote_comes_along(agent: AgentProcess, tmp_path: Path, eventually: Eventually) -> None:
     """In a layer: the host's directory stays as it is, and RAM holds nothing of it meanwhile."""
-    agent = make_agent()
     (tmp_path / "given").write_text("given")
     script = f"echo mine > {tmp_path}/own; while :; do cat {tmp_path}/own; echo step done; sleep 0.05; done"
     agent.run("writer", "sh", "-c", script, layers=[str(tmp_path)])
@@ -474,8 +506,7 @@ http.server.HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 """
 
 
-def test_an_image_and_its_clones(make_agent: MakeAgent, eventually: Eventually) -> None:
-    agent = make_agent()
+def test_an_image_and_its_clones(agent: AgentProcess, eventually: Eventually) -> None:
     agent.run("server", sys.executable, "-c", SERVER)
     taken = kybernate(agent, "snapshot", "server", "--as", "gold", "--ready", "8000/health", "--ready-timeout", "60")
     assert taken.returncode == 0, taken.stderr
@@ -497,9 +528,8 @@ def test_an_image_and_its_clones(make_agent: MakeAgent, eventually: Eventually) 
         agent.client.clone("gold", "more")
 
 
-def test_twenty_clones_wait_for_their_turn(make_agent: MakeAgent, eventually: Eventually) -> None:
+def test_twenty_clones_wait_for_their_turn(agent: AgentProcess, eventually: Eventually) -> None:
     """More than fit: those that don't wait, and come as soon as there is room."""
-    agent = make_agent()
     started(agent, eventually, "one")
     agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
     agent.client.stop("one", remove=True)
@@ -521,8 +551,7 @@ def test_twenty_clones_wait_for_their_turn(make_agent: MakeAgent, eventually: Ev
             )
 
 
-def test_a_clone_can_be_parked_and_imaged(make_agent: MakeAgent, eventually: Eventually) -> None:
-    agent = make_agent()
+def test_a_clone_can_be_parked_and_imaged(agent: AgentProcess, eventually: Eventually) -> None:
     started(agent, eventually, "one")
     agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
     agent.client.clone("gold", "two")
@@ -549,9 +578,8 @@ def test_an_agent_killed_while_it_takes_an_image(make_agent: MakeAgent, eventual
     assert agent.client.snapshots().snapshots == []
 
 
-def test_a_command_says_when_it_is_ready(make_agent: MakeAgent, tmp_path: Path, eventually: Eventually) -> None:
+def test_a_command_says_when_it_is_ready(agent: AgentProcess, tmp_path: Path, eventually: Eventually) -> None:
     """It runs among the workload's processes, as its user; what the environment names is never run by root."""
-    agent = make_agent()
     tmp_path.chmod(0o777)
     agent.run("one", "sh", "-c", "sleep 600 & wait", environment={"PATH": f"{tmp_path}:/usr/bin:/bin", "MINE": "yes"})
     ready = 'test "$MINE" = yes && test "$(hostname)" = one && test "$(id -u)" = 0 && test -z "$LD_PRELOAD"'
@@ -564,8 +592,7 @@ def test_a_command_says_when_it_is_ready(make_agent: MakeAgent, tmp_path: Path, 
     assert "No such file" in refused.stderr
 
 
-def test_another_user_s_snapshots_are_not_one_s_own(make_agent: MakeAgent, eventually: Eventually) -> None:
-    agent = make_agent()
+def test_another_user_s_snapshots_are_not_one_s_own(agent: AgentProcess, eventually: Eventually) -> None:
     agent.state.socket.chmod(0o666)
     for directory in (agent.state.root, agent.state.root.parent, agent.state.root.parents[1]):
         directory.chmod(0o755)
@@ -619,26 +646,25 @@ def test_another_user_s_snapshots_are_not_one_s_own(make_agent: MakeAgent, event
         pytest.param(["run", "x", "--layer", "/", "--", "true"], "layer", id="layer over all"),
     ],
 )
-def test_nonsense_is_one_line_and_status_2(gpu_agent: AgentProcess, words: list[str], says: str) -> None:
-    done = kybernate(gpu_agent, *words)
+def test_nonsense_is_one_line_and_status_2(lasting_agent: AgentProcess, words: list[str], says: str) -> None:
+    done = kybernate(lasting_agent, *words)
     assert done.returncode == 2, done
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 
 
-def test_what_can_not_be_parked_is_refused_beforehand(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+def test_what_can_not_be_parked_is_refused_beforehand(agent: AgentProcess, eventually: Eventually) -> None:
     """One that shares the host's processes can't be dumped: said before anything was done to it."""
-    gpu_agent.run("open", "sleep", "60", isolated=False)
-    refused = kybernate(gpu_agent, "pause", "open", "--tier", "nvme")
+    agent.run("open", "sleep", "60", isolated=False)
+    refused = kybernate(agent, "pause", "open", "--tier", "nvme")
     assert (refused.returncode, refused.stderr.count("\n")) == (Unsupported.exit_status, 1), refused
-    assert [event.kind for event in gpu_agent.client.events("open")] == ["started"]
+    assert [event.kind for event in agent.client.events("open")] == ["started"]
     with pytest.raises(Unsupported, match="dumped"):
-        gpu_agent.client.snapshot("open", SnapshotRequest.of(image="gold"))
-    eventually(lambda: gpu_agent.client.workload("open").state is WorkloadState.RUNNING, what="it runs on")
+        agent.client.snapshot("open", SnapshotRequest.of(image="gold"))
+    eventually(lambda: agent.client.workload("open").state is WorkloadState.RUNNING, what="it runs on")
     with pytest.raises(Unsupported, match="no object tier"):
-        gpu_agent.client.pause("open", tier=TierName.OBJECT)
-    gpu_agent.run("ends", "sh", "-c", "sleep 0.3")
+        agent.client.pause("open", tier=TierName.OBJECT)
+    agent.run("ends", "sh", "-c", "sleep 0.3")
     with pytest.raises((WorkloadLost, Busy, Conflict)):
-        gpu_agent.client.snapshot("ends", SnapshotRequest.of(image="gold", ready="9/", ready_timeout_s=20))
-    gpu_agent.stop_all()
+        agent.client.snapshot("ends", SnapshotRequest.of(image="gold", ready="9/", ready_timeout_s=20))

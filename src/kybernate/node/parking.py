@@ -78,6 +78,7 @@ class Parking:
     def __init__(self, *, gear: Gear, workloads: Workloads) -> None:
         self._gear = gear
         self._workloads = workloads
+        workloads.forget_snapshots = self.forget
         self._stuck: dict[WorkloadName, float] = {}
         """Since when workloads are paused that could not be parked for want of room: not tried again in that pause."""
 
@@ -500,6 +501,11 @@ class Parking:
         entry = self._gear.ledger.get(name)
         if entry is not None and entry.snapshot is not None:
             self._gear.ledger.update(name, snapshot=None, tier=TierName.RAM, stale=_with(entry.stale, entry.snapshot))
+
+    async def forget(self, name: WorkloadName) -> bool:
+        """It has ended and is about to be forgotten: delete all it has in the store. Whether nothing is left."""
+        self.left_behind(name)
+        return await self.sweep(name)
 
     async def sweep(self, name: WorkloadName) -> bool:
         """Delete a workload's stale snapshots, from every tier. Whether none is left."""

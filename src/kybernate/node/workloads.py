@@ -61,6 +61,8 @@ class Workloads:
         self._live: dict[WorkloadName, Live] = {}
         self._draining = False
         self._notices: set[asyncio.Event] = set()
+        self.forget_snapshots: Callable[[WorkloadName], Awaitable[bool]] | None = None
+        """Deletes what an ended workload has in the store, before it is forgotten. Whether nothing is left."""
         gear.ledger.observe(self._notify)
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -426,6 +428,9 @@ class Workloads:
         entry = gear.ledger.entry(name)
         if entry.ended and self.tree(name) is not None:
             raise Conflict(f"processes of workload {name} are left", hint=f"`kybernate stop --remove {name}` ends them")
+        if entry.ended and self.forget_snapshots is not None and not await self.forget_snapshots(name):
+            left = ", ".join(gear.ledger.entry(name).stale)
+            gear.events.record("snapshot-left", f"could not be deleted: {left}", workload=name)
         gear.ledger.remove(name)
         if not entry.external:
             await in_thread(f"remove {name}", lambda: _delete(gear.state.run_directory(name)))
