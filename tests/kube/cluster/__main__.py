@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 
-from tests.kube.cluster import binaries, build
+from tests.kube.cluster import binaries, build, claim
 from tests.kube.cluster.cluster import Cluster, Shape, alone, check, start
 from tests.kube.cluster.errors import ClusterError
 
@@ -78,6 +79,8 @@ def _down(directory: Path) -> None:
     cluster = Cluster.load(directory)
     if cluster is not None:
         cluster.down()
+    if os.geteuid() == 0 and shutil.which("ip"):
+        claim.sweep()  # of killed test runs, too
 
 
 def _status(directory: Path) -> None:

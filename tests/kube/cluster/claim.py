@@ -46,10 +46,14 @@ def take() -> Network:
         ClusterError: as `network.make`.
     """
     with _alone():
-        for number, said in _holders().items():
-            if _is_dead(said):
-                _take_away(Network(number))
+        _sweep()
         return network.make(str(ourselves()))
+
+
+def sweep() -> None:
+    """Take away what dead holders left."""
+    with _alone():
+        _sweep()
 
 
 def hand_over(claimed: Network, holder: Holder) -> None:
@@ -58,9 +62,10 @@ def hand_over(claimed: Network, holder: Holder) -> None:
 
 
 def give_back(claimed: Network, holder: Holder) -> None:
-    """Remove its interfaces and cgroups, if `holder` still holds it: by now the number may be another cluster's."""
+    """Remove its interfaces and cgroups, if `holder` or nobody alive holds it: by now the number may be another cluster's."""
     with _alone():
-        if _holders().get(claimed.number) == str(holder):
+        said = _holders().get(claimed.number)
+        if said is not None and (said == str(holder) or _is_dead(said)):
             _take_away(claimed)
 
 
@@ -89,6 +94,12 @@ def _is_dead(said: str) -> bool:
         case [namespace, pid, started] if namespace == str(Path("/proc/self/ns/pid").readlink()):
             return not Holder(int(pid), int(started)).alive
     return False
+
+
+def _sweep() -> None:
+    for number, said in _holders().items():
+        if _is_dead(said):
+            _take_away(Network(number))
 
 
 def _take_away(claimed: Network) -> None:

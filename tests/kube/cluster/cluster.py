@@ -333,9 +333,9 @@ def _launch(cluster: Cluster, found: Mapping[str, Path], *, leash: bool) -> None
     assert process.stdin is not None
     with process.stdin as word:  # closed without a word, whatever fails here, the keeper ends
         cluster.keeper = claim.Holder(process.pid, processes.start_time(process.pid) or 0)
+        cluster.save()
         if net:
             claim.hand_over(net, cluster.keeper)
-        cluster.save()
         word.write(b"go\n")
 
 

@@ -7,7 +7,8 @@ The specification is a JSON object:
 
     directory     where NAME.pid of each program is written
     remove        remove that directory at the very end, unless a program failed
-    on_word       start nothing until there is a line on standard input; its end instead (whoever started us has died) ends us
+    on_word       start nothing until there is a line on standard input; its end instead (whoever
+                  started us has died, and others clean up) ends us at once
     leash         a named pipe to read from, or null: at its end of file (all who held it are gone) everything is ended
     setup         commands, done first, each {"argv": [...], "after": [paths]}
     programs      {"name", "argv", "log", "after": [paths that must exist first], "once": bool, "restart": bool,
@@ -166,12 +167,12 @@ def main() -> int:
         signal.signal(number, lambda received, _: told.append(received))
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
+    if spec.get("on_word") and not sys.stdin.readline():
+        return 0
     programs: list[Program] = []
     failed = False
     leash = os.open(spec["leash"], os.O_RDONLY | os.O_NONBLOCK) if spec.get("leash") else None
     try:
-        if spec.get("on_word") and not sys.stdin.readline():
-            return 0
         for command in spec.get("setup", ()):
             wait_for(command.get("after", []))
             subprocess.run(command["argv"], check=True)

@@ -5,6 +5,7 @@
 //	probe count [SECONDS]  print 1, 2, 3 ..., one every SECONDS (1)
 //	probe echo WORD...     print the words
 //	probe fetch URL        print what is there
+//	probe api PATH         print what the API server has there, as the pod's service account
 //	probe list DIRECTORY   print the names in it
 //	probe show FILE        print it
 //	probe supervise LOG WORD...
@@ -14,8 +15,11 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -27,9 +31,11 @@ import (
 	"time"
 )
 
+const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("say what to do: pause, serve, count, echo, fetch, list, show or supervise"))
+		fail(fmt.Errorf("say what to do: pause, serve, count, echo, fetch, api, list, show or supervise"))
 	}
 	arguments := os.Args[2:]
 	switch os.Args[1] {
@@ -43,6 +49,8 @@ func main() {
 		fmt.Println(strings.Join(arguments, " "))
 	case "fetch":
 		fetch(argument(arguments, ""))
+	case "api":
+		api(argument(arguments, "/api"))
 	case "list":
 		list(argument(arguments, "/"))
 	case "show":
@@ -127,8 +135,28 @@ func count(seconds string) {
 }
 
 func fetch(url string) {
-	client := http.Client{Timeout: 5 * time.Second}
-	response, err := client.Get(url)
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	fail(err)
+	send(&http.Client{Timeout: 5 * time.Second}, request)
+}
+
+func api(path string) {
+	authority, err := os.ReadFile(account + "ca.crt")
+	fail(err)
+	token, err := os.ReadFile(account + "token")
+	fail(err)
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(authority)
+	server := net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"))
+	request, err := http.NewRequest(http.MethodGet, "https://"+server+path, nil)
+	fail(err)
+	request.Header.Set("Authorization", "Bearer "+string(token))
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}
+	send(&http.Client{Timeout: 10 * time.Second, Transport: transport}, request)
+}
+
+func send(client *http.Client, request *http.Request) {
+	response, err := client.Do(request)
 	fail(err)
 	defer response.Body.Close()
 	_, err = io.Copy(os.Stdout, response.Body)
