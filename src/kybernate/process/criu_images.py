@@ -67,7 +67,7 @@ def entries(path: Path, *, kind: int | None = None) -> Iterator[bytes]:
             # inventory.img has one number only.
             if head == struct.pack("<I", _COMMON) or head == struct.pack("<I", _SERVICE):
                 head = file.read(4)
-            if len(head) < 4 or (kind is not None and head != struct.pack("<I", kind)):
+            if len(head) < 4 or not any(head) or (kind is not None and head != struct.pack("<I", kind)):
                 raise _damaged(path, "it doesn't begin as an image of CRIU")
             while length := file.read(4):
                 size = int.from_bytes(length, "little")
