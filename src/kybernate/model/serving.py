@@ -1,0 +1,238 @@
+"""What the agent and the activator's workers tell each other: one JSON object a line, both ways, on the agent's own socket.
+
+See proxy/design.md for who means what by it. Every message is a frozen dataclass; `encode` and `decode` are the wire. A worker
+that is newer or older than the agent ignores kinds and fields it doesn't know. Times are seconds; points in time never
+cross, since the two have different clocks: ages do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+LINE_MAX = 4 << 20
+"""Bytes of one message at most; a routing table of thousands of models is the largest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of requests. Counts are of one model and all workers together unless said otherwise."""
+
+    concurrency: int = 0
+    """Requests sent to the model at once; more are held. 0: no limit."""
+    queue: int = 1000
+    """Requests held for it at most; more are answered 429."""
+    hold_s: float = 600.0
+    """How long one is held at most, then 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One model as the activator routes to it."""
+
+    model: str
+    """The workload's name, and the first of the names that requests may use."""
+    port: int
+    names: tuple[str, ...] = ()
+    """Further names in the `model` field of requests."""
+    hosts: tuple[str, ...] = ()
+    """HTTP hosts that lead to it, whatever the path."""
+    paths: tuple[str, ...] = ()
+    """Path prefixes that lead to it, without a trailing slash; the longest wins. The prefix is not cut off."""
+    health: str | None = None
+    """Path that probes ask for; answered by the activator itself while the model is parked, so that a probe wakes nobody."""
+    limits: Limits = Limits()
+    rewrite_model: str | None = None
+    """What the model's own server wants to see in the `model` field. None: what the client said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A client that may ask. The key itself never leaves its file: only its SHA-256."""
+
+    name: str
+    sha256: str
+    models: tuple[str, ...] = ()
+    """Which it may use. Empty: all."""
+
+
+# -- from the agent ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Everything that routes. First after a worker's hello, and again at each change: in whole, never a difference.
+
+    Models that are gone are answered 404 from then on; held requests for them too.
+    """
+
+    kind: ClassVar[str] = "configure"
+    endpoints: tuple[Endpoint, ...] = ()
+    keys: tuple[Key, ...] = ()
+    """Empty: nobody needs one."""
+    body_max: int = 64 << 20
+    """Bytes of a request's body at most, 413 above it."""
+    held_max: int = 20_000
+    """Requests held by one worker at most, all models together."""
+    held_bytes_max: int = 1 << 30
+    """Bytes of their bodies at most, by one worker."""
+    idle_s: float = 75.0
+    """A client's connection is closed after so long without a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The model runs and is ready: forward to it, beginning with what is held, oldest first."""
+
+    kind: ClassVar[str] = "open"
+    model: str
+    epoch: int
+    network_pid: int | None
+    """Process whose network namespace has the model's port. None: the host's own."""
+    waited_for: str | None = None
+    """Where it came from (`ram`, `nvme`, `object`, `start`), for headers and metrics of what was held. None: it was open before."""
+    seconds: float = 0.0
+    """What coming took."""
+    victims: tuple[str, ...] = ()
+    """Who was paused for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Hold what comes, let what is in flight end, close idle connections, answer `Drained`. An `Open` takes it back."""
+
+    kind: ClassVar[str] = "close"
+    model: str
+    epoch: int
+    preempt: bool = False
+    """Don't wait for requests in flight: cut them off (502 where no byte of the answer was sent)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many of a model's `concurrency` this worker may use now. Sent only for models with such a limit."""
+
+    kind: ClassVar[str] = "share"
+    model: str
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a model stands, for /v1/models, headers and `Retry-After`. Sent at each change."""
+
+    kind: ClassVar[str] = "status"
+    model: str
+    state: str
+    """As in `ps`, or `stopped` while it was never started."""
+    tier: str | None = None
+    expected_s: float | None = None
+    """Until it could answer, were it asked for now, as far as that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The model can't be had: answer everything held for it with this, and what comes until the next `Status` or `Open`."""
+
+    kind: ClassVar[str] = "refuse"
+    model: str
+    status: int
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Take no new connections, finish what is in flight for `grace_s`, answer what is held with 503, exit."""
+
+    kind: ClassVar[str] = "end"
+    grace_s: float = 10.0
+
+
+# -- from a worker -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of a worker on each connection; its `Load`s follow, one for each model it has requests of."""
+
+    kind: ClassVar[str] = "hello"
+    worker: int
+    pid: int
+    open_epochs: dict[str, int] = field(default_factory=dict)
+    """What it forwards to now: leases that an earlier agent gave. The new one confirms each by `Open`, or takes it by `Close`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests of one model in this worker. Sent at once when one that waits or flies is the first or the last, else at most
+    20 times a second."""
+
+    kind: ClassVar[str] = "load"
+    model: str
+    epoch: int
+    waiting: int
+    oldest_s: float | None
+    """Age of the oldest that waits."""
+    in_flight: int
+    begun: int
+    """Requests that came for it since the worker started."""
+    ended: int
+    """Answered in whole, of those."""
+    service_s: float | None = None
+    """Moving average of a request's time at the model, without holding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Answer to `Close`: nothing of this worker is connected to the model any more."""
+
+    kind: ClassVar[str] = "drained"
+    model: str
+    epoch: int
+
+
+Message = Configure | Open | Close | Share | Status | Refuse | End | Hello | Load | Drained
+_KINDS: dict[str, type[Any]] = {
+    message.kind: message for message in (Configure, Open, Close, Share, Status, Refuse, End, Hello, Load, Drained)
+}
+_NESTED: dict[str, type[Any]] = {"limits": Limits, "endpoints": Endpoint, "keys": Key}
+
+
+def encode(message: Message) -> bytes:
+    """One line, its end included."""
+    return json.dumps({"kind": message.kind, **dataclasses.asdict(message)}, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message | None:
+    """None: a kind that this version doesn't know.
+
+    Raises:
+        ValueError: it is no message.
+    """
+    data = json.loads(line)
+    if not isinstance(data, dict):
+        raise ValueError("a message must be an object")  # noqa: TRY004 - one error for whatever isn't a message
+    kind = _KINDS.get(data.pop("kind", ""))
+    if kind is None:
+        return None
+    message: Message = _made(kind, data)
+    return message
+
+
+def _made(kind: type[Any], data: dict[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    values = {name: _value(name, value) for name, value in data.items() if name in known}
+    try:
+        return kind(**values)
+    except TypeError as e:
+        raise ValueError(f"a {kind.__name__} lacks something: {e}") from e
+
+
+def _value(name: str, value: Any) -> Any:
+    nested = _NESTED.get(name)
+    if isinstance(value, list):
+        return tuple(_made(nested, item) if nested is not None else item for item in value)
+    return _made(nested, value) if nested is not None and isinstance(value, dict) else value
