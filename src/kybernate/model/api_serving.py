@@ -3,6 +3,8 @@
 As in api.py: sizes in bytes, times in seconds, points in time in seconds since the epoch.
 """
 
+# ruff: noqa: RUF012 - pydantic copies defaults; ruff knows that only of direct subclasses
+
 from __future__ import annotations
 
 from typing import Annotated
