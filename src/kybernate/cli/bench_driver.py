@@ -48,9 +48,9 @@ class Driver:
         self.call("cuInit", 0)
         device = c_int()
         self.call("cuDeviceGet", byref(device), 0)
-        context = c_void_p()
-        self.call("cuDevicePrimaryCtxRetain", byref(context), device)
-        self.call("cuCtxSetCurrent", context)
+        self._context = c_void_p()
+        self.call("cuDevicePrimaryCtxRetain", byref(self._context), device)
+        self.enter_thread()
         self._device = device
         name = ctypes.create_string_buffer(256)
         self.call("cuDeviceGetName", name, 256, device)
@@ -86,6 +86,10 @@ class Driver:
             text = c_char_p()
             self.library.cuGetErrorName(status, byref(text))
             raise DriverError(f"{name}: {text.value.decode() if text.value else status}")
+
+    def enter_thread(self) -> None:
+        """Each further thread that makes calls begins with this one."""
+        self.call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> int:
         pointer = c_uint64()
