@@ -75,6 +75,8 @@ class Member:
     """Shall run without being asked: a batch workload with work left, inside its schedule; a person's `resume`."""
     pausable: bool = True
     """False: refused lately, or can't be paused at all."""
+    settling: bool = False
+    """Not pausable now, but soon perhaps (it refused as busy, somebody works on it): worth waiting for."""
     pinned: bool = False
     """A person said that it stays as it is: neither paused nor resumed by itself."""
     idle_s: float | None = None
@@ -88,7 +90,8 @@ class Picture:
     capacity: Mapping[GpuUuid, int]
     """Handed out at most."""
     free: Mapping[GpuUuid, int]
-    """Of that, held by nobody and promised to nobody."""
+    """Of that, held by nobody and promised to nobody. What somebody LEAVING holds isn't free yet; what somebody COMING still
+    needs is promised."""
     staging_free: int = 0
     """Host memory that staging may still take."""
     arrivals: tuple[tuple[float, WorkloadName], ...] = ()
@@ -97,13 +100,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Bring:
-    """Pause the victims, then let it come (start, resume)."""
+    """Pause the victims, then let it come (start, resume).
+
+    A victim that works on requests is closed first: no new ones, those in flight end, then it is paused. From the moment the
+    plan is carried out it is LEAVING and the one that comes is COMING, also while the victim still drains.
+    """
 
     name: WorkloadName
     victims: tuple[WorkloadName, ...]
     why: str
     preempt: bool = False
-    """Victims are cut off from requests in flight."""
+    """Victims of a class that may be preempted are cut off from requests in flight instead. Others among them are drained still."""
 
 
 @dataclass(frozen=True, slots=True)
