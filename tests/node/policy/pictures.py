@@ -21,7 +21,7 @@ def name(text: str) -> WorkloadName:
 def member(text: str, gib: float | Mapping[GpuUuid, float] = 30, **given: Any) -> Member:
     """Resident for long, idle for 100 s; `waiting=n` makes it away with the oldest request 1 s old."""
     sizes = gib if isinstance(gib, Mapping) else {GPU: gib}
-    away = bool(given.get("waiting")) or given.get("klass") is Class.BATCH and given.get("wanted", False)
+    away = bool(given.get("waiting")) or (given.get("klass") is Class.BATCH and given.get("wanted", False))
     given.setdefault("phase", Phase.AWAY if away else Phase.RESIDENT)
     if given.get("waiting"):
         given.setdefault("oldest_wait", NOW - 1)

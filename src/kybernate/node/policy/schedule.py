@@ -1,7 +1,7 @@
 """When a batch workload shall run: windows of the week, such as `22:00-06:00` or `mon-fri 20:00-08:00, sat,sun 00:00-24:00`.
 
-Windows and not cron, because cron names moments and what is meant here has an end. A window that ends before it begins ends on the next
-day and belongs to the day it begins on: `fri 22:00-06:00` runs into Saturday.
+Windows and not cron, because cron names moments and what is meant here has an end. A window that ends before it begins ends on
+the next day and belongs to the day it begins on: `fri 22:00-06:00` runs into Saturday.
 
 Daylight saving: a time that the clock shows twice counts from its first to its last reading, one that it skips is the moment
 of the skip. So a window begins once and ends once, however the clock is set meanwhile.
@@ -122,7 +122,7 @@ def _window(text: str) -> Window:
     if found is None:
         raise BadInput(f"bad window {text[:80]!r}", hint=_HINT)
     begin, end = (_minutes(found[name], text) for name in ("begin", "end"))
-    if begin == end or begin == _DAY_MINUTES:
+    if begin in (end, _DAY_MINUTES):
         raise BadInput(f"bad window {text[:80]!r}: it has no length", hint="the whole day is 00:00-24:00")
     return Window(
         days=_days(found["days"], text),

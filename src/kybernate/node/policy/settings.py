@@ -14,28 +14,30 @@ from kybernate.node.policy.picture import Class
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     quantum: float = 2.0
-    """Whoever came stays at least so long once it is there, unless it has nothing to do or must be preempted: a swap of 40 GiB takes
-    1.7 s, so two that don't fit together compute at least half of the time."""
+    """Whoever came stays at least so long once it is there, unless it has nothing to do or must be preempted: a swap of 40 GiB
+    takes 1.7 s, so two that don't fit together compute at least half of the time."""
     max_wait: float = 30.0
     """Bound for every queue: one whose oldest request has waited this long, less what the switch itself takes, goes before
     everything that is only worth more, and whoever is in its way is drained. Half a minute is what people wait for a first token
     before they give up; clients' timeouts begin at 60 s."""
     hysteresis: float = 1.0
-    """Whoever has just become idle counts as idle only after so long: a client that answers at once (an agent, a benchmark, the next
-    message of a batch) must not find its model gone."""
+    """Whoever has just become idle counts as idle only after so long: a client that answers at once (an agent, a benchmark, the
+    next message of a batch) must not find its model gone."""
     batch_idle: float = 5.0
     """Interactive workloads must have been idle for so long before a batch workload may take their place: three swaps of 40 GiB, so
     that training comes into gaps, not into the pauses between two requests."""
     batch_evicts_idle: bool = True
-    """Whether batch workloads may pause idle interactive ones at all. False: they take only room that is free, so that every request
-    that finds its model resident still does."""
+    """Whether batch workloads may pause idle interactive ones at all. False: they take only room that is free, so that
+    every request that finds its model resident still does."""
     preempt: frozenset[Class] = frozenset({Class.BATCH})
-    """Classes that are cut off from requests in flight when an interactive workload of higher rank (class, then priority) needs their
-    room. Others are drained: no new requests, and those in flight end first. A training job has none and is paused either way."""
+    """Classes that are cut off from requests in flight when an interactive workload of higher rank (class, then priority) needs
+    their room. Others are drained: no new requests, and those in flight end first. A training job has none and
+    is paused either way."""
     return_home: bool = True
-    """Whether an idle interactive workload that is expected sooner may take the place of an idle one that isn't, before anybody asks."""
+    """Whether an idle interactive workload that is expected sooner may take the place of an idle one that isn't, before
+    anybody asks."""
     staging_min: float = 0.05
-    """Staging ahead needs at least this probability of being the next to come: reading 40 GiB from a disk costs no GPU time, so even
-    one hit in twenty pays, but not none."""
+    """Staging ahead needs at least this probability of being the next to come: reading 40 GiB from a disk costs no GPU time, so
+    even one hit in twenty pays, but not none."""
     staging_horizon: float = 300.0
     """Staging ahead looks so far: host memory should not wait longer than that for a guess to come true."""
