@@ -65,6 +65,8 @@ def kybernate(*words: str, state: Path, directory: Path | None = None) -> subpro
         pytest.param(["run", "x", "--backend", "magic", "--", "true"], "magic", id="no such backend"),
         pytest.param(["up", "-f", "/no/such/file.yaml"], "can't read", id="no such file"),
         pytest.param(["up", "--pool", "big"], "no size", id="no size"),
+        pytest.param(["up", "--listen", "7070"], "can't listen", id="no address"),
+        pytest.param(["up", "--listen", "0.0.0.0:0"], "no TLS", id="open to everybody"),
         pytest.param(["check", "/no/such/file.yaml"], "can't read", id="nothing to check"),
         pytest.param(["completion", "tcsh"], "tcsh", id="no such shell"),
     ],
@@ -193,3 +195,22 @@ def test_the_log_as_json(state: Path) -> None:
     assert any(line["logger"] == "kybernate" and line["event"].startswith("ready on ") for line in lines)
     (started,) = [line for line in lines if line.get("kind") == "started"]
     assert (started["workload"], started["level"], started["data"]["program"]) == ("logged", "info", "true")
+
+
+def test_the_way_in_over_tcp(agent: Path) -> None:
+    for word in ("token", "dashboard"):
+        done = kybernate(word, state=agent)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "agent.api.listen" in done.stderr
+
+
+def test_the_address_has_the_token_where_browsers_do_not_send_it() -> None:
+    root = Path(tempfile.mkdtemp(prefix="kyb-"))
+    with guarded(root):
+        state = root / "s"
+        up = kybernate("up", "--detach", "--listen", "127.0.0.1:0", state=state)
+        assert "dashboard on http://127.0.0.1:" in up.stdout, up
+        token = kybernate("token", state=state).stdout.strip()
+        address = kybernate("dashboard", state=state).stdout.strip()
+        assert address.endswith(f"/#token={token}")
+        assert kybernate("down", state=state).returncode == 0

@@ -123,7 +123,7 @@ class AgentProcess:
                 self.client.stop(workload.name, grace_s=5, remove=True)
 
 
-def _agent(
+def agent_process(
     *, settings: str, simulated_gpu: bool, environment: Mapping[str, str] | None = None
 ) -> Iterator[AgentProcess]:
     # Not pytest's own directory: paths of sockets are limited to 107 bytes.
@@ -144,18 +144,20 @@ def _agent(
 @pytest.fixture(scope="module")
 def plain_agent() -> Iterator[AgentProcess]:
     """An agent without a GPU."""
-    yield from _agent(settings="", simulated_gpu=False)
+    yield from agent_process(settings="", simulated_gpu=False)
 
 
 @pytest.fixture(scope="module")
 def gpu_agent() -> Iterator[AgentProcess]:
     """An agent on a simulated GPU that holds one of the workloads at a time."""
     settings = f"agent:\n  pool: {{size: {POOL_BYTES * 2}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
-    yield from _agent(settings=settings, simulated_gpu=True)
+    yield from agent_process(settings=settings, simulated_gpu=True)
 
 
 @pytest.fixture
 def slow_agent() -> Iterator[AgentProcess]:
     """An agent that moves some 40 MiB/s, in extents as small as may be."""
     settings = f"agent:\n  pool: {{size: {POOL_BYTES}}}\n  extent_size: {64 * MIB}\n"
-    yield from _agent(settings=settings, simulated_gpu=True, environment={"KYBERNATE_SIMULATED_LINK_GIB_S": "0.04"})
+    yield from agent_process(
+        settings=settings, simulated_gpu=True, environment={"KYBERNATE_SIMULATED_LINK_GIB_S": "0.04"}
+    )

@@ -40,6 +40,8 @@ _COMMANDS = (
     ("events", "commands.looking:events", "Show what happened."),
     ("explain", "commands.looking:explain", "Say why a workload is in its state and what can be done."),
     ("top", "commands.top:top", "Watch the node."),
+    ("dashboard", "commands.browsing:dashboard", "Print the dashboard's address, the token in it."),
+    ("token", "commands.browsing:token", "Print the token for the API over TCP."),
     ("doctor", "commands.machine:doctor", "Say what this machine can do, what it lacks, and how to get it."),
     ("check", "commands.machine:check", "Check a kybernate.yaml."),
     ("version", "commands.machine:version", "Show the versions of command line and agent."),

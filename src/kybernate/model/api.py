@@ -390,6 +390,10 @@ class NodeView(Answer):
     """Number of workloads by state."""
     tiers: list[TierView] = []
     """Below RAM."""
+    url: str | None = None
+    """Where API and dashboard answer over TCP; None: nowhere."""
+    token_file: str | None = None
+    """The file, on the agent's machine, with the token that is needed there."""
 
 
 class EventView(Answer):

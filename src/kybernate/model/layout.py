@@ -34,6 +34,11 @@ class StateDirectory:
         return self.root / "agent.sock"
 
     @property
+    def token(self) -> Path:
+        """What requests over TCP carry, where the settings name no other file."""
+        return self.root / "api.token"
+
+    @property
     def lock(self) -> Path:
         """Held by the one agent of this directory."""
         return self.root / "agent.lock"

@@ -52,6 +52,7 @@ from kybernate.node.settings import AgentSettings
 from kybernate.node.stores import Stores
 from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
+from kybernate.node.tcp import Door, Guard, Pages, dress, open_door
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
 
@@ -72,8 +73,11 @@ Say = Callable[[str], None]
 """Where start-up tells what it does, one line each."""
 
 
-def serve(settings: AgentSettings, *, say: Say) -> None:
+def serve(settings: AgentSettings, *, say: Say, pages: Pages) -> None:
     """Run an agent until SIGTERM, SIGINT or a shutdown by the API.
+
+    Args:
+        pages: files of the dashboard, for browsers that come over TCP.
 
     Raises:
         Conflict: another agent has this state directory.
@@ -87,7 +91,7 @@ def serve(settings: AgentSettings, *, say: Say) -> None:
             if not database.open():
                 say(f"the agent's database was unreadable and was moved aside: {state.database}.broken")
             sys.setswitchinterval(_SWITCH_S)
-            asyncio.run(_Agent(settings=settings, state=state, database=database, say=say).run())
+            asyncio.run(_Agent(settings=settings, state=state, database=database, say=say, pages=pages).run())
         finally:
             database.close()
 
@@ -138,10 +142,14 @@ class _Opened:
 class _Agent:
     """The parts together; see `Agent` in api.py for what the API may use."""
 
-    def __init__(self, *, settings: AgentSettings, state: StateDirectory, database: Database, say: Say) -> None:
+    def __init__(
+        self, *, settings: AgentSettings, state: StateDirectory, database: Database, say: Say, pages: Pages
+    ) -> None:
         self._settings = settings
         self._state = state
         self._say = say
+        self._pages = pages
+        self._door: Door | None = None
         self._started = time.time()
         self._notes: list[str] = []
         self.clock: Callable[[], float] = time.time
@@ -157,27 +165,27 @@ class _Agent:
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_end)
+        self._door = await open_door(self._settings.api, self._state)
         self._opened = await self._open_hardware()
         async with asyncio.TaskGroup() as group:
             tasks = Tasks(group)
             self._wire(tasks)
             await self._recover()
-            runner = web.AppRunner(Api(self).application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
-            await runner.setup()
-            listener = self._listen()
-            await web.SockSite(runner, listener).start()
+            runners = await self._answer(Api(self))
             tasks.start(self.keeper.run(), name="tiers")
             if self._opened is not None:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
                 tasks.start(self._opened.room.watch(), name="automatic resume")
             self.events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
-            self._say(f"ready on {self._state.socket}")
+            also = "" if self._door is None else f" and {self._door.url}"
+            self._say(f"ready on {self._state.socket}{also}")
             await self.closing.wait()
             self._say("going down; workloads run on")
             # No new client finds it, those connected are answered.
             self._state.socket.unlink(missing_ok=True)
             await self.workloads.drain()
-            await runner.cleanup()
+            for runner in runners:
+                await runner.cleanup()
             tasks.cancel()
         self.events.record("agent-down", "agent is down; workloads run on")
         await in_thread("close", lambda: self._close(self._opened))
@@ -200,6 +208,8 @@ class _Agent:
             notes=self._notes + ([] if opened is None else list(opened.hardware.pool.problems)),
             workloads=dict(Counter(str(entry.state) for entry in entries)),
             tiers=self._stores.views(),
+            url=None if self._door is None else self._door.url,
+            token_file=None if self._door is None else str(self._door.token.path),
         )
 
     def metrics(self) -> bytes:
@@ -291,6 +301,20 @@ class _Agent:
     async def _recover(self) -> None:
         for line in await self._recovery.run(self._records.load()):
             self._say(line)
+
+    async def _answer(self, api: Api) -> list[web.AppRunner]:
+        """Begin to answer: on the socket, and over TCP where that is wanted."""
+        application = api.application()
+        runners = [web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)]
+        await runners[0].setup()
+        await web.SockSite(runners[0], self._listen()).start()
+        if (door := self._door) is not None:
+            application = api.application(Guard(door, self._pages).check)
+            application.on_response_prepare.append(dress)
+            runners.insert(0, web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S))
+            await runners[0].setup()
+            await web.SockSite(runners[0], door.listener, ssl_context=door.tls).start()
+        return runners
 
     def _listen(self) -> socket.socket:
         """The socket with its mode set before anybody can connect."""

@@ -1,4 +1,4 @@
-"""The REST API over the agent's Unix socket: routes and handlers. Reads, writes and errors are in http.py.
+"""The REST API: routes and handlers. Reads, writes and errors are in http.py, what is special over TCP in tcp.py.
 
 A client that hangs up cancels nothing: handlers are not cancelled by aiohttp, and operations belong to their owner tasks.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from kybernate.model import api as words
 from kybernate.model.errors import NotFound
@@ -66,8 +67,10 @@ class Api:
         self._agent = agent
         self.routes = self._routes()
 
-    def application(self) -> web.Application:
-        application = web.Application(middlewares=[http.errors_in_our_words], client_max_size=http.BODY_MAX)
+    def application(self, *guards: Middleware) -> web.Application:
+        """Guards see each request before its handler does, and may answer it or raise."""
+        middlewares = [http.errors_in_our_words, *guards]
+        application = web.Application(middlewares=middlewares, client_max_size=http.BODY_MAX)
         for route in self.routes:
             application.router.add_route(route.method, route.path, route.handler)
         return application

@@ -1,4 +1,5 @@
-"""Who is on the other end of the API's socket, by SO_PEERCRED, and what that user may do.
+"""Who is on the other end of the API's socket, by SO_PEERCRED, and what that user may do. Over TCP (tcp.py) whoever is let in
+at all is the agent's own user.
 
 Whoever may open the socket may look; changing a workload, and seeing its command line or output, takes its own user or
 root. A new workload runs as its caller.
@@ -46,6 +47,11 @@ class Caller:
         """Raises NotPermitted unless the caller is root, that user, or the agent's own user."""
         if not self.owns(uid):
             raise NotPermitted(f"{what} belongs to user {uid}, you are user {self.uid}", hint="ask its owner or root")
+
+
+def own_user() -> Caller:
+    """The agent's own user, for those who have shown that they may speak for it."""
+    return Caller(pid=0, uid=os.geteuid(), gid=os.getegid())
 
 
 def caller_of(connection: socket.socket) -> Caller:

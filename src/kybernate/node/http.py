@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 B = TypeVar("B", bound=BaseModel)
 
+CALLER = "kybernate.caller"
+"""Key in a request of who asks, where something else than the socket has told."""
+
 BODY_MAX = 4 << 20
 """An environment of 2 MiB (the kernel's limit for one program) written as JSON, and room to spare."""
 
@@ -97,6 +100,9 @@ def number(request: web.Request, name: str, *, default: float, most: float) -> f
 
 def caller(request: web.Request) -> Caller:
     """Who asks."""
+    if (known := request.get(CALLER)) is not None:
+        assert isinstance(known, Caller)
+        return known
     connection = None if request.transport is None else request.transport.get_extra_info("socket")
     if connection is None:
         raise KybernateError("the caller went away before it could be identified")

@@ -61,6 +61,16 @@ def _server_url(value: str) -> str:
     return value
 
 
+def _host_and_port(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
+        raise ValueError("use HOST:PORT, such as 127.0.0.1:7070 or [::1]:7070")
+    if int(port) > 65535:
+        raise ValueError("a port is at most 65535")
+    return value
+
+
 def _absolute(value: Path) -> Path:
     if not value.is_absolute() or ".." in value.parts:
         raise ValueError("use an absolute path without '..'")
@@ -107,9 +117,38 @@ class ArbiterSettings(_Section):
     must not cause a switch."""
 
 
+class TlsSettings(_Section):
+    certificate: AbsolutePath | None = None
+    """PEM file with the certificate and those between it and its authority."""
+    key: AbsolutePath | None = None
+    """PEM file with its private key."""
+    client_ca: AbsolutePath | None = None
+    """PEM file with authorities: who shows a certificate of theirs needs no token."""
+
+    @model_validator(mode="after")
+    def _both(self) -> TlsSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give certificate and key, both or neither")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs certificate and key")
+        return self
+
+
 class ApiSettings(_Section):
     group: str | None = None
     """Unix group whose members may use the socket (mode 0660). Left out: only the agent's own user and group."""
+    listen: Annotated[str, AfterValidator(_host_and_port)] | None = None
+    """`HOST:PORT` where API and dashboard answer over TCP, too; port 0 takes a free one. Whoever has the token may do there
+    what the agent's user may. Left out: nowhere, only on the socket."""
+    token_file: AbsolutePath | None = None
+    """File with the token that requests over TCP carry; nobody but the agent's user may read it. Made with a random one where it
+    is missing; a changed one holds at once. Left out: `api.token` in the state directory."""
+    hosts: tuple[str, ...] = ()
+    """Names by which browsers may address it, besides localhost, the machine's own name and every IP address: any other is
+    refused, so that no foreign page reaches it by a name of its own (DNS rebinding)."""
+    plaintext: bool = False
+    """Listen on other addresses than the loopback even without TLS. Token and answers can be read on the way then."""
+    tls: TlsSettings = TlsSettings()
 
 
 class EventSettings(_Section):

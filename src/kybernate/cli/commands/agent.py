@@ -39,6 +39,7 @@ def up(
     detach: Annotated[bool, Parameter(negative=())] = False,
     simulated: str | None = None,
     pool: str | None = None,
+    listen: str | None = None,
     log_format: LogFormat | None = None,
     common: Common = _COMMON,
 ) -> None:
@@ -49,23 +50,29 @@ def up(
         detach: Come back when it is ready; its output goes to agent.log in its directory.
         simulated: Use a simulated GPU of this size (8GiB if left out): proves logic on a machine without a GPU, never a speed.
         pool: Size of the host pool, such as 40GiB, over what the file says.
+        listen: HOST:PORT where API and dashboard answer over TCP, too, over what the file says.
         log_format: text for people or json for machines, over what the file says.
     """
-    settings = _settings(file, pool, common)
+    settings = _settings(file, pool, listen, common)
     if simulated is not None:
         state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else common.state
         environment = simulated_environment(state, parse_size(simulated), os.environ)
         if environment != dict(os.environ):
             # The loader reads LD_LIBRARY_PATH at the start of a process only.
-            command = _command(file=file, simulated=simulated, pool=pool, log_format=log_format, common=common)
+            command = _command(
+                file=file, simulated=simulated, pool=pool, listen=listen, log_format=log_format, common=common
+            )
             _restart(environment, command, detach=detach, common=common)
     if detach:
-        command = _command(file=file, simulated=simulated, pool=pool, log_format=log_format, common=common)
-        _detach(command, file=file, pool=pool, common=common)
+        command = _command(
+            file=file, simulated=simulated, pool=pool, listen=listen, log_format=log_format, common=common
+        )
+        _detach(command, settings=settings, pool=pool, file=file, common=common)
         return
     from kybernate.node.agent import serve
+    from kybernate.ui.pages import pages
 
-    serve(settings, say=configure(log_format or settings.log.format))
+    serve(settings, say=configure(log_format or settings.log.format), pages=pages())
 
 
 def down(
@@ -92,8 +99,8 @@ def down(
     print_json(node) if common.json else print(f"agent {node.pid} is down")
 
 
-def _settings(file: Path | None, pool: str | None, common: Common) -> AgentSettings:
-    from kybernate.node.settings import PoolSettings, Settings, load
+def _settings(file: Path | None, pool: str | None, listen: str | None, common: Common) -> AgentSettings:
+    from kybernate.node.settings import ApiSettings, PoolSettings, Settings, load
 
     settings = (load(file) if file is not None else Settings()).agent
     if pool is not None:
@@ -102,13 +109,25 @@ def _settings(file: Path | None, pool: str | None, common: Common) -> AgentSetti
             settings = settings.model_copy(update={"pool": PoolSettings(size=size)})
         except ValueError as e:
             raise BadInput(f"a host pool of {size} bytes makes no sense", hint="give 64MiB or more") from e
+    if listen is not None:
+        try:
+            api = ApiSettings.model_validate({**settings.api.model_dump(exclude_unset=True), "listen": listen})
+        except ValueError as e:
+            raise BadInput(f"can't listen on {listen[:80]!r}", hint="give HOST:PORT, such as 127.0.0.1:7070") from e
+        settings = settings.model_copy(update={"api": api})
     if common.state_dir is not None or (settings.state_dir is None and STATE_VARIABLE in os.environ):
         settings = settings.model_copy(update={"state_dir": common.state.root})
     return settings
 
 
 def _command(
-    *, file: Path | None, simulated: str | None, pool: str | None, log_format: LogFormat | None, common: Common
+    *,
+    file: Path | None,
+    simulated: str | None,
+    pool: str | None,
+    listen: str | None,
+    log_format: LogFormat | None,
+    common: Common,
 ) -> list[str]:
     command = [sys.executable, "-m", "kybernate.cli", "up"]
     if file is not None:
@@ -117,6 +136,8 @@ def _command(
         command += [f"--simulated={simulated}"]
     if pool is not None:
         command += ["--pool", pool]
+    if listen is not None:
+        command += ["--listen", listen]
     if log_format is not None:
         command += ["--log-format", log_format]
     if common.state_dir is not None:
@@ -129,8 +150,9 @@ def _restart(environment: dict[str, str], command: Sequence[str], *, detach: boo
     os.execve(sys.executable, [*command, *more], environment)
 
 
-def _detach(command: Sequence[str], *, file: Path | None, pool: str | None, common: Common) -> None:
-    settings = _settings(file, pool, common)
+def _detach(
+    command: Sequence[str], *, settings: AgentSettings, file: Path | None, pool: str | None, common: Common
+) -> None:
     state = common.state
     if settings.state_dir is not None:
         state = StateDirectory(settings.state_dir.absolute())
@@ -169,6 +191,8 @@ def _detach(command: Sequence[str], *, file: Path | None, pool: str | None, comm
             f"kybernate: the host pool keeps {format_size(node.pool.size_bytes)}: an earlier agent's content lies in it"
         )
     print(f"agent {node.pid} is up on {state.socket}: {gpus}{pool_text}")
+    if node.url is not None:
+        print(f"dashboard on {node.url}: `kybernate dashboard` prints the address with its token")
     for note in node.notes:
         say(f"kybernate: {note}")
 
