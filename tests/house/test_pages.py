@@ -1,4 +1,4 @@
-"""docs/configuration.md says what the models say, with a reason for each setting."""
+"""docs/configuration.md and the JSON schema say what the models say, with a reason for each setting."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def configuration() -> ModuleType:
     return module
 
 
-def test_the_page_is_that_of_the_models(configuration: ModuleType) -> None:
-    assert configuration.PAGE.read_text() == configuration.page(), "run `python scripts/configuration.py`"
+def test_the_pages_are_those_of_the_models(configuration: ModuleType) -> None:
+    for path, text in configuration.files().items():
+        assert path.read_text() == text, "run `python scripts/configuration.py`"
 
 
 def test_every_setting_has_its_reason(configuration: ModuleType) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 import kybernate
 from kybernate.cli.common import Common, print_json
-from kybernate.model.errors import AgentAway, KybernateError
+from kybernate.model.errors import AgentAway, BadInput, KybernateError
 
 if TYPE_CHECKING:
     from kybernate.node.doctor import Check
@@ -57,15 +59,30 @@ def _tiers(common: Common) -> list[Check]:
     ]
 
 
-def check(file: Path, /, *, common: Common = _COMMON) -> None:
-    """Check a kybernate.yaml and show what it means."""
-    from kybernate.node.settings import load
+def check(
+    file: Path | None = None,
+    /,
+    *,
+    schema: Annotated[bool, Parameter(negative=())] = False,
+    common: Common = _COMMON,
+) -> None:
+    """Check a kybernate.yaml and show what it means.
 
-    settings = load(file)
+    Args:
+        schema: Print its JSON schema instead, for editors.
+    """
+    from kybernate.node import settings
+
+    if schema:
+        print_json(settings.schema())
+        return
+    if file is None:
+        raise BadInput("which file?", hint="kybernate check kybernate.yaml")
+    found = settings.load(file)
     if common.json:
-        print_json(settings)
-    else:
-        print(f"{file}: ok")
+        print_json(found)
+        return
+    print(f"{file}: ok")
 
 
 def version(*, common: Common = _COMMON) -> None:

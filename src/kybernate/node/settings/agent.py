@@ -1,97 +1,34 @@
-"""kybernate.yaml: what it may say, and errors that point at the line.
-
-Pydantic at the edge; everything behind it gets plain frozen values. Nothing here looks at the machine: a size
-left out is None and the agent chooses when it knows the GPUs and the RAM.
-"""
+"""The `agent` section: one node's agent, its pool, its VRAM, its tiers."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kybernate.model.errors import BadInput
-from kybernate.model.quantities import parse_size
-from kybernate.model.types import CHUNK_BYTES, GIB, MIB, Depth, LogFormat
+from kybernate.model.types import GIB, MIB, Depth, LogFormat
+from kybernate.node.settings.values import (
+    AbsolutePath,
+    Section,
+    Size,
+    host_and_port,
+    or_off,
+    server_url,
+    tenant_text,
+    tier_url,
+    whole_chunks,
+)
 from kybernate.process.preflight import Connections
-from kybernate.store.tenants import tenant_name
 
 
-def _size(value: Any) -> int:
-    try:
-        return parse_size(value)
-    except BadInput as e:
-        raise ValueError(str(e)) from None
-
-
-def _whole_chunks(given: Any) -> int:
-    value = _size(given)
-    if value % CHUNK_BYTES:
-        raise ValueError(f"must be a multiple of {CHUNK_BYTES // MIB} MiB")
-    return value
-
-
-def _or_off(value: Any) -> Any:
-    """YAML reads a bare `off` as false."""
-    return None if value is False or value == "off" else value
-
-
-def _tenant(value: str) -> str:
-    try:
-        return tenant_name(value)
-    except BadInput as e:
-        raise ValueError(str(e)) from None
-
-
-def _tier_url(value: str) -> str:
-    if not re.match(r"(s3|gs|az|azure)://[^/?#@]+|file:///[^?#]+", value):
-        raise ValueError(
-            "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://ACCOUNT/CONTAINER/PREFIX or file:///DIRECTORY"
-        )
-    return value
-
-
-def _server_url(value: str) -> str:
-    if not re.match(r"https?://[^/]", value):
-        raise ValueError("use http://HOST:PORT or https://HOST:PORT")
-    return value
-
-
-def _host_and_port(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
-        raise ValueError("use HOST:PORT, such as 127.0.0.1:7070 or [::1]:7070")
-    if int(port) > 65535:
-        raise ValueError("a port is at most 65535")
-    return value
-
-
-def _absolute(value: Path) -> Path:
-    if not value.is_absolute() or ".." in value.parts:
-        raise ValueError("use an absolute path without '..'")
-    return value
-
-
-Size = Annotated[int, BeforeValidator(_size)]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class PoolSettings(_Section):
+class PoolSettings(Section):
     size: Annotated[Size, Field(ge=64 * MIB, le=1 << 46)] | None = None
     """Pinned host memory for paused workloads. Left out: half of the RAM, at most four times the VRAM, since more
     than that is never evicted at once on one node."""
 
 
-class VramSettings(_Section):
+class VramSettings(Section):
     limit: Annotated[Size, Field(ge=64 * MIB)] | None = None
     """What the agent hands out on each GPU at most. Left out: all but the reserve."""
     reserve: Size | None = None
@@ -99,7 +36,7 @@ class VramSettings(_Section):
     VRAM, at most 1 GiB, since a context takes 0.5 to 1 GB."""
 
 
-class ArbiterSettings(_Section):
+class ArbiterSettings(Section):
     depth: Depth = Depth.ZERO
     """How deep the arbiter pauses. Zero, since a context that stays costs up to 1 GB each."""
     quantum: Annotated[float, Field(ge=0, le=86400)] = 5.0
@@ -117,7 +54,7 @@ class ArbiterSettings(_Section):
     must not cause a switch."""
 
 
-class TlsSettings(_Section):
+class TlsSettings(Section):
     certificate: AbsolutePath | None = None
     """PEM file with the certificate and those between it and its authority."""
     key: AbsolutePath | None = None
@@ -134,10 +71,10 @@ class TlsSettings(_Section):
         return self
 
 
-class ApiSettings(_Section):
+class ApiSettings(Section):
     group: str | None = None
     """Unix group whose members may use the socket (mode 0660). Left out: only the agent's own user and group."""
-    listen: Annotated[str, AfterValidator(_host_and_port)] | None = None
+    listen: Annotated[str, AfterValidator(host_and_port)] | None = None
     """`HOST:PORT` where API and dashboard answer over TCP, too; port 0 takes a free one. Whoever has the token may do there
     what the agent's user may. Left out: nowhere, only on the socket."""
     token_file: AbsolutePath | None = None
@@ -151,21 +88,21 @@ class ApiSettings(_Section):
     tls: TlsSettings = TlsSettings()
 
 
-class EventSettings(_Section):
+class EventSettings(Section):
     keep: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
     """Events kept; the oldest go first. 20,000 are some 10 MB."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     format: LogFormat = LogFormat.TEXT
     """Of what the agent writes to standard error or agent.log: `text` for people, `json` for one JSON object a line."""
 
 
-class ObjectSettings(_Section):
-    url: Annotated[str, AfterValidator(_tier_url)] | None = None
+class ObjectSettings(Section):
+    url: Annotated[str, AfterValidator(tier_url)] | None = None
     """`s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://ACCOUNT/CONTAINER/PREFIX` or `file:///DIRECTORY`. Left out: there is
     no object tier. Several agents may use one place."""
-    endpoint: Annotated[str, AfterValidator(_server_url)] | None = None
+    endpoint: Annotated[str, AfterValidator(server_url)] | None = None
     """URL of the server, where it isn't the cloud's own."""
     region: str | None = None
     """Left out: the environment's ($AWS_REGION and the like)."""
@@ -183,7 +120,7 @@ class ObjectSettings(_Section):
         return {key: value for key, value in named.items() if value is not None}
 
 
-class EncryptionSettings(_Section):
+class EncryptionSettings(Section):
     key_file: AbsolutePath | None = None
     """File with the key, 32 bytes or 64 hexadecimal digits (`openssl rand -hex 32`). Snapshots in both tiers are encrypted
     with it (AES-256-GCM); who loses it loses them."""
@@ -197,8 +134,8 @@ class EncryptionSettings(_Section):
         return self
 
 
-class DemoteSettings(_Section):
-    idle: Annotated[Annotated[float, Field(ge=1, le=10 * 365 * 86400)] | None, BeforeValidator(_or_off)] = None
+class DemoteSettings(Section):
+    idle: Annotated[Annotated[float, Field(ge=1, le=10 * 365 * 86400)] | None, BeforeValidator(or_off)] = None
     """Seconds after which what is paused in host memory goes to the disk by itself. `off`: never, since coming back from
     there takes longer."""
     pressure: bool = True
@@ -206,7 +143,7 @@ class DemoteSettings(_Section):
     instead of being refused."""
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     directory: AbsolutePath | None = None
     """Where snapshots lie on the local disk (the tier `nvme`), one agent a directory. Left out: /var/lib/kybernate/store for
     root, $XDG_STATE_HOME/kybernate/store for others, and STATE-store beside a state directory of your own choice; made at
@@ -219,16 +156,16 @@ class StoreSettings(_Section):
     connections: Connections = Connections.REFUSE
     """What is done about TCP connections that lead out of a workload that is to leave host memory: `refuse` to move it, or
     `close` them. An order may say otherwise."""
-    tenant: Annotated[str, AfterValidator(_tenant)] = "default"
+    tenant: Annotated[str, AfterValidator(tenant_text)] = "default"
     """Whose part of the tiers this agent uses: snapshots are found, and content is shared, within one tenant only."""
 
 
-class AgentSettings(_Section):
+class AgentSettings(Section):
     state_dir: Path | None = None
     """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
     pool: PoolSettings = PoolSettings()
     vram: VramSettings = VramSettings()
-    extent_size: Annotated[int, Field(ge=64 * MIB, le=GIB), BeforeValidator(_whole_chunks)] = GIB
+    extent_size: Annotated[int, Field(ge=64 * MIB, le=GIB), BeforeValidator(whole_chunks)] = GIB
     """Largest piece of VRAM handed to a workload at once. Every piece costs some calls of the driver at each pause and resume;
     small ones let another workload come in sooner."""
     arbiter: ArbiterSettings = ArbiterSettings()
@@ -236,90 +173,3 @@ class AgentSettings(_Section):
     events: EventSettings = EventSettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
-
-
-class Settings(_Section):
-    agent: AgentSettings = AgentSettings()
-
-
-def load(path: Path) -> Settings:
-    """Read and check a file.
-
-    Raises:
-        BadInput: unreadable, no YAML, or senseless; one line with file and line number.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise BadInput(
-            f"can't read {path}: {reason}", hint="give an existing file with -f FILE, or none for the defaults"
-        ) from e
-    return parse(text, origin=str(path))
-
-
-def parse(text: str, *, origin: str) -> Settings:
-    """Check the text of a file; `origin` names it in errors.
-
-    Raises:
-        BadInput: as load().
-    """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is None:
-            return Settings()
-        _refuse_duplicates(root, origin)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
-        problem = getattr(e, "problem", None) or "not readable"
-        raise BadInput(
-            f"{origin}:{line}: no valid YAML: {problem}", hint="check the indentation and quotes of this line"
-        ) from e
-    if not isinstance(data, dict):
-        raise BadInput(f"{origin}:1: the file must be a mapping", hint="begin it with `agent:`")
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{origin}:{_line(root, first['loc'])}: {where}: {_words(first)}") from e
-
-
-def _words(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "no such setting (docs/configuration.md lists them)"
-    message: str = error["msg"].removeprefix("Value error, ")
-    given = repr(error.get("input"))
-    return message if given in message else f"{message}, got {given[:60]}"
-
-
-def _line(node: yaml.Node, location: Sequence[str | int]) -> int:
-    """Line (from 1) of the deepest part of `location` that the file has."""
-    line: int = node.start_mark.line + 1
-    for part in location:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for key, value in node.value:
-            if key.value == part:
-                line, node = key.start_mark.line + 1, value
-                break
-        else:
-            break
-    return line
-
-
-def _refuse_duplicates(node: yaml.Node, origin: str) -> None:
-    """YAML takes the last of two equal keys silently; a person meant one of them."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(item, origin)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        if str(key.value) in seen:
-            raise BadInput(f"{origin}:{key.start_mark.line + 1}: {key.value!r} is set twice", hint="remove one of them")
-        seen.add(str(key.value))
-        _refuse_duplicates(value, origin)

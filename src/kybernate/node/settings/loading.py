@@ -1,0 +1,117 @@
+"""Reading a kybernate.yaml: one line with file and line number for whatever is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from kybernate.model.errors import BadInput
+from kybernate.node.settings.crosschecks import problems
+from kybernate.node.settings.whole import Settings
+
+_KINDS = frozenset({"str", "int", "ImageSettings"})
+
+
+def load(path: Path) -> Settings:
+    """Read and check a file.
+
+    Raises:
+        BadInput: unreadable, no YAML, or senseless; one line with file and line number.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise BadInput(
+            f"can't read {path}: {reason}", hint="give an existing file with -f FILE, or none for the defaults"
+        ) from e
+    return parse(text, origin=str(path))
+
+
+def parse(text: str, *, origin: str) -> Settings:
+    """Check the text of a file; `origin` names it in errors.
+
+    Raises:
+        BadInput: as load().
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return Settings()
+        _refuse_duplicates(root, origin)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else 1
+        problem = getattr(e, "problem", None) or "not readable"
+        raise BadInput(
+            f"{origin}:{line}: no valid YAML: {problem}", hint="check the indentation and quotes of this line"
+        ) from e
+    if not isinstance(data, dict):
+        raise BadInput(f"{origin}:1: the file must be a mapping", hint="begin it with `agent:` or `models:`")
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False)[0]
+        where = _place(first["loc"])
+        raise BadInput(f"{origin}:{_line(root, first['loc'])}: {where}: {_words(first)}") from e
+    for location, text in problems(settings):
+        raise BadInput(f"{origin}:{_line(root, location)}: {'.'.join(map(str, location))}: {text}")
+    return settings
+
+
+def _words(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "no such setting (docs/configuration.md lists them)"
+    message: str = error["msg"].removeprefix("Value error, ")
+    given = repr(error.get("input"))
+    return message if given in message else f"{message}, got {given[:60]}"
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """The setting's name, without what pydantic adds of its own (which of several kinds was tried)."""
+    kept = [
+        str(part) for part in location if not (isinstance(part, str) and ("(" in part or "[" in part or part in _KINDS))
+    ]
+    return ".".join(kept) or "the file"
+
+
+def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
+    """Line (from 1) of the deepest part of `location` that the file has."""
+    line: int = root.start_mark.line + 1
+    node = root
+    for part in location:
+        step = _step(node, part)
+        if step is None:
+            break
+        line, node = step
+    return line
+
+
+def _step(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part].start_mark.line + 1, node.value[part]
+    return None
+
+
+def _refuse_duplicates(node: yaml.Node, origin: str) -> None:
+    """YAML takes the last of two equal keys silently; a person meant one of them."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, origin)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if str(key.value) in seen:
+            raise BadInput(f"{origin}:{key.start_mark.line + 1}: {key.value!r} is set twice", hint="remove one of them")
+        seen.add(str(key.value))
+        _refuse_duplicates(value, origin)

@@ -1,0 +1,267 @@
+"""The sections `models`, `jobs`, `activator` and `serving`: what is served, what computes in the gaps, and how they take turns."""
+
+# ruff: noqa: RUF012 - pydantic copies defaults; ruff knows that only of direct subclasses
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from kybernate.model.errors import BadInput
+from kybernate.model.serving import Configure, Limits
+from kybernate.model.types import TierName
+from kybernate.node.policy.picture import Class
+from kybernate.node.policy.registry import DEFAULT, policy_named
+from kybernate.node.policy.schedule import parse_schedule
+from kybernate.node.policy.settings import PolicySettings
+from kybernate.node.settings.values import (
+    AbsolutePath,
+    Command,
+    Duration,
+    DurationOrOff,
+    Environment,
+    HostName,
+    ListenAddress,
+    ModelAlias,
+    PathPrefix,
+    Section,
+    Size,
+    UrlPath,
+    WorkloadKey,
+)
+
+_NUMBERS = PolicySettings()
+
+
+def _schedule(value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        parse_schedule(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+    return value
+
+
+def _policy(value: str) -> str:
+    try:
+        policy_named(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+    return value
+
+
+def _zone(value: str | None) -> str | None:
+    try:
+        parse_schedule((), zone=value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+    return value
+
+
+def _one_text(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _or_nothing(value: Any) -> Any:
+    return 0 if value is False or value == "off" else value
+
+
+def _image(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Start(enum.StrEnum):
+    EAGER = "eager"
+    """With the agent; then it gives its place to others like any other."""
+    ON_DEMAND = "on-demand"
+    """At its first request."""
+
+
+class Restart(enum.StrEnum):
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+class ProgramSettings(Section):
+    """What models and jobs have in common: how they are run, and where they may go."""
+
+    command: Command
+    """Program and arguments, as a list or as one text that is split like a shell does; no shell is asked."""
+    directory: AbsolutePath = Path("/")
+    """Working directory."""
+    environment: Environment = {}
+    """Variables besides PATH, HOME, USER, the language, LD_LIBRARY_PATH and those of CUDA, which are the agent's."""
+    layers: tuple[AbsolutePath, ...] = ()
+    """Directories of which it sees the files, but writes into a layer of its own that snapshots take along."""
+    network: Literal["none", "host"] = "none"
+    """`none` is a network of its own with loopback only: the activator reaches its port all the same, and two may use one
+    number. `host` is the host's."""
+    user: Annotated[str, Field(min_length=1)] | None = None
+    """Who runs it; only an agent that runs as root may choose. Left out: the agent's user."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Higher goes first, within its class."""
+    vram: Size | None = None
+    """What it will need on a GPU, for the dry run and for its first start: others make room before it asks. Left out: known
+    once it ran."""
+    lowest: TierName = TierName.NVME
+    """Deepest tier into which the agent may bring it by itself: `ram`, `nvme` or `object`."""
+    sink: DurationOrOff = None
+    """Seconds paused in RAM after which it goes to `lowest` by itself. `off`: as `agent.store.demote` says."""
+    cold_start: bool = True
+    """Start it anew should no copy of its state be usable. A model server has nothing to lose; a job may say no."""
+
+
+class ImageSettings(Section):
+    name: WorkloadKey
+    """Gold image that it is started from, instead of `command`, as soon as there is one."""
+    take: bool = False
+    """Take that image when the model is ready for the first time."""
+
+
+class ModelLimits(Section):
+    concurrency: Annotated[int, Field(ge=0, le=1_000_000)] = Limits().concurrency
+    """Requests sent to it at once; more are held. 0: no limit, since most servers batch better than a proxy guesses."""
+    queue: Annotated[int, Field(ge=0, le=1_000_000)] = Limits().queue
+    """Requests held for it at most, by all workers together; more are answered 429."""
+    hold: Annotated[float, Field(gt=0, le=86400)] = Limits().hold_s
+    """Seconds one is held at most, then 503: longer than the slowest cold start."""
+
+
+class ModelSettings(ProgramSettings):
+    """A server that is woken by its requests."""
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """Where it listens, on its 127.0.0.1."""
+    ready: UrlPath | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """When it may be asked after a start: a path that answers 2xx, or a command (a list) that ends with status 0 among its
+    processes. Left out: once something listens on `port`. A resumed one is ready at once."""
+    ready_timeout: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    """Seconds after which a start has failed: a large model takes minutes to load."""
+    klass: Annotated[Class, Field(alias="class")] = Class.INTERACTIVE
+    """`interactive`: somebody waits for its answers. `batch`: its requests may wait until nobody else needs the GPU."""
+    names: tuple[ModelAlias, ...] = ()
+    """Further names for the `model` field of requests."""
+    hosts: tuple[HostName, ...] = ()
+    """HTTP hosts that lead to it, whatever the path."""
+    paths: tuple[PathPrefix, ...] = ()
+    """Path prefixes that lead to it; they are not cut off."""
+    health: UrlPath | None = None
+    """Path of its health check: answered for it while it is parked, so that a probe wakes nobody."""
+    rewrite_model: str | None = None
+    """What its own server wants to see in the `model` field. Left out: what the client said."""
+    start: Start = Start.ON_DEMAND
+    """`eager`: with the agent, so that the first request finds it parked at worst. `on-demand`: at its first request."""
+    idle: DurationOrOff = None
+    """Seconds without a request after which it gives its VRAM back even if nobody needs it. `off`: it stays, since coming back
+    costs something and staying costs nothing."""
+    image: Annotated[ImageSettings | None, BeforeValidator(_image, json_schema_input_type=str | ImageSettings)] = None
+    """Start it from a gold image: its name, or `{name: NAME, take: true}` to have it taken at the first start."""
+    limits: ModelLimits = ModelLimits()
+
+
+class JobSettings(ProgramSettings):
+    """A program that computes whenever nobody else needs the GPU, or in its hours."""
+
+    klass: Annotated[Class, Field(alias="class")] = Class.BATCH
+    """`batch` is paused for interactive ones, never killed."""
+    schedule: Annotated[
+        tuple[str, ...], BeforeValidator(_one_text, json_schema_input_type=str | list[str]), AfterValidator(_schedule)
+    ] = ()
+    """Windows in which it may run, each `[DAYS] HH:MM-HH:MM`; outside of them it is paused. Left out: always."""
+    restart: Restart = Restart.NEVER
+    """Whether it is started again when it ended: `never`, `on-failure` (status other than 0) or `always`."""
+    cold_start: bool = False
+    """Start it anew should no copy of its state be usable: from its own last checkpoint, if it writes any."""
+
+
+class ActivatorTls(Section):
+    certificate: AbsolutePath | None = None
+    """PEM file with the certificate and those it was issued by. With it the activator speaks HTTPS only."""
+    key: AbsolutePath | None = None
+    """PEM file with its private key."""
+
+    @model_validator(mode="after")
+    def _both(self) -> ActivatorTls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give certificate and key, or neither")
+        return self
+
+
+class ActivatorLimits(Section):
+    body: Size = Configure().body_max
+    """Largest body of a request, 413 above it."""
+    held: Annotated[int, Field(ge=1, le=10_000_000)] = Configure().held_max
+    """Requests that one worker holds at most, all models together."""
+    held_bytes: Size = Configure().held_bytes_max
+    """What their bodies may take in one worker's memory."""
+    idle: Annotated[float, Field(gt=0, le=86400)] = Configure().idle_s
+    """Seconds after which a client's connection without a request is closed."""
+
+
+class ActivatorSettings(Section):
+    listen: ListenAddress = "127.0.0.1:8080"
+    """Where requests come in: HOST:PORT. Only this machine, unless you say so: without `keys_file` whoever gets there may ask."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port: one does some thousand requests a second."""
+    tls: ActivatorTls = ActivatorTls()
+    keys_file: AbsolutePath | None = None
+    """YAML file of clients: `NAME: KEY`, or `NAME: {key: KEY, models: [MODEL]}`, or `sha256:` in place of `key:`. Nobody but the
+    agent's user may read it. Left out: nobody needs a key."""
+    limits: ActivatorLimits = ActivatorLimits()
+    grace: Duration = 30.0
+    """Seconds that answers under way get to end when a worker is replaced or `kybernate down` ends it."""
+
+
+class StagingSettings(Section):
+    budget: Annotated[Size, BeforeValidator(_or_nothing, json_schema_input_type=int | str | Literal[False])] | None = (
+        None
+    )
+    """Host pool that content may take which was read ahead of need. `off`: nothing is. Left out: a quarter of the pool."""
+    min: Annotated[float, Field(ge=0, le=1)] = _NUMBERS.staging_min
+    """Least probability of being the next to come that is worth a reading: it costs no GPU time."""
+    horizon: Annotated[float, Field(gt=0, le=86400)] = _NUMBERS.staging_horizon
+    """Seconds staging looks ahead: host memory should not wait longer for a guess to come true."""
+
+
+class ServingSettings(Section):
+    policy: Annotated[str, AfterValidator(_policy)] = DEFAULT
+    """Who decides who is paused for whom."""
+    quantum: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.quantum
+    """Seconds that whoever came stays at least, unless it has nothing to do or is preempted: two that don't fit together
+    then compute most of the time."""
+    max_wait: Annotated[float, Field(gt=0, le=86400)] = _NUMBERS.max_wait
+    """Seconds after which a queue goes before everything that is only worth more: what people wait for a first word."""
+    hysteresis: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.hysteresis
+    """Seconds without a request after which a model counts as idle: a client that asks again at once must find it there."""
+    batch_idle: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.batch_idle
+    """Seconds that interactive models must have been idle before a batch workload may take their place: training comes into gaps,
+    not into the pauses between two requests."""
+    batch_evicts_idle: bool = _NUMBERS.batch_evicts_idle
+    """Whether batch workloads may pause idle interactive models at all, or take only room that is free."""
+    preempt: frozenset[Class] = _NUMBERS.preempt
+    """Classes that are cut off from requests in flight when an interactive model needs their room. Others are drained first."""
+    return_home: bool = _NUMBERS.return_home
+    """Whether a model that is expected soon may take the place of one that isn't before anybody asks."""
+    drain: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    """Seconds that requests in flight may take when their model shall leave for another; after that it stays, and is asked
+    again. Longer than any usual answer, since cutting one off loses it."""
+    time_zone: Annotated[str | None, AfterValidator(_zone)] = None
+    """Of the schedules, as in `Europe/Berlin`. Left out: the machine's."""
+    staging: StagingSettings = StagingSettings()
+
+    def numbers(self) -> PolicySettings:
+        """What the policy is told."""
+        return PolicySettings(
+            quantum=self.quantum,
+            max_wait=self.max_wait,
+            hysteresis=self.hysteresis,
+            batch_idle=self.batch_idle,
+            batch_evicts_idle=self.batch_evicts_idle,
+            preempt=self.preempt,
+            return_home=self.return_home,
+            staging_min=self.staging.min,
+            staging_horizon=self.staging.horizon,
+        )

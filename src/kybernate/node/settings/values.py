@@ -1,0 +1,161 @@
+"""What settings are made of: sizes, paths, names, durations that may be `off`, each checked at the edge."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from kybernate.model.errors import BadInput
+from kybernate.model.quantities import parse_size
+from kybernate.model.types import CHUNK_BYTES, MIB
+from kybernate.store.tenants import tenant_name
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+def _size(value: Any) -> int:
+    try:
+        return parse_size(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+
+
+def whole_chunks(given: Any) -> int:
+    value = _size(given)
+    if value % CHUNK_BYTES:
+        raise ValueError(f"must be a multiple of {CHUNK_BYTES // MIB} MiB")
+    return value
+
+
+def or_off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return None if value is False or value == "off" else value
+
+
+def tenant_text(value: str) -> str:
+    try:
+        return tenant_name(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+
+
+def tier_url(value: str) -> str:
+    if not re.match(r"(s3|gs|az|azure)://[^/?#@]+|file:///[^?#]+", value):
+        raise ValueError(
+            "use s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://ACCOUNT/CONTAINER/PREFIX or file:///DIRECTORY"
+        )
+    return value
+
+
+def server_url(value: str) -> str:
+    if not re.match(r"https?://[^/]", value):
+        raise ValueError("use http://HOST:PORT or https://HOST:PORT")
+    return value
+
+
+def absolute(value: Path) -> Path:
+    if not value.is_absolute() or ".." in value.parts:
+        raise ValueError("use an absolute path without '..'")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
+Duration = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
+"""Seconds."""
+DurationOrOff = Annotated[
+    Annotated[float, Field(gt=0, le=10 * 365 * 86400)] | None,
+    BeforeValidator(or_off, json_schema_input_type=float | Literal["off", False]),
+]
+"""Seconds; None stands for `off`."""
+WorkloadKey = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a workload's name, a DNS label"),
+]
+
+
+def _command(value: Any) -> Any:
+    """A text is split as a shell would, without one being asked."""
+    if isinstance(value, str):
+        try:
+            value = tuple(shlex.split(value))
+        except ValueError as e:
+            raise ValueError(f"no command line: {e}") from None
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError("no command to run")
+        for word in value:
+            if isinstance(word, str) and "\0" in word:
+                raise ValueError("a command holds no NUL byte")
+            if isinstance(word, bool | dict | list) or word is None:
+                raise ValueError("a command is a list of words, or one text")
+        return tuple(str(word) for word in value)
+    raise ValueError("a command is a list of words, or one text")
+
+
+Command = Annotated[tuple[str, ...], BeforeValidator(_command, json_schema_input_type=str | list[str | int | float])]
+"""Program and arguments."""
+
+
+def _texts(value: Any) -> Any:
+    """`PORT: 8000` in an environment means the text."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: str(each) if isinstance(each, int | float) and not isinstance(each, bool) else each
+        for key, each in value.items()
+    }
+
+
+Environment = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], Annotated[str, Field(pattern=r"^[^\x00]*$")]],
+    BeforeValidator(_texts, json_schema_input_type=dict[str, str | int | float]),
+]
+
+
+def url_path(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
+        raise ValueError("use a path such as /health")
+    return value
+
+
+def path_prefix(value: str) -> str:
+    cut = url_path(value).rstrip("/")
+    if not cut:
+        raise ValueError("the path / would take every request; leave it out, and use names or hosts")
+    return cut
+
+
+def host_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
+        raise ValueError("use a host name such as chat.example.org, without a port")
+    return value.lower()
+
+
+def model_alias(value: str) -> str:
+    if not value or len(value) > 200 or any(character < " " for character in value):
+        raise ValueError("use 1 to 200 printable characters")
+    return value
+
+
+def host_and_port(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
+        raise ValueError("use HOST:PORT, such as 127.0.0.1:7070 or [::1]:7070")
+    if int(port) > 65535:
+        raise ValueError("a port is at most 65535")
+    return value
+
+
+UrlPath = Annotated[str, AfterValidator(url_path)]
+PathPrefix = Annotated[str, AfterValidator(path_prefix)]
+HostName = Annotated[str, AfterValidator(host_name)]
+ModelAlias = Annotated[str, AfterValidator(model_alias)]
+ListenAddress = Annotated[str, AfterValidator(host_and_port)]
