@@ -14,6 +14,7 @@ from kybernate.client import calls
 from kybernate.client.calls import A, Call, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api
+from kybernate.model.api_history import HistoryView
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import Depth, TierName
 
@@ -153,6 +154,9 @@ class AsyncClient:
 
     async def events(self, name: str | None = None, *, count: int = 50, after: int = 0) -> list[api.EventView]:
         return (await self.send(calls.events(name, count, after))).events
+
+    async def history(self, since: float | None = None) -> HistoryView:
+        return await self.send(calls.history(since))
 
     async def shutdown(self) -> api.NodeView:
         """Ask the agent to end; workloads run on."""

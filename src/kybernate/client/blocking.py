@@ -14,6 +14,7 @@ from kybernate.client import calls
 from kybernate.client.calls import A, Call, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api
+from kybernate.model.api_history import HistoryView
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import Depth, TierName
 
@@ -149,6 +150,10 @@ class Client:
 
     def events(self, name: str | None = None, *, count: int = 50, after: int = 0) -> list[api.EventView]:
         return self.send(calls.events(name, count, after)).events
+
+    def history(self, since: float | None = None) -> HistoryView:
+        """Who held VRAM when, and what each switch cost; the last hour if no point in time is given."""
+        return self.send(calls.history(since))
 
     def shutdown(self) -> api.NodeView:
         """Ask the agent to end; workloads run on."""

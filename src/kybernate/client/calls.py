@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from kybernate.model import api, errors
+from kybernate.model.api_history import HistoryView
 from kybernate.model.types import Depth, TierName
 
 A = TypeVar("A", bound=BaseModel)
@@ -172,6 +173,11 @@ def explain(name: str) -> Call[api.ExplainView]:
 def events(name: str | None, count: int, after: int) -> Call[api.EventList]:
     path = "/v1/events" if name is None else _of(name, "/events")
     return Call("GET", path, api.EventList, query={"count": str(count), "after": str(after)})
+
+
+def history(since: float | None) -> Call[HistoryView]:
+    query = {} if since is None else {"since": f"{since:.6f}"}
+    return Call("GET", "/v1/history", HistoryView, query=query)
 
 
 def wait(name: str, timeout_s: float) -> Call[api.WorkloadView]:

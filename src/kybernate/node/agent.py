@@ -29,6 +29,7 @@ from aiohttp import web
 
 import kybernate
 from kybernate.model.api import GpuView, NodeView, PoolView
+from kybernate.model.api_history import LinkView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
@@ -39,6 +40,7 @@ from kybernate.node.events import Events
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.guests import Guests
+from kybernate.node.history import History
 from kybernate.node.holders import Holders
 from kybernate.node.jobs import Jobs
 from kybernate.node.keeping import Keeper
@@ -155,9 +157,11 @@ class _Agent:
         self.clock: Callable[[], float] = time.time
         self.ledger = Ledger(clock=self.clock)
         self.events = Events(database=database, clock=self.clock, keep=settings.events.keep)
+        self._database = database
         self._records = Records(database)
         self._stores = Stores(settings=settings.store, state=state, changed=self._tier_changed)
         self._opened: _Opened | None = None
+        self._links: list[LinkView] = []
 
     async def run(self) -> None:
         """Until it is told to end."""
@@ -171,8 +175,10 @@ class _Agent:
             tasks = Tasks(group)
             self._wire(tasks)
             await self._recover()
+            self.history.settle(self.ledger.entries().values())
             runners = await self._answer(Api(self))
             tasks.start(self.keeper.run(), name="tiers")
+            tasks.start(self.history.run(), name="history")
             if self._opened is not None:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
                 tasks.start(self._opened.room.watch(), name="automatic resume")
@@ -290,9 +296,20 @@ class _Agent:
         self._metrics = Metrics(
             node=self.node_view,
             workloads=lambda: [self.workloads.view(entry) for entry in self.ledger.entries().values()],
+            links=lambda: self._links,
+            jobs=self.jobs.views,
+        )
+        self.history = History(
+            database=self._database,
+            clock=self.clock,
+            keep_s=self._settings.history.keep,
+            resident=lambda name: 0 if gpu is None else gpu.broker.resident_bytes(name),
+            links=lambda: self._links,
+            ended=self._metrics.stayed,
         )
         self.ledger.observe(self._records.write)
-        self.ledger.observe(self._metrics.switched)
+        self.ledger.observe(self.history.changed)
+        self.ledger.observe(self._metrics.changed)
 
     def _pids(self, name: WorkloadName) -> list[HostPid]:
         tree = self.workloads.tree(name)
@@ -345,6 +362,9 @@ class _Agent:
         self.events.record(
             "pool-ready", f"{describe_pool(pool)} after {pool.fill_seconds:.1f} s", data={"problems": pool.problems}
         )
+        from kybernate.node.links import look
+
+        self._links = await in_thread("look at the links", lambda: look(hardware.gpus))
 
     def _tier_changed(self, tier: TierName, problem: str | None) -> None:
         """In any thread."""

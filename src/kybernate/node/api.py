@@ -14,12 +14,14 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from kybernate.model import api as words
+from kybernate.model.api_history import HistoryView
 from kybernate.model.errors import NotFound
 from kybernate.model.types import WorkloadName
 from kybernate.node import http, logs
 from kybernate.node.caller import Caller
 from kybernate.node.events import Events
 from kybernate.node.explain import explain
+from kybernate.node.history import History
 from kybernate.node.jobs import Jobs
 from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Entry, Ledger
@@ -38,6 +40,7 @@ _FOLLOW = Query("follow", "boolean", "stay connected and send what comes, as ser
 _COUNT_MOST = 10_000
 _WAIT_MOST_S = 3600.0
 _EXPLAIN_EVENTS = 20
+_HISTORY_S = 3600.0
 
 
 class Agent(Protocol):
@@ -50,6 +53,7 @@ class Agent(Protocol):
     library: Library
     keeper: Keeper
     jobs: Jobs
+    history: History
     closing: asyncio.Event
     clock: Callable[[], float]
 
@@ -213,6 +217,14 @@ class Api:
                 answer=words.EventList,
                 query=(_COUNT, _AFTER, _FOLLOW),
             ),
+            Route(
+                "GET",
+                "/v1/history",
+                self.history,
+                "Who held VRAM when, and what each switch cost",
+                answer=HistoryView,
+                query=(Query("since", "number", "seconds since the epoch; the last hour if left out"),),
+            ),
             Route("GET", "/v1/stream", self.stream, "Node, workloads and events as they change", media=stream),
             Route("GET", "/metrics", self.metrics, "Prometheus metrics", media="text/plain"),
             Route("GET", "/openapi.json", self.openapi, "This description"),
@@ -231,6 +243,10 @@ class Api:
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._agent.metrics(), headers={"content-type": "text/plain; version=0.0.4"})
+
+    async def history(self, request: web.Request) -> web.Response:
+        since = http.number(request, "since", default=self._agent.clock() - _HISTORY_S, most=1e12)
+        return http.answer(self._agent.history.view(since))
 
     async def openapi(self, _: web.Request) -> web.Response:
         return http.json_answer(describe(self.routes))

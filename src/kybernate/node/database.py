@@ -31,6 +31,18 @@ CREATE TABLE IF NOT EXISTS workloads (
     name TEXT PRIMARY KEY,
     record TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS intervals (
+    id INTEGER PRIMARY KEY,
+    workload TEXT NOT NULL,
+    place TEXT NOT NULL,
+    began REAL NOT NULL,
+    ended REAL,
+    bytes INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS switches (
+    time REAL NOT NULL,
+    record TEXT NOT NULL
+);
 """
 
 Row = tuple[Any, ...]

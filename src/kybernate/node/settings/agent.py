@@ -93,6 +93,12 @@ class EventSettings(Section):
     """Events kept; the oldest go first. 20,000 are some 10 MB."""
 
 
+class HistorySettings(Section):
+    keep: Annotated[float, Field(ge=60, le=7 * 86400)] = 6 * 3600.0
+    """Seconds for which is remembered who held VRAM when and what each switch cost; 50,000 stretches of either at most. What
+    happened during a night fits in."""
+
+
 class LogSettings(Section):
     format: LogFormat = LogFormat.TEXT
     """Of what the agent writes to standard error or agent.log: `text` for people, `json` for one JSON object a line."""
@@ -171,5 +177,6 @@ class AgentSettings(Section):
     arbiter: ArbiterSettings = ArbiterSettings()
     api: ApiSettings = ApiSettings()
     events: EventSettings = EventSettings()
+    history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
