@@ -15,7 +15,7 @@ check "ruff check" .venv/bin/ruff check --quiet "${python_trees[@]}"
 check "ruff format" .venv/bin/ruff format --quiet --check "${python_trees[@]}"
 check mypy .venv/bin/mypy
 check import-linter .venv/bin/lint-imports
-check codespell .venv/bin/codespell src native tests bench docs scripts deploy ./*.md
+check codespell .venv/bin/codespell src native tests bench examples docs scripts deploy ./*.md
 check "C warnings (gcc)" scripts/native.sh build/native
 if command -v clang >/dev/null; then
   check "C warnings (clang)" scripts/native.sh build/clang -DCMAKE_C_COMPILER=clang
