@@ -1,17 +1,18 @@
-"""The store against the disk and the bucket themselves: `python bench/tiers_store.py --directory /mnt/nvme`.
+"""Stages of bench/tiers.py: the store against the disk and the bucket themselves.
 
-Writes bench/results/tiers_store.json. Ours is all of it: hashing, dedup, packs, sync, manifest, and on the way back the
-check of every chunk. The others move as many bytes and do nothing else:
+Ours is all of it: hashing, dedup, packs, sync, manifest, and on the way back the check of every chunk. The others move as many
+bytes and do nothing else:
 
-    disk     fio where it is on PATH, and threads of our own with O_DIRECT; the faster one counts
-    bucket   obstore alone with several settings, and s5cmd and rclone where they are on PATH; the fastest one counts
+    disk     fio with several settings, and threads of our own with O_DIRECT; the fastest one counts
+    bucket   obstore alone with several settings, and s5cmd and rclone; the fastest one counts
 
-The two take turns in one run. The server is on this host (`scripts/s3server.sh`): so it shares the processor with its clients.
+fio, s5cmd and rclone are taken from .cache/bench-tools (`scripts/bench-tools.sh`) or the PATH, where they are. All take turns
+in one run. The server is on this host (`scripts/s3server.sh`): so it shares the processor with its clients.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -19,9 +20,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "store"))
 
 import obstore
-from server import ACCESS, SECRET, Server, Unbuildable, client, options
+from server import ACCESS, SECRET, Server, client, options
+from tiers_plan import Plan, Recorder, fitting, scratch, size_name
 
-from kybernate.cli import bench_results
 from kybernate.cli.bench_results import Baseline, Case
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, ObjectMedium, Space, Tier, collect, keys_of
+
+TOOLS = Path(__file__).resolve().parents[1] / ".cache" / "bench-tools"
+BUCKET = "bench"
 
 IN_FLIGHT = 16
 Step = Callable[[], None]
@@ -129,21 +132,19 @@ def raw_disk(directory: Path, memory: Memory, _number: int) -> tuple[float, floa
     return result
 
 
-def fio(program: str, directory: Path, memory: Memory, _number: int) -> tuple[float, float]:
+FIO_SETTINGS = {
+    "libaio 2 MiB": ("--ioengine=libaio", "--bs=2M", f"--iodepth={IN_FLIGHT}"),
+    "io_uring 1 MiB": ("--ioengine=io_uring", "--bs=1M", f"--iodepth={2 * IN_FLIGHT}"),
+}
+
+
+def fio(program: str, directory: Path, settings: Sequence[str], memory: Memory, _number: int) -> tuple[float, float]:
     path = directory / "fio"
 
     def run(kind: str, *more: str) -> float:
         command = [
-            *(
-                program,
-                "--name=bench",
-                f"--filename={path}",
-                f"--rw={kind}",
-                "--bs=2M",
-                "--direct=1",
-                "--ioengine=libaio",
-            ),
-            *(f"--iodepth={IN_FLIGHT}", f"--size={memory.size}", "--output-format=json", "--fallocate=posix", *more),
+            *(program, "--name=bench", f"--filename={path}", f"--rw={kind}", "--direct=1", f"--size={memory.size}"),
+            *("--refill_buffers", "--fallocate=posix", "--output-format=json", *settings, *more),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         job = json.loads(done.stdout)["jobs"][0]
@@ -241,108 +242,149 @@ Turn = Callable[[Memory, int], tuple[float, float]]
 
 
 def compare(
-    names: tuple[str, str], baseline: str, mine: Turn, others: dict[str, Turn], memory: Memory, rounds: int
-) -> list[Case]:
-    """Turns, in changing order; the first of each isn't counted."""
+    names: tuple[str, str],
+    baseline: str,
+    mine: Turn,
+    others: dict[str, Turn],
+    memory: Memory,
+    rounds: int,
+    recorder: Recorder,
+) -> None:
+    """Turns, in changing order; the first of each isn't counted. One that fails is left out from then on, and said."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("ours", *others)}
     turns = {"ours": mine, **others}
     for number in range(rounds + 1):
-        for name in list(turns) if number % 2 else reversed(list(turns)):
-            took = turns[name](memory, number + 1)
+        for name in list(turns) if number % 2 else list(reversed(turns)):
+            try:
+                took = turns[name](memory, number + 1)
+            except (OSError, subprocess.SubprocessError, obstore.exceptions.BaseError) as e:
+                if name == "ours":
+                    raise
+                recorder.note(f"{names[0].partition('.')[0]}: {name} is left out: {_said(e)}")
+                del turns[name], found[name]
+                continue
             if number:
                 found[name].append(took)
-            print(
-                f"{names[0].partition('.')[0]} {name}: "
-                + ", ".join(f"{memory.size / s / GIB:.2f} GiB/s" for s in took),
-                flush=True,
-            )
-    cases = []
+            rates = ", ".join(f"{memory.size / s / GIB:.2f} GiB/s" for s in took)
+            recorder.say(f"{names[0].partition('.')[0]} {name}: {rates}")
+        if number:
+            _record(names, baseline, found, memory, recorder)
+
+
+def _said(error: Exception) -> str:
+    words = getattr(error, "stderr", None) or str(error)
+    return (words.decode(errors="replace") if isinstance(words, bytes) else words).strip()[-200:]
+
+
+def _record(
+    names: tuple[str, str],
+    baseline: str,
+    found: dict[str, list[tuple[float, float]]],
+    memory: Memory,
+    recorder: Recorder,
+) -> None:
+    others = [name for name in found if name != "ours"]
     for k, case in enumerate(names):
         best = min(others, key=lambda name: statistics.median(t[k] for t in found[name]))
         other = statistics.median(t[k] for t in found[best])
         ratios = tuple(other / t[k] for t in found["ours"])
-        cases.append(Case(f"{case}.of_{baseline}", "ratio", ratios, Baseline(best, 1.0, rounds)))
+        recorder.case(Case(f"{case}.of_{baseline}", "ratio", ratios, Baseline(best, 1.0, len(ratios))))
         for name, all_of in found.items():
             rates = tuple(memory.size / t[k] / GIB for t in all_of)
-            cases.append(Case(f"{case}.{name}", "GiB/s", rates))
-    return cases
+            recorder.case(Case(f"{case}.{name.replace(' ', '_')}", "GiB/s", rates))
 
 
-def nvme_cases(directory: Path, memory: Memory, rounds: int, secret: bytes | None) -> list[Case]:
-    with tempfile.TemporaryDirectory(dir=directory, prefix="kybernate-bench-") as place:
-        catalog = Catalog(Path(place) / "catalog.db")
-        tier = Tier(LocalMedium(Path(place) / "tier", threads=IN_FLIGHT), catalog)
+def disk(plan: Plan, recorder: Recorder) -> None:
+    """Fills `nvme.*`."""
+    memory = Memory(fitting(plan.turn_bytes, plan.directory) // CHUNK_BYTES)
+    with scratch(plan.directory, "disk") as place, contextlib.closing(Catalog(place / "catalog.db")) as catalog:
+        tier = Tier(LocalMedium(place / "tier"), catalog)
         tier.open()
-        others: dict[str, Turn] = {"threads": partial(raw_disk, Path(place))}
-        if program := shutil.which("fio"):
-            others["fio"] = partial(fio, program, Path(place))
-        names = ("nvme.write", "nvme.read") if secret is None else ("nvme.encrypted.write", "nvme.encrypted.read")
+        others: dict[str, Turn] = {"threads": partial(raw_disk, place)}
+        if program := tool("fio"):
+            others |= {f"fio {name}": partial(fio, program, place, flags) for name, flags in FIO_SETTINGS.items()}
+        else:
+            recorder.note("nvme: no fio here, so only threads of our own are compared with")
+        recorder.note(f"nvme: {size_name(memory.size)} a turn in {plan.directory}, {IN_FLIGHT} in flight")
         try:
-            return compare(
-                names, "fio", partial(ours, tier.space(keys_of(DEFAULT_TENANT, secret))), others, memory, rounds
+            compare(
+                ("nvme.write", "nvme.read"),
+                "fio",
+                partial(ours, tier.space(keys_of(DEFAULT_TENANT))),
+                others,
+                memory,
+                plan.rounds,
+                recorder,
             )
         finally:
             tier.close()
-            catalog.close()
 
 
-def object_cases(directory: Path, memory: Memory, rounds: int) -> list[Case]:
-    with tempfile.TemporaryDirectory(dir=directory, prefix="kybernate-bench-") as place:
-        root = Path(place) / "s3"
-        root.mkdir()
-        server = Server(root)
-        server.make_bucket("bench")
-        catalog = Catalog(Path(place) / "catalog.db")
-        tier = Tier(ObjectMedium("s3://bench/ours", options=options(server.port), threads=IN_FLIGHT), catalog)
+def bucket(plan: Plan, recorder: Recorder) -> None:
+    """Fills `object.*`."""
+    memory = Memory(fitting(plan.turn_bytes, plan.bucket) // CHUNK_BYTES)
+    with (
+        scratch(plan.directory, "bucket") as place,
+        scratch(Path("/dev/shm"), "client") as files,
+        s3_server(plan.bucket) as server,
+        contextlib.closing(Catalog(place / "catalog.db")) as catalog,
+    ):
+        tier = Tier(ObjectMedium(f"s3://{BUCKET}/ours", options=options(server.port)), catalog)
         others: dict[str, Turn] = {
-            f"obstore {size // MIB} MiB in {part // MIB}": partial(plain_obstore, server.port, "bench", size, part)
+            f"obstore {size // MIB} MiB in {part // MIB}": partial(plain_obstore, server.port, BUCKET, size, part)
             for size, part in ((64 * MIB, 8 * MIB), (64 * MIB, 64 * MIB), (16 * MIB, 16 * MIB))
         }
-        scratch = Path("/dev/shm") / f"kybernate-bench-{os.getpid()}"
         for name in ("s5cmd", "rclone"):
-            if program := shutil.which(name):
-                others[name] = partial(command_client, server.port, "bench", scratch, program)
+            if program := tool(name):
+                others[name] = partial(command_client, server.port, BUCKET, files, program)
+            else:
+                recorder.note(f"object: no {name} here, so it isn't compared with")
+        recorder.note(
+            f"object: {size_name(memory.size)} a turn; the bucket's files lie in {plan.bucket}, the server runs on this host"
+        )
         try:
             tier.open()
-            return compare(
+            compare(
                 ("object.put", "object.get"),
                 "best_client",
                 partial(ours, tier.space(keys_of(DEFAULT_TENANT))),
                 others,
                 memory,
-                rounds,
+                plan.rounds,
+                recorder,
             )
         finally:
             tier.close()
-            catalog.close()
-            server.close()
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
-    parser.add_argument("--gib", type=float, default=4.0, help="how much each turn moves")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["nvme", "object"])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "tiers_store.json")
-    chosen = parser.parse_args()
-    memory = Memory(max(1, int(chosen.gib * GIB) // CHUNK_BYTES))
-    cases: list[Case] = []
-    notes = [f"{memory.size / GIB:g} GiB a turn in {chosen.directory}, {IN_FLIGHT} in flight"]
-    if chosen.only != "object":
-        cases += nvme_cases(chosen.directory, memory, chosen.rounds, None)
-        cases += nvme_cases(chosen.directory, memory, chosen.rounds, os.urandom(32))
-    if chosen.only != "nvme":
+@contextlib.contextmanager
+def s3_server(directory: Path) -> Iterator[Server]:
+    """A server over a directory of its own below `directory`, with one bucket. Raises Unbuildable."""
+    with scratch(directory, "s3") as place:
+        root = place / "files"
+        root.mkdir()
+        server = Server(root)
         try:
-            cases += object_cases(chosen.directory, memory, chosen.rounds)
-        except Unbuildable as e:
-            notes.append(f"object: {e}")
-    bench_results.write(chosen.output, bench_results.document("tiers_store", cases, simulated=False, notes=notes))
-    for case in cases:
-        print(f"{case.case}: {case.value:.2f} {case.unit}" + (f" ({case.baseline.name})" if case.baseline else ""))
-    return 0
+            server.make_bucket(BUCKET)
+            yield server
+        finally:
+            server.close()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def bucket_settings(server: Server, place: Path) -> dict[str, str]:
+    """`agent.store.object` of an agent that uses it; its credentials are written to `place`."""
+    credentials = place / "credentials.yaml"
+    credentials.touch(0o600)
+    credentials.write_text(f"access_key_id: {ACCESS}\nsecret_access_key: {SECRET}\n")
+    return {
+        "url": f"s3://{BUCKET}/snapshots",
+        "endpoint": f"http://127.0.0.1:{server.port}",
+        "region": "us-east-1",
+        "credentials_file": str(credentials),
+    }
+
+
+def tool(name: str) -> str | None:
+    """A program to compare with: built here, or the system's."""
+    built = TOOLS / name
+    return str(built) if os.access(built, os.X_OK) else shutil.which(name)

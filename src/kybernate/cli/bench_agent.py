@@ -25,12 +25,13 @@ from typing import Self, TypeVar
 import yaml
 
 from kybernate.client import Client
+from kybernate.cuda import simulated
 from kybernate.model import api
 from kybernate.model.errors import AgentAway, KybernateError, NotFound, WorkloadLost
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
-from kybernate.model.native import PRELOAD_NAME, simulated_driver
+from kybernate.model.native import PRELOAD_NAME
 from kybernate.model.types import Backend, WorkloadName
-from kybernate.process.tree import attach, sweep
+from kybernate.process.tree import Tree, attach, sweep
 
 POLL_S = 0.005
 ALIVE_S = 0.25
@@ -39,6 +40,7 @@ POOL_TIMEOUT_S = 180.0
 """Populating and registering 84 GiB takes some 10 s; a machine short of memory takes longer."""
 
 _MAIN = "import sys; from kybernate.cli.main import main; sys.exit(main())"
+_PREFIX, _OWNER = "kyb-", "owner"
 
 T = TypeVar("T")
 
@@ -189,6 +191,7 @@ class OwnAgent:
         log: where a copy of its output is left at the end.
         preamble: Python run in the agent's process before it begins, for tests that inject faults.
         start_s: seconds it may take to start.
+        store: its `agent.store` settings; None for the defaults, which lie in `root`, so on a tmpfs for root.
 
     Raises:
         KybernateError: it doesn't start; the message holds the end of its log.
@@ -204,8 +207,10 @@ class OwnAgent:
         log: Path | None = None,
         preamble: str = "",
         start_s: float = START_TIMEOUT_S,
+        store: Mapping[str, object] | None = None,
     ) -> None:
         self._start_s = start_s
+        self._store = store
         self._pool_bytes = pool_bytes
         self._simulated_bytes = simulated_bytes
         self._vram_limit = vram_limit
@@ -213,8 +218,7 @@ class OwnAgent:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_copy = log
         self._preamble = preamble
-        parent = Path("/run") if os.geteuid() == 0 else Path(tempfile.gettempdir())
-        self.root = parent / f"kyb-{secrets.token_hex(4)}"
+        self.root = _parent() / f"{_PREFIX}{secrets.token_hex(4)}"
         self.state = StateDirectory(self.root / "state")
         self.client = Client(self.state.socket)
 
@@ -249,7 +253,7 @@ class OwnAgent:
         """What a process that is not a workload needs to find the simulated GPU; empty with a real one."""
         if self._simulated_bytes is None:
             return {}
-        return {name: self._environment[name] for name in ("LD_LIBRARY_PATH", "KYBERNATE_SIMULATED_GPU")}
+        return {name: self._environment[name] for name in ("LD_LIBRARY_PATH", simulated.VARIABLE)}
 
     @property
     def alive(self) -> bool:
@@ -257,8 +261,10 @@ class OwnAgent:
 
     def _configure(self) -> None:
         self.root.mkdir(mode=0o755)
+        (self.root / _OWNER).write_text(str(os.getpid()))
         if self._simulated_bytes is not None:
-            self._make_simulated_gpu(self._simulated_bytes)
+            gpu = simulated.make(self.root / "gpu", size_bytes=self._simulated_bytes)
+            self._environment = simulated.environment([gpu], self._environment)
         self.state.root.mkdir(mode=0o755, exist_ok=True)
         settings: dict[str, object] = {
             "state_dir": str(self.state.root),
@@ -268,24 +274,9 @@ class OwnAgent:
         }
         if self._vram_limit is not None:
             settings["vram"] = {"limit": self._vram_limit}
+        if self._store is not None:
+            settings["store"] = dict(self._store)
         (self.root / "kybernate.yaml").write_text(yaml.safe_dump({"agent": settings}))
-
-    def _make_simulated_gpu(self, size: int) -> None:
-        """A directory that stands for the GPU: as root a tmpfs of that size, so that the kernel accounts for it."""
-        gpu = self.root / "gpu"
-        gpu.mkdir(mode=0o777)
-        options = f"size={size},mode=1777"
-        mounted = (
-            os.geteuid() == 0
-            and not subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", options, "kybernate-gpu", str(gpu)], check=False, capture_output=True
-            ).returncode
-        )
-        if not mounted:
-            (gpu / "size").write_text(f"{size}\n")
-        libraries = [str(simulated_driver().parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        self._environment["LD_LIBRARY_PATH"] = ":".join(libraries)
-        self._environment["KYBERNATE_SIMULATED_GPU"] = str(gpu)
 
     def start(self, *, environment: Mapping[str, str] | None = None) -> api.NodeView:
         """Start it (again) and wait until it answers and its pool is filled."""
@@ -374,6 +365,10 @@ class OwnAgent:
         except KybernateError:
             return False
 
+    def tree(self, name: str) -> Tree:
+        """Its processes, for who asks a port of it. Raises NotFound."""
+        return attach(self.state.run_directory(WorkloadName(name)))
+
     def commanded(self, name: str, size_bytes: int, *, seed: int = 1, timeout_s: float = 120.0) -> Conversation:
         """Start a bench_workload that takes orders, and wait until its memory is filled."""
         commands = self.state.run_directory(WorkloadName(name)) / "commands"
@@ -421,21 +416,37 @@ class OwnAgent:
         if self._log_copy is not None:
             with contextlib.suppress(OSError):
                 shutil.copyfile(self.log, self._log_copy)
-        for directory in self.state.workloads.glob("*"):
-            # What the agent wasn't asked to end, because it had died, or was just starting it.
-            with contextlib.suppress(KybernateError, OSError):
-                try:
-                    attach(directory).remove()
-                except NotFound:
-                    sweep(directory)
-        self._unmount()
-        shutil.rmtree(self.root, ignore_errors=True)
+        clear_away(self.root)
 
-    def _unmount(self) -> None:
+
+def clear_away(root: Path) -> None:
+    """What is left of an agent whose process has ended, whoever started it: workloads, mounts, files. Never raises."""
+    for directory in StateDirectory(root / "state").workloads.glob("*"):
+        # What the agent wasn't asked to end, because it had died, or was just starting it.
+        with contextlib.suppress(KybernateError, OSError):
+            try:
+                attach(directory).remove()
+            except NotFound:
+                sweep(directory)
+    with contextlib.suppress(OSError):
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for mount in sorted((m for m in mounts if m.startswith(f"{root}/")), reverse=True):
+            subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def left_by(pid: int) -> list[Path]:
+    """Roots of the agents that the process `pid`, which was killed, has not cleared away."""
+    found = []
+    for owner in _parent().glob(f"{_PREFIX}*/{_OWNER}"):
         with contextlib.suppress(OSError):
-            mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-            for mount in sorted((m for m in mounts if m.startswith(f"{self.root}/")), reverse=True):
-                subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+            if owner.read_text() == str(pid):
+                found.append(owner.parent)
+    return found
+
+
+def _parent() -> Path:
+    return Path("/run") if os.geteuid() == 0 else Path(tempfile.gettempdir())
 
 
 def _listening(path: Path) -> bool:

@@ -1,0 +1,88 @@
+"""The process of bench/tiers.py: `tensors.py BYTES COMMANDS`: random int32 in VRAM that it can tell from any other.
+
+Nothing of it shrinks and no two chunks are alike. Each tensor's content comes from a seed, so that all of it is made again and
+compared bit by bit: `ID dirty FRACTION` gives a part new content, `ID verify` compares everything; each is answered by a line
+`done ID ...`. It runs under the interpreter that has PyTorch, so it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+PIECE_BYTES = 1 << 30
+POLL_S = 0.002
+DEVICE = os.environ.get("KYB_PROGRAM_DEVICE", "cuda")
+"""`cpu` for the tests of the tests."""
+
+
+class Tensors:
+    def __init__(self, size: int) -> None:
+        sizes = [min(PIECE_BYTES, size - start) for start in range(0, size, PIECE_BYTES)]
+        self._generator = torch.Generator(device=DEVICE)
+        self._generations = [0] * len(sizes)
+        self._pieces = [torch.empty(each // 4, dtype=torch.int32, device=DEVICE) for each in sizes]
+        self._compared = torch.empty(max(sizes) // 4, dtype=torch.int32, device=DEVICE)
+        self._count = 0
+        self.dirty(1.0)
+
+    def _fill(self, number: int, into: torch.Tensor) -> torch.Tensor:
+        self._generator.manual_seed(number * 1_000_003 + self._generations[number])
+        return into.random_(-(2**31), 2**31 - 1, generator=self._generator)
+
+    def dirty(self, fraction: float) -> None:
+        self._count += 1
+        for number in range(max(1, round(fraction * len(self._pieces)))):
+            self._generations[number] = self._count
+            self._fill(number, self._pieces[number])
+        self._wait()
+
+    def verify(self) -> None:
+        for number, piece in enumerate(self._pieces):
+            fresh = self._fill(number, self._compared[: len(piece)])
+            if not torch.equal(piece, fresh):
+                print(f"MISMATCH tensor {number}: {int((piece != fresh).sum())} words differ", flush=True)
+                os._exit(1)
+
+    @staticmethod
+    def _wait() -> None:
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+
+def main(size: int, commands: Path) -> None:
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    tensors = Tensors(size)
+    print(f"ready bytes={size}", flush=True)
+    done = 0
+    while not stopping:
+        lines: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
+            text = commands.read_text()
+            lines = text[: text.rfind("\n") + 1].splitlines()
+        if len(lines) <= done:
+            time.sleep(POLL_S)
+            continue
+        number, verb, *rest = lines[done].split()
+        done += 1
+        started = time.monotonic()
+        if verb == "dirty":
+            tensors.dirty(float(rest[0]))
+        elif verb == "verify":
+            tensors.verify()
+        else:
+            raise SystemExit(f"unknown command {lines[done - 1]!r}")
+        print(f"done {number} {verb} seconds={time.monotonic() - started:.4f}", flush=True)
+    tensors.verify()
+    print(f"exact steps={done}", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

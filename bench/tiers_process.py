@@ -1,0 +1,101 @@
+"""Stages of bench/tiers.py: a process full of random data goes to the disk or into a bucket and comes back, compared bit by bit.
+
+Every turn gives all of it new content before, so all of it is copied out of VRAM, hashed and written. What counts is what the
+caller waits. Beside the times: how much RAM the demotion took besides the workload's own, of the whole machine (for the disk;
+the bucket's own files may lie in RAM) and of the agent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tiers_plan import Plan, Recorder, Watch, fitting, scratch, size_name
+from tiers_store import bucket_settings, s3_server
+
+from kybernate.cli.bench_agent import Conversation, OwnAgent, workload_command
+from kybernate.cli.bench_results import Case
+from kybernate.model import api
+from kybernate.model.errors import NoRoom
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, TierName
+
+NAME = "tensors"
+PROGRAM = Path(__file__).resolve().parent / "programs" / "tensors.py"
+RESIDUAL_BYTES = 5 * GIB
+"""Besides the content: the processes' images, on their way through the scratch directory and in the store."""
+
+
+def disk(plan: Plan, recorder: Recorder) -> None:
+    """To the tier `nvme` and back."""
+    with scratch(plan.directory, "process") as place:
+        size = fitting(plan.process_bytes, plan.directory, spare=0 if plan.simulated else 2 * RESIDUAL_BYTES)
+        _turns(plan, recorder, TierName.NVME, size, {"directory": str(place / "store")})
+
+
+def bucket(plan: Plan, recorder: Recorder) -> None:
+    """To the tier `object`, a server on this host, and back."""
+    with scratch(plan.directory, "process") as place, s3_server(plan.bucket) as server:
+        size = fitting(plan.process_bytes, server.root, spare=0 if plan.simulated else RESIDUAL_BYTES)
+        settings = {"directory": str(place / "store"), "object": bucket_settings(server, place)}
+        recorder.note(f"the bucket's files lie in {plan.bucket}, the server (versitygw) runs on this host")
+        _turns(plan, recorder, TierName.OBJECT, size, settings)
+
+
+def _turns(plan: Plan, recorder: Recorder, tier: TierName, size: int, store: dict[str, Any]) -> None:
+    if size < plan.process_bytes:
+        recorder.note(f"{tier}: only {size_name(size)} of {size_name(plan.process_bytes)} fit there")
+    if size < CHUNK_BYTES:
+        raise NoRoom(f"no room for the {tier} tier")
+    pool = size + max(64 * MIB, size // 32 // CHUNK_BYTES * CHUNK_BYTES)
+    with OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, store=store) as agent:
+        recorder.say(f"agent ready, pool {size_name(pool)}")
+        talk = _start(plan, agent, size)
+        found: dict[str, list[float]] = {}
+
+        def note(case: str, unit: str, value: float, **notes: Any) -> None:
+            found.setdefault(case, []).append(value)
+            recorder.case(Case(f"process.{tier}.{case}.{size_name(size)}", unit, tuple(found[case]), notes=notes))
+
+        for _ in range(plan.process_rounds):
+            talk.order("dirty", 1.0)
+            with Watch(agent) as watch:
+                out_s, report = _timed(lambda: agent.client.pause(NAME, tier=tier))
+            note("pause", "s", out_s, steps=_steps(report), bytes_stored=report.bytes_stored)
+            note("pause_rate", "GiB/s", report.bytes_stored / GIB / out_s)
+            if tier is TierName.NVME:
+                note("demotion_ram", "B", watch.system)
+            note("demotion_ram_agent", "B", watch.own)
+            with Watch(agent) as watch:
+                back_s, report = _timed(lambda: agent.client.resume(NAME))
+            note("resume", "s", back_s, steps=_steps(report))
+            note("resume_rate", "GiB/s", report.bytes_copied / GIB / back_s)
+            note("promotion_ram_agent", "B", watch.own)
+            talk.output = agent.output(NAME)  # it came back with a new one
+            talk.order("verify")
+            agent.client.collect(tier=tier)
+        agent.exact_end(NAME)
+
+
+def _start(plan: Plan, agent: OwnAgent, size: int) -> Conversation:
+    """Its orders lie outside of the run directory, which is another one after each return."""
+    commands = agent.root / "orders"
+    argv = (
+        workload_command(size, "--commands", str(commands))
+        if plan.simulated
+        else [plan.python, str(PROGRAM), str(size), str(commands)]
+    )
+    output = agent.run(NAME, argv)
+    output.wait("ready ", timeout_s=180)
+    return Conversation(commands=commands, output=output)
+
+
+def _timed(call: Callable[[], api.SwitchView]) -> tuple[float, api.SwitchView]:
+    began = time.monotonic()
+    report = call()
+    return time.monotonic() - began, report
+
+
+def _steps(report: api.SwitchView) -> dict[str, float]:
+    return {step.step: round(step.seconds, 3) for step in report.steps}
