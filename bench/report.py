@@ -33,8 +33,18 @@ BARS: dict[str, float] = {
     "vram_after_zero_bytes": 0.0,
     "torch_small_ops_ratio": 1.01,
     "training_step_ratio": 1.01,
+    "clone.first_answer.10GiB": 2.0,
+    "second_snapshot.bytes_ratio": 0.02,
+    "agent.memory_added.100GiB": 200.0 * MIB,
 }
 """What is promised; at most."""
+FLOORS: dict[str, float] = {
+    "nvme.write.of_fio": 0.85,
+    "nvme.read.of_fio": 0.85,
+    "object.put.of_best_client": 0.80,
+    "object.get.of_best_client": 0.80,
+}
+"""What is promised; at least."""
 
 
 SHORT_SIZES = ("10GiB", "40GiB")
@@ -78,11 +88,16 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: S
 
 
 def bar(case: dict[str, Any]) -> str:
-    most = BARS.get(case["case"])
-    if most is None:
+    name = case["case"]
+    if name not in BARS and name not in FLOORS:
         return ""
-    mark = "" if case["value"] <= most else " **missed**"
-    return f"{most:g}{mark}"
+    return f"{BARS.get(name, FLOORS.get(name, 0.0)):g}" + (" **missed**" if missed(case) else "")
+
+
+def missed(case: dict[str, Any]) -> bool:
+    """Whether a promise was not kept."""
+    name, value = case["case"], case["value"]
+    return value > BARS.get(name, value) or value < FLOORS.get(name, value)
 
 
 def speed_table(content: dict[str, Any]) -> list[str]:
@@ -184,6 +199,83 @@ def short_overhead(content: dict[str, Any]) -> list[str]:
     return ["While it runs, in time against the same without the library: " + ", ".join(words) + "."] if words else []
 
 
+def tiers_table(content: dict[str, Any]) -> list[str]:
+    rows = []
+    for case in content["cases"]:
+        baseline, promised = case["baseline"], bar(case)
+        if promised:
+            promised = f"at {'least' if case['case'] in FLOORS else 'most'} {promised}"
+            if case["unit"] == "B":
+                promised = f"at most {size(int(BARS[case['case']]))}" + (" **missed**" if missed(case) else "")
+        rows.append(
+            [
+                f"`{case['case']}`",
+                quantity(case["value"], case["unit"]),
+                f"{quantity(case['min'], case['unit'])} to {quantity(case['max'], case['unit'])}"
+                if case["n"] > 1
+                else "",
+                str(case["n"]),
+                baseline["name"] + (f", {quantity(baseline['value'], 's')}" if case["unit"] == "s" else "")
+                if baseline
+                else "",
+                promised,
+            ]
+        )
+    return [
+        *markdown(["case", "Kybernate", "from to", "n", "against", "promised"], rows, right=range(1, 4)),
+        "",
+        *(f"- {note}" for note in content["notes"]),
+        "",
+        f"{where(content)}.",
+    ]
+
+
+def quantity(value: float, unit: str) -> str:
+    if unit == "B":
+        return size(int(value))
+    return f"{value:.3f}" if unit == "ratio" else f"{value:.2f} {unit}"
+
+
+def short_tiers(content: dict[str, Any]) -> list[str]:
+    """In sentences, each as far as it was measured."""
+    cases = {case["case"]: case for case in content["cases"]}
+    parts = [*journeys(cases), *shares(cases)]
+    for name, case in cases.items():
+        what, _, much = name.rpartition(".")
+        if what == "clone.first_answer" and case["baseline"]:
+            took, cold = quantity(case["value"], "s"), case["baseline"]["value"]
+            parts.append(
+                f"a clone of a {much} inference server's image gives its first answer after {took} (cold start {cold:.1f} s)"
+            )
+    if second := cases.get("second_snapshot.bytes_ratio"):
+        parts.append(f"a second snapshot of that server, unchanged, writes {second['value']:.1%} of its bytes")
+    return ["Below RAM: " + "; ".join(parts) + f". {where(content)}."] if parts else []
+
+
+def journeys(cases: dict[str, Any]) -> list[str]:
+    """How long a process takes to a tier and back."""
+    found = []
+    for tier, words in (("nvme", "the local disk"), ("object", "an S3 server on the same host")):
+        for name, out in cases.items():
+            back = cases.get(name.replace(".pause.", ".resume."))
+            if name.startswith(f"process.{tier}.pause.") and back is not None:
+                much, there, here = name.rpartition(".")[2], out["value"], back["value"]
+                found.append(f"a process of {much} goes to {words} in {there:.1f} s and comes back in {here:.1f} s")
+    return found
+
+
+def shares(cases: dict[str, Any]) -> list[str]:
+    """How near the store comes to what does nothing but move bytes."""
+    found = []
+    for ways, words in (
+        (("nvme.write.of_fio", "nvme.read.of_fio"), "of what fio gets from that disk, writing and reading"),
+        (("object.put.of_best_client", "object.get.of_best_client"), "of the best S3 client, putting and getting"),
+    ):
+        if all(way in cases for way in ways):
+            found.append(f"the store has {' and '.join(format(cases[way]['value'], '.0%') for way in ways)} {words}")
+    return found
+
+
 def results_section() -> str:
     """What stands between the marks in README.md; the empty string when nothing was measured."""
     parts: list[str] = []
@@ -191,7 +283,9 @@ def results_section() -> str:
         parts += [*short_speed_table(pause), ""]
     if overhead := load("overhead"):
         parts += [*short_overhead(overhead), ""]
-    parts += promises([content for content in (load("pause"), load("overhead")) if content is not None])
+    if tiers := load("tiers"):
+        parts += [*short_tiers(tiers), ""]
+    parts += promises([content for name in ("pause", "overhead", "tiers") if (content := load(name)) is not None])
     if compatibility := load("compatibility"):
         verdicts = [row["verdict"] for row in compatibility["programs"]]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
@@ -204,11 +298,11 @@ def results_section() -> str:
 
 def promises(contents: Sequence[dict[str, Any]]) -> list[str]:
     """How many of the bars measured were met, and which were not."""
-    cases = [case for content in contents for case in content["cases"] if case["case"] in BARS]
-    missed = [f"`{case['case']}`" for case in cases if case["value"] > BARS[case["case"]]]
+    cases = [case for content in contents for case in content["cases"] if case["case"] in BARS | FLOORS]
     if not cases:
         return []
-    words = f"missed: {', '.join(missed)}" if missed else "all met"
+    names = [f"`{case['case']}`" for case in cases if missed(case)]
+    words = f"missed: {', '.join(names)}" if names else "all met"
     return [
         f"Of {len(cases)} promises {words}; every case with its spread is in [docs/benchmarks.md](docs/benchmarks.md).",
         "",
@@ -222,6 +316,8 @@ def benchmarks_page() -> str | None:
         parts += ["## Pause and resume", "", *speed_table(pause), ""]
     if overhead := load("overhead"):
         parts += ["## What it costs while a workload runs", "", *overhead_table(overhead), ""]
+    if tiers := load("tiers"):
+        parts += ["## Below RAM, and images", "", *tiers_table(tiers), ""]
     if not parts:
         return None
     return "\n".join(
@@ -234,7 +330,8 @@ def benchmarks_page() -> str | None:
             "*clean*: nothing did. *swap*: from the order to resume one until it runs, the other having left.",
             "",
             *parts,
-            "Again, on a machine with a GPU: `kybernate bench pause`, `python bench/overhead.py`, `python bench/report.py`.",
+            "Again, on a machine with a GPU: `kybernate bench pause`, `python bench/overhead.py`, `python bench/tiers.py`,",
+            "`python bench/report.py`.",
             "",
         ]
     )

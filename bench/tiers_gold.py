@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -46,7 +48,7 @@ def gold(plan: Plan, recorder: Recorder) -> None:
     with contextlib.ExitStack() as held:
         place = held.enter_context(scratch(plan.directory, "gold"))
         wanted = plan.model_bytes
-        disk = shutil_free(plan.directory)
+        disk = shutil.disk_usage(plan.directory).free
         in_ram = disk < 3 * wanted
         weights = (held.enter_context(scratch(Path("/dev/shm"), "weights")) if in_ram else place) / "model"
         if in_ram:
@@ -54,12 +56,6 @@ def gold(plan: Plan, recorder: Recorder) -> None:
         if fitting(wanted * 3 // 2, plan.directory) < wanted * 3 // 2:
             raise KybernateError(f"{plan.directory} has no room for an image of {size_name(wanted)}")
         _Gold(plan, recorder, place, weights).run(held)
-
-
-def shutil_free(directory: Path) -> int:
-    import shutil
-
-    return shutil.disk_usage(directory).free
 
 
 class _Gold:
@@ -277,8 +273,6 @@ def _answers(tree: Tree) -> Answers:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

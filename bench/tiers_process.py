@@ -63,14 +63,14 @@ def _turns(plan: Plan, recorder: Recorder, tier: TierName, size: int, store: dic
             with Watch(agent) as watch:
                 out_s, report = _timed(lambda: agent.client.pause(NAME, tier=tier))
             note("pause", "s", out_s, steps=_steps(report), bytes_stored=report.bytes_stored)
-            note("pause_rate", "GiB/s", report.bytes_stored / GIB / out_s)
+            note("pause_rate", "GiB/s", size / GIB / out_s)
             if tier is TierName.NVME:
                 note("demotion_ram", "B", watch.system)
             note("demotion_ram_agent", "B", watch.own)
             with Watch(agent) as watch:
                 back_s, report = _timed(lambda: agent.client.resume(NAME))
             note("resume", "s", back_s, steps=_steps(report))
-            note("resume_rate", "GiB/s", report.bytes_copied / GIB / back_s)
+            note("resume_rate", "GiB/s", size / GIB / back_s)
             note("promotion_ram_agent", "B", watch.own)
             talk.output = agent.output(NAME)  # it came back with a new one
             talk.order("verify")

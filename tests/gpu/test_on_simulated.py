@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,36 @@ def test_overhead_runner(tmp_path: Path) -> None:
     assert (kept["case"], large["case"]) == ("alloc_free_pair_ratio", "alloc_free_pair_ratio.64MiB")
     assert kept["n"] == large["n"] == 3
     assert kept["value"] < 1, "a kept allocation asks nobody, not even the driver"
+
+
+def tiers(directory: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """bench/tiers.py with little of everything; its words and its result."""
+    small = ("--rounds", "1", "--cold", "1", "--clones", "1", "--turn-size", "16MiB")
+    results = directory / "results"
+    done = python("bench/tiers.py", *small, "--directory", directory, "--results", results, *arguments)
+    return done, json.loads((results / "tiers.json").read_text())
+
+
+@pytest.mark.root
+def test_tiers_runner(tmp_path: Path) -> None:
+    done, result = tiers(
+        tmp_path, "--simulated", "256MiB", "--stages", "gold,process-nvme,snapshots", "--process-size", "16MiB"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result["simulated"]
+    cases = {case["case"]: case for case in result["cases"]}
+    assert cases.keys() >= {
+        "clone.first_answer.16MiB", "clone.vs_cold_ratio",
+        "clone.four_at_once.all_answered.16MiB", "second_snapshot.bytes_ratio", "process.nvme.pause.16MiB",
+        "process.nvme.resume.16MiB", "process.nvme.demotion_ram.16MiB", "agent.memory_added.256MiB",
+    }  # fmt: skip
+    assert cases["clone.four_at_once.pool_added"]["value"] == 0, "clones share what none of them has changed"
+    assert list(tmp_path.iterdir()) == [tmp_path / "results"], "nothing is left on the disk"
+
+
+@pytest.mark.root
+def test_tiers_runner_tells_of_a_stage_that_fails_and_goes_on(tmp_path: Path) -> None:
+    done, result = tiers(tmp_path, "--simulated", "64MiB", "--stages", "object,nvme", "--bucket", "/nowhere")
+    assert done.returncode == 1
+    assert any(note.startswith("object failed: ") for note in result["notes"])
+    assert "nvme.write.of_fio" in {case["case"] for case in result["cases"]}

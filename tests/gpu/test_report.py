@@ -82,6 +82,35 @@ def test_missed_bars_are_shown_as_missed(report: ModuleType) -> None:
     assert report.readme().endswith("<!-- results:end -->\nrest\n")
 
 
+def test_tiers(report: ModuleType) -> None:
+    cold = Baseline(name="cold start", value=15.5, n=3)
+    write(
+        report,
+        "tiers",
+        [
+            Case(case="nvme.write.of_fio", unit="ratio", samples=(0.93,), baseline=Baseline("fio libaio", 1.0, 1)),
+            Case(case="nvme.read.of_fio", unit="ratio", samples=(0.7,), baseline=Baseline("threads", 1.0, 1)),
+            Case(case="process.nvme.pause.40GiB", unit="s", samples=(23.0,)),
+            Case(case="process.nvme.resume.40GiB", unit="s", samples=(21.0,)),
+            Case(case="clone.first_answer.first.10GiB", unit="s", samples=(7.0,), baseline=cold),
+            Case(case="clone.first_answer.10GiB", unit="s", samples=(1.5, 1.25, 2.5), baseline=cold),
+            Case(case="second_snapshot.bytes_ratio", unit="ratio", samples=(0.01,)),
+            Case(case="agent.memory_added.100GiB", unit="B", samples=(300 << 20,)),
+        ],
+    )
+    page = report.benchmarks_page()
+    assert "| `nvme.write.of_fio` | 0.930 |  | 1 | fio libaio | at least 0.85 |" in page
+    assert "| `nvme.read.of_fio` | 0.700 |  | 1 | threads | at least 0.85 **missed** |" in page
+    assert "| `clone.first_answer.10GiB` | 1.50 s | 1.25 s to 2.50 s | 3 | cold start, 15.50 s | at most 2 |" in page
+    assert "| `agent.memory_added.100GiB` | 300 MiB |  | 1 |  | at most 200 MiB **missed** |" in page
+    readme = report.readme()
+    assert "a process of 40GiB goes to the local disk in 23.0 s and comes back in 21.0 s" in readme
+    assert "the store has 93% and 70% of what fio gets" in readme
+    assert "first answer after 1.50 s (cold start 15.5 s)" in readme
+    assert "S3" not in readme, "what was not measured isn't mentioned"
+    assert "Of 5 promises missed: `nvme.read.of_fio`, `agent.memory_added.100GiB`" in readme
+
+
 def test_compatibility_page(report: ModuleType) -> None:
     row = {
         "program": "plain", "what": "C++", "verdict": "passes", "expected": ["passes"], "reason": "", "cycles": 100,
