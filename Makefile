@@ -50,6 +50,11 @@ lint: venv ## ruff, mypy --strict, import-linter, codespell, C warnings
 format: venv ## let ruff format all Python files
 	@$(BIN)/ruff format --quiet $(wildcard src tests bench examples scripts native)
 
+SECONDS ?= 1800
+.PHONY: soak
+soak: setup s3server ## random orders and faults on workloads in all tiers: make soak SECONDS=1800 SEED=7
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
 .PHONY: sanitize
 sanitize: setup ## native code and its tests under AddressSanitizer and ThreadSanitizer
 	@scripts/sanitize.sh

@@ -7,8 +7,10 @@ Tests use real processes, sockets, cgroups and namespaces; only the GPU is simul
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -54,3 +56,42 @@ def eventually() -> Eventually:
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """`small_disk(size_bytes, kind)` mounts a real file system on a loop device; `small_disk(like=place)` mounts what is
+    on the disk of another one at this moment, as after a power cut. Gone at the end."""
+    mounted: dict[Path, Path] = {}
+
+    def make(size_bytes: int = 0, kind: str = "ext4", *, like: Path | None = None) -> Path:
+        image = tmp_path / f"disk-{len(mounted)}.image"
+        place = tmp_path / f"disk-{len(mounted)}"
+        if like is None:
+            program = shutil.which(f"mkfs.{kind}", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+            if program is None:
+                pytest.skip(f"left out: needs mkfs.{kind}")
+            with image.open("wb") as file:
+                file.truncate(size_bytes)
+            subprocess.run([program, "-q", str(image)], check=True, capture_output=True)
+        else:
+            # A copy: namespaces that others made meanwhile may hold the old mount, and with it the old state, for long.
+            subprocess.run(["cp", "--sparse=always", str(mounted[like]), str(image)], check=True)
+            _unmount(like)
+        place.mkdir()
+        mount = ["mount", "-o", "loop", str(image), str(place)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"left out: no loop device here ({done.stderr.strip()})")
+        mounted[place] = image
+        return place
+
+    yield make
+    for place in mounted:
+        _unmount(place)
+
+
+def _unmount(place: Path) -> None:
+    # Not is_mount(): a file system without power answers no stat.
+    if f" {place} " in Path("/proc/self/mounts").read_text():
+        subprocess.run(["umount", "-l", str(place)], check=True)

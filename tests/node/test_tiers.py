@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -350,6 +351,53 @@ def test_what_is_idle_for_long_goes_to_the_disk(make_agent: MakeAgent, eventuall
     eventually(lambda: agent.client.workload("one").tier == "nvme", timeout_s=20, what="it leaves RAM")
     agent.client.resume("one")
     goes_on(agent, eventually, "one")
+
+
+def test_a_full_disk_refuses_and_loses_nothing(
+    make_agent: MakeAgent, small_disk: Callable[..., Path], eventually: Eventually
+) -> None:
+    """On the way down it stays in RAM; on the way up it stays on the disk, and is never taken for lost and started anew."""
+    disk = small_disk(480 * MIB)
+    agent = make_agent(store=f"{{directory: {disk}/store}}")
+    module = [sys.executable, "-m", "kybernate.cli.bench_workload", "--bytes", str(SIZE), "--seed", "7"]
+    agent.run("one", *module, "--loop", "0.25", "--pace", "0.02", cold_start=True)
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.client.resume("one")
+    eventually(lambda: not agent.client.snapshots().snapshots, what="its snapshot is deleted")
+    _fill(disk)
+    refused = kybernate(agent, "pause", "one", "--tier", "nvme")
+    assert (refused.returncode, refused.stderr.count("\n")) in ((5, 1), (1, 1)), refused.stderr
+    assert "No space left" in refused.stderr or "room" in refused.stderr
+    assert (agent.client.workload("one").state, agent.client.workload("one").tier) == (WorkloadState.PAUSED, "ram")
+    _free(disk)
+    agent.client.pause("one", tier=TierName.NVME)
+    _fill(disk)
+    refused = kybernate(agent, "resume", "one")
+    assert (refused.returncode, refused.stderr.count("\n")) == (Busy.exit_status, 1), refused.stderr
+    assert "No space left" in refused.stderr
+    _free(disk)
+    assert agent.client.resume("one").note == "restored from nvme"
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+    assert agent.client.verify()[0].problems == []
+
+
+def _free(disk: Path) -> None:
+    (disk / "full").unlink()
+    os.sync()  # only then the blocks are free
+
+
+def _fill(disk: Path) -> None:
+    with (disk / "full").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        size = 1 << 20
+        while True:
+            try:
+                file.write(bytes(size))
+            except OSError:
+                if size == 512:
+                    raise
+                size = 512 if size == 4096 else 4096
 
 
 # -- to a bucket ------------------------------------------------------------------------------------------------------

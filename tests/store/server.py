@@ -62,6 +62,10 @@ class Server:
                 raise RuntimeError(f"the S3 server doesn't start: {self.root.with_suffix('.log').read_text()[-500:]}")
             time.sleep(0.02)
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -323,6 +325,41 @@ def test_leases_of_the_dead_become_stale(open_agent: OpenAgent) -> None:
     kept.release()
     dead.close()
     alive.close()
+
+
+DIES = """
+import os, sys
+from kybernate.store import ObjectMedium
+from kybernate.store.leases import Leases
+from kybernate.store.tenants import TenantName
+leases = Leases(ObjectMedium(sys.argv[1], options=eval(sys.argv[2])), TenantName("default"))
+getattr(leases, sys.argv[3])()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("doing", ["acquire", "sweep"])
+def test_who_died_on_this_machine_is_not_waited_for(
+    open_agent: OpenAgent, server: Server, bucket: str, doing: str
+) -> None:
+    """Killed while it wrote, or while it collected: its next life stores and collects at once."""
+    space = open_agent().space(PLAIN)
+    where = [f"s3://{bucket}/snapshots", repr(options(server.port)), doing]
+    subprocess.run([sys.executable, "-c", DIES, *where], check=True)
+    assert space.leases._there(), "it left something"
+    save(space, "new", [noise(1)])
+    collect(space)
+    assert not space.leases._there()
+
+
+def test_a_lease_that_could_not_be_removed_hinders_nobody_here(open_agent: OpenAgent, proxy: Proxy) -> None:
+    space = open_agent(proxy.port, patience_s=0.2).space(PLAIN)
+    lease = space.leases.acquire()
+    proxy.set(Mode.REFUSE)
+    lease.release()
+    proxy.set(Mode.PASS)
+    collect(space)
+    assert not space.leases._there()
 
 
 def _works(action: Callable[[], object]) -> bool:

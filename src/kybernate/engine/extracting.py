@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 import threading
@@ -12,9 +13,12 @@ from pathlib import Path
 
 from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.stored import PROCESS
-from kybernate.model.errors import KybernateError
+from kybernate.model.errors import Busy, KybernateError
 from kybernate.process import images
 from kybernate.store import Manifest, ProgressCallback, Space
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A disk that has no room."""
 
 
 @dataclass(slots=True)
@@ -91,7 +95,10 @@ class Extracted:
     def _extract(
         self, space: Space, manifest: Manifest, progress: ProgressCallback | None, cancel: Cancellation | None
     ) -> Path:
-        directory = Path(tempfile.mkdtemp(prefix="revive-", dir=self.scratch))
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="revive-", dir=self.scratch))
+        except OSError as e:
+            raise _in_our_words(manifest, self.scratch, e) from e
         try:
             with (
                 space.reader(manifest.name, progress=progress) as reader,
@@ -102,8 +109,13 @@ class Extracted:
         except BaseException as error:
             shutil.rmtree(directory, ignore_errors=True)
             if isinstance(error, OSError):
-                raise KybernateError(
-                    f"the processes' images of {manifest.name} can't be written to {self.scratch}: {error.strerror}"
-                ) from error
+                raise _in_our_words(manifest, self.scratch, error) from error
             raise
         return directory
+
+
+def _in_our_words(manifest: Manifest, scratch: Path, error: OSError) -> KybernateError:
+    text = f"the processes' images of {manifest.name} can't be written to {scratch}: {error.strerror}"
+    if error.errno in FULL:  # no fault of the snapshot, which must not be taken for lost
+        return Busy(text, hint="make room on that disk, and try again")
+    return KybernateError(text)

@@ -23,11 +23,12 @@ from kybernate.cuda.planning import NO_SLOT
 from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Clock, Parts, connections, every
 from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.extracting import FULL
 from kybernate.engine.host import Digests, driver_release, needs_of
 from kybernate.engine.leaving import FREEZE_SECONDS
 from kybernate.engine.stored import HASHES, PROCESS, Kind, Place, StoredGpu, pack_hashes, state_of
 from kybernate.engine.target import Target, residual_pids
-from kybernate.model.errors import KybernateError, Unsupported
+from kybernate.model.errors import KybernateError, NoRoom, Unsupported
 from kybernate.model.types import CHUNK_BYTES, HostPid, StepTiming
 from kybernate.process import images
 from kybernate.process.connections import half_connections
@@ -97,7 +98,7 @@ class Parking:
         if problems := dumpable(tree, connections=self.connections, gpu_directories=[str(gpu) for gpu in gpus]):
             raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
         self._settle(tree)
-        work = Path(tempfile.mkdtemp(prefix=f"park-{tree.name}-", dir=self.scratch))
+        work = self._work_directory(tree)
         dumping = self.parts.executor.submit(
             dump,
             tree,
@@ -148,6 +149,14 @@ class Parking:
             dumping.exception()  # it writes into the directory
             shutil.rmtree(work, ignore_errors=True)
         return self._report(dumped, record.bytes, committed.uid, committed.size, stored)
+
+    def _work_directory(self, tree: Tree) -> Path:
+        """For the dump."""
+        try:
+            return Path(tempfile.mkdtemp(prefix=f"park-{tree.name}-", dir=self.scratch))
+        except OSError as e:
+            text = f"the processes of {tree.name} can't be dumped into {self.scratch}: {e.strerror}"
+            raise (NoRoom(text) if e.errno in FULL else KybernateError(text)) from e
 
     def _tree(self) -> Tree:
         if not isinstance(self.target.tree, Tree):

@@ -29,9 +29,7 @@ from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, HostPid, WorkloadName
 from kybernate.process.launching import Network
 from kybernate.process.restoring import restore
-from kybernate.process.tree import Tree
-
-DOOR = "agent.sock"
+from kybernate.process.tree import DOOR, Tree
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from kybernate.node.targets import external_pid, target_of
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
 from kybernate.process.records import ExitRecord, read_exit
-from kybernate.process.tree import Tree, attach
+from kybernate.process.tree import DOOR, Tree, attach
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,9 @@ class Recovery:
         try:
             tree = await in_thread(f"attach {name}", lambda: attach(run_directory))
         except NotFound:
+            if record is None:  # of one that was being removed, or whose start was cut off
+                await in_thread(f"clear {name}", lambda: self._workloads.clear_place(name))
+                return None
             return self._no_tree(name, record, read_exit(run_directory))
         entry = record or self._guess(name, tree)
         self._gear.ledger.add(entry)
@@ -99,7 +102,7 @@ class Recovery:
             why = "found by a new agent without a GPU"
             gear.ledger.apply(name, Event.FOUND_PAUSED if entry.depth else Event.FOUND_RUNNING, reason=why)
             return gear.ledger.entry(name).state, why
-        door = gear.state.run_directory(name) / "agent.sock"
+        door = gear.state.run_directory(name) / DOOR
         await in_thread(f"door {name}", lambda: gpu.broker.open_door(name, door, uid=entry.uid, gid=entry.gid))
         target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
         try:
@@ -133,10 +136,8 @@ class Recovery:
             )
         return state, why
 
-    def _no_tree(self, name: WorkloadName, record: Entry | None, ended: ExitRecord | None) -> str | None:
+    def _no_tree(self, name: WorkloadName, record: Entry, ended: ExitRecord | None) -> str | None:
         """Its run directory tells of no process: it ended and was cleaned up, or the machine was started anew."""
-        if record is None:
-            return None
         self._gear.ledger.add(record)
         if record.ended:
             return None

@@ -32,6 +32,7 @@ from kybernate.store import (
     ObjectMedium,
     Space,
     Tier,
+    TierAway,
     TooNew,
     keys_of,
     secret_from_command,
@@ -148,11 +149,13 @@ class Stores:
         return self.ready(name) is not None or (name is TierName.NVME and self._at_start)
 
     def troubled(self, name: TierName, error: KybernateError) -> None:
-        """An order found that it doesn't answer."""
-        place = self._places[name]
+        """An order about that tier found that it doesn't answer, or that another one didn't that it needed as well."""
+        where = error.where if isinstance(error, TierAway) else None
+        there = [place for place in self._places.values() if place.space and place.space.medium.where == where]
+        place = there[0] if there else self._places[name]
         if place.problem is None:
             place.problem = error.message
-            self._changed(name, error.message)
+            self._changed(place.name, error.message)
 
     def look_again(self) -> None:
         """Try what could not be used, or didn't answer."""

@@ -33,7 +33,7 @@ from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.views import program, workload_view
 from kybernate.process.launching import LaunchSpec, Network, launch
-from kybernate.process.tree import Tree, attach
+from kybernate.process.tree import DOOR, Tree, attach, sweep
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +309,7 @@ class Workloads:
         spec.run_directory.mkdir(parents=True, mode=0o755)
         try:
             if gpu is not None:
-                gpu.broker.open_door(spec.name, spec.run_directory / "agent.sock", uid=spec.uid, gid=spec.gid)
+                gpu.broker.open_door(spec.name, spec.run_directory / DOOR, uid=spec.uid, gid=spec.gid)
             return launch(spec)
         except BaseException:
             if gpu is not None:
@@ -324,8 +324,7 @@ class Workloads:
         run_directory = self.gear.state.run_directory(name)
         with contextlib.suppress(NotFound):
             attach(run_directory).remove()
-        if run_directory.exists():
-            shutil.rmtree(run_directory)
+        _delete(run_directory)
 
     def _watch(self, name: WorkloadName, tree: Tree) -> None:
         self._tasks.start(self._report_end(name, tree), name=f"watcher of {name}")
@@ -452,6 +451,11 @@ def _terminate(tree: Tree, grace_s: float) -> None:
 
 
 def _delete(path: Path) -> None:
+    """A run directory, and the cgroup of a launch that was cut off before anybody knew of its processes."""
+    try:
+        sweep(path)
+    except KybernateError as e:
+        log.warning("something of workload %s is left: %s", path.name, e)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
 

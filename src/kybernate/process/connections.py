@@ -66,16 +66,18 @@ def leading_out(tcp: Iterable[TcpSocket], own: set[int]) -> list[TcpSocket]:
     ]
 
 
-def unix_leading_out(unix: Iterable[UnixSocket], own: set[int]) -> list[UnixSocket]:
-    """Unix sockets that are connected to somebody else's. Pure.
+def unix_leading_out(unix: Iterable[UnixSocket], own: set[int], *, but: str | None = None) -> list[UnixSocket]:
+    """Unix sockets that are connected to somebody else's; `but` to one whose path ends with this name. Pure.
 
     Datagram sockets are left out: they hold no connection, and are pointed to the same path again. So are those that
     nobody has accepted yet: whose they are isn't known.
     """
+    unix = list(unix)
+    left_out = {entry.inode for entry in unix if but is not None and entry.name.endswith(f"/{but}")}
     return [
         entry
         for entry in unix
-        if entry.inode in own and entry.peer and entry.peer not in own and entry.kind != socket.SOCK_DGRAM
+        if entry.inode in own and entry.peer and entry.peer not in own | left_out and entry.kind != socket.SOCK_DGRAM
     ]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import json
 import os
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import kybernate
-from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, Unsupported
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
 from kybernate.process import criu_commands, criu_images, images, mending, records
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
@@ -77,7 +78,7 @@ def dump(
         gpu_directories: where simulated GPUs are. A GPU's state must have been checkpointed before.
 
     Raises:
-        BadInput: the directory can't be made.
+        BadInput: the directory can't be made. NoRoom: its disk is full.
         Busy: the processes could not be stopped in time.
         Conflict: the workload has ended, or is being dumped.
         Unsupported: it holds what can't be dumped; nothing was touched.
@@ -202,7 +203,8 @@ def _make_partial(images_directory: Path) -> Path:
             prefix=f".{images_directory.name}.", suffix=".partial", dir=images_directory.parent.resolve()
         )
     except OSError as e:
-        raise BadInput(f"can't make {images_directory}: {e.strerror}") from e
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (NoRoom if full else BadInput)(f"can't make {images_directory}: {e.strerror}") from e
     return Path(made)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from kybernate.model.types import HostPid
 from kybernate.process import connections as links
-from kybernate.process import images, procfs, records
+from kybernate.process import images, procfs, records, sysvipc
 from kybernate.process.criu_commands import GHOST_LIMIT
 from kybernate.process.holdings import MappedFile, OpenFile, mapped_files, open_files
 from kybernate.process.needs import is_below
-from kybernate.process.tree import CONTROL, Tree
+from kybernate.process.tree import CONTROL, DOOR, Tree
 
 _CAP_SYS_RESOURCE = 24
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
@@ -60,7 +60,7 @@ def dumpable(
 
     Args:
         gpu_released: the GPU state has been checkpointed, so that a device still held is a problem. False: ask before
-            a pause, when the devices are sure to be open.
+            a pause, when the devices are sure to be open, and memory may just be asked for at the agent's door.
         gpu_directories: where simulated GPUs are; what is held of them counts as a GPU's.
     """
     if not tree.isolated:
@@ -77,7 +77,10 @@ def dumpable(
         lines = [_of_file(file, gpu=gpu, gpu_released=gpu_released, own=own) for file in held[pid]]
         lines += [_of_mapping(mapping, gpu=gpu, gpu_released=gpu_released) for mapping in mapped_files(pid)]
         problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
-    problems += _of_sockets(tree, held, connections)
+    problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR)
+    problems += [
+        f"it uses {found}, which belong to no process and are not dumped" for found in sysvipc.objects_of(tree)
+    ]
     return list(dict.fromkeys(problems))
 
 
@@ -170,8 +173,6 @@ def _of_mapping(mapping: MappedFile, *, gpu: Sequence[str], gpu_released: bool) 
     path = mapping.path
     if _is_gpu(path, gpu):
         return f"maps memory of the GPU ({path})" if gpu_released else None
-    if path.startswith("/SYSV"):
-        return "uses System V shared memory, which lives outside of the processes"
     if path.startswith("anon_inode:"):
         name = path.removeprefix("anon_inode:")
         return f"uses {_ANONYMOUS_NAMES.get(name, name)}"
@@ -184,7 +185,9 @@ def _is_gpu(path: str, gpu: Sequence[str]) -> bool:
     return any(path.startswith(prefix) for prefix in gpu)
 
 
-def _of_sockets(tree: Tree, held: dict[HostPid, list[OpenFile]], connections: Connections) -> Iterator[str]:
+def _of_sockets(
+    tree: Tree, held: dict[HostPid, list[OpenFile]], connections: Connections, *, door: str | None
+) -> Iterator[str]:
     holders = {file.socket_inode: pid for pid, files in held.items() for file in files if file.socket_inode is not None}
     own = set(holders)
     if not own:
@@ -194,5 +197,5 @@ def _of_sockets(tree: Tree, held: dict[HostPid, list[OpenFile]], connections: Co
         for entry in links.leading_out(found.tcp, own):
             who = _who(tree, holders[entry.inode])
             yield f"{who} has a connection that leads out of the workload ({links.describe(entry)})"
-    for unix in links.unix_leading_out(found.unix, own):
+    for unix in links.unix_leading_out(found.unix, own, but=door):
         yield f"{_who(tree, holders[unix.inode])} has a Unix socket that is connected out of the workload"

@@ -21,8 +21,8 @@ _BY_FAMILY, _DESTROY = 20, 21
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 1, 4, 0x300
 _ALL_STATES = 0xFFFFFFFF
-_SHOW_PEER = 4
-_ATTRIBUTE_PEER = 2
+_SHOW_NAME, _SHOW_PEER = 1, 4
+_ATTRIBUTE_NAME, _ATTRIBUTE_PEER = 0, 2
 _HEADER = struct.Struct("=IHHII")
 _INET_MESSAGE = struct.Struct("=BBBB48sIIIII")
 _UNIX_MESSAGE = struct.Struct("=BBBBI8s")
@@ -67,6 +67,8 @@ class UnixSocket:
     kind: socket.SocketKind
     inode: int
     peer: int
+    name: str = ""
+    """The path it was bound to; of one that was accepted, its listener's."""
 
 
 def tcp_sockets(connection: socket.socket) -> Iterator[TcpSocket]:
@@ -88,12 +90,13 @@ def tcp_sockets(connection: socket.socket) -> Iterator[TcpSocket]:
 
 def unix_sockets(connection: socket.socket) -> Iterator[UnixSocket]:
     """All of a network namespace. Raises OSError."""
-    request = struct.pack("=BBHIII8x", socket.AF_UNIX, 0, 0, _ALL_STATES, 0, _SHOW_PEER)
+    request = struct.pack("=BBHIII8x", socket.AF_UNIX, 0, 0, _ALL_STATES, 0, _SHOW_NAME | _SHOW_PEER)
     for message in _ask(connection, _BY_FAMILY, _REQUEST | _DUMP, request):
         _, kind, _, _, inode, _ = _UNIX_MESSAGE.unpack_from(message)
         attributes = dict(_attributes(message[_UNIX_MESSAGE.size :]))
         peer = int.from_bytes(attributes.get(_ATTRIBUTE_PEER, b"")[:4], "little")
-        yield UnixSocket(kind=socket.SocketKind(kind), inode=inode, peer=peer)
+        name = attributes.get(_ATTRIBUTE_NAME, b"").rstrip(b"\0").decode(errors="replace")
+        yield UnixSocket(kind=socket.SocketKind(kind), inode=inode, peer=peer, name=name)
 
 
 def destroy(connection: socket.socket, victim: TcpSocket) -> None:

@@ -32,6 +32,8 @@ class TierAway(KybernateError):
     exit_status = 3
     http_status = 503
     code = "tier_away"
+    where: str | None = None
+    """The place that doesn't answer; of a copy between two, one may."""
 
 
 class TierWiped(Conflict):

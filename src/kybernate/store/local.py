@@ -214,6 +214,9 @@ class LocalPackFile:
         except OSError as e:
             _explain(e, f"can't make {self._partial}")
         self.capacity = capacity
+        room = os.fstatvfs(self._fd)
+        while self.capacity * 2 > room.f_bavail * room.f_frsize and self.capacity >= 2 * _LEAST_PACK_BYTES:
+            self.capacity //= 2  # on a disk that is nearly full: what is dumped beside needs room, too
         while (error := _allocate(self._fd, self.capacity)) != 0:
             self.capacity //= 2
             if error not in _FULL or self.capacity < _LEAST_PACK_BYTES:

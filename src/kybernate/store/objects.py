@@ -102,14 +102,19 @@ class ObjectMedium:
 
     def create(self, key: str, content: bytes) -> bool:
         try:
-            self._try(f"write {key}", lambda: obstore.put(self._store, key, content, mode="create"))
+            made = self._try(f"write {key}", lambda: obstore.put(self._store, key, content, mode="create"))
         except _Taken:
             # An answer may have been lost on the way, and the request sent again by itself: then it is ours.
             try:
                 return self.get(key) == content
             except Absent:
                 return False
-        return True
+        # Some servers look first and write then, so that of two that come at once both are told that they were the first.
+        try:
+            there = self._try(f"look at {key}", lambda: obstore.head(self._store, key))
+        except Absent:
+            return False
+        return made["e_tag"] is None or there["e_tag"] == made["e_tag"]
 
     def replace(self, key: str, content: bytes) -> None:
         """Whatever is there."""
@@ -204,9 +209,11 @@ class ObjectMedium:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _give_up(self, what: str, error: Exception) -> NoReturn:
-        raise TierAway(
+        away = TierAway(
             f"can't {what} in {self.where}, tried for {self._patience_s:g} s: {_short(error)}", hint="try again later"
-        ) from error
+        )
+        away.where = self.where
+        raise away from error
 
 
 class ObjectPackFile:
