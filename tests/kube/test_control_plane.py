@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 from tests.kube.cluster import Cluster, Shape, binaries, start
 
@@ -103,6 +105,15 @@ def test_pods_can_be_made(control_plane: Cluster, namespace: Namespace) -> None:
         made = client.post(f"/api/v1/namespaces/{space}/pods", json=pod)
         assert made.status_code == 201, made.text
         assert made.json()["status"]["phase"] == "Pending"
+
+
+def test_nobody_else_gets_its_port(control_plane: Cluster) -> None:
+    port = httpx2.URL(control_plane.url).port
+    assert port is not None
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
 
 
 def test_strangers_are_refused(control_plane: Cluster) -> None:

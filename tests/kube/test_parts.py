@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import tarfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from tests.kube.cluster import binaries, images, keeper
+from tests.kube.cluster import Cluster, ClusterError, binaries, cgroups, images, keeper, network
 from tests.kube.cluster.certificates import Authority
 from tests.kube.cluster.errors import Missing
 from tests.kube.cluster.network import FIRST, LAST, Network
@@ -85,6 +86,72 @@ def test_programs_of_another_version_are_not_used(monkeypatch: pytest.MonkeyPatc
         program.chmod(0o755)
         monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
         assert (binaries.elsewhere("kube-apiserver") == program) is used
+
+
+def test_programs_are_found_wherever_they_are_called_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "assets" / "probe"
+    program.parent.mkdir()
+    program.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "assets")
+    assert binaries.elsewhere("probe") == program
+
+
+MOUNTS = {
+    "version 1 with an empty version 2": """
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+""",
+    "version 2": """
+30 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
+31 24 0:27 / /sys/fs/pstore rw,relatime shared:5 - pstore pstore rw
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "roots"),
+    [("version 1 with an empty version 2", ["memory", "unified"]), ("version 2", [""])],
+)
+def test_all_hierarchies_are_found(host: str, roots: list[str]) -> None:
+    assert cgroups.mounted(MOUNTS[host].strip()) == [Path("/sys/fs/cgroup") / root for root in roots]
+
+
+@pytest.mark.parametrize(
+    ("available", "handed", "missing"),
+    [
+        ("cpuset cpu io memory hugetlb pids rdma misc\n", "\n", ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"]),
+        ("cpuset cpu io memory pids\n", "cpu io memory pids\n", ["cpuset"]),
+        ("cpu memory pids\n", "cpu memory pids\n", []),
+        ("hugetlb\n", "\n", []),
+    ],
+    ids=["fresh kernel", "a usual host", "nothing to do", "the rest is on version 1"],
+)
+def test_a_version_2_cgroup_hands_down_what_a_kubelet_wants(available: str, handed: str, missing: list[str]) -> None:
+    assert cgroups.not_handed_down(available, handed) == missing
+
+
+@pytest.mark.root
+def test_a_number_whose_cgroup_is_there_is_not_taken() -> None:
+    # Somebody in another network namespace of this machine has it.
+    name = f"kybkube-test-{uuid.uuid4().hex[:8]}"
+    group = cgroups.hierarchies()[0] / name
+    group.mkdir()
+    try:
+        assert name in cgroups.names()
+    finally:
+        group.rmdir()
+    everything = {Network(number).bridge for number in range(FIRST, LAST + 1)}
+    with pytest.raises(ClusterError, match="no free network"):
+        network.make("test", avoid=everything)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"network": null}'])
+def test_a_damaged_record_is_said_in_one_line(tmp_path: Path, record: str) -> None:
+    (tmp_path / "cluster.json").write_text(record)
+    with pytest.raises(ClusterError, match=r"^.*cluster\.json can't be read[^\n]*$"):
+        Cluster.load(tmp_path)
 
 
 @pytest.mark.parametrize("end", ["leash", "signal", "kill"])

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.kube.cluster import binaries, build, claim
-from tests.kube.cluster.cluster import Cluster, Shape, alone, check, start
+from tests.kube.cluster.cluster import Cluster, Shape, alone, check, end_lost, start
 from tests.kube.cluster.errors import ClusterError
 
 DIRECTORY = binaries.TOP / ".cache" / "kube"
@@ -79,6 +79,7 @@ def _down(directory: Path) -> None:
     cluster = Cluster.load(directory)
     if cluster is not None:
         cluster.down()
+    end_lost(directory)
     if os.geteuid() == 0 and shutil.which("ip"):
         claim.sweep()  # of killed test runs, too
 

@@ -87,13 +87,13 @@ def elsewhere(name: str) -> Path | None:
     """Path of a program that needn't be built because this machine has one that fits, or None."""
     own = name in OUR_OWN or name.endswith(".proto")
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
-        path = Path(assets) / name
+        path = Path(assets).absolute() / name  # nodes and keepers run elsewhere
         if path.is_file() and (own or _fits(name, str(path))):
             return path
     if own:
         return None
     found = shutil.which(name, path="/opt/cni/bin" if name in NETWORK_PLUGINS else None)
-    return Path(found) if found is not None and _fits(name, found) else None
+    return Path(found).absolute() if found is not None and _fits(name, found) else None
 
 
 def _fits(name: str, path: str) -> bool:

@@ -47,7 +47,7 @@ def take() -> Network:
     """
     with _alone():
         _sweep()
-        return network.make(str(ourselves()))
+        return network.make(str(ourselves()), avoid=cgroups.names())
 
 
 def sweep() -> None:
@@ -59,6 +59,13 @@ def sweep() -> None:
 def hand_over(claimed: Network, holder: Holder) -> None:
     """From now on `holder` holds it."""
     claimed.relabel(str(holder))
+
+
+def is_others(claimed: Network, holder: Holder) -> bool:
+    """Whether the number, once of the cluster that `holder` kept, is meanwhile somebody else's."""
+    with _alone():
+        said = _holders().get(claimed.number)
+        return said is not None and said not in (str(holder), str(ourselves())) and not _is_dead(said)
 
 
 def give_back(claimed: Network, holder: Holder) -> None:

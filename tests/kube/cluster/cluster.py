@@ -172,18 +172,38 @@ class Cluster:
     @classmethod
     def load(cls, directory: Path) -> Self | None:
         """The cluster in `directory`, or None if none was started there."""
+        path = directory / RECORD
         try:
-            content: dict[str, Any] = json.loads((directory / RECORD).read_text())
+            content: dict[str, Any] = json.loads(path.read_text())
+            number = content["network"]
+            return cls(
+                directory,
+                Shape(content["nodes"], content["kwok"]),
+                content["url"],
+                claim.Holder(content["keeper_pid"], content["keeper_started"]),
+                None if number is None else network.Network(number),
+            )
         except FileNotFoundError:
             return None
-        number = content["network"]
-        return cls(
-            directory,
-            Shape(content["nodes"], content["kwok"]),
-            content["url"],
-            claim.Holder(content["keeper_pid"], content["keeper_started"]),
-            None if number is None else network.Network(number),
-        )
+        except (ValueError, KeyError, TypeError):
+            raise ClusterError(
+                f"{path} can't be read as the record of a cluster: remove {directory}, then `make cluster-down`"
+            ) from None
+
+
+def keeper_specification(directory: Path) -> Path:
+    """What the keeper of the cluster in `directory` is given: its command line names it."""
+    return directory / "keeper.json"
+
+
+def end_lost(directory: Path) -> None:
+    """End keepers whose cluster was in `directory` until somebody removed that by hand; no record leads to them."""
+    wanted = os.fsencode(keeper_specification(directory.absolute()))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if wanted in words and os.fsencode(keeper.__file__) in words:
+                processes.end(int(process.name))
 
 
 @contextlib.contextmanager
@@ -295,48 +315,65 @@ def _launch(cluster: Cluster, found: Mapping[str, Path], *, leash: bool) -> None
     cluster.network = net = claim.take() if shape.nodes else None
     cluster.save()
     groups = cgroups.make(net.bridge, [f"node{i}" for i in range(1, shape.nodes + 1)]) if net else []
-    address = net.host if net else "127.0.0.1"
-    endpoint = Endpoint(
-        address,
-        _free_port(address),
-        net.services if net else "10.0.0.0/24",
-        net.first_service if net else "10.0.0.1",
-    )
-    cluster.url = endpoint.url
-    control_plane = ControlPlane(directory, endpoint)
-    programs = control_plane.programs(found, controllers=shape.controllers, nodes=bool(shape.nodes), kwok=shape.kwok)
-    if net:
-        programs += [
-            node.prepare(i, shape.nodes, control_plane=control_plane, network=net, cgroup=net.bridge, found=found)
-            for i in range(1, shape.nodes + 1)
-        ]
-    cluster.leash = _leash(directory / LEASH) if leash else None
-    specification = {
-        "directory": str(directory),
-        "on_word": True,
-        "leash": str(directory / LEASH) if leash else None,
-        "programs": programs,
-        "finally": net.removal(shape.nodes) if net else [],
-        "remove": leash,
-        "cgroups": groups,
-    }
-    (directory / "keeper.json").write_text(json.dumps(specification))
-    with (directory / "keeper.log").open("ab") as log:
+    with _port(net.host if net else "127.0.0.1") as port:
+        endpoint = Endpoint(
+            *port.getsockname(),
+            net.services if net else "10.0.0.0/24",
+            net.first_service if net else "10.0.0.1",
+        )
+        cluster.url = endpoint.url
+        control_plane = ControlPlane(directory, endpoint)
+        programs = control_plane.programs(
+            found, controllers=shape.controllers, nodes=bool(shape.nodes), kwok=shape.kwok
+        )
+        if net:
+            programs += [
+                node.prepare(i, shape.nodes, control_plane=control_plane, network=net, cgroup=net.bridge, found=found)
+                for i in range(1, shape.nodes + 1)
+            ]
+        cluster.leash = _leash(directory / LEASH) if leash else None
+        specification = {
+            "directory": str(directory),
+            "on_word": True,
+            "leash": str(directory / LEASH) if leash else None,
+            "programs": programs,
+            "finally": net.removal(shape.nodes) if net else [],
+            "remove": leash,
+            "cgroups": groups,
+        }
+        _start_keeper(cluster, specification, port)
+
+
+def _start_keeper(cluster: Cluster, specification: Mapping[str, Any], port: socket.socket) -> None:
+    path = keeper_specification(cluster.directory)
+    path.write_text(json.dumps(specification))
+    with (cluster.directory / "keeper.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", keeper.__file__, str(directory / "keeper.json")],
+            [sys.executable, "-I", keeper.__file__, str(path)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=[port.fileno()],
         )
     process.returncode = 0  # it is nobody's child to wait for: `down` may be called by another process
     assert process.stdin is not None
     with process.stdin as word:  # closed without a word, whatever fails here, the keeper ends
         cluster.keeper = claim.Holder(process.pid, processes.start_time(process.pid) or 0)
         cluster.save()
-        if net:
-            claim.hand_over(net, cluster.keeper)
+        if cluster.network is not None:
+            claim.hand_over(cluster.network, cluster.keeper)
         word.write(b"go\n")
+
+
+@contextlib.contextmanager
+def _port(address: str) -> Iterator[socket.socket]:
+    """A free port, held for as long as this socket or the keeper's copy of it is open: only the API server, which asks to
+    share it, gets it. It starts seconds later, and by then another program might have been given the port."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((address, 0))
+        yield held
 
 
 def _leash(path: Path) -> int:
@@ -384,10 +421,3 @@ def _last_words(directory: Path, lines: int = 5) -> str:
         for log in logs
         for line in log.read_text(errors="replace").splitlines()[-lines:]
     )
-
-
-def _free_port(address: str) -> int:
-    with socket.socket() as s:
-        s.bind((address, 0))
-        port: int = s.getsockname()[1]
-        return port

@@ -126,6 +126,7 @@ class ControlPlane:
             f"--bind-address={endpoint.address}",
             f"--advertise-address={endpoint.address}",
             f"--secure-port={endpoint.port}",
+            "--permit-port-sharing",  # with the keeper, which holds the port so that nobody else gets it
             f"--service-cluster-ip-range={endpoint.services}",
             f"--cert-dir={self.pki}",
             f"--tls-cert-file={certificate}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from tests.kube.cluster.errors import ClusterError
@@ -98,8 +98,10 @@ class Network:
             _ip("route", "add", self.services, "via", self.node(1))
 
 
-def make(label: str) -> Network:
+def make(label: str, *, avoid: Container[str] = ()) -> Network:
     """A bridge with this label and the first free number: making it is what claims the number, so clusters can start side by side.
+
+    `avoid`: names of bridges that aren't to be made.
 
     Raises:
         ClusterError: no number is free, or `ip` refused.
@@ -107,7 +109,7 @@ def make(label: str) -> Network:
     taken = _taken()
     for number in range(FIRST, LAST + 1):
         network = Network(number)
-        if any(ipaddress.ip_network(network.all).overlaps(other) for other in taken):
+        if network.bridge in avoid or any(ipaddress.ip_network(network.all).overlaps(other) for other in taken):
             continue
         # All in one process: a kill of ours can't leave a bridge without a label.
         commands = (
