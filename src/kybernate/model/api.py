@@ -255,6 +255,12 @@ class WorkloadList(Answer):
     workloads: list[WorkloadView]
 
 
+class GoneView(Answer):
+    """In the stream: the agent knows that workload no more."""
+
+    workload: str
+
+
 class GpuView(Answer):
     index: int
     uuid: str

@@ -260,6 +260,7 @@ class Api:
             closing=agent.closing,
             node_view=agent.node_view,
             workload_view=lambda entry: self._seen_by(caller, entry),
+            jobs=lambda: words.JobList(jobs=agent.jobs.views()),
         )
 
     # -- workloads -----------------------------------------------------------------------------------------------

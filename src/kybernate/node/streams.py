@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from kybernate.model.api import EventView, NodeView, WorkloadView
+from kybernate.model.api import EventView, GoneView, JobList, NodeView, WorkloadView
 from kybernate.model.types import WorkloadName
 from kybernate.node import http
 from kybernate.node.events import Events
@@ -50,10 +50,14 @@ async def follow_node(
     closing: asyncio.Event,
     node_view: Callable[[], NodeView],
     workload_view: Callable[[Entry], WorkloadView],
+    jobs: Callable[[], JobList],
 ) -> web.StreamResponse:
-    """The node and every workload at once, then each again whenever it differs from what was sent, and all events."""
+    """The node, every workload and the jobs at once, then each again whenever it differs from what was sent, and all events."""
     node: NodeView | None = None
     workloads: dict[str, WorkloadView] = {}
+    under_way: JobList | None = None
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
     with events.subscribe() as queue:
         response = await _prepare(request)
         with contextlib.suppress(ConnectionResetError):
@@ -66,6 +70,15 @@ async def follow_node(
                     if workloads.get(view.name) != view:
                         workloads[view.name] = view
                         await response.write(http.server_event("workload", view))
+                for name in workloads.keys() - ledger.entries().keys():
+                    del workloads[name]
+                    await response.write(http.server_event("gone", GoneView(workload=name)))
+                if (listed := jobs()) != under_way:
+                    under_way = listed
+                    await response.write(http.server_event("jobs", listed))
+                if loop.time() - heard > _KEEP_ALIVE_S:
+                    heard = loop.time()
+                    await response.write(http.KEEP_ALIVE)
                 found = await _next(queue, closing, _LOOK_S)
                 while found is not None:
                     await response.write(http.server_event("event", found))

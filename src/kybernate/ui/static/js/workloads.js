@@ -1,0 +1,208 @@
+// The workloads: state, queue, memory, what a switch costs, and the buttons. Rows are told apart by name and stay where they are, so
+// that focus does, too.
+
+import { possible, underWay } from "./actions.js";
+import { swatchClass } from "./colours.js";
+import { byId, h, Keyed, setAttribute, setText, show } from "./dom.js";
+import { openDetails } from "./details.js";
+import { place, rate, seconds, size } from "./format.js";
+import { state, subscribe } from "./state.js";
+import { keysOn } from "./help.js";
+
+const RANK = { interactive: 0, batch: 1 };
+const ENDED = new Set(["exited", "lost"]);
+const COLUMNS = ["Workload", "State", "Queue", "VRAM", "Costs", "Orders"];
+
+let keyed;
+let body;
+let tableElement;
+let empty;
+
+export function start() {
+  body = h("div", { role: "rowgroup", class: "rows" });
+  const header = h("div", { role: "row", class: "row-head" }, ...COLUMNS.map((text) => h("span", { role: "columnheader", text })));
+  tableElement = h("div", { role: "table", class: "workloads", "aria-labelledby": "workloads-title" }, h("div", { role: "rowgroup" }, header), body);
+  empty = h("p", { class: "empty" }, "No workload yet. ", h("code", { text: "kybernate run NAME -- COMMAND" }), " starts one.");
+  byId("workloads").append(tableElement, empty);
+  keyed = new Keyed(body, makeRow);
+  body.addEventListener("keydown", onKey);
+  subscribe(render);
+}
+
+function rows() {
+  const served = new Map((state.serving?.served ?? []).map((one) => [one.name, one]));
+  const names = new Set([...state.workloads.keys(), ...served.keys()]);
+  const all = [...names].map((name) => ({ name, workload: state.workloads.get(name) ?? null, served: served.get(name) ?? null }));
+  const rank = (row) => (row.workload && ENDED.has(row.workload.state) ? 9 : (RANK[row.served?.klass] ?? 2));
+  return all.sort((a, b) => rank(a) - rank(b) || (b.served?.priority ?? 0) - (a.served?.priority ?? 0) || (a.name < b.name ? -1 : 1));
+}
+
+function render() {
+  const all = rows();
+  show(tableElement, all.length > 0);
+  show(empty, all.length === 0);
+  tableElement.classList.toggle("serving", state.serving !== null);
+  setText(byId("workloads-count"), all.length ? String(all.length) : "");
+  keyed.update(all, (row) => row.name);
+  if (!body.querySelector('[tabindex="0"]') && body.firstElementChild) body.firstElementChild.tabIndex = 0;
+}
+
+function makeRow({ name }) {
+  const under = h("span", { class: "quiet under" });
+  const label = h("span", { class: "name", text: name });
+  const first = h("div", { role: "rowheader", class: "cell who" }, h("i", { class: swatchClass(name) }), h("div", {}, label, under));
+  const pill = h("span", { class: "pill" });
+  const reason = h("span", { class: "quiet under" });
+  const progress = h("progress", { max: "1", hidden: true, "aria-label": `${name}: how far the switch is` });
+  const second = h("div", { role: "cell", class: "cell state" }, pill, progress, reason);
+  const queue = h("div", { role: "cell", class: "cell queue", "data-label": "Queue" });
+  const vram = h("div", { role: "cell", class: "cell number", "data-label": "VRAM" });
+  const costs = h("div", { role: "cell", class: "cell costs", "data-label": "Costs" });
+  const orders = h("div", { role: "cell", class: "cell orders" });
+  const element = h("div", { role: "row", class: "row-one", tabindex: "-1", "data-name": name, "aria-label": name }, first, second, queue, vram, costs, orders);
+  const buttons = makeButtons(orders, name);
+  return {
+    element,
+    update({ workload, served }) {
+      setText(under, subtitle(workload, served));
+      const stands = workload?.state ?? served?.state ?? "stopped";
+      setText(pill, stands);
+      setAttribute(pill, "data-state", stands);
+      tellProgress(workload, { progress, reason, served });
+      tellQueue(queue, served);
+      setText(vram, vramOf(workload, served));
+      tellCosts(costs, workload, served);
+      buttons(workload);
+      element.classList.toggle("ended", Boolean(workload && ENDED.has(workload.state)));
+    },
+  };
+}
+
+function subtitle(workload, served) {
+  const parts = [];
+  if (served && served.kind !== "other") parts.push(`${served.klass} ${served.kind}${served.priority ? `, priority ${served.priority}` : ""}`);
+  else if (workload?.argv.length) parts.push(command(workload.argv));
+  return parts.join(" · ");
+}
+
+function command([program, ...rest]) {
+  return [program.slice(program.lastIndexOf("/") + 1), ...rest].join(" ");
+}
+
+function tellProgress(workload, { progress, reason, served }) {
+  const operation = workload?.operation;
+  const total = operation?.bytes_total;
+  show(progress, Boolean(total));
+  if (total) progress.value = Math.min(1, (operation.bytes_done ?? 0) / total);
+  let text = served?.reason || workload?.reason || "";
+  if (workload?.state === "exited" && workload.exit_status !== null) text = `exit status ${workload.exit_status}`;
+  if (operation && total) {
+    text = `${size(operation.bytes_done)} of ${size(total)}`;
+    if (operation.bytes_per_s) text += `, ${rate(operation.bytes_per_s)}`;
+    if (operation.seconds_left !== null && operation.seconds_left !== undefined) text += `, ${seconds(operation.seconds_left)} left`;
+  } else if (workload?.state === "paused") {
+    text = `${workload.staged ? "staged in RAM" : `in ${place(workload.tier)}`}${text ? ` · ${text}` : ""}`;
+  }
+  setText(reason, text);
+  setAttribute(reason, "title", text);
+}
+
+function tellQueue(element, served) {
+  const key = served ? `${served.waiting} ${served.in_flight} ${served.oldest_wait_s} ${served.kind}` : "";
+  if (element.dataset.key === key) return;
+  element.dataset.key = key;
+  if (!served || served.kind !== "model") {
+    element.replaceChildren(h("span", { class: "quiet", text: "–" }));
+    return;
+  }
+  const oldest = served.oldest_wait_s === null ? null : h("span", { class: "quiet", text: `oldest ${seconds(served.oldest_wait_s)}` });
+  element.replaceChildren(
+    h("span", { class: served.waiting ? "count waiting" : "count", text: `${served.waiting} waiting` }),
+    h("span", { class: served.in_flight ? "count flying" : "count", text: `${served.in_flight} in flight` }),
+    ...(oldest ? [oldest] : []),
+  );
+}
+
+function vramOf(workload, served) {
+  if (workload?.resident_bytes) return size(workload.resident_bytes);
+  const needs = served?.bytes || workload?.last_pause?.bytes_total || 0;
+  return needs ? `(${size(needs)})` : "–";
+}
+
+function tellCosts(element, workload, served) {
+  const out = served?.cost.leave_s ?? workload?.last_pause?.seconds ?? null;
+  const back = served?.cost.come_s ?? workload?.last_resume?.seconds ?? null;
+  const key = `${out} ${back}`;
+  if (element.dataset.key === key) return;
+  element.dataset.key = key;
+  if (out === null && back === null) {
+    element.replaceChildren(h("span", { class: "quiet", text: "–" }));
+    return;
+  }
+  element.replaceChildren(
+    h("span", { title: "Pause: VRAM is given back" }, h("span", { class: "quiet", text: "out " }), seconds(out)),
+    h("span", { title: "Resume: back in VRAM" }, h("span", { class: "quiet", text: "in " }), seconds(back)),
+  );
+}
+
+function makeButtons(parent, name) {
+  let key = null;
+  return (workload) => {
+    const busy = underWay.get(name) ?? null;
+    const orders = workload ? possible(workload).filter((order) => !order.more) : [];
+    const now = JSON.stringify([busy, workload?.state ?? null, orders.map((order) => order.word)]);
+    if (now === key) return;
+    key = now;
+    const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.place : null;
+    const made = orders.map((order, i) =>
+      h("button", {
+        type: "button",
+        "data-place": String(i),
+        class: order.key === "r" ? "primary" : "",
+        "aria-label": `${order.word} ${name}`,
+        "aria-disabled": busy ? "true" : null,
+        text: order.short ?? order.word,
+        onclick: () => !underWay.has(name) && order.run(),
+      }),
+    );
+    if (busy) made.splice(0, made.length, h("button", { type: "button", "data-place": "0", "aria-disabled": "true", "aria-busy": "true", text: `${busy}…` }));
+    if (workload) {
+      made.push(h("button", { type: "button", "data-place": "more", class: "ghost", "aria-haspopup": "dialog", "aria-label": `More of ${name}`, text: "More", onclick: () => openDetails(name) }));
+    }
+    parent.replaceChildren(...made);
+    if (focused !== null) (parent.querySelector(`[data-place="${focused}"]`) ?? parent.firstElementChild ?? parent.closest(".row-one"))?.focus();
+  };
+}
+
+// -- keys: only while a row, or something in it, has the focus ----------------------------------------------------------
+
+function onKey(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const row = event.target.closest(".row-one");
+  if (!row) return;
+  const go = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling, Home: body.firstElementChild, End: body.lastElementChild }[event.key];
+  if (event.key in { ArrowDown: 1, ArrowUp: 1, Home: 1, End: 1 }) {
+    event.preventDefault();
+    if (go) focusRow(go);
+    return;
+  }
+  if (event.key === "Enter" && event.target === row) {
+    event.preventDefault();
+    openDetails(row.dataset.name);
+    return;
+  }
+  if (!keysOn()) return;
+  const workload = state.workloads.get(row.dataset.name);
+  const order = workload && !underWay.has(workload.name) && possible(workload).find((one) => one.key === event.key);
+  if (order) {
+    event.preventDefault();
+    order.run();
+  }
+}
+
+function focusRow(row) {
+  for (const other of body.querySelectorAll('[tabindex="0"].row-one')) other.tabIndex = -1;
+  row.tabIndex = 0;
+  row.focus();
+}
+
