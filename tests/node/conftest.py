@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER
 from tests.guardian import guarded
+from tests.store.server import ACCESS, SECRET, Proxy, Server, Unbuildable
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.client import Client
@@ -25,16 +28,27 @@ from kybernate.model.layout import StateDirectory
 from kybernate.model.types import MIB
 
 GPU_BYTES = 128 * MIB
+POOL = 192 * MIB
+"""Of agents with tiers."""
 POOL_BYTES = 128 * MIB
 START_S = 50.0 * SLOWER
+
+MakeAgent = Callable[..., "AgentProcess"]
 
 
 class AgentProcess:
     """`kybernate up` in a directory of its own; may be killed and started again there."""
 
     def __init__(
-        self, root: Path, *, settings: str, simulated_gpu: bool, environment: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        *,
+        settings: str,
+        simulated_gpu: bool,
+        gpu_bytes: int = GPU_BYTES,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._gpu_bytes = gpu_bytes
         self._environment = dict(environment or {})
         self.state = StateDirectory(root / "s")
         self.file = root / "kybernate.yaml"
@@ -60,7 +74,7 @@ class AgentProcess:
             "--state-dir",
             str(self.state.root),
         ]
-        command += [f"--simulated={GPU_BYTES}"] if self._simulated else []
+        command += [f"--simulated={self._gpu_bytes}"] if self._simulated else []
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith("KYBERNATE_") or k == "KYBERNATE_NATIVE_DIR"
         }
@@ -100,10 +114,10 @@ class AgentProcess:
             )
         )
 
-    def run_cuda(self, name: str, *, bytes_: int = 80 * MIB, seed: int = 1) -> WorkloadView:
-        """A workload that fills VRAM and goes on rewriting and comparing it."""
+    def run_cuda(self, name: str, *, bytes_: int = 80 * MIB, seed: int = 1, noise: bool = False) -> WorkloadView:
+        """A workload that fills VRAM and goes on rewriting and comparing it; with `noise`, by what doesn't compress."""
         module = "kybernate.cli.bench_workload"
-        size = ["--bytes", str(bytes_), "--seed", str(seed)]
+        size = ["--bytes", str(bytes_), "--seed", str(seed), *(["--noise"] if noise else [])]
         return self.run(name, sys.executable, "-m", module, *size, "--loop", "0.25", "--pace", "0.02")
 
     def output(self, name: str) -> str:
@@ -161,3 +175,87 @@ def slow_agent() -> Iterator[AgentProcess]:
     yield from agent_process(
         settings=settings, simulated_gpu=True, environment={"KYBERNATE_SIMULATED_LINK_GIB_S": "0.04"}
     )
+
+
+# -- agents with tiers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """A short path, for sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="kyb-"))
+    with guarded(directory):
+        yield directory
+
+
+@pytest.fixture
+def make_agent(root: Path) -> Iterator[MakeAgent]:
+    """`make_agent(store="...")`: an agent with a directory of its own; with `beside` on the other one's GPU."""
+    made: list[AgentProcess] = []
+
+    def make(
+        *,
+        store: str = "{}",
+        pool: int = POOL,
+        gpu: int = GPU_BYTES,
+        beside: AgentProcess | None = None,
+        **environment: str,
+    ) -> AgentProcess:
+        place = root / secrets.token_hex(3)
+        place.mkdir()
+        if beside is not None:
+            environment |= simulated.environment([simulated.describe(gpu_path(beside.state))], {})
+        settings = f"agent:\n  pool: {{size: {pool}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n  store: {store}\n"
+        agent = AgentProcess(
+            place, settings=settings, simulated_gpu=beside is None, gpu_bytes=gpu, environment=environment
+        )
+        made.append(agent)
+        agent.start()
+        return agent
+
+    yield make
+    for agent in reversed(made):
+        agent.end()
+        agent.client.close()
+    for agent in made:
+        with contextlib.suppress(KybernateError):
+            simulated.remove(gpu_path(agent.state))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    try:
+        running = Server(tmp_path_factory.mktemp("s3"))
+    except Unbuildable as e:
+        pytest.skip(str(e))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    between = Proxy(server.port)
+    yield between
+    between.close()
+
+
+@pytest.fixture
+def bucket(server: Server, tmp_path: Path) -> Callable[..., str]:
+    """The `store` setting of an agent with a bucket of the test's own."""
+    name = f"b-{secrets.token_hex(6)}"
+    server.make_bucket(name)
+    credentials = tmp_path / "credentials.yaml"
+    credentials.touch(0o600)
+    credentials.write_text(f"access_key_id: {ACCESS}\nsecret_access_key: {SECRET}\n")
+
+    def setting(port: int | None = None, **more: object) -> str:
+        place = {
+            "url": f"s3://{name}/snapshots",
+            "endpoint": f"http://127.0.0.1:{port or server.port}",
+            "region": "us-east-1",
+            "credentials_file": str(credentials),
+            "patience": 1,
+        }
+        return json.dumps({"object": place, **more})
+
+    return setting

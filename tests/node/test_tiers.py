@@ -8,20 +8,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
-from tests.guardian import guarded
-from tests.node.conftest import AgentProcess
+from tests.node.conftest import POOL, AgentProcess, MakeAgent
 from tests.node.test_agent import as_nobody
-from tests.store.server import ACCESS, SECRET, Mode, Proxy, Server, Unbuildable
+from tests.store.server import Mode, Proxy
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
@@ -33,43 +30,6 @@ from kybernate.model.types import MIB, TierName, WorkloadState
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
 
 SIZE = 16 * MIB
-POOL = 192 * MIB
-MakeAgent = Callable[..., AgentProcess]
-
-
-@pytest.fixture(scope="module")
-def root() -> Iterator[Path]:
-    """A short path, for sockets."""
-    directory = Path(tempfile.mkdtemp(prefix="kyb-"))
-    with guarded(directory):
-        yield directory
-
-
-@pytest.fixture
-def make_agent(root: Path) -> Iterator[MakeAgent]:
-    """`make_agent(store="...")`: an agent with a directory of its own; with `beside` on the other one's GPU."""
-    made: list[AgentProcess] = []
-
-    def make(
-        *, store: str = "{}", pool: int = POOL, beside: AgentProcess | None = None, **environment: str
-    ) -> AgentProcess:
-        place = root / secrets.token_hex(3)
-        place.mkdir()
-        if beside is not None:
-            environment |= simulated.environment([simulated.describe(gpu_path(beside.state))], {})
-        settings = f"agent:\n  pool: {{size: {pool}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n  store: {store}\n"
-        agent = AgentProcess(place, settings=settings, simulated_gpu=beside is None, environment=environment)
-        made.append(agent)
-        agent.start()
-        return agent
-
-    yield make
-    for agent in reversed(made):
-        agent.end()
-        agent.client.close()
-    for agent in made:
-        with contextlib.suppress(KybernateError):
-            simulated.remove(gpu_path(agent.state))
 
 
 @pytest.fixture(scope="module")
@@ -106,45 +66,6 @@ def agent(lasting_agent: AgentProcess, eventually: Eventually) -> Iterator[Agent
     assert node.pool is not None
     assert node.gpus[0].resident_bytes == 0
     assert [tier.used_bytes for tier in node.tiers] == [0]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    try:
-        running = Server(tmp_path_factory.mktemp("s3"))
-    except Unbuildable as e:
-        pytest.skip(str(e))
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    between = Proxy(server.port)
-    yield between
-    between.close()
-
-
-@pytest.fixture
-def bucket(server: Server, tmp_path: Path) -> Callable[..., str]:
-    """The `store` setting of an agent with a bucket of the test's own."""
-    name = f"b-{secrets.token_hex(6)}"
-    server.make_bucket(name)
-    credentials = tmp_path / "credentials.yaml"
-    credentials.touch(0o600)
-    credentials.write_text(f"access_key_id: {ACCESS}\nsecret_access_key: {SECRET}\n")
-
-    def setting(port: int | None = None, **more: object) -> str:
-        place = {
-            "url": f"s3://{name}/snapshots",
-            "endpoint": f"http://127.0.0.1:{port or server.port}",
-            "region": "us-east-1",
-            "credentials_file": str(credentials),
-            "patience": 1,
-        }
-        return json.dumps({"object": place, **more})
-
-    return setting
 
 
 def started(agent: AgentProcess, eventually: Eventually, name: str, *, size: int = SIZE, seed: int = 1) -> None:

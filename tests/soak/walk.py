@@ -166,7 +166,9 @@ class Walk:
         self._known[known.name] = known
 
         def run() -> None:
-            self._world.agents[known.agent].run_cuda(known.name, bytes_=SIZES[which % len(SIZES)], seed=number)
+            self._world.agents[known.agent].run_cuda(
+                known.name, bytes_=SIZES[which % len(SIZES)], seed=number, noise=which % 4 > 0
+            )
             known.may_end = ""
 
         return Task(f"run {known.name} on {'ab'[known.agent]}", run, known)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import Keys, LocalMedium, Space, Tier, keys_of
+from kybernate.store.manifests import Manifest, StoredExtent
 from kybernate.store.memory import Buffer
-from kybernate.store.tenants import TenantName
+from kybernate.store.needs import Needs
+from kybernate.store.tenants import SnapshotName, TenantName
 
 SECRET = bytes(range(32))
 TENANT = TenantName("default")
@@ -79,3 +81,34 @@ def packs_of(tier: Tier, keys: Keys = PLAIN) -> list[Path]:
 def manifest_path(tier: Tier, name: str, keys: Keys = PLAIN) -> Path:
     assert isinstance(tier.medium, LocalMedium)
     return tier.medium.root / keys.tenant / "manifests" / name
+
+
+SNAPSHOTS = 10
+CHUNKS = 51_200
+"""Of each snapshot: 100 GiB."""
+OWN = 10_000
+"""Of each, that no other has."""
+
+
+def many_snapshots(space: Space, count: int = SNAPSHOTS) -> None:
+    """Metadata of a terabyte, 276 GiB without what is there twice: real packs, manifests and rows, with some bytes in place of
+    each chunk of 2 MiB."""
+    shared = [PLAIN.chunk_id(memoryview(_small(f"shared-{k}"))) for k in range(CHUNKS - OWN)]
+    for number in range(count):
+        with space.writer(f"s-{number}") as writer:
+            names = [f"{number}-{k}" for k in range(OWN)]
+            if number == 0:
+                names = [*(f"shared-{k}" for k in range(CHUNKS - OWN)), *names]
+            ids = [] if number == 0 else list(shared)
+            for name in names:
+                content = memoryview(_small(name))
+                ids.append(PLAIN.chunk_id(content))
+                writer.chunks.put(ids[-1], content, None)
+            extent = StoredExtent(first=0, size=CHUNKS * CHUNK_BYTES)
+            table = b"".join(ids)
+            writer.adopt(Manifest(SnapshotName(""), "", 0.0, (extent,), (), table, {}, {}, Needs(), ()))
+            writer.commit()
+
+
+def _small(seed: str) -> bytes:
+    return seed.encode().ljust(64, b".")

@@ -8,18 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.store.rig import PLAIN, OpenTier
-
-from kybernate.model.types import CHUNK_BYTES
-from kybernate.store.manifests import Manifest, StoredExtent
-from kybernate.store.needs import Needs
-from kybernate.store.tenants import SnapshotName
-
-SNAPSHOTS = 10
-CHUNKS = 51_200
-"""Of each snapshot: 100 GiB."""
-OWN = 10_000
-"""Of each, that no other has."""
+from tests.store.rig import CHUNKS, OWN, PLAIN, SNAPSHOTS, OpenTier, many_snapshots
 
 MEASURE = """
 import json, sys
@@ -50,22 +39,7 @@ print(json.dumps(dict(listed=listed, problems=[p.text for p in report.problems],
 @pytest.mark.timeout(600)
 def test_a_terabyte_of_snapshots_costs_little_memory(open_tier: OpenTier, tmp_path: Path) -> None:
     tier = open_tier(compress_below=0.0)
-    space = tier.space(PLAIN)
-    shared = [PLAIN.chunk_id(memoryview(_chunk(f"shared-{k}"))) for k in range(CHUNKS - OWN)]
-    for number in range(SNAPSHOTS):
-        with space.writer(f"s-{number}") as writer:
-            names = [f"{number}-{k}" for k in range(OWN)]
-            if number == 0:
-                names = [*(f"shared-{k}" for k in range(CHUNKS - OWN)), *names]
-            ids = [] if number == 0 else list(shared)
-            for name in names:
-                content = memoryview(_chunk(name))
-                ids.append(PLAIN.chunk_id(content))
-                writer.chunks.put(ids[-1], content, None)
-            extent = StoredExtent(first=0, size=CHUNKS * CHUNK_BYTES)
-            table = b"".join(ids)
-            writer.adopt(Manifest(SnapshotName(""), "", 0.0, (extent,), (), table, {}, {}, Needs(), ()))
-            writer.commit()
+    many_snapshots(tier.space(PLAIN))
     tier.close()
     tier.catalog.close()
     for catalog in (tmp_path / "catalog.db", tmp_path / "made-anew.db"):
@@ -83,7 +57,3 @@ def test_a_terabyte_of_snapshots_costs_little_memory(open_tier: OpenTier, tmp_pa
         assert found["problems"] == []
         assert found["chunks"] == CHUNKS - OWN + SNAPSHOTS * OWN
         assert max(found[key] for key in ("opened", "collected", "verified", "read")) < 200 << 20
-
-
-def _chunk(seed: str) -> bytes:
-    return seed.encode().ljust(64, b".")

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import sys
 import time
@@ -103,18 +104,36 @@ class WordsByMemset:
 
     def write(self, piece: Piece) -> None:
         for pointer, size, value in self._blocks(piece):
-            self._driver.call("cuMemsetD32_v2", pointer, value, size // 4)
+            self._fill(pointer, size, value)
+
+    def _fill(self, pointer: int, size: int, value: int) -> None:
+        self._driver.call("cuMemsetD32_v2", pointer, value, size // 4)
+
+    @staticmethod
+    def _expected(size: int, value: int) -> bytes:
+        return value.to_bytes(4, "little") * (size // 4)
 
     def wrong(self, pieces: list[Piece]) -> int:
         wrong = 0
         for piece in pieces:
             for pointer, size, value in self._blocks(piece):
                 self._driver.call("cuMemcpyDtoH_v2", self._buffer, pointer, size)
-                expected = value.to_bytes(4, "little") * (size // 4)
+                expected = self._expected(size, value)
                 got = ctypes.string_at(self._buffer, size)
                 if got != expected:
-                    wrong += sum(got[i : i + 4] != expected[:4] for i in range(0, size, 4))
+                    wrong += sum(got[i : i + 4] != expected[i : i + 4] for i in range(0, size, 4))
         return wrong
+
+
+class NoiseByCopy(WordsByMemset):
+    """The same with blocks that don't compress, as weights don't."""
+
+    def _fill(self, pointer: int, size: int, value: int) -> None:
+        self._driver.call("cuMemcpyHtoD_v2", pointer, self._expected(size, value), size)
+
+    @staticmethod
+    def _expected(size: int, value: int) -> bytes:
+        return random.Random(value).randbytes(size)
 
 
 class Memory:
@@ -216,13 +235,14 @@ def main(arguments: list[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--loop", type=float, metavar="FRACTION")
     mode.add_argument("--commands", type=Path, metavar="FILE")
+    parser.add_argument("--noise", action="store_true", help="content that doesn't compress; without kernels")
     parser.add_argument("--pace", type=float, default=0.0, help="seconds to rest between steps")
     options = parser.parse_args(arguments)
     stop = Stop()
     driver = Driver()
     words: Words
     try:
-        words = WordsByKernel(driver)
+        words = NoiseByCopy(driver) if options.noise else WordsByKernel(driver)
     except (DriverError, OSError, AttributeError):
         words = WordsByMemset(driver)
     memory = Memory(driver=driver, words=words, size=options.bytes, seed=options.seed)
