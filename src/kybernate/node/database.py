@@ -43,6 +43,10 @@ CREATE TABLE IF NOT EXISTS switches (
     time REAL NOT NULL,
     record TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS serving (
+    name TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+);
 """
 
 Row = tuple[Any, ...]

@@ -75,6 +75,12 @@ class Jobs:
             if job.subject == subject and job.yielding:
                 job.stop.cancel()
 
+    def cancel(self, kind: str, subject: str) -> None:
+        """This one turned out to be needless."""
+        for job in self._running:
+            if (job.kind, job.subject) == (kind, subject):
+                job.stop.cancel()
+
     def cancel_all(self) -> None:
         """The agent goes down. What is cancelled is undone, and can be ordered again."""
         for job in self._running:

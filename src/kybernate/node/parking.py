@@ -81,6 +81,8 @@ class Parking:
         workloads.forget_snapshots = self.forget
         self._stuck: dict[WorkloadName, float] = {}
         """Since when workloads are paused that could not be parked for want of room: not tried again in that pause."""
+        self.keeps_in_ram: Callable[[WorkloadName], bool] = lambda _: False
+        """Whether somebody said that it goes no deeper by itself."""
 
     # -- down --------------------------------------------------------------------------------------------------------
 
@@ -459,6 +461,7 @@ class Parking:
             and not gpu.engine.unfinished(entry.name)
             and self._workloads.idle(entry.name)
             and self._stuck.get(entry.name) != entry.since
+            and not self.keeps_in_ram(entry.name)
         )
 
     async def demote(self, gpu: GpuGear, entry: Entry, tier: TierName, *, why: str) -> bool:

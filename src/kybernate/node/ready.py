@@ -44,8 +44,13 @@ def http_path(text: str) -> HttpPath:
     return HttpPath(parts.hostname or "127.0.0.1", port, path)
 
 
-def wait_ready(tree: Tree, *, path: HttpPath | None, command: Sequence[str], timeout_s: float) -> None:
+def wait_ready(
+    tree: Tree, *, path: HttpPath | None, command: Sequence[str], timeout_s: float, port: int | None = None
+) -> None:
     """Until it is ready; at once where nothing is to be asked.
+
+    Args:
+        port: something has to listen there.
 
     Raises:
         Busy: not in time; the message says what was found the last time.
@@ -56,6 +61,8 @@ def wait_ready(tree: Tree, *, path: HttpPath | None, command: Sequence[str], tim
         if tree.exit() is not None:
             raise WorkloadLost(f"workload {tree.name} ended before it was ready", hint=f"`kybernate logs {tree.name}`")
         found = _answer(tree, path) if path is not None else None
+        if found is None and port is not None:
+            found = _listens(tree, port)
         if found is None and command:
             found = _run(tree, command, left_s=max(0.1, deadline - time.monotonic()))
         if found is None:
@@ -95,6 +102,17 @@ def _answer(tree: Tree, path: HttpPath) -> str | None:
     finally:
         connection.close()
     return None if 200 <= response.status < 300 else f"{path.path} answers {response.status}"
+
+
+def _listens(tree: Tree, port: int) -> str | None:
+    """What is wrong with the port; None when somebody listens there."""
+    with open_socket(tree) as knocking:
+        knocking.settimeout(_ANSWER_S)
+        try:
+            knocking.connect(("127.0.0.1", port))
+        except OSError as e:
+            return f"port {port}: {e.strerror or type(e).__name__}"
+    return None
 
 
 def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> str | None:

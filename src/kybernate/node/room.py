@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from kybernate.cuda.broker import Verdict
@@ -63,6 +64,30 @@ class Holdings(Protocol):
     def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
 
 
+class Chooser(Protocol):
+    """A policy that knows more than the ledger."""
+
+    def __call__(
+        self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None
+    ) -> tuple[tuple[WorkloadName, ...], float | None]:
+        """Victims whose pause makes room, or none and a time to wait; neither: no pause can help.
+
+        Args:
+            quantum_s: 0 for a resume that somebody ordered; None: as it finds right.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Of one GPU, in bytes."""
+
+    capacity: int
+    unheld: int
+    """Of that, held by nobody."""
+    reserved: Mapping[WorkloadName, int]
+    """Promised to whoever was told to ask again."""
+
+
 def default_reserve(total_bytes: int) -> int:
     return min(GIB, total_bytes // 50)
 
@@ -99,6 +124,11 @@ class RoomKeeper:
         self._holdings: Holdings | None = None
         self._workloads: Workloads | None = None
         self._watch_process: Callable[[WorkloadName, HostPid], None] | None = None
+        self._chooser: Chooser | None = None
+
+    def follow(self, chooser: Chooser) -> None:
+        """From now on this one chooses victims, and resumes what was paused by the arbiter."""
+        self._chooser = chooser
 
     def attach(
         self,
@@ -142,12 +172,40 @@ class RoomKeeper:
         usable = gpu.total_bytes - self._reserve(gpu)
         return usable if self._vram.limit is None else min(usable, self._vram.limit)
 
+    def numbers(self) -> dict[GpuUuid, Numbers]:
+        """How each GPU stands."""
+        now = self._clock()
+        found = {}
+        for uuid, gpu in self._gpus.items():
+            capacity = self.capacity(gpu)
+            promised = {
+                name: size
+                for (name, where), (size, until) in list(self._reserved.items())
+                if where == uuid and until > now
+            }
+            unheld = min(self._free(gpu), capacity - self._resident(None, gpu))
+            found[uuid] = Numbers(capacity=capacity, unheld=unheld, reserved=promised)
+        return found
+
+    def refused_until(self, name: WorkloadName) -> float:
+        """Until when it is left alone, since it could not be paused."""
+        return self._refused_until.get(name, 0.0)
+
     def evicted_bytes(self, name: WorkloadName) -> dict[GpuUuid, int]:
         """What it holds on each GPU, to be remembered when it is paused."""
         held = {uuid: self._resident(name, gpu) for uuid, gpu in self._gpus.items()}
         return {uuid: size for uuid, size in held.items() if size}
 
-    async def make_room_for_resume(self, entry: Entry, *, may_evict: bool, wait_s: float) -> list[WorkloadName]:
+    async def clear_room(self, name: WorkloadName, victims: Sequence[WorkloadName]) -> list[WorkloadName]:
+        """Pause these before a workload is started that will ask for their room. Returns who left."""
+        async with self._deciding:
+            await asyncio.gather(*(self._evict(victim, requester=name) for victim in victims))
+        entries = self._ledger.entries()
+        return [each for each in victims if (entry := entries.get(each)) and entry.state is WorkloadState.PAUSED]
+
+    async def make_room_for_resume(
+        self, entry: Entry, *, may_evict: bool, wait_s: float, victims: Sequence[WorkloadName] = ()
+    ) -> list[WorkloadName]:
         """Until what the workload needs back fits on each of its GPUs; it is reserved for it then.
 
         Returns whom it paused for that.
@@ -167,7 +225,7 @@ class RoomKeeper:
                 )
             deadline = self._clock() + wait_s
             while True:
-                choice = await self._step(entry.name, gpu, size, quantum_s=0.0, may_evict=may_evict)
+                choice = await self._step(entry.name, gpu, size, quantum_s=0.0, may_evict=may_evict, preferred=victims)
                 if choice is None:
                     break
                 paused += [victim for victim in choice.victims if victim not in paused]
@@ -186,14 +244,17 @@ class RoomKeeper:
                     await asyncio.sleep(min(choice.wait_s or _LOOK_S, _LOOK_S))
         return paused
 
-    async def begin_room_for_resume(self, entry: Entry) -> Departure | None:
+    async def begin_room_for_resume(self, entry: Entry, preferred: Sequence[WorkloadName] = ()) -> Departure | None:
         """Let victims begin to leave where that is all it takes, so that the resume can begin at once.
 
         None: everything fits already, or it takes more than victims that can be paused now; `make_room_for_resume` sees to
         both. The room is reserved for the workload until `release_reservation`.
+
+        Args:
+            preferred: who shall leave, if that suffices.
         """
         async with self._deciding:
-            victims: list[WorkloadName] = []
+            missing: dict[GpuUuid, int] = {}
             spare: dict[GpuUuid, int] = {}
             for uuid, size in entry.evicted.items():
                 gpu = self._gpus.get(uuid)
@@ -201,19 +262,13 @@ class RoomKeeper:
                     return None
                 room = self._judge(entry.name, gpu, size)
                 if room is Room.LATER:
-                    choice = choose_victims(
-                        self._candidates(gpu),
-                        requester=entry.name,
-                        needed=self._missing(entry.name, gpu, size),
-                        now=self._clock(),
-                        quantum_s=0.0,
-                    )
-                    if not choice.victims:
-                        return None
-                    victims += [victim for victim in choice.victims if victim not in victims]
+                    missing[uuid] = self._missing(entry.name, gpu, size)
                 elif room is Room.NEVER:
                     return None
                 spare[uuid] = max(0, size - self._missing(entry.name, gpu, size))
+            if not missing:
+                return None
+            victims = self._choose(entry.name, missing, quantum_s=0.0, preferred=preferred).victims
             if not victims:
                 return None
             for uuid, size in entry.evicted.items():
@@ -258,7 +313,8 @@ class RoomKeeper:
 
     def _next_to_resume(self) -> WorkloadName | None:
         now = self._clock()
-        resumed = (ARBITER, RECOVERY) if self._arbiter.auto_resume else (RECOVERY,)
+        by_policy = self._chooser is not None or not self._arbiter.auto_resume
+        resumed = (RECOVERY,) if by_policy else (ARBITER, RECOVERY)
         parked = []
         for entry in self._ledger.entries().values():
             if entry.state is not WorkloadState.PAUSED or entry.paused_by not in resumed:
@@ -323,27 +379,70 @@ class RoomKeeper:
         )
 
     async def _step(
-        self, name: WorkloadName, gpu: Gpu, size: int, *, quantum_s: float, may_evict: bool
+        self,
+        name: WorkloadName,
+        gpu: Gpu,
+        size: int,
+        *,
+        quantum_s: float,
+        may_evict: bool,
+        preferred: Sequence[WorkloadName] = (),
     ) -> Choice | None:
         """One decision: None when the room is there and reserved, else what was done or is to be waited for."""
-        assert self._workloads is not None
         async with self._deciding:
             if self._judge(name, gpu, size) is not Room.LATER:
                 self._reserved[name, gpu.uuid] = (size, self._clock() + _RESERVED_S)
                 return None
             if not may_evict:
                 return Choice()
-            choice = choose_victims(
-                self._candidates(gpu),
-                requester=name,
-                needed=self._missing(name, gpu, size),
-                now=self._clock(),
-                quantum_s=quantum_s,
-            )
+            missing = {gpu.uuid: self._missing(name, gpu, size)}
+            choice = self._choose(name, missing, quantum_s=quantum_s, preferred=preferred)
             if choice.victims:
                 # gather() makes the tasks now, but their first step comes later: evict() itself checks once more.
                 await asyncio.gather(*(self._evict(victim, requester=name) for victim in choice.victims))
             return choice
+
+    def _choose(
+        self,
+        name: WorkloadName,
+        missing: Mapping[GpuUuid, int],
+        *,
+        quantum_s: float,
+        preferred: Sequence[WorkloadName] = (),
+    ) -> Choice:
+        """Whom to pause so that what is missing on each GPU becomes free."""
+        if preferred and self._suffice(preferred, missing):
+            return Choice(victims=tuple(preferred))
+        if self._chooser is not None:
+            quantum = 0.0 if quantum_s == 0.0 else None
+            victims, wait_s = self._chooser(requester=name, needed=missing, quantum_s=quantum)
+            return Choice(victims=victims) if victims else Choice(wait_s=wait_s)
+        chosen: list[WorkloadName] = []
+        for uuid, size in missing.items():
+            choice = choose_victims(
+                self._candidates(self._gpus[uuid]),
+                requester=name,
+                needed=size,
+                now=self._clock(),
+                quantum_s=quantum_s,
+            )
+            if not choice.victims:
+                return choice
+            chosen += [victim for victim in choice.victims if victim not in chosen]
+        return Choice(victims=tuple(chosen))
+
+    def _suffice(self, victims: Sequence[WorkloadName], missing: Mapping[GpuUuid, int]) -> bool:
+        """Whether these can be paused now and free enough."""
+        assert self._workloads is not None
+        entries = self._ledger.entries()
+        for victim in victims:
+            entry = entries.get(victim)
+            if entry is None or entry.state is not WorkloadState.RUNNING or not self._workloads.idle(victim):
+                return False
+        return all(
+            sum(self._resident(victim, self._gpus[uuid]) for victim in victims) >= size
+            for uuid, size in missing.items()
+        )
 
     async def _evict(self, victim: WorkloadName, *, requester: WorkloadName) -> None:
         """As `_leave`; that it could not leave shows in the next decision."""

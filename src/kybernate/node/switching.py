@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from kybernate.engine.recovery import ContentGone
@@ -20,6 +20,7 @@ from kybernate.model.types import Backend, Depth, SwitchReport, TierName, Worklo
 from kybernate.node.caller import Caller
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.external import ExternalWatcher
+from kybernate.node.gate import Gate, OpenGate
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
 from kybernate.node.lifecycle import Event
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_LEAST_DRAIN_S = 1.0
+"""For the GPU, where requests in flight took nearly all of an order's time: kernels end within milliseconds."""
 _UNCHANGED = (Busy, Unsupported, NoRoom, Conflict)
 """The engine's answers that promise the workload is as it was."""
 
@@ -46,6 +49,8 @@ class Switching:
         self._workloads = workloads
         self._external = external
         self._parking = parking
+        self.gate: Gate = OpenGate()
+        """Set before the first order by whoever serves requests."""
 
     # -- orders --------------------------------------------------------------------------------------------------
 
@@ -199,6 +204,7 @@ class Switching:
         gpu = self._gpu()
         self._refuse_ended(self._gear.ledger.entry(name), "resumed")
         self._gear.jobs.make_way(name)
+        self.gate.asked_for(name)
         return await self._workloads.submit(
             name,
             "resume",
@@ -269,6 +275,28 @@ class Switching:
         """For whoever is in the workload's owner task already."""
         return await self._resume(self._gpu(), name, may_evict=may_evict, wait_s=wait_s, why=why)
 
+    # -- the policy's orders -------------------------------------------------------------------------------------
+
+    async def bring(
+        self, name: WorkloadName, *, victims: Sequence[WorkloadName], wait_s: float, why: str
+    ) -> SwitchView:
+        """Resume on the policy's behalf; these victims make room, or others where they don't suffice any more."""
+        gpu = self._gpu()
+        self._refuse_ended(self._gear.ledger.entry(name), "resumed")
+        self._gear.jobs.make_way(name)
+        work = lambda: self._resume(gpu, name, may_evict=True, wait_s=wait_s, why=why, victims=victims)  # noqa: E731
+        return await self._workloads.submit(name, "resume", work)
+
+    async def give_back(self, name: WorkloadName, *, why: str) -> SwitchView:
+        """Pause on the policy's behalf, though nobody needs its room."""
+        gpu, settings = self._gpu(), self._gear.settings.arbiter
+        return await self._workloads.submit(
+            name,
+            "pause",
+            lambda: self._pause(gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why),
+            detail=(settings.depth, TierName.RAM, None),
+        )
+
     # -- the room keeper's orders --------------------------------------------------------------------------------
 
     def idle(self, name: WorkloadName) -> bool:
@@ -322,9 +350,16 @@ class Switching:
         deeper = entry.state is WorkloadState.PAUSED
         if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
             return self._already_paused(entry, by)
-        target = await self._target(entry)
-        free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
-        ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
+        began = self._gear.clock()
+        await self.gate.close(name, timeout_s=timeout_s, by_arbiter=by == ARBITER)
+        timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
+        try:
+            target = await self._target(entry)
+            free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
+            ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
+        except BaseException:
+            self.gate.stays(name)
+            raise
         try:
             while True:
                 try:
@@ -338,6 +373,8 @@ class Switching:
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
             await self._failed(gpu, name, target, e, operation="pause", undone=undone)
+            if ledger.entry(name).state is WorkloadState.RUNNING:
+                self.gate.stays(name)
             raise
         # What is asked for at the resume is what left, which may be less than it held: it gives back what it can spare first.
         evicted = dict(entry.evicted) if deeper else gpu.engine.away_bytes(name)
@@ -385,7 +422,12 @@ class Switching:
         wait_s: float,
         why: str,
         take_over: bool = False,
+        victims: Sequence[WorkloadName] = (),
     ) -> SwitchView:
+        """
+        Args:
+            victims: who shall make room, if that suffices.
+        """
         ledger = self._gear.ledger
         entry = ledger.entry(name)
         self._refuse_ended(entry, "resumed")
@@ -408,13 +450,15 @@ class Switching:
         try:
             target = to_resume = await self._target(entry)
             overlapping = may_evict and not gpu.engine.unfinished(name)
-            departure = await gpu.room.begin_room_for_resume(entry) if overlapping else None
+            departure = await gpu.room.begin_room_for_resume(entry, victims) if overlapping else None
             began: SwitchReport | None = None
             if departure is not None:
                 began = await self._resume_while_others_leave(gpu, to_resume, departure)
                 made_room = list(departure.victims)
             if began is None:
-                made_room = await gpu.room.make_room_for_resume(entry, may_evict=may_evict, wait_s=wait_s)
+                made_room = await gpu.room.make_room_for_resume(
+                    entry, may_evict=may_evict, wait_s=wait_s, victims=victims
+                )
                 began = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
             report = began
         except Exception as e:
@@ -436,6 +480,9 @@ class Switching:
             last_resume=report,
         )
         self._record(report, why)
+        took = report.seconds + (0.0 if back is None else back.seconds)
+        tier = TierName.RAM if back is None else back.tier
+        self.gate.came(name, tier=tier, seconds=took, victims=tuple(made_room))
         self._parking.left_behind(name)
         notes = [back.note] if back is not None and back.note is not None else []
         notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []

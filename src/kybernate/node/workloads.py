@@ -63,6 +63,8 @@ class Workloads:
         self._notices: set[asyncio.Event] = set()
         self.forget_snapshots: Callable[[WorkloadName], Awaitable[bool]] | None = None
         """Deletes what an ended workload has in the store, before it is forgotten. Whether nothing is left."""
+        self.before_stop: Callable[[WorkloadName, float], Awaitable[None]] | None = None
+        """Sees to whoever uses a workload that a person ends, within the grace."""
         gear.ledger.observe(self._notify)
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -357,6 +359,8 @@ class Workloads:
         tree = self.tree(name)
         if entry.state is WorkloadState.EXITED or (entry.ended and tree is None):
             return entry
+        if self.before_stop is not None:
+            await self.before_stop(name, grace_s)
         gear.ledger.apply(name, Event.STOP, reason="stopped by order")
         gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
         if tree is None:

@@ -1,0 +1,47 @@
+"""What switching asks of whoever lets requests through to a workload: nobody's are at it when it is paused, and all are let through
+again when it runs. Called in the workload's owner task."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kybernate.model.types import WorkloadName
+
+
+class Gate(Protocol):
+    async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
+        """Hold new requests and wait for those in flight.
+
+        Raises:
+            Busy: they didn't end within `timeout_s`; it goes on answering.
+        """
+
+    def stays(self, name: WorkloadName) -> None:
+        """It was closed, and runs on all the same."""
+
+    def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
+        """It was resumed.
+
+        Args:
+            tier: where it came from.
+            victims: who was paused for it.
+        """
+
+    def asked_for(self, name: WorkloadName) -> None:
+        """A person ordered its resume."""
+
+
+class OpenGate:
+    """Nobody lets requests through: nothing to close."""
+
+    async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
+        pass
+
+    def stays(self, name: WorkloadName) -> None:
+        pass
+
+    def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
+        pass
+
+    def asked_for(self, name: WorkloadName) -> None:
+        pass

@@ -1,0 +1,290 @@
+"""The activator's processes: started in sessions of their own, so that they outlive an agent that is killed; found again by the
+next one; started anew when they crash; replaced, without a gap, when their address or number changes.
+
+Which there are is written down before anything else can go wrong, with each one's start time, so that a process id used again is
+never taken for a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prometheus_client import multiprocess
+
+from kybernate.model.serving import End
+from kybernate.node.events import Events
+from kybernate.node.guests import readable
+from kybernate.node.serving.workers import Workers
+from kybernate.node.settings import ActivatorSettings
+from kybernate.node.tasks import Tasks
+from kybernate.process import procfs
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 0.2
+_AGAIN_MOST_S = 30.0
+_STEADY_S = 60.0
+"""A worker that lived so long begins with a short pause when it crashes after all."""
+_KILL_S = 5.0
+"""After its grace: to exit by itself, then by SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What all workers of one generation are told. Another one takes another generation."""
+
+    listen: str
+    workers: int
+    certificate: str | None = None
+    key: str | None = None
+
+    @classmethod
+    def of(cls, settings: ActivatorSettings) -> Address:
+        tls = settings.tls
+        return cls(
+            listen=settings.listen,
+            workers=settings.workers,
+            certificate=None if tls.certificate is None else str(tls.certificate),
+            key=None if tls.key is None else str(tls.key),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process, as it is written down."""
+
+    worker: int
+    pid: int
+    started: int
+    """By the kernel's clock."""
+    address: Address
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One number of the present generation."""
+
+    worker: Worker | None = None
+    began: float = 0.0
+    again_s: float = _AGAIN_S
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    socket: Path
+    record: Path
+    log: Path
+    metrics: Path
+
+
+class Processes:
+    """Use it in the loop's thread."""
+
+    def __init__(
+        self, *, places: Places, workers: Workers, events: Events, tasks: Tasks, clock: Callable[[], float]
+    ) -> None:
+        self._places = places
+        self._workers = workers
+        self._events = events
+        self._tasks = tasks
+        self._clock = clock
+        self._address: Address | None = None
+        self._slots: dict[int, _Slot] = {}
+        self._leaving: dict[int, Worker] = {}
+        """Of earlier generations, on their way out."""
+        self._ending = False
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def address(self) -> Address | None:
+        return self._address
+
+    def all(self) -> list[Worker]:
+        """Of the present generation."""
+        return [slot.worker for _, slot in sorted(self._slots.items()) if slot.worker is not None]
+
+    def adopt(self) -> set[int]:
+        """Find what a predecessor started. Returns the processes of workers that live."""
+        found = self._read()
+        if not found:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._places.metrics)  # of processes that are no more
+        for worker in found:
+            if self._address is None or worker.address == self._address:
+                self._address = worker.address
+                self._slots[worker.worker] = _Slot(worker, self._clock())
+            else:
+                self._leaving[worker.pid] = worker
+            self._watch(worker)
+        return {worker.pid for worker in found}
+
+    def want(self, address: Address | None, *, grace_s: float) -> None:
+        """Have workers with this address, and no others; None: have none."""
+        old = [] if address == self._address else self.all()
+        if address != self._address:
+            self._slots = {}
+            self._leaving |= {worker.pid: worker for worker in old}
+            self._address = address
+        if address is not None:
+            for number in range(address.workers):
+                slot = self._slots.setdefault(number, _Slot())
+                if slot.worker is None:
+                    self._start(number)
+        self._write()
+        if old:
+            self._tasks.start(self._end(old, grace_s, after_hello=address is not None), name="replaced workers")
+
+    async def end(self, *, grace_s: float) -> None:
+        """All of them, once what is in flight was answered or the grace is over."""
+        self._ending = True
+        everybody = [*self.all(), *self._leaving.values()]
+        self._slots = {}
+        await self._end(everybody, grace_s, after_hello=False)
+        self._places.record.unlink(missing_ok=True)
+
+    # -- one process -------------------------------------------------------------------------------------------------
+
+    def _start(self, number: int) -> None:
+        assert self._address is not None
+        places, address = self._places, self._address
+        command = [sys.executable, "-m", "kybernate.proxy", "--agent", str(places.socket), "--listen", address.listen]
+        command += ["--worker", str(number), "--workers", str(address.workers)]
+        command += ["--metrics-directory", str(places.metrics)]
+        if address.certificate is not None and address.key is not None:
+            command += ["--tls-certificate", address.certificate, "--tls-key", address.key]
+        slot = self._slots[number]
+        slot.began = self._clock()
+        try:
+            places.metrics.mkdir(mode=0o700, exist_ok=True)
+            with places.log.open("ab") as output:
+                places.log.chmod(0o600)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
+                )
+        except OSError as e:
+            self._crashed(number, f"can't be started: {e.strerror}")
+            return
+        found = procfs.stat(process.pid)
+        assert found is not None  # not reaped yet, dead or alive
+        self._children[process.pid] = process
+        slot.worker = Worker(number, process.pid, found.start_time, address)
+        self._write()
+        self._watch(slot.worker)
+
+    def _watch(self, worker: Worker) -> None:
+        self._tasks.start(self._report_end(worker), name=f"watcher of activator worker {worker.worker}")
+
+    async def _report_end(self, worker: Worker) -> None:
+        await _ended(worker)
+        multiprocess.mark_process_dead(worker.pid, path=str(self._places.metrics))  # type: ignore[no-untyped-call]
+        if (child := self._children.pop(worker.pid, None)) is not None:
+            child.wait()
+        if self._leaving.pop(worker.pid, None) is not None or self._ending:
+            return
+        slot = self._slots.get(worker.worker)
+        if slot is None or slot.worker != worker:
+            return
+        slot.worker = None
+        self._write()
+        self._crashed(worker.worker, "ended")
+
+    def _crashed(self, number: int, what: str) -> None:
+        slot = self._slots[number]
+        if self._clock() - slot.began > _STEADY_S:
+            slot.again_s = _AGAIN_S
+        pause, slot.again_s = slot.again_s, min(2 * slot.again_s, _AGAIN_MOST_S)
+        text = f"activator worker {number} {what}; the next one starts in {pause:g} s"
+        self._events.record("activator", f"{text} (its log: {self._places.log})", data={"worker": number})
+        self._tasks.start(self._start_again(number, pause), name=f"activator worker {number}")
+
+    async def _start_again(self, number: int, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        slot = self._slots.get(number)
+        if slot is not None and slot.worker is None and not self._ending:
+            self._start(number)
+
+    async def _end(self, workers: Sequence[Worker], grace_s: float, *, after_hello: bool) -> None:
+        if after_hello:
+            # Old and new share the port meanwhile, so nobody finds it closed.
+            await self._all_connected()
+        for worker in workers:
+            self._workers.tell(worker.pid, End(grace_s=grace_s))
+            if worker.pid not in self._workers.pids():
+                _signal(worker, signal.SIGTERM)
+        await asyncio.gather(*(self._see_off(worker, grace_s) for worker in workers))
+
+    async def _all_connected(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN_MOST_S):
+                await self._workers.wait_for({worker.pid for worker in self.all()})
+
+    @staticmethod
+    async def _see_off(worker: Worker, grace_s: float) -> None:
+        for seconds, number in ((grace_s + _KILL_S, signal.SIGTERM), (_KILL_S, signal.SIGKILL)):
+            try:
+                async with asyncio.timeout(seconds):
+                    await _ended(worker)
+                    break
+            except TimeoutError:
+                log.warning("activator worker %d doesn't end: %s", worker.pid, number.name)
+                _signal(worker, number)
+        else:
+            await _ended(worker)
+
+    # -- the record --------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        everybody = [asdict(worker) for worker in [*self.all(), *self._leaving.values()]]
+        draft = self._places.record.with_suffix(".new")
+        draft.write_text(json.dumps(everybody))
+        draft.replace(self._places.record)
+
+    def _read(self) -> list[Worker]:
+        """Those that live."""
+        try:
+            said = json.loads(self._places.record.read_text())
+            found = [Worker(**{**each, "address": Address(**each["address"])}) for each in said]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError) as e:
+            log.warning("can't read %s: %s", self._places.record, e)
+            return []
+        return [worker for worker in found if _lives(worker)]
+
+
+def _lives(worker: Worker) -> bool:
+    found = procfs.stat(worker.pid)
+    return found is not None and found.alive and found.start_time == worker.started
+
+
+async def _ended(worker: Worker) -> None:
+    try:
+        pidfd = os.pidfd_open(worker.pid)
+    except OSError:
+        return
+    try:
+        if _lives(worker):  # after opening: so that it is this one
+            await readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _signal(worker: Worker, number: signal.Signals) -> None:
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(worker.pid)
+        try:
+            if _lives(worker):
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)

@@ -1,0 +1,408 @@
+"""Serving as the rest of the agent sees it: made from the configuration, started with the agent, asked by switching before a pause.
+
+Wires the parts: who is connected (workers), what they may forward to (gates), how much is asked (loads), who decides (controller),
+who is started and how (coming), which processes the activator has (processes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from kybernate.model.api_serving import ReloadView
+from kybernate.model.errors import BadInput, Busy, KybernateError
+from kybernate.model.serving import Configure, Drained, Hello, Key, Load, Status
+from kybernate.model.types import TierName, WorkloadName, WorkloadState
+from kybernate.node.database import Database
+from kybernate.node.gear import Gear
+from kybernate.node.ledger import Entry
+from kybernate.node.library import Library
+from kybernate.node.parking import Parking
+from kybernate.node.serving.accounts import Accounts
+from kybernate.node.serving.coming import Coming
+from kybernate.node.serving.controller import Controller
+from kybernate.node.serving.gates import Came, Gates
+from kybernate.node.serving.keys import load_keys
+from kybernate.node.serving.loads import Loads
+from kybernate.node.serving.memory import Memories
+from kybernate.node.serving.processes import Address, Places, Processes
+from kybernate.node.serving.specs import Kind, Served, served_of
+from kybernate.node.serving.staging import Pool, Staging
+from kybernate.node.serving.workers import Workers
+from kybernate.node.settings import Settings, load
+from kybernate.node.switching import Switching
+from kybernate.node.tasks import Tasks
+from kybernate.node.threads import in_thread
+from kybernate.node.workloads import Workloads
+
+log = logging.getLogger(__name__)
+
+_MEET_S = 3.0
+"""How long a predecessor's workers may take to say what they forward to, before anything is decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A configuration that was read and found whole."""
+
+    settings: Settings
+    served: dict[WorkloadName, Served]
+    keys: tuple[Key, ...]
+
+
+def configured(settings: Settings) -> Configured:
+    """What a file means, its keys included. Blocks.
+
+    Raises:
+        BadInput: the keys can't be had.
+    """
+    path = settings.activator.keys_file
+    return Configured(settings, served_of(settings), () if path is None else load_keys(path))
+
+
+class Serving:
+    """Also the gate that switching asks, and who hears the workers. Use it in the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        gear: Gear,
+        workloads: Workloads,
+        switching: Switching,
+        library: Library,
+        parking: Parking,
+        database: Database,
+        tasks: Tasks,
+        pool: Pool | None,
+        file: Path | None,
+    ) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._tasks = tasks
+        self._file = file
+        root = gear.state.root
+        self.places = Places(
+            socket=root / "activator.sock",
+            record=root / "activator.json",
+            log=root / "activator.log",
+            metrics=root / "activator-metrics",
+        )
+        self.loads = Loads()
+        self.workers = Workers(path=self.places.socket, tasks=tasks)
+        self.gates = Gates(workers=self.workers, loads=self.loads, clock=gear.clock)
+        self.memories = Memories(database)
+        self.accounts = Accounts(self.memories)
+        self.processes = Processes(
+            places=self.places, workers=self.workers, events=gear.events, tasks=tasks, clock=gear.clock
+        )
+        self.staging = Staging(
+            gear=gear, pool=pool, switching=switching, tasks=tasks, wake=lambda: self.controller.wake()
+        )
+        self._coming = Coming(
+            gear=gear,
+            workloads=workloads,
+            switching=switching,
+            library=library,
+            parking=parking,
+            gates=self.gates,
+            memories=self.memories,
+        )
+        self.controller = Controller(
+            gear=gear,
+            workloads=workloads,
+            switching=switching,
+            coming=self._coming,
+            gates=self.gates,
+            loads=self.loads,
+            memories=self.memories,
+            accounts=self.accounts,
+            staging=self.staging,
+            tasks=tasks,
+        )
+        self._configured = Configured(Settings(), {}, ())
+        self._said: dict[WorkloadName, Status] = {}
+        self._active = False
+        self._reloading = asyncio.Lock()
+        switching.gate = self
+        workloads.before_stop = self.before_stop
+        parking.keeps_in_ram = self._keeps_in_ram
+
+    @property
+    def settings(self) -> Settings:
+        return self._configured.settings
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to serve."""
+        return self._active
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    async def start(self, first: Configured) -> None:
+        """After the recovery of the workloads, before the API answers."""
+        self._gear.ledger.observe(self._changed)
+        self._apply(first)
+        await self.workers.listen(self)
+        adopted = self.processes.adopt()
+        self.gates.expect(adopted)
+        self._want_workers()
+        self._begin_when_needed()
+        self._tasks.start(self._take_over(), name="serving")
+
+    async def end(self) -> None:
+        """The agent goes down: answers under way get their time, what is held is told to come again."""
+        self.accounts.write(self._gear.clock())
+        if self.processes.address is not None:
+            await self.processes.end(grace_s=self.settings.activator.grace)
+        await self.workers.close()
+
+    async def reload(self) -> ReloadView:
+        """Read the file again; nothing changes if it makes no sense.
+
+        Raises:
+            BadInput: it was started without a file, or there is something wrong with it.
+        """
+        if self._file is None:
+            raise BadInput("this agent was started without a file", hint="start it with `kybernate up -f FILE`")
+        file = self._file
+        async with self._reloading:
+            try:
+                wanted = await in_thread("reload", lambda: configured(load(file)))
+            except KybernateError as e:
+                self._gear.events.record("reload-refused", f"nothing was changed: {e.message}")
+                raise
+            view = self._compare(wanted)
+            await self._take_out([WorkloadName(name) for name in view.removed])
+            self._apply(wanted)
+            self._want_workers()
+            self._begin_when_needed()
+        said = ", ".join(f"{kind} {' '.join(names)}" for kind, names in _kinds(view) if names)
+        self._gear.events.record("reloaded", f"{file}: {said or 'no model or job changed'}", data=view.model_dump())
+        return view
+
+    # -- what switching asks -----------------------------------------------------------------------------------------
+
+    async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
+        preempt = by_arbiter and self.controller.preempts(name)
+        try:
+            await self.gates.close(name, timeout_s=timeout_s, preempt=preempt)
+        except Busy:
+            self._reopen(name)
+            raise
+
+    def stays(self, name: WorkloadName) -> None:
+        self._reopen(name)
+
+    def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
+        served = self.controller.served.get(name)
+        if served is None or served.probe is None or name in self.controller.starting:
+            return
+        came = Came(tier, seconds, victims)
+        if self.memories.of(name).was_ready:
+            self._open(name, came)
+        else:
+            self._tasks.start(self._probe(served, came), name=f"ready {name}")
+
+    def asked_for(self, name: WorkloadName) -> None:
+        self.controller.asked_for(name)
+
+    async def before_stop(self, name: WorkloadName, grace_s: float) -> None:
+        """A person ends a model: requests in flight get its grace."""
+        if not self.gates.is_open(name):
+            return
+        try:
+            await self.gates.close(name, timeout_s=grace_s)
+        except Busy as e:
+            log.info("workload %s is stopped all the same: %s", name, e)
+            self.gates.gone(name)
+
+    # -- what workers say --------------------------------------------------------------------------------------------
+
+    def hello(self, pid: int, hello: Hello) -> None:
+        self.workers.tell(pid, self._configure())
+        for name in self.gates.hello(pid, hello.open_epochs):
+            entry = self._gear.ledger.get(name)
+            if entry is not None and entry.state is WorkloadState.RUNNING and self._workloads.idle(name):
+                # Its predecessor's word: it could be asked then, and it ran on.
+                self._open(name, None)
+            else:
+                self.gates.close_at(pid, name)
+        for status in self._said.values():
+            if self.gates.refusal(WorkloadName(status.model)) is None:
+                self.workers.tell(pid, status)
+        self.controller.wake()
+
+    def load(self, pid: int, load: Load) -> None:
+        name = WorkloadName(load.model)
+        self.loads.heard(pid, load, self._gear.clock())
+        self.gates.share(name)
+        self.controller.wake()
+
+    def drained(self, pid: int, drained: Drained) -> None:
+        self.gates.drained(pid, drained.model, drained.epoch)
+
+    def gone(self, pid: int) -> None:
+        self.loads.gone(pid)
+        self.gates.worker_gone(pid)
+        self.controller.wake()
+
+    # -- the configuration -------------------------------------------------------------------------------------------
+
+    def _apply(self, wanted: Configured) -> None:
+        self._configured = wanted
+        for served in wanted.served.values():
+            if served.endpoint is not None:
+                self.gates.serve(served.name, concurrency=served.endpoint.limits.concurrency)
+            self.memories.update(served.name, klass=str(served.klass))
+        self.staging.configure(wanted.settings.serving.staging.budget)
+        self.controller.configure(wanted.served, wanted.settings.serving)
+        self.workers.tell_all(self._configure())
+        self._tell_statuses()
+
+    def _configure(self) -> Configure:
+        limits = self.settings.activator.limits
+        served = self._configured.served.values()
+        return Configure(
+            endpoints=tuple(each.endpoint for each in served if each.endpoint is not None),
+            keys=self._configured.keys,
+            body_max=limits.body,
+            held_max=limits.held,
+            held_bytes_max=limits.held_bytes,
+            idle_s=limits.idle,
+        )
+
+    def _compare(self, wanted: Configured) -> ReloadView:
+        old, new = self._configured, wanted
+        both = [name for name in new.served if name in old.served]
+        notes = []
+        if old.settings.agent != new.settings.agent:
+            notes.append("`agent` has changed: that takes a restart of the agent")
+        return ReloadView(
+            added=sorted(new.served.keys() - old.served.keys()),
+            removed=sorted(old.served.keys() - new.served.keys()),
+            changed=sorted(name for name in both if old.served[name] != new.served[name]),
+            restarting=sorted(name for name in both if old.served[name].fingerprint != new.served[name].fingerprint),
+            notes=notes,
+        )
+
+    async def _take_out(self, names: list[WorkloadName]) -> None:
+        """Models and jobs that the file no longer names: what is in flight ends, then they do."""
+
+        async def one(name: WorkloadName) -> None:
+            grace = self.settings.activator.grace
+            try:
+                await self.gates.close(name, timeout_s=grace)
+            except Busy as e:
+                log.warning("workload %s is taken out all the same: %s", name, e)
+                self.gates.gone(name)
+            self._said.pop(name, None)
+            self._tasks.start(self._stop(name), name=f"take out {name}")
+
+        await asyncio.gather(*(one(name) for name in names))
+        for name in names:
+            self.gates.drop(name)
+
+    async def _stop(self, name: WorkloadName) -> None:
+        entry = self._gear.ledger.get(name)
+        if entry is None or entry.ended:
+            return
+        self._gear.events.record("reconfigured", "ended, since the file no longer names it", workload=name)
+        try:
+            await self._workloads.stop(name, grace_s=10.0, remove=False)
+        except KybernateError as e:
+            log.warning("workload %s, which the file no longer names: %s", name, e)
+
+    def _want_workers(self) -> None:
+        settings = self.settings
+        address = Address.of(settings.activator) if settings.models else None
+        self.processes.want(address, grace_s=settings.activator.grace)
+
+    def _begin_when_needed(self) -> None:
+        """With the first model or job the policy takes over who has the VRAM."""
+        if self._active or not self._configured.served:
+            return
+        self._active = True
+        if (gpu := self._gear.gpu) is not None:
+            gpu.room.follow(self.controller.choose)
+        self._tasks.start(self._decide(), name="controller")
+
+    async def _decide(self) -> None:
+        await self.gates.meet(_MEET_S)
+        await self.controller.run()
+
+    # -- models ------------------------------------------------------------------------------------------------------
+
+    async def _take_over(self) -> None:
+        """What runs already, and no worker said to be open, is asked whether it is ready."""
+        await self.gates.meet(_MEET_S)
+        for name, served in self._configured.served.items():
+            entry = self._gear.ledger.get(name)
+            if entry is None or entry.state is not WorkloadState.RUNNING:
+                continue
+            if served.probe is not None and not self.gates.is_open(name):
+                self._tasks.start(self._probe(served, None), name=f"ready {name}")
+            self.controller.up(name)
+
+    async def _probe(self, served: Served, came: Came | None) -> None:
+        """It runs, and nobody knows whether it may be asked yet."""
+        assert served.probe is not None
+        try:
+            await self._coming.wait_ready(served, served.probe)
+        except KybernateError as e:
+            self._gear.events.record("not-ready", e.message, workload=served.name)
+            return
+        self._open(served.name, came)
+
+    def _open(self, name: WorkloadName, came: Came | None) -> None:
+        self._coming.opened(name, came)
+        self.controller.up(name)
+
+    def _reopen(self, name: WorkloadName) -> None:
+        entry = self._gear.ledger.get(name)
+        if entry is not None and entry.state is WorkloadState.RUNNING:
+            self.gates.reopen(name)
+
+    def _changed(self, old: Entry | None, new: Entry | None) -> None:
+        """Observer of the ledger."""
+        name = new.name if new is not None else old.name if old is not None else None
+        if name is not None and (new is None or new.ended):
+            self.gates.gone(name)
+        self.staging.changed(old, new)
+        self.controller.changed(old, new)
+        self._tell_statuses()
+
+    def _keeps_in_ram(self, name: WorkloadName) -> bool:
+        served = self._configured.served.get(name)
+        return served is not None and served.lowest is TierName.RAM
+
+    def _tell_statuses(self) -> None:
+        """What workers say of models that can't answer at once."""
+        for name, served in self._configured.served.items():
+            if served.kind is not Kind.MODEL:
+                continue
+            status = self._status(name)
+            if self._said.get(name) != status:
+                self._said[name] = status
+                if self.gates.refusal(name) is None:  # which a status would take back
+                    self.workers.tell_all(status)
+
+    def _status(self, name: WorkloadName) -> Status:
+        entry = self._gear.ledger.get(name)
+        if entry is None or entry.ended:
+            return Status(model=name, state="stopped")
+        paused = entry.state is WorkloadState.PAUSED
+        tier = str(entry.tier) if paused else "vram"
+        return Status(model=name, state=str(entry.state), tier=tier, expected_s=self._expected(name))
+
+    def _expected(self, name: WorkloadName) -> float | None:
+        picture = self.controller.picture
+        member = None if picture is None else picture.members.get(name)
+        if member is None or self.gates.is_open(name):
+            return None
+        return round(member.cost.come, 1)
+
+
+def _kinds(view: ReloadView) -> list[tuple[str, list[str]]]:
+    return [("added", view.added), ("removed", view.removed), ("changed", view.changed)]
