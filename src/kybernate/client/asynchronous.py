@@ -13,7 +13,7 @@ import httpx2
 from kybernate.client import calls
 from kybernate.client.calls import A, Call, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
-from kybernate.model import api
+from kybernate.model import api, api_serving
 from kybernate.model.api_history import HistoryView
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import Depth, TierName
@@ -136,6 +136,18 @@ class AsyncClient:
     async def jobs(self) -> list[api.JobView]:
         """Long steps of the store under way."""
         return (await self.send(calls.jobs())).jobs
+
+    async def serving(self) -> api_serving.ServingView:
+        """Models and jobs, their queues, what switches cost, who had the GPU."""
+        return await self.send(calls.serving())
+
+    async def plan(self, *models: str) -> api_serving.PlanView:
+        """What would be done now, were there requests for these models."""
+        return await self.send(calls.plan(models))
+
+    async def reload(self) -> api_serving.ReloadView:
+        """Have the agent read its configuration again; nothing changes if it makes no sense."""
+        return await self.send(calls.reload())
 
     async def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
         return await self.send(calls.stop(name, grace_s, remove=remove))

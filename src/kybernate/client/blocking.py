@@ -13,7 +13,7 @@ import httpx2
 from kybernate.client import calls
 from kybernate.client.calls import A, Call, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
-from kybernate.model import api
+from kybernate.model import api, api_serving
 from kybernate.model.api_history import HistoryView
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import Depth, TierName
@@ -132,6 +132,18 @@ class Client:
     def jobs(self) -> list[api.JobView]:
         """Long steps of the store under way."""
         return self.send(calls.jobs()).jobs
+
+    def serving(self) -> api_serving.ServingView:
+        """Models and jobs, their queues, what switches cost, who had the GPU."""
+        return self.send(calls.serving())
+
+    def plan(self, *models: str) -> api_serving.PlanView:
+        """What would be done now, were there requests for these models."""
+        return self.send(calls.plan(models))
+
+    def reload(self) -> api_serving.ReloadView:
+        """Have the agent read its configuration again; nothing changes if it makes no sense."""
+        return self.send(calls.reload())
 
     def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
         return self.send(calls.stop(name, grace_s, remove=remove))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
-from kybernate.model import api, errors
+from kybernate.model import api, api_serving, errors
 from kybernate.model.api_history import HistoryView
 from kybernate.model.types import Depth, TierName
 
@@ -159,6 +159,19 @@ def collect(tier: TierName | None, *, dry_run: bool, accept_loss: bool) -> Call[
 
 def jobs() -> Call[api.JobList]:
     return Call("GET", "/v1/jobs", api.JobList)
+
+
+def serving() -> Call[api_serving.ServingView]:
+    return Call("GET", "/v1/serving", api_serving.ServingView)
+
+
+def plan(models: Sequence[str]) -> Call[api_serving.PlanView]:
+    body = api_serving.PlanRequest.of(models=list(models))
+    return Call("POST", "/v1/serving/plan", api_serving.PlanView, body=body)
+
+
+def reload() -> Call[api_serving.ReloadView]:
+    return Call("POST", "/v1/serving/reload", api_serving.ReloadView, timeout_s=_SWITCH_S)
 
 
 def stop(name: str, grace_s: float, *, remove: bool) -> Call[api.StoppedView]:

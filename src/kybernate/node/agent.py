@@ -50,7 +50,8 @@ from kybernate.node.metrics import Metrics
 from kybernate.node.parking import Parking
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
-from kybernate.node.settings import AgentSettings
+from kybernate.node.serving.serving import Configured, Serving, configured
+from kybernate.node.settings import AgentSettings, Settings
 from kybernate.node.stores import Stores
 from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
@@ -75,10 +76,13 @@ Say = Callable[[str], None]
 """Where start-up tells what it does, one line each."""
 
 
-def serve(settings: AgentSettings, *, say: Say, pages: Pages) -> None:
-    """Run an agent until SIGTERM, SIGINT or a shutdown by the API.
+def serve(settings: AgentSettings, *, whole: Settings, file: Path | None = None, say: Say, pages: Pages) -> None:
+    """Run an agent until SIGTERM, SIGINT or a shutdown by the API; SIGHUP has it read its file again.
 
     Args:
+        settings: of the agent itself, what the command line says included.
+        whole: what the file says.
+        file: where that was read.
         pages: files of the dashboard, for browsers that come over TCP.
 
     Raises:
@@ -86,6 +90,7 @@ def serve(settings: AgentSettings, *, say: Say, pages: Pages) -> None:
         BadInput: the state directory can't be used.
     """
     state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else StateDirectory.default()
+    served = configured(whole)
     _raise_descriptor_limit()
     with _only_agent(state):
         database = Database(state.database)
@@ -93,7 +98,10 @@ def serve(settings: AgentSettings, *, say: Say, pages: Pages) -> None:
             if not database.open():
                 say(f"the agent's database was unreadable and was moved aside: {state.database}.broken")
             sys.setswitchinterval(_SWITCH_S)
-            asyncio.run(_Agent(settings=settings, state=state, database=database, say=say, pages=pages).run())
+            agent = _Agent(
+                settings=settings, state=state, database=database, say=say, pages=pages, served=served, file=file
+            )
+            asyncio.run(agent.run())
         finally:
             database.close()
 
@@ -145,8 +153,18 @@ class _Agent:
     """The parts together; see `Agent` in api.py for what the API may use."""
 
     def __init__(
-        self, *, settings: AgentSettings, state: StateDirectory, database: Database, say: Say, pages: Pages
+        self,
+        *,
+        settings: AgentSettings,
+        state: StateDirectory,
+        database: Database,
+        say: Say,
+        pages: Pages,
+        served: Configured,
+        file: Path | None,
     ) -> None:
+        self._served = served
+        self._file = file
         self._settings = settings
         self._state = state
         self._say = say
@@ -169,13 +187,15 @@ class _Agent:
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_end)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
         self._door = await open_door(self._settings.api, self._state)
         self._opened = await self._open_hardware()
         async with asyncio.TaskGroup() as group:
-            tasks = Tasks(group)
+            tasks = self._tasks = Tasks(group)
             self._wire(tasks)
             await self._recover()
             self.history.settle(self.ledger.entries().values())
+            await self.serving.start(self._served)
             runners = await self._answer(Api(self))
             tasks.start(self.keeper.run(), name="tiers")
             tasks.start(self.history.run(), name="history")
@@ -189,6 +209,7 @@ class _Agent:
             self._say("going down; workloads run on")
             # No new client finds it, those connected are answered.
             self._state.socket.unlink(missing_ok=True)
+            await self.serving.end()
             await self.workloads.drain()
             for runner in runners:
                 await runner.cleanup()
@@ -198,6 +219,15 @@ class _Agent:
 
     def ask_to_end(self) -> None:
         self.closing.set()
+
+    def _reload_by_signal(self) -> None:
+        async def reload() -> None:
+            try:
+                await self.serving.reload()
+            except KybernateError as e:
+                self._say(f"not reloaded, nothing was changed: {e}")
+
+        self._tasks.start(reload(), name="reload")
 
     def node_view(self) -> NodeView:
         opened = self._opened
@@ -293,6 +323,17 @@ class _Agent:
             guests = Guests(tasks=tasks, take_back=lambda name, pid: broker.drop(broker.extents(name, pid)))
             self.ledger.observe(Holders(gear=gear, gpu=gpu, tasks=tasks, pids=self._pids).changed)
             gpu.room.attach(holdings=broker, workloads=self.switching, watch_process=guests.watch)
+        self.serving = Serving(
+            gear=gear,
+            workloads=self.workloads,
+            switching=self.switching,
+            library=self.library,
+            parking=parking,
+            database=self._database,
+            tasks=tasks,
+            pool=None if self._opened is None else self._opened.hardware.pool,
+            file=self._file,
+        )
         self._metrics = Metrics(
             node=self.node_view,
             workloads=lambda: [self.workloads.view(entry) for entry in self.ledger.entries().values()],

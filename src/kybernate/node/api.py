@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from kybernate.model import api as words
+from kybernate.model import api_serving
 from kybernate.model.api_history import HistoryView
 from kybernate.model.errors import NotFound
 from kybernate.model.types import WorkloadName
@@ -28,6 +29,8 @@ from kybernate.node.ledger import Entry, Ledger
 from kybernate.node.library import Library
 from kybernate.node.openapi import describe
 from kybernate.node.routes import Query, Route
+from kybernate.node.serving.serving import Serving
+from kybernate.node.serving.views import plan_view, serving_view
 from kybernate.node.streams import follow_events, follow_node
 from kybernate.node.switching import Switching
 from kybernate.node.views import for_strangers
@@ -53,6 +56,7 @@ class Agent(Protocol):
     library: Library
     keeper: Keeper
     jobs: Jobs
+    serving: Serving
     history: History
     closing: asyncio.Event
     clock: Callable[[], float]
@@ -192,6 +196,28 @@ class Api:
                 body=words.CollectRequest,
                 answer=words.CollectedList,
             ),
+            Route(
+                "GET",
+                "/v1/serving",
+                self.show_serving,
+                "Models and jobs, their queues, what switches cost, who had the GPU",
+                answer=api_serving.ServingView,
+            ),
+            Route(
+                "POST",
+                "/v1/serving/plan",
+                self.plan,
+                "What would be done now, were there requests for these models",
+                body=api_serving.PlanRequest,
+                answer=api_serving.PlanView,
+            ),
+            Route(
+                "POST",
+                "/v1/serving/reload",
+                self.reload,
+                "Read the configuration again, all but `agent`; nothing changes if it makes no sense",
+                answer=api_serving.ReloadView,
+            ),
             Route("GET", "/v1/jobs", self.list_jobs, "Long steps of the store under way", answer=words.JobList),
             Route(
                 "POST",
@@ -320,7 +346,14 @@ class Api:
         view = self._agent.workloads.view(entry)
         now = self._agent.clock()
         return http.answer(
-            explain(entry, events=events, resident_bytes=view.resident_bytes, now=now, staged=view.staged)
+            explain(
+                entry,
+                events=events,
+                resident_bytes=view.resident_bytes,
+                now=now,
+                staged=view.staged,
+                waits_for=self._agent.serving.controller.reason(entry.name),
+            )
         )
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
@@ -373,6 +406,25 @@ class Api:
 
     async def list_jobs(self, _: web.Request) -> web.Response:
         return http.answer(words.JobList(jobs=self._agent.jobs.views()))
+
+    # -- serving -------------------------------------------------------------------------------------------------
+
+    async def show_serving(self, _: web.Request) -> web.Response:
+        return http.answer(serving_view(self._agent.serving, self._agent.clock()))
+
+    async def plan(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, api_serving.PlanRequest)
+        serving = self._agent.serving
+        names = [WorkloadName(name) for name in wanted.models]
+        for name in names:
+            if name not in serving.controller.served:
+                raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
+        picture, plan = serving.controller.preview(names)
+        return http.answer(plan_view(picture, plan, policy=serving.settings.serving.policy))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        http.caller(request).require_owner(os.geteuid(), "the agent")
+        return http.answer(await self._agent.serving.reload())
 
     # -- external processes --------------------------------------------------------------------------------------
 

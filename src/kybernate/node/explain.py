@@ -13,8 +13,18 @@ _REFUSALS = frozenset({"pause-refused", "resume-refused", "out-of-memory"})
 
 
 def explain(
-    entry: Entry, *, events: Sequence[EventView], resident_bytes: int, now: float, staged: bool = False
+    entry: Entry,
+    *,
+    events: Sequence[EventView],
+    resident_bytes: int,
+    now: float,
+    staged: bool = False,
+    waits_for: str = "",
 ) -> ExplainView:
+    """
+    Args:
+        waits_for: what the policy says of why it isn't brought yet.
+    """
     since = format_seconds(max(0.0, now - entry.since))
     text = f"{entry.name} ended {since} ago" if entry.ended else f"{entry.name} has been {entry.state} for {since}"
     if entry.reason:
@@ -22,6 +32,8 @@ def explain(
     text += f". {_numbers(entry, resident_bytes)}".rstrip()
     if entry.state is WorkloadState.PAUSED and entry.tier is not TierName.RAM:
         text += f" {_away(entry, events, staged=staged)}"
+    if waits_for:
+        text += f" Now: {waits_for}."
     refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)
     if refusal is not None and (not entry.ended or refusal.kind == "out-of-memory"):
         text += f" Last refusal, {format_seconds(max(0.0, now - refusal.time))} ago: {refusal.text}."

@@ -23,7 +23,7 @@ from kybernate.model.types import LogFormat
 if TYPE_CHECKING:
     from kybernate.client import Client
     from kybernate.model.api import NodeView
-    from kybernate.node.settings import AgentSettings
+    from kybernate.node.settings import AgentSettings, Settings
 
 _COMMON = Common()
 _START_S = 120.0
@@ -53,7 +53,7 @@ def up(
         listen: HOST:PORT where API and dashboard answer over TCP, too, over what the file says.
         log_format: text for people or json for machines, over what the file says.
     """
-    settings = _settings(file, pool, listen, common)
+    whole, settings = _settings(file, pool, listen, common)
     if simulated is not None:
         state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else common.state
         environment = simulated_environment(state, parse_size(simulated), os.environ)
@@ -72,7 +72,13 @@ def up(
     from kybernate.node.agent import serve
     from kybernate.ui.pages import pages
 
-    serve(settings, say=configure(log_format or settings.log.format), pages=pages())
+    serve(
+        settings,
+        whole=whole,
+        file=None if file is None else file.absolute(),
+        say=configure(log_format or settings.log.format),
+        pages=pages(),
+    )
 
 
 def down(
@@ -99,10 +105,14 @@ def down(
     print_json(node) if common.json else print(f"agent {node.pid} is down")
 
 
-def _settings(file: Path | None, pool: str | None, listen: str | None, common: Common) -> AgentSettings:
+def _settings(
+    file: Path | None, pool: str | None, listen: str | None, common: Common
+) -> tuple[Settings, AgentSettings]:
+    """What the file says, and the agent's part of it with what the command line says over it."""
     from kybernate.node.settings import ApiSettings, PoolSettings, Settings, load
 
-    settings = (load(file) if file is not None else Settings()).agent
+    whole = load(file) if file is not None else Settings()
+    settings = whole.agent
     if pool is not None:
         size = parse_size(pool)
         try:
@@ -117,7 +127,7 @@ def _settings(file: Path | None, pool: str | None, listen: str | None, common: C
         settings = settings.model_copy(update={"api": api})
     if common.state_dir is not None or (settings.state_dir is None and STATE_VARIABLE in os.environ):
         settings = settings.model_copy(update={"state_dir": common.state.root})
-    return settings
+    return whole, settings
 
 
 def _command(

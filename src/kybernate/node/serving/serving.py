@@ -142,6 +142,7 @@ class Serving:
 
     async def start(self, first: Configured) -> None:
         """After the recovery of the workloads, before the API answers."""
+        await in_thread("remember", self.memories.load)
         self._gear.ledger.observe(self._changed)
         self._apply(first)
         await self.workers.listen(self)

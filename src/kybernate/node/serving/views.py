@@ -1,0 +1,121 @@
+"""What the API says of serving: made from what its parts know at one moment."""
+
+from __future__ import annotations
+
+from kybernate.model import api_serving as words
+from kybernate.model.types import WorkloadName, WorkloadState
+from kybernate.node.policy.picture import Action, Bring, Leave, Member, Phase, Picture, Plan, Stage
+from kybernate.node.serving.memory import Usage
+from kybernate.node.serving.serving import Serving
+from kybernate.node.serving.specs import Served
+
+
+def serving_view(serving: Serving, now: float) -> words.ServingView:
+    picture = serving.controller.look()
+    address = serving.processes.address
+    connected = serving.workers.pids()
+    classes = serving.accounts.by_class()
+    total = sum(usage.byte_s for usage in classes.values())
+    return words.ServingView(
+        time=now,
+        listen=None if address is None else address.listen,
+        policy=serving.settings.serving.policy,
+        served=[_served(serving, member, now) for member in picture.members.values()],
+        classes=[
+            words.ClassView(klass=klass, usage=_usage(usage), share=usage.byte_s / total if total else 0.0)
+            for klass, usage in sorted(classes.items())
+        ],
+        workers=[
+            words.WorkerView(worker=each.worker, pid=each.pid, connected=each.pid in connected)
+            for each in serving.processes.all()
+        ],
+        staging=words.StagingView(
+            budget_bytes=serving.staging.budget(),
+            used_bytes=serving.staging.used_bytes(),
+            hits=serving.staging.hits,
+            misses=serving.staging.misses,
+        ),
+    )
+
+
+def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
+    name = member.name
+    served = serving.controller.served.get(name)
+    demand = serving.loads.of(name, now)
+    seen = serving.controller.see(name, now)
+    entry = seen.entry
+    alive = entry is not None and not entry.ended
+    state = "stopped" if entry is None or (entry.ended and served is not None) else str(entry.state)
+    tier = None
+    if alive:
+        assert entry is not None
+        tier = str(entry.tier) if entry.state is WorkloadState.PAUSED else "vram"
+    endpoint = None if served is None else served.endpoint
+    return words.ServedView(
+        name=name,
+        kind="other" if served is None else str(served.kind),
+        klass=str(member.klass),
+        priority=member.priority,
+        state=state,
+        phase=member.phase.value,
+        tier=tier,
+        open=serving.gates.is_open(name),
+        waiting=demand.waiting,
+        oldest_wait_s=None if demand.oldest_wait is None else max(0.0, now - demand.oldest_wait),
+        in_flight=demand.in_flight,
+        begun=demand.begun,
+        ended=demand.ended,
+        service_s=demand.service_s,
+        bytes=sum(member.bytes.values()),
+        cost=words.CostView(leave_s=member.cost.leave, come_s=member.cost.come, come_staged_s=member.cost.come_staged),
+        staged=member.staged,
+        wanted=member.wanted,
+        pinned=member.pinned,
+        reason=_reason(serving, name, served),
+        last_use=member.last_use,
+        usage=_usage(serving.accounts.usage(name)),
+        names=[] if endpoint is None else list(endpoint.names),
+        hosts=[] if endpoint is None else list(endpoint.hosts),
+        paths=[] if endpoint is None else list(endpoint.paths),
+        port=None if endpoint is None else endpoint.port,
+    )
+
+
+def _reason(serving: Serving, name: WorkloadName, served: Served | None) -> str:
+    refusal = serving.gates.refusal(name)
+    return serving.controller.reason(name) or ("" if refusal is None else refusal.message)
+
+
+def _usage(usage: Usage) -> words.UsageView:
+    return words.UsageView(resident_s=usage.resident_s, busy_s=usage.busy_s, byte_s=usage.byte_s)
+
+
+def plan_view(picture: Picture, plan: Plan, *, policy: str) -> words.PlanView:
+    return words.PlanView(
+        policy=policy,
+        actions=[_action(picture, action) for action in plan.actions],
+        reasons={str(name): reason for name, reason in plan.reasons.items()},
+    )
+
+
+def _action(picture: Picture, action: Action) -> words.ActionView:
+    member = picture.members.get(action.name)
+    victims = action.victims if isinstance(action, Bring) else ()
+    expected: float | None = None
+    if isinstance(action, Bring) and member is not None:
+        leaving = [picture.members[victim].cost.leave for victim in victims]
+        come = member.cost.come_staged if member.staged else member.cost.come
+        # Where it lies in RAM it comes while they leave.
+        together = member.phase is Phase.AWAY
+        expected = max([come, *leaving]) if together else come + max(leaving, default=0.0)
+    elif isinstance(action, Leave) and member is not None:
+        expected = member.cost.leave
+    kind = {Bring: "bring", Leave: "leave", Stage: "stage"}.get(type(action), "unstage")
+    return words.ActionView(
+        action=kind,
+        workload=action.name,
+        victims=list(victims),
+        preempt=isinstance(action, Bring) and action.preempt,
+        why=action.why,
+        expected_s=expected,
+    )

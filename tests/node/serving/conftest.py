@@ -1,0 +1,89 @@
+"""A real agent on a simulated GPU with models and jobs of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.guardian import guarded
+from tests.node.conftest import POOL_BYTES, AgentProcess
+from tests.node.serving.peer import Peer
+
+from kybernate.cli.simulated import gpu_path
+from kybernate.cuda import simulated
+from kybernate.model.errors import KybernateError
+from kybernate.model.types import MIB
+
+NEEDED = ("LD_PRELOAD", "ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS")
+"""What a sanitizer's build of our library needs."""
+
+
+def server(name: str, *, size: int = 80 * MIB, port: int = 8000, **more: object) -> dict[str, object]:
+    """A model of kybernate.yaml that holds that much VRAM."""
+    command = [sys.executable, "-m", "kybernate.cli.demo_server", "--port", port, "--bytes", size, "--name", name]
+    environment = {key: os.environ[key] for key in NEEDED if key in os.environ}
+    return {"command": command, "port": port, "ready": "/health", "environment": environment, "vram": size, **more}
+
+
+def training(*, size: int = 40 * MIB, steps: int = 100000, **more: object) -> dict[str, object]:
+    command = [sys.executable, "-m", "kybernate.cli.demo_training", "--bytes", size, "--steps", steps]
+    environment = {key: os.environ[key] for key in NEEDED if key in os.environ}
+    return {"command": command, "environment": environment, "vram": size, **more}
+
+
+class ServingAgent(AgentProcess):
+    """One whose file may be written anew."""
+
+    def write(self, **sections: object) -> None:
+        agent: dict[str, object] = {
+            "pool": {"size": POOL_BYTES * 4},
+            "arbiter": {"quantum": 0.2, "settle": 0.2, "wait_limit": 20},
+            "store": {"directory": str(self.file.parent / "store")},
+        }
+        whole = {"agent": agent, **sections}
+        serving = {"quantum": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20}
+        whole["serving"] = {**serving, **dict(whole.get("serving", {}))}  # type: ignore[call-overload]
+        self.file.write_text(yaml.safe_dump(whole))
+
+    @property
+    def activator_socket(self) -> Path:
+        return self.state.root / "activator.sock"
+
+    def peer(self, worker: int = 0, **more: object) -> Peer:
+        return Peer(self.activator_socket, pid=os.getpid() + worker, worker=worker, **more)  # type: ignore[arg-type]
+
+    def state_of(self, name: str) -> str:
+        """As the policy sees it: phase, and the tier where it is away."""
+        found = next(each for each in self.client.serving().served if each.name == name)
+        return found.phase if found.phase != "away" else f"away in {found.tier}"
+
+
+@contextmanager
+def serving_agent(**sections: object) -> Iterator[ServingAgent]:
+    root = Path(tempfile.mkdtemp(prefix="kyb-"))
+    with guarded(root):
+        agent = ServingAgent(root, settings="", simulated_gpu=True)
+        agent.write(**sections)
+        try:
+            agent.start()
+            yield agent
+        finally:
+            with suppress(KybernateError):
+                agent.stop_all()
+            agent.end()
+            agent.client.close()
+            with suppress(KybernateError):
+                simulated.remove(gpu_path(agent.state))
+
+
+@pytest.fixture
+def begin() -> Iterator[Callable[..., ServingAgent]]:
+    """`begin(models=..., jobs=...)` starts an agent with such a file."""
+    with ExitStack() as stack:
+        yield lambda **sections: stack.enter_context(serving_agent(**sections))
