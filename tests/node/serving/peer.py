@@ -116,5 +116,3 @@ class Peer:
                 self.shares[model] = concurrency
             case End():
                 self.ended = message
-
-
