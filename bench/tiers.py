@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +36,7 @@ import tiers_store
 from catalogue import python_with
 from server import Unbuildable
 from tiers_memory import touch
-from tiers_plan import SCRATCH, Plan, Recorder
+from tiers_plan import SCRATCH, Plan, Recorder, clear_scratch
 
 from kybernate.cli import bench_results
 from kybernate.cli.bench_agent import clear_away, left_by
@@ -77,6 +76,7 @@ class Findings:
 
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    failed: bool = False
 
     def take(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -160,6 +160,7 @@ def stage(
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what it started: a server, a model being made
     sweep_after(process.pid, places)
+    findings.failed = findings.failed or process.returncode != 0
     if late is None and process.returncode not in (0, 1):
         late = f"{name} ended with status {process.returncode}"
     return late
@@ -171,7 +172,7 @@ def sweep_after(pid: int, places: Sequence[Path]) -> None:
         clear_away(root)
     for place in places:
         for directory in place.glob(f"{SCRATCH}*-{pid}"):
-            shutil.rmtree(directory, ignore_errors=True)
+            clear_scratch(directory)
 
 
 def main() -> int:
@@ -203,7 +204,7 @@ def main() -> int:
                 name,
                 min(left, one.limit_s),
                 Path(place) / name,
-                places=(plan.directory, plan.bucket, Path("/dev/shm")),
+                places=[plan.directory, Path("/dev/shm"), *([] if plan.bucket is None else [plan.bucket])],
                 findings=findings,
                 written=written,
             )
@@ -213,7 +214,7 @@ def main() -> int:
             written()
     print(f"[{time.monotonic() - began:5.1f} s] done")
     show(findings)
-    return 0 if not any(" failed: " in note or " was ended" in note for note in findings.notes) else 1
+    return 1 if findings.failed else 0
 
 
 def show(findings: Findings) -> None:
@@ -232,7 +233,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stages", default=",".join(STAGES), help="parts, separated by commas")
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of tiers.json")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
-    parser.add_argument("--bucket", type=Path, default=Path("/dev/shm"), help="where the S3 server keeps its files")
+    parser.add_argument("--bucket", type=Path, help="where the S3 server keeps its files; left out: in RAM")
     parser.add_argument("--process-size", help="of the process that goes to the disk and the bucket; 40GiB")
     parser.add_argument("--model-size", help="of the inference server; 10GiB")
     parser.add_argument("--turn-size", help="of one turn against fio or another client; 4GiB")

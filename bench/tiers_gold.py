@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,14 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from tiers_plan import Plan, Recorder, fitting, scratch, size_name
+from tiers_plan import Plan, Recorder, file_system, fitting, program_environment, ram_disk, scratch, size_name
 
 from kybernate.cli.bench_agent import OwnAgent, until
 from kybernate.cli.bench_pause import helper_environment
 from kybernate.cli.bench_results import Baseline, Case
 from kybernate.model import api
 from kybernate.model.errors import KybernateError
-from kybernate.model.types import CHUNK_BYTES, GIB, MIB, TierName
+from kybernate.model.types import CHUNK_BYTES, MIB, TierName
 from kybernate.process.networks import open_socket
 from kybernate.process.tree import Tree
 
@@ -48,14 +47,14 @@ def gold(plan: Plan, recorder: Recorder) -> None:
     with contextlib.ExitStack() as held:
         place = held.enter_context(scratch(plan.directory, "gold"))
         wanted = plan.model_bytes
-        disk = shutil.disk_usage(plan.directory).free
-        in_ram = disk < 3 * wanted
-        weights = (held.enter_context(scratch(Path("/dev/shm"), "weights")) if in_ram else place) / "model"
-        if in_ram:
-            recorder.note(f"the weights lie in /dev/shm, since {plan.directory} has {disk / GIB:.1f} GiB free only")
+        in_ram = fitting(3 * wanted, plan.directory) < 3 * wanted
+        weights = held.enter_context(ram_disk(plan.directory, "weights", wanted + wanted // 4)) if in_ram else place
+        recorder.note(
+            f"gold: image in {plan.directory} ({file_system(plan.directory)}), weights in {'RAM' if in_ram else 'it, too'}"
+        )
         if fitting(wanted * 3 // 2, plan.directory) < wanted * 3 // 2:
             raise KybernateError(f"{plan.directory} has no room for an image of {size_name(wanted)}")
-        _Gold(plan, recorder, place, weights).run(held)
+        _Gold(plan, recorder, place, weights / "model").run(held)
 
 
 class _Gold:
@@ -76,7 +75,7 @@ class _Gold:
         store = {"directory": str(self._place / "store")}
         agent = held.enter_context(OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, store=store))
         recorder.say(f"agent ready, pool {size_name(pool)}")
-        environment = helper_environment(agent)
+        environment = helper_environment(agent) | program_environment(plan)
         made = subprocess.run(
             [*self._program, "make", str(self._weights), str(plan.model_bytes)],
             env=environment, capture_output=True, text=True, timeout=START_S, check=False,
@@ -139,7 +138,8 @@ class _Gold:
     # -- the original and its images ---------------------------------------------------------------------------------
 
     def _start(self, agent: OwnAgent) -> None:
-        output = agent.run(NAME, [*self._program, "serve", str(self._weights), str(PORT)])
+        command = [*self._program, "serve", str(self._weights), str(PORT)]
+        output = agent.run(NAME, command, environment=program_environment(self._plan))
         output.wait("ready", timeout_s=START_S)
         self._compare("the server under Kybernate", _answers(agent.tree(NAME)))
 

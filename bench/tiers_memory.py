@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+from tiers_plan import total_ram
+
 from kybernate.cli.bench_agent import available_ram
 from kybernate.model.types import GIB, MIB
 
@@ -25,7 +27,7 @@ POLL_S = 0.1
 def touch(size: int) -> str:
     """Use `size` bytes and give them back. Returns what to say of it."""
     began = time.monotonic()
-    before = _total()
+    before = total_ram()
     read, write = os.pipe()
     children = [_worker(size // WORKERS, began + LIMIT_S, write) for _ in range(WORKERS)]
     os.close(write)
@@ -35,7 +37,7 @@ def touch(size: int) -> str:
         os.waitpid(child, 0)
     return (
         f"RAM: {touched / GIB:.0f} GiB used once before anything was timed, {time.monotonic() - began:.1f} s; "
-        f"the machine had {before / GIB:.0f} GiB, then {_total() / GIB:.0f}"
+        f"the machine had {before / GIB:.0f} GiB, then {total_ram() / GIB:.0f}"
     )
 
 
@@ -55,7 +57,3 @@ def _worker(size: int, deadline: float, answers: int) -> int:
             os.write(answers, b".")
     finally:
         os._exit(0)
-
-
-def _total() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

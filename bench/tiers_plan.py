@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -35,8 +36,8 @@ class Plan:
 
     directory: Path
     """On the disk that is measured."""
-    bucket: Path
-    """Where the S3 server keeps its files."""
+    bucket: Path | None
+    """Where the S3 server keeps its files; None: in RAM, so that its disk isn't what is measured."""
     python: str
     """Interpreter with PyTorch; of the programs on the real GPU."""
     process_bytes: int
@@ -83,6 +84,11 @@ class Recorder:
         self._file.flush()
 
 
+def program_environment(plan: Plan) -> dict[str, str]:
+    """Of the programs on the GPU: their interpreter's own packages, none of those that we were started with."""
+    return {} if plan.simulated else {"PYTHONPATH": ""}
+
+
 def size_name(size: int) -> str:
     """As in the names of cases; what is no whole number of GiB is said in MiB."""
     return f"{size // GIB}GiB" if size % GIB == 0 else f"{size // MIB}MiB"
@@ -101,12 +107,44 @@ def fitting(wanted: int, directory: Path, *, spare: int = SPARE_DISK_BYTES) -> i
 def scratch(parent: Path, what: str) -> Iterator[Path]:
     """A directory for one stage; gone afterwards."""
     place = parent / f"{SCRATCH}{what}-{os.getpid()}"
-    shutil.rmtree(place, ignore_errors=True)
+    clear_scratch(place)
     place.mkdir(parents=True)
     try:
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        clear_scratch(place)
+
+
+@contextlib.contextmanager
+def ram_disk(parent: Path, what: str, size: int) -> Iterator[Path]:
+    """The same in RAM: a mount of its own, since workloads have another /dev/shm and the host's may be small."""
+    with scratch(parent, what) as place:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", SCRATCH, str(place)], check=True)
+        yield place
+
+
+def clear_scratch(place: Path) -> None:
+    """Also of a stage that was killed."""
+    if place.is_mount():
+        subprocess.run(["umount", "-l", str(place)], check=False)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def total_ram() -> int:
+    """Bytes that the machine has now."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def file_system(directory: Path) -> str:
+    """What a directory lies on, in words."""
+    device = directory.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == number:
+            kind, source = fields[fields.index("-") + 1 : fields.index("-") + 3]
+            return f"{kind} on {source}, {shutil.disk_usage(directory).free / GIB:.1f} GiB free"
+    return "a file system of its own"
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------

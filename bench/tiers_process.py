@@ -12,8 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tiers_plan import Plan, Recorder, Watch, fitting, scratch, size_name
-from tiers_store import bucket_settings, s3_server
+from tiers_plan import (
+    Plan,
+    Recorder,
+    Watch,
+    file_system,
+    fitting,
+    program_environment,
+    scratch,
+    size_name,
+    total_ram,
+)
+from tiers_store import bucket_settings, s3_server, where_bucket
 
 from kybernate.cli.bench_agent import Conversation, OwnAgent, workload_command
 from kybernate.cli.bench_results import Case
@@ -23,6 +33,7 @@ from kybernate.model.types import CHUNK_BYTES, GIB, MIB, TierName
 
 NAME = "tensors"
 PROGRAM = Path(__file__).resolve().parent / "programs" / "tensors.py"
+POOL_MARGIN = 1 / 32
 RESIDUAL_BYTES = 5 * GIB
 """Besides the content: the processes' images, on their way through the scratch directory and in the store."""
 
@@ -30,17 +41,28 @@ RESIDUAL_BYTES = 5 * GIB
 def disk(plan: Plan, recorder: Recorder) -> None:
     """To the tier `nvme` and back."""
     with scratch(plan.directory, "process") as place:
-        size = fitting(plan.process_bytes, plan.directory, spare=0 if plan.simulated else 2 * RESIDUAL_BYTES)
+        size = min(
+            fitting(plan.process_bytes, plan.directory, spare=0 if plan.simulated else 2 * RESIDUAL_BYTES),
+            _in_ram(plan, copies=1),
+        )
+        recorder.note(f"process to nvme: {plan.directory} ({file_system(plan.directory)})")
         _turns(plan, recorder, TierName.NVME, size, {"directory": str(place / "store")})
 
 
 def bucket(plan: Plan, recorder: Recorder) -> None:
     """To the tier `object`, a server on this host, and back."""
-    with scratch(plan.directory, "process") as place, s3_server(plan.bucket) as server:
-        size = fitting(plan.process_bytes, server.root, spare=0 if plan.simulated else RESIDUAL_BYTES)
+    most = _in_ram(plan, copies=1 if plan.bucket is not None else 2)
+    with scratch(plan.directory, "process") as place, s3_server(plan, most + RESIDUAL_BYTES) as server:
+        size = min(most, fitting(plan.process_bytes, server.root, spare=0 if plan.simulated else RESIDUAL_BYTES))
         settings = {"directory": str(place / "store"), "object": bucket_settings(server, place)}
-        recorder.note(f"the bucket's files lie in {plan.bucket}, the server (versitygw) runs on this host")
+        recorder.note(f"process to object: {where_bucket(plan)}")
         _turns(plan, recorder, TierName.OBJECT, size, settings)
+
+
+def _in_ram(plan: Plan, *, copies: int) -> int:
+    """How large the process may be: the pool, and a bucket in RAM, must fit."""
+    room = int((total_ram() - 2 * RESIDUAL_BYTES) / (copies + POOL_MARGIN))
+    return min(plan.process_bytes, max(0, room // GIB * GIB)) if not plan.simulated else plan.process_bytes
 
 
 def _turns(plan: Plan, recorder: Recorder, tier: TierName, size: int, store: dict[str, Any]) -> None:
@@ -48,7 +70,7 @@ def _turns(plan: Plan, recorder: Recorder, tier: TierName, size: int, store: dic
         recorder.note(f"{tier}: only {size_name(size)} of {size_name(plan.process_bytes)} fit there")
     if size < CHUNK_BYTES:
         raise NoRoom(f"no room for the {tier} tier")
-    pool = size + max(64 * MIB, size // 32 // CHUNK_BYTES * CHUNK_BYTES)
+    pool = size + max(64 * MIB, int(size * POOL_MARGIN) // CHUNK_BYTES * CHUNK_BYTES)
     with OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, store=store) as agent:
         recorder.say(f"agent ready, pool {size_name(pool)}")
         talk = _start(plan, agent, size)
@@ -86,7 +108,7 @@ def _start(plan: Plan, agent: OwnAgent, size: int) -> Conversation:
         if plan.simulated
         else [plan.python, str(PROGRAM), str(size), str(commands)]
     )
-    output = agent.run(NAME, argv)
+    output = agent.run(NAME, argv, environment=program_environment(plan))
     output.wait("ready ", timeout_s=180)
     return Conversation(commands=commands, output=output)
 

@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "store"))
 
 import obstore
 from server import ACCESS, SECRET, Server, client, options
-from tiers_plan import Plan, Recorder, fitting, scratch, size_name
+from tiers_plan import Plan, Recorder, file_system, fitting, ram_disk, scratch, size_name
 
 from kybernate.cli.bench_results import Baseline, Case
+from kybernate.model.errors import NoRoom
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, ObjectMedium, Space, Tier, collect, keys_of
 
@@ -46,12 +47,15 @@ Step = Callable[[], None]
 class Memory:
     """As many chunks as asked for, none like another, none that shrinks; page-aligned."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.size = count * CHUNK_BYTES
+    def __init__(self, size: int) -> None:
+        """Raises NoRoom when that is less than one chunk."""
+        self.count = size // CHUNK_BYTES
+        if not self.count:
+            raise NoRoom("there is no room to measure in", hint="name another place with --directory or --bucket")
+        self.size = self.count * CHUNK_BYTES
         self._map = mmap.mmap(-1, self.size)
         whole = memoryview(self._map)
-        self.views = [whole[k * CHUNK_BYTES : (k + 1) * CHUNK_BYTES] for k in range(count)]
+        self.views = [whole[k * CHUNK_BYTES : (k + 1) * CHUNK_BYTES] for k in range(self.count)]
         self._content = os.urandom(CHUNK_BYTES)
         self.renew(0)
 
@@ -224,7 +228,8 @@ def command_client(
         put, get = [*base, "cp", f"{there}/", f"s3://{bucket}/cmd/"], [*base, "cp", f"s3://{bucket}/cmd/*", f"{back}/"]
         clean = [*base, "rm", f"s3://{bucket}/cmd/*"]
     else:
-        flags = ["--transfers", str(IN_FLIGHT), "--s3-chunk-size", "8M", "--s3-upload-concurrency", "8"]
+        flags = ["--transfers", str(IN_FLIGHT), "--checkers", str(IN_FLIGHT), "--s3-upload-cutoff", "256M"]
+        flags += ["--s3-disable-checksum", "--ignore-checksum", "--no-check-dest"]
         put, get = (
             [program, "copy", str(there), f"b:{bucket}/cmd", *flags],
             [program, "copy", f"b:{bucket}/cmd", str(back), *flags],
@@ -296,7 +301,7 @@ def _record(
 
 def disk(plan: Plan, recorder: Recorder) -> None:
     """Fills `nvme.*`."""
-    memory = Memory(fitting(plan.turn_bytes, plan.directory) // CHUNK_BYTES)
+    memory = Memory(fitting(plan.turn_bytes, plan.directory))
     with scratch(plan.directory, "disk") as place, contextlib.closing(Catalog(place / "catalog.db")) as catalog:
         tier = Tier(LocalMedium(place / "tier"), catalog)
         tier.open()
@@ -305,30 +310,23 @@ def disk(plan: Plan, recorder: Recorder) -> None:
             others |= {f"fio {name}": partial(fio, program, place, flags) for name, flags in FIO_SETTINGS.items()}
         else:
             recorder.note("nvme: no fio here, so only threads of our own are compared with")
-        recorder.note(f"nvme: {size_name(memory.size)} a turn in {plan.directory}, {IN_FLIGHT} in flight")
+        recorder.note(f"nvme: {size_name(memory.size)} a turn in {plan.directory} ({file_system(plan.directory)})")
         try:
-            compare(
-                ("nvme.write", "nvme.read"),
-                "fio",
-                partial(ours, tier.space(keys_of(DEFAULT_TENANT))),
-                others,
-                memory,
-                plan.rounds,
-                recorder,
-            )
+            mine = partial(ours, tier.space(keys_of(DEFAULT_TENANT)))
+            compare(("nvme.write", "nvme.read"), "fio", mine, others, memory, plan.rounds, recorder)
         finally:
             tier.close()
 
 
 def bucket(plan: Plan, recorder: Recorder) -> None:
     """Fills `object.*`."""
-    memory = Memory(fitting(plan.turn_bytes, plan.bucket) // CHUNK_BYTES)
     with (
         scratch(plan.directory, "bucket") as place,
         scratch(Path("/dev/shm"), "client") as files,
-        s3_server(plan.bucket) as server,
+        s3_server(plan, 2 * plan.turn_bytes) as server,
         contextlib.closing(Catalog(place / "catalog.db")) as catalog,
     ):
+        memory = Memory(min(fitting(plan.turn_bytes, place, spare=0) for place in (server.root, files)))
         tier = Tier(ObjectMedium(f"s3://{BUCKET}/ours", options=options(server.port)), catalog)
         others: dict[str, Turn] = {
             f"obstore {size // MIB} MiB in {part // MIB}": partial(plain_obstore, server.port, BUCKET, size, part)
@@ -339,29 +337,27 @@ def bucket(plan: Plan, recorder: Recorder) -> None:
                 others[name] = partial(command_client, server.port, BUCKET, files, program)
             else:
                 recorder.note(f"object: no {name} here, so it isn't compared with")
-        recorder.note(
-            f"object: {size_name(memory.size)} a turn; the bucket's files lie in {plan.bucket}, the server runs on this host"
-        )
+        recorder.note(f"object: {size_name(memory.size)} a turn, {where_bucket(plan)}")
         try:
             tier.open()
-            compare(
-                ("object.put", "object.get"),
-                "best_client",
-                partial(ours, tier.space(keys_of(DEFAULT_TENANT))),
-                others,
-                memory,
-                plan.rounds,
-                recorder,
-            )
+            mine = partial(ours, tier.space(keys_of(DEFAULT_TENANT)))
+            compare(("object.put", "object.get"), "best_client", mine, others, memory, plan.rounds, recorder)
         finally:
             tier.close()
 
 
+def where_bucket(plan: Plan) -> str:
+    """In words, for a note."""
+    place = "RAM" if plan.bucket is None else f"{plan.bucket} ({file_system(plan.bucket)})"
+    return f"the S3 server (versitygw) runs on this host and keeps its files in {place}"
+
+
 @contextlib.contextmanager
-def s3_server(directory: Path) -> Iterator[Server]:
-    """A server over a directory of its own below `directory`, with one bucket. Raises Unbuildable."""
-    with scratch(directory, "s3") as place:
-        root = place / "files"
+def s3_server(plan: Plan, most: int) -> Iterator[Server]:
+    """A server with one bucket for `most` bytes. Raises Unbuildable."""
+    place = ram_disk(plan.directory, "s3", most + GIB) if plan.bucket is None else scratch(plan.bucket, "s3")
+    with place as directory:
+        root = directory / "files"
         root.mkdir()
         server = Server(root)
         try:

@@ -92,7 +92,9 @@ def wide_console() -> Console:
 
 
 def commit() -> str:
-    """What the bundle we were installed from says, else git of the working tree, else the empty string."""
+    """What $KYBERNATE_COMMIT says (a tree copied without its git), else the bundle, else git, else the empty string."""
+    if named := os.environ.get("KYBERNATE_COMMIT"):
+        return named
     with contextlib.suppress(OSError):
         return (Path(sys.prefix) / "share" / "kybernate" / "COMMIT").read_text().strip()
     here = Path(__file__).resolve().parent
