@@ -253,6 +253,9 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no stage {unknown[0]}; there are: {', '.join(STAGES)}")
     if min(options.rounds, options.process_rounds, options.cold, options.clones) < 1:
         parser.error("each number of repetitions must be at least 1")
+    for place in (options.directory, options.bucket):
+        if place is not None and not place.is_dir():
+            parser.error(f"{place} is no directory")
     if os.geteuid() != 0:
         parser.error("snapshots need root")
     return options

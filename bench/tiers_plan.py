@@ -108,7 +108,7 @@ def scratch(parent: Path, what: str) -> Iterator[Path]:
     """A directory for one stage; gone afterwards."""
     place = parent / f"{SCRATCH}{what}-{os.getpid()}"
     clear_scratch(place)
-    place.mkdir(parents=True)
+    place.mkdir()
     try:
         yield place
     finally:

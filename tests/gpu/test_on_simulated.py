@@ -124,7 +124,7 @@ def test_tiers_runner(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_tiers_runner_tells_of_a_stage_that_fails_and_goes_on(tmp_path: Path) -> None:
-    done, result = tiers(tmp_path, "--simulated", "64MiB", "--stages", "object,nvme", "--bucket", "/nowhere")
+    done, result = tiers(tmp_path, "--simulated", "64MiB", "--stages", "object,nvme", "--bucket", "/proc")
     assert done.returncode == 1
     assert any(note.startswith("object failed: ") for note in result["notes"])
     assert "nvme.write.of_fio" in {case["case"] for case in result["cases"]}
