@@ -35,12 +35,16 @@ demo: setup ## the main job: two workloads that don't fit together share one GPU
 	@$(BIN)/kybernate demo
 
 .PHONY: test
-test: setup lint s3server ## lint and run all tests this machine can run
+test: setup lint s3server chromium ## lint and run all tests this machine can run
 	@$(BIN)/pytest -q -n $(JOBS) $(PYTEST_FLAGS)
 
 .PHONY: s3server
 s3server: ## build the S3 server that the tests use
 	@scripts/s3server.sh >/dev/null
+
+.PHONY: chromium
+chromium: ## get a browser for the tests of the dashboard
+	@scripts/chromium.sh >/dev/null
 
 .PHONY: lint
 lint: venv ## ruff, mypy --strict, import-linter, codespell, C warnings

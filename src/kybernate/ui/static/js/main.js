@@ -34,7 +34,7 @@ async function begin() {
     // The agent may be starting; the watch below tries again.
   }
   show(byId("sign-in"), false);
-  show(byId("main"), true);
+  show(byId("board"), true);
   try {
     await watch(round.signal);
   } catch (error) {
@@ -44,7 +44,7 @@ async function begin() {
 
 function ask(problem) {
   api.dropToken();
-  show(byId("main"), false);
+  show(byId("board"), false);
   show(byId("trouble"), false);
   show(byId("sign-in"), true);
   setText(byId("token-problem"), problem);
