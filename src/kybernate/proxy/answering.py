@@ -1,0 +1,162 @@
+"""One answer of a model's server on its way to the client: head rewritten, body untouched, its end found.
+
+Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kybernate.proxy.framing import BadBody, ChunkedBody, Framing, LengthBody, OpenBody
+from kybernate.proxy.heads import HEAD_MAX, BadHead, ResponseHead, parse_response, response_for_client
+
+_INTERIM_MAX: Final = 16
+"""1xx answers before the real one; more is a server that never answers."""
+
+
+class BadAnswer(Exception):
+    """The server speaks no HTTP that could be passed on. If nothing was passed on yet, the client can be told so."""
+
+
+class AnswerReader:
+    """`extra` are whole header lines of ours. `close`: the client's connection ends behind this answer; both may be set until the
+    head is there."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_dechunk",
+        "_interims",
+        "_minor",
+        "_upgrade",
+        "_wants_keep_alive",
+        "close",
+        "done",
+        "excess",
+        "extra",
+        "head_only",
+        "reusable",
+        "status",
+        "tunnel",
+    )
+
+    def __init__(self, *, head_only: bool, minor: int, keep_alive: bool, upgrade: bool) -> None:
+        self.extra = b""
+        self.close = not keep_alive
+        self.status = 0
+        """0 until the head was read."""
+        self.done = False
+        self.tunnel = False
+        """The protocol was changed; whatever comes is passed on."""
+        self.reusable = False
+        """Whether the server's connection can take another request, once done."""
+        self.excess = False
+        """The server sent more than its answer."""
+        self.head_only = head_only
+        self._minor = minor
+        self._upgrade = upgrade
+        self._wants_keep_alive = keep_alive and not minor
+        self._body: Framing | None = None
+        self._buffer = b""
+        self._dechunk = False
+        self._interims = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets for it.
+
+        Raises:
+            BadAnswer: the connection to the server can't be used any more. `status` says whether the client has the head.
+        """
+        if self._body is not None:
+            return self._feed_body(data)
+        if self.tunnel:
+            return data
+        out = b""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        while not self.status:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end > HEAD_MAX:
+                if len(data) > HEAD_MAX or (end < 0 and data.count(b"\n") != data.count(b"\r\n")):
+                    raise BadAnswer("the model's server answered with a head that is too long or malformed")
+                self._buffer = data
+                return out
+            try:
+                head = parse_response(data if end + 4 == len(data) else data[: end + 4])
+            except BadHead as e:
+                raise BadAnswer(e.message) from None
+            data = data[end + 4 :]
+            out += self._take_head(head)
+        if self.status == 101:
+            return out + data
+        if self.done:
+            self.excess = bool(data)
+            self.reusable = self.reusable and not data
+            return out
+        return out + self._feed_body(data) if data else out
+
+    def end(self) -> bool:
+        """The server closed its connection. True: that was the answer's end; False: something is missing."""
+        if isinstance(self._body, OpenBody):
+            self._body.done = self.done = True
+        return self.done
+
+    def _feed_body(self, data: bytes) -> bytes:
+        body = self._body
+        assert body is not None
+        payload: list[bytes] | None = [] if self._dechunk else None
+        try:
+            size = body.take(data, payload)
+        except BadBody as e:
+            raise BadAnswer(str(e)) from None
+        if body.done:
+            self.done = True
+            if size < len(data):
+                self.excess = True
+                self.reusable = False
+                data = data[:size]
+        return data if payload is None else b"".join(payload)
+
+    def _take_head(self, head: ResponseHead) -> bytes:
+        if head.status < 200:
+            return self._take_interim(head)
+        self.status = head.status
+        self.reusable = head.keep_alive
+        empty = self.head_only or head.status in (204, 304)
+        if empty or head.length == 0:
+            self.done = True
+        elif head.chunked:
+            self._body = ChunkedBody()
+            self._dechunk = not self._minor
+        elif head.length is not None:
+            self._body = LengthBody(head.length)
+        else:
+            self._body = OpenBody()
+            self.reusable = False
+        if self._dechunk or isinstance(self._body, OpenBody):
+            self.close = True
+        return response_for_client(
+            head,
+            extra=self.extra,
+            dechunk=self._dechunk or empty,
+            close=self.close,
+            switching=False,
+            keep_alive=self._wants_keep_alive and not self.close,
+        )
+
+    def _take_interim(self, head: ResponseHead) -> bytes:
+        self._interims += 1
+        if head.status == 101:
+            if not self._upgrade:
+                raise BadAnswer("the model's server changed the protocol unasked")
+            self.status = 101
+            self.tunnel = self.close = True
+            return response_for_client(
+                head, extra=self.extra, dechunk=False, close=False, switching=True, keep_alive=False
+            )
+        if head.length or head.chunked or self._interims > _INTERIM_MAX:
+            raise BadAnswer("the model's server sent an impossible interim answer")
+        if not self._minor:
+            return b""  # HTTP/1.0 doesn't know them
+        return response_for_client(head, extra=b"", dechunk=False, close=False, switching=False, keep_alive=False)

@@ -1,0 +1,67 @@
+"""Answers that are the activator's own: errors as OpenAI's clients expect them, the list of models, health."""
+
+from __future__ import annotations
+
+import http
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kybernate.model.serving import Endpoint, Status
+from kybernate.proxy.queueing import Refusal
+
+
+def error(refusal: Refusal, *, extra: bytes, close: bool, head_only: bool = False) -> bytes:
+    """`extra` are whole header lines."""
+    kind = "invalid_request_error" if refusal.status < 500 and refusal.status != 429 else "server_error"
+    if refusal.status == 429:
+        kind = "rate_limit_error"
+    body = {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}
+    if refusal.retry_after_s is not None:
+        extra += b"retry-after: %d\r\n" % max(1, math.ceil(refusal.retry_after_s))
+    if refusal.status == 401:
+        extra += b"www-authenticate: Bearer\r\n"
+    return page(refusal.status, body, extra=extra, close=close, head_only=head_only)
+
+
+def page(status: int, content: Mapping[str, Any], *, extra: bytes, close: bool, head_only: bool = False) -> bytes:
+    body = json.dumps(content, separators=(",", ":")).encode()
+    try:
+        reason = http.HTTPStatus(status).phrase.encode()
+    except ValueError:
+        reason = b""
+    return b"".join(
+        (
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (status, reason, len(body)),
+            b"connection: close\r\n" if close else b"",
+            extra,
+            b"\r\n",
+            b"" if head_only else body,
+        )
+    )
+
+
+def models(endpoints: Iterable[Endpoint], statuses: Mapping[str, Status | None]) -> dict[str, Any]:
+    """Every name that may be asked for, as OpenAI lists them."""
+    return {
+        "object": "list",
+        "data": [
+            model(name, endpoint, statuses.get(endpoint.model))
+            for endpoint in endpoints
+            for name in (endpoint.model, *(n for n in endpoint.names if n != endpoint.model))
+        ],
+    }
+
+
+def model(name: str, endpoint: Endpoint, status: Status | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "kybernate",
+        "workload": endpoint.model,
+        "state": status.state if status is not None else "unknown",
+        "tier": status.tier if status is not None else None,
+        "expected_s": status.expected_s if status is not None else None,
+    }

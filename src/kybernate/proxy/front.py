@@ -1,0 +1,373 @@
+"""A client's connection: heads are read from it one after the other, bodies and answers pass through.
+
+Slow or silent clients are found by a sweep once a second, so that no request pays for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from kybernate.model.serving import Endpoint, Key
+from kybernate.proxy import answers
+from kybernate.proxy.exchange import Exchange, Phase
+from kybernate.proxy.heads import HEAD_MAX, BadHead, RequestHead, parse_request
+from kybernate.proxy.keys import Keys, allows, token_of
+from kybernate.proxy.queueing import Refusal
+from kybernate.proxy.routing import BY_BODY, OneModel, Page
+
+if TYPE_CHECKING:
+    from kybernate.proxy.worker import Worker
+
+HEAD_S: Final = 10.0
+"""A head that isn't whole after so long comes from somebody who wants to keep the connection busy."""
+BODY_S: Final = 30.0
+BODY_RATE: Final = 1000
+"""A body that is read whole may take BODY_S, and a second more for each so many bytes."""
+STALL_S: Final = 120.0
+"""A body passing through that stands still for so long."""
+UNREAD_S: Final = 300.0
+"""An answer that the client doesn't read for so long."""
+LINGER_S: Final = 2.0
+"""What a client gets to read an error before a connection with unread data on it is reset."""
+_PIPELINE_MAX: Final = 64 << 10
+_HIGH_WATER: Final = 256 << 10
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_TCP_GONE = frozenset((7, 8))
+"""States in which the client's side is closed: CLOSE, CLOSE_WAIT."""
+
+
+class Front(asyncio.Protocol):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_buffer",
+        "_head_since",
+        "_key",
+        "_key_seen",
+        "_keys",
+        "_linger_until",
+        "_reading_paused",
+        "_since",
+        "_stirred",
+        "_transport",
+        "_unread_since",
+        "closing",
+        "exchange",
+        "peer",
+        "secure",
+        "worker",
+        "write_paused",
+    )
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.exchange: Exchange | None = None
+        self.peer = b"unknown"
+        self.secure = False
+        self.write_paused = False
+        self.closing = False
+        """No further request is read from it."""
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._stirred = False
+        self._since = 0.0
+        self._head_since = 0.0
+        self._linger_until = 0.0
+        self._unread_since = 0.0
+        self._reading_paused = False
+        self._keys: Keys | None = None
+        self._key: Key | None = None
+        self._key_seen = b""
+
+    # -- for the exchange ------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def close_after_answer(self) -> None:
+        self.closing = True
+
+    def begin_tunnel(self) -> None:
+        """The protocol was changed."""
+        self.closing = True
+        data, self._buffer = self._buffer, b""
+        if data and self.exchange is not None:
+            self.exchange.client_data(data)
+        self.resume_reading()
+
+    def answered(self, *, keep: bool) -> None:
+        """The answer is out."""
+        self.exchange = None
+        if not keep or self.closing or self.worker.ending:
+            self._end()
+            return
+        self._stirred = True
+        if self._reading_paused:
+            self.resume_reading()
+        if self._buffer:
+            self.worker.loop.call_soon(self._more)
+
+    def answer_error(self, refusal: Refusal, *, complete: bool, head_only: bool, exchange: Exchange | None) -> None:
+        """`complete`: the request was read to its end."""
+        extra = b""
+        keep = complete and not self.closing
+        if exchange is not None:
+            extra = b"x-request-id: %b\r\n" % exchange.request_id
+            if exchange.waited:
+                extra += b"x-kybernate-wait-ms: %d\r\n" % ((time.monotonic() - exchange.arrived) * 1000)
+            keep = keep and not exchange.answer.close
+        self.write(answers.error(refusal, extra=extra, close=not keep, head_only=head_only))
+        self.answered(keep=keep)
+
+    def cut(self) -> None:
+        """The client is to see that its answer isn't whole."""
+        self.exchange = None
+        self.closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio ---------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", transport)  # uvloop's are none by class
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        address = transport.get_extra_info("peername")
+        if address:
+            self.peer = str(address[0]).encode()
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        self._since = time.monotonic()
+        self.worker.fronts.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._stirred = True
+        exchange = self.exchange
+        if exchange is None:
+            if not self.closing:
+                self._next(self._buffer + data if self._buffer else data)
+            return
+        if not exchange.body_complete or exchange.phase is Phase.TUNNEL:
+            used = exchange.client_data(data)
+            if used == len(data):
+                return
+            data = data[used:]
+        self._keep(data)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._unread_since = time.monotonic()
+        if self.exchange is not None:
+            self.exchange.client_paused(True)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.exchange is not None:
+            self.exchange.client_paused(False)
+
+    def eof_received(self) -> bool:
+        self._gone()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone()
+        self._transport = None
+        self.worker.fronts.discard(self)
+
+    # -- once a second ---------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        if self._stirred:
+            self._stirred = False
+            self._since = now
+        exchange = self.exchange
+        if self._linger_until:
+            if now > self._linger_until:
+                self.cut()
+        elif self.write_paused and now - self._unread_since > UNREAD_S:
+            self._gone()
+            self.cut()
+        elif exchange is None:
+            if self._buffer and now - self._head_since > HEAD_S:
+                self._refuse_head(Refusal(408, "timeout", f"the request's head was not there after {HEAD_S:g} s"))
+            elif not self._buffer and now - self._since > self.worker.idle_s:
+                self._end()
+        elif self._reading_paused:
+            if self._client_has_closed():
+                self._gone()
+                self.cut()
+        elif exchange.phase is Phase.READING:
+            if now - exchange.arrived > BODY_S + exchange.bytes_in / BODY_RATE:
+                exchange.refuse(Refusal(408, "timeout", "the request's body came too slowly"))
+        elif exchange.phase is Phase.SENT and not exchange.body_complete and now - self._since > STALL_S:
+            exchange.cut(Refusal(408, "timeout", f"no byte of the request's body came for {STALL_S:g} s"))
+
+    def finish(self) -> None:
+        """The worker ends: nothing more is read behind what is under way."""
+        if self.exchange is None:
+            self._end()
+        else:
+            self.closing = True
+
+    # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _gone(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.closing = True
+        if exchange is not None:
+            exchange.client_gone()
+
+    def _end(self) -> None:
+        """Close behind what was written. What the client sent meanwhile must not turn that into a reset which eats it."""
+        self.closing = True
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._linger_until:
+            return
+        self._buffer = b""
+        if self.secure or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._linger_until = time.monotonic() + LINGER_S
+        self.resume_reading()
+
+    def _keep(self, data: bytes) -> None:
+        """It is a request behind the one under way."""
+        if self.closing and self.exchange is None:
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        self._head_since = time.monotonic()
+        if len(self._buffer) > _PIPELINE_MAX:
+            self.pause_reading()
+
+    def _more(self) -> None:
+        if self.exchange is None and self._buffer and not self.closing:
+            self._next(self._buffer)
+
+    def _next(self, data: bytes) -> None:
+        if data[:1] in (b"\r", b"\n"):
+            data = data[2:] if data[:2] == b"\r\n" else data  # one empty line before a request is customary
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > HEAD_MAX:
+            if not self._buffer:
+                self._head_since = time.monotonic()
+            self._buffer = data
+            if len(data) > HEAD_MAX:
+                self._refuse_head(Refusal(431, "head_too_large", f"a head may have {HEAD_MAX} bytes"))
+            elif data.count(b"\n") != data.count(b"\r\n"):
+                self._refuse_head(Refusal(400, "bad_request", "a head with a bare line feed"))
+            return
+        self._buffer = b""
+        try:
+            head = parse_request(data if end + 4 == len(data) else data[: end + 4])
+        except BadHead as e:
+            self._refuse_head(Refusal(e.status, "bad_request", e.message))
+            return
+        rest = data[end + 4 :]
+        used = self._route(head, rest)
+        if used < len(rest):
+            self._keep(rest[used:])
+            if self.exchange is None and not self.closing:
+                self.worker.loop.call_soon(self._more)
+
+    def _refuse_head(self, refusal: Refusal) -> None:
+        self._buffer = b""
+        self.answer_error(refusal, complete=False, head_only=False, exchange=None)
+
+    def _route(self, head: RequestHead, rest: bytes) -> int:
+        """How much of `rest` belonged to this request."""
+        worker = self.worker
+        named = head.named
+        request_id = named.get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = worker.next_request_id()
+        path = head.path
+        route = worker.routes.of(head.method, path, named.get(b"host", b""))
+        if route is Page.ALIVE or route is Page.READY:
+            ready = worker.ready or route is Page.ALIVE
+            return self._page(head, 200 if ready else 503, {"status": "ok" if ready else "not ready"}, request_id)
+        key: Key | None = None
+        if worker.keys.needed:
+            key = self._key_of(named)
+        model = worker.models.get(route.model) if isinstance(route, Endpoint) else None
+        if (
+            model is not None
+            and path == model.health
+            and (not model.queue.is_open or (key is None and worker.keys.needed))
+        ):
+            return self._health(head, model.queue.refused, request_id)
+        if worker.keys.needed and key is None:
+            return self._refusal(head, Refusal(401, "invalid_api_key", "a valid API key is needed"), request_id)
+        if route is Page.MODELS:
+            endpoints = [endpoint for endpoint in worker.routes.endpoints if allows(key, endpoint)]
+            return self._page(head, 200, answers.models(endpoints, worker.statuses()), request_id)
+        if isinstance(route, OneModel):
+            return self._one_model(head, route.name, key, request_id)
+        if route is not BY_BODY and (model is None or not allows(key, model.endpoint)):
+            where = f"{head.method.decode()} {path[:200].decode('latin-1')}"
+            return self._refusal(head, Refusal(404, "not_found", f"nothing answers {where} here"), request_id)
+        exchange = self.exchange = Exchange(self, head, key=key, request_id=request_id)
+        return exchange.begin(model, rest)
+
+    def _key_of(self, named: dict[bytes, bytes]) -> Key | None:
+        token = token_of(named)
+        if token is None:
+            return None
+        keys = self.worker.keys
+        if keys is not self._keys or token != self._key_seen:
+            self._key = keys.find(token)
+            self._keys, self._key_seen = keys, token
+        return self._key
+
+    def _one_model(self, head: RequestHead, name: str, key: Key | None, request_id: bytes) -> int:
+        model = self.worker.model_named(name)
+        if model is None or not allows(key, model.endpoint):
+            refusal = Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here")
+            return self._refusal(head, refusal, request_id)
+        return self._page(head, 200, answers.model(name, model.endpoint, model.queue.status), request_id)
+
+    def _health(self, head: RequestHead, refused: Refusal | None, request_id: bytes) -> int:
+        if refused is not None:
+            return self._refusal(head, refused, request_id)
+        return self._page(head, 200, {"status": "ok", "parked": True}, request_id)
+
+    def _page(self, head: RequestHead, status: int, content: dict[str, Any], request_id: bytes) -> int:
+        keep = head.keep_alive and not head.has_body
+        extra = b"x-request-id: %b\r\n" % request_id
+        if keep and not head.minor:
+            extra += b"connection: keep-alive\r\n"
+        self.write(answers.page(status, content, extra=extra, close=not keep, head_only=head.method == b"HEAD"))
+        self.answered(keep=keep)
+        return 0
+
+    def _refusal(self, head: RequestHead, refusal: Refusal, request_id: bytes) -> int:
+        keep = head.keep_alive and not head.has_body
+        extra = b"x-request-id: %b\r\n" % request_id
+        self.write(answers.error(refusal, extra=extra, close=not keep, head_only=head.method == b"HEAD"))
+        self.answered(keep=keep)
+        return 0
+
+    def _client_has_closed(self) -> bool:
+        """Asked of the kernel where reading is paused: behind unread data, the end isn't seen."""
+        connection = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if connection is None:
+            return True
+        try:
+            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return True
+        return state[0] in _TCP_GONE

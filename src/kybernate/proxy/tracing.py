@@ -1,0 +1,107 @@
+"""OpenTelemetry: a trace of each request, sent by OTLP over HTTP. Only imported where it is switched on.
+
+The spans below a request's are made when it is over, from the times it kept anyway: `hold` (in the queue), `swap` (what the
+agent did meanwhile, by its own word) and `answer` (from sending to the last byte). W3C's traceparent is accepted and passed on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from kybernate import __version__
+from kybernate.proxy.heads import RequestHead
+
+if TYPE_CHECKING:
+    from kybernate.proxy.exchange import Exchange
+
+_NS = 1_000_000_000
+
+
+class Tracing:
+    """One a worker. `url` is the collector's base, or the whole URL of its traces."""
+
+    def __init__(self, url: str, *, worker: int) -> None:
+        resource = Resource.create(
+            {"service.name": "kybernate-activator", "service.version": __version__, "service.instance.id": str(worker)}
+        )
+        endpoint = url if url.endswith("/v1/traces") else f"{url.rstrip('/')}/v1/traces"
+        self._provider = TracerProvider(resource=resource)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        self._tracer = self._provider.get_tracer("kybernate.proxy", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, exchange: Exchange, head: RequestHead) -> bytes:
+        """The request's span; what its traceparent is towards the model."""
+        carrier = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in head.named.items()
+            if name == b"traceparent"
+        }
+        span = self._tracer.start_span(
+            f"{head.method.decode()} {head.path.decode('latin-1')[:100]}",
+            context=self._propagator.extract(carrier, context=Context()),
+            kind=SpanKind.SERVER,
+            attributes={
+                "http.request.method": head.method.decode(),
+                "url.path": head.path.decode("latin-1"),
+                "kybernate.request_id": exchange.request_id.decode(),
+            },
+            start_time=_wall(exchange.arrived),
+        )
+        exchange.span = span
+        context = span.get_span_context()
+        return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, int(context.trace_flags))
+
+    def end(self, exchange: Exchange, status: int, *, now: float) -> None:
+        span = exchange.span
+        assert isinstance(span, Span)
+        exchange.span = None
+        span.set_attribute("http.response.status_code", status)
+        if exchange.model is not None:
+            span.set_attribute("kybernate.model", exchange.model.name)
+            span.set_attribute("kybernate.tier", exchange.tier)
+        if status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+        context = set_span_in_context(span, Context())
+        if exchange.waited:
+            self._child(context, "hold", exchange.arrived, exchange.forwarded or now)
+        if exchange.swap_s and exchange.model is not None and (opened := exchange.model.queue.opened) is not None:
+            at = exchange.model.opened_at
+            attributes: dict[str, str | float | tuple[str, ...]] = {
+                "kybernate.tier": exchange.tier,
+                "kybernate.swap.seconds": exchange.swap_s,
+                "kybernate.swap.victims": opened.victims,
+            }
+            self._child(context, "swap", at - exchange.swap_s, at, attributes)
+        if exchange.forwarded:
+            self._child(context, "answer", exchange.forwarded, now, {"kybernate.bytes": exchange.bytes_out})
+        span.end(_wall(now))
+
+    def close(self) -> None:
+        """Sends what isn't sent yet. Blocks."""
+        self._provider.shutdown()
+
+    def _child(
+        self,
+        context: Context,
+        name: str,
+        begin: float,
+        end: float,
+        attributes: Mapping[str, str | float | tuple[str, ...]] | None = None,
+    ) -> None:
+        self._tracer.start_span(name, context=context, attributes=attributes, start_time=_wall(begin)).end(_wall(end))
+
+
+def _wall(monotonic: float) -> int:
+    """Nanoseconds of the wall clock for a time of the monotonic one."""
+    return time.time_ns() - int((time.monotonic() - monotonic) * _NS)
