@@ -189,6 +189,16 @@ def test_a_keeper_takes_its_programs_along(tmp_path: Path, eventually: Eventuall
         os.close(holder)
 
 
+def test_a_keeper_whose_log_is_full_ends_all_the_same(tmp_path: Path) -> None:
+    program = {"name": "short", "argv": ["false"], "log": str(tmp_path / "log")}
+    (tmp_path / "spec.json").write_text(json.dumps({"directory": str(tmp_path), "programs": [program]}))
+    with Path("/dev/full").open("ab") as full:
+        done = subprocess.run(
+            [sys.executable, "-I", keeper.__file__, str(tmp_path / "spec.json")], stderr=full, timeout=20, check=False
+        )
+    assert done.returncode == 1
+
+
 def test_a_program_that_ends_is_started_again(tmp_path: Path, eventually: Eventually) -> None:
     program = {
         "name": "short",

@@ -30,6 +30,10 @@ from tests.kube.cluster.errors import ClusterError
 LEASH = "leash"
 READY_S = 90.0
 GONE_S = 20.0
+LONGEST_LINE = 300
+"""Characters of a log's line in a message; etcd's stack traces are one line."""
+SCARCE_BYTES = 150_000_000
+"""So much a cluster with one node takes; with less left the file system may well be why a start failed."""
 POLL_S = 0.05
 LONGEST_DIRECTORY = 80
 """Characters; the name of a Unix socket has at most 107."""
@@ -143,10 +147,12 @@ class Cluster:
         if self.leash is not None:
             os.close(self.leash)
             self.leash = None
-        if self.alive and self.keeper != claim.ourselves():
-            processes.end(self.keeper.pid)
-        if self.network is not None:  # a keeper that was killed itself leaves this to us
-            claim.give_back(self.network, self.keeper)
+        try:
+            if self.alive and self.keeper != claim.ourselves():
+                processes.end(self.keeper.pid)
+        finally:
+            if self.network is not None:  # a keeper that was killed itself leaves this to us
+                claim.give_back(self.network, self.keeper)
         deadline = time.monotonic() + GONE_S
         while self.directory.exists():
             # What a killed keeper takes along may write until it is gone.
@@ -284,7 +290,9 @@ def start(directory: Path, shape: Shape, *, leash: bool) -> Cluster:
                 path = "/api/v1/namespaces/default/serviceaccounts/default"
                 _wait(cluster, "the controller manager", lambda: client.get(path).status_code == 200)
     except BaseException as e:
-        said = "" if isinstance(e, KeyboardInterrupt) else _last_words(directory)
+        said = ""
+        with contextlib.suppress(OSError):  # the keeper may remove it at the same time
+            said = _last_words(directory) + _scarce(directory)
         cluster.down()
         if isinstance(e, ClusterError | OSError):
             raise ClusterError(f"{e}\n{said}".strip()) from None
@@ -414,10 +422,15 @@ def _wait(cluster: Cluster, what: str, condition: Callable[[], bool]) -> None:
         time.sleep(POLL_S)
 
 
+def _scarce(directory: Path) -> str:
+    free = shutil.disk_usage(directory).free
+    return f"\nonly {free / 1e6:.0f} MB are free in {directory}" if free < SCARCE_BYTES else ""
+
+
 def _last_words(directory: Path, lines: int = 5) -> str:
     logs = sorted(directory.rglob("*.log"))
     return "\n".join(
-        f"{log.relative_to(directory)}: {line}"
+        f"{log.relative_to(directory)}: {line[:LONGEST_LINE]}"
         for log in logs
         for line in log.read_text(errors="replace").splitlines()[-lines:]
     )

@@ -116,6 +116,12 @@ def reap() -> Iterator[tuple[int, int]]:
         yield pid, os.waitstatus_to_exitcode(status)
 
 
+def note(line: str) -> None:
+    """Write to our log, which a full disk must not keep us from our work for."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+
 def wait_for(paths: list[str]) -> None:
     while not all(Path(path).exists() for path in paths):
         time.sleep(TICK_S)
@@ -150,7 +156,7 @@ def remove_cgroups(directories: list[str]) -> None:
                 with contextlib.suppress(OSError):
                     Path(path).rmdir()
             if time.monotonic() > deadline:
-                print(f"cgroup {directory} is still in use", file=sys.stderr)
+                note(f"cgroup {directory} is still in use")
                 break
             time.sleep(TICK_S)
 
@@ -191,7 +197,7 @@ def main() -> int:
             for pid, status in reap():
                 if (ended := by_pid.get(pid)) is None:
                     continue
-                print(f"{ended.name} ended with {status}", file=sys.stderr, flush=True)
+                note(f"{ended.name} ended with {status}")
                 if not ended.ended(status):
                     failed = True
                     told.append(0)
