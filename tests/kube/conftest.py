@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.kube.cluster import Cluster, Missing, Shape, alone, join
-from tests.kube.cluster.binaries import NODE, SCALE, find
+from tests.kube.cluster.binaries import CONTROL_PLANE, NODE, SCALE, find
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,7 +31,16 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="session")
-def control_plane(programs: None, of_this_run: Path) -> Iterator[Cluster]:
+def control_plane_programs(request: pytest.FixtureRequest) -> None:
+    """The same for tests that need no more than etcd, an API server and kubectl, as in others' KUBEBUILDER_ASSETS."""
+    try:
+        find(CONTROL_PLANE)
+    except Missing:
+        request.getfixturevalue("programs")  # whose line names all that is missing
+
+
+@pytest.fixture(scope="session")
+def control_plane(control_plane_programs: None, of_this_run: Path) -> Iterator[Cluster]:
     """etcd and an API server. Pods can be made there but nobody runs them."""
     yield from shared(of_this_run / "kube-0", Shape())
 

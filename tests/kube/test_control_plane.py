@@ -45,7 +45,7 @@ WIDGETS = {
 }
 
 
-def test_is_ready_within_15_seconds(programs: None, directory: Path) -> None:
+def test_is_ready_within_15_seconds(control_plane_programs: None, directory: Path) -> None:
     took = []
     for attempt in range(3):  # other work on the machine may slow one down
         began = time.monotonic()

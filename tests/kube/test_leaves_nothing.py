@@ -44,7 +44,9 @@ def test_down(programs: None, directory: Path) -> None:
     assert kernel_settings() == before
 
 
-def test_the_last_user_ends_it_even_when_killed(programs: None, directory: Path, eventually: Eventually) -> None:
+def test_the_last_user_ends_it_even_when_killed(
+    control_plane_programs: None, directory: Path, eventually: Eventually
+) -> None:
     users = [
         subprocess.Popen(
             [sys.executable, "-c", USER, directory], cwd=TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -69,7 +71,7 @@ def test_the_last_user_ends_it_even_when_killed(programs: None, directory: Path,
 
 
 def test_a_start_that_fails_shows_logs_and_leaves_nothing(
-    programs: None, directory: Path, monkeypatch: pytest.MonkeyPatch
+    control_plane_programs: None, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = directory / "broken"
     broken.mkdir()
@@ -136,7 +138,7 @@ def test_the_next_cluster_removes_what_nobody_removed(programs: None, directory:
     assert not (Path("/sys/class/net") / claimed.bridge).exists()
 
 
-def test_down_ends_a_cluster_whose_directory_was_removed(programs: None, directory: Path) -> None:
+def test_down_ends_a_cluster_whose_directory_was_removed(control_plane_programs: None, directory: Path) -> None:
     lost = start(directory / "lost", Shape(), leash=False)
     shutil.rmtree(lost.directory)
     assert lost.alive
