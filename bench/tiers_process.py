@@ -70,7 +70,8 @@ def _turns(plan: Plan, recorder: Recorder, tier: TierName, size: int, store: dic
         recorder.note(f"{tier}: only {size_name(size)} of {size_name(plan.process_bytes)} fit there")
     if size < CHUNK_BYTES:
         raise NoRoom(f"no room for the {tier} tier")
-    pool = size + max(64 * MIB, int(size * POOL_MARGIN) // CHUNK_BYTES * CHUNK_BYTES)
+    least = 64 * MIB if plan.simulated else 512 * MIB  # the program's own room to work in
+    pool = size + max(least, int(size * POOL_MARGIN) // CHUNK_BYTES * CHUNK_BYTES)
     with OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, store=store) as agent:
         recorder.say(f"agent ready, pool {size_name(pool)}")
         talk = _start(plan, agent, size)

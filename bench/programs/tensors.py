@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 PIECE_BYTES = 1 << 30
+SLICE_BYTES = 64 << 20
 POLL_S = 0.002
 DEVICE = os.environ.get("KYB_PROGRAM_DEVICE", "cuda")
 """`cpu` for the tests of the tests."""
@@ -28,27 +30,35 @@ class Tensors:
         self._generator = torch.Generator(device=DEVICE)
         self._generations = [0] * len(sizes)
         self._pieces = [torch.empty(each // 4, dtype=torch.int32, device=DEVICE) for each in sizes]
-        self._compared = torch.empty(max(sizes) // 4, dtype=torch.int32, device=DEVICE)
+        self._compared = torch.empty(min(SLICE_BYTES, size) // 4, dtype=torch.int32, device=DEVICE)
         self._count = 0
         self.dirty(1.0)
 
-    def _fill(self, number: int, into: torch.Tensor) -> torch.Tensor:
-        self._generator.manual_seed(number * 1_000_003 + self._generations[number])
+    def _slices(self, number: int) -> Iterator[torch.Tensor]:
+        """Parts of one tensor; the generator stands where the part's content comes from."""
+        for k, part in enumerate(self._pieces[number].split(SLICE_BYTES // 4)):
+            self._generator.manual_seed((self._generations[number] * 100_003 + number) * 1_009 + k)
+            yield part
+
+    def _fill(self, into: torch.Tensor) -> torch.Tensor:
         return into.random_(-(2**31), 2**31 - 1, generator=self._generator)
 
     def dirty(self, fraction: float) -> None:
         self._count += 1
         for number in range(max(1, round(fraction * len(self._pieces)))):
             self._generations[number] = self._count
-            self._fill(number, self._pieces[number])
+            for part in self._slices(number):
+                self._fill(part)
         self._wait()
 
     def verify(self) -> None:
-        for number, piece in enumerate(self._pieces):
-            fresh = self._fill(number, self._compared[: len(piece)])
-            if not torch.equal(piece, fresh):
-                print(f"MISMATCH tensor {number}: {int((piece != fresh).sum())} words differ", flush=True)
-                os._exit(1)
+        """A slice at a time, so that it takes no memory worth mentioning."""
+        for number in range(len(self._pieces)):
+            for part in self._slices(number):
+                fresh = self._fill(self._compared[: len(part)])
+                if not torch.equal(part, fresh):
+                    print(f"MISMATCH tensor {number}: {int((part != fresh).sum())} words differ", flush=True)
+                    os._exit(1)
 
     @staticmethod
     def _wait() -> None:
