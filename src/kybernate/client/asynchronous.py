@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx2
 
 from kybernate.client import calls
-from kybernate.client.calls import A, Call, Stream
+from kybernate.client.calls import A, Call, NodeChange, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api, api_serving
 from kybernate.model.api_history import HistoryView
@@ -185,8 +185,8 @@ class AsyncClient:
         async for view in self._views(calls.follow_events(name, count)):
             yield view
 
-    async def follow_node(self) -> AsyncIterator[api.NodeView | api.WorkloadView | api.EventView]:
-        """The node, its workloads and events as they change; ends with the agent."""
+    async def follow_node(self) -> AsyncIterator[NodeChange]:
+        """The node, its workloads, jobs and events as they change; ends with the agent."""
         async for view in self._views(calls.follow_node()):
             yield view
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx2
 
 from kybernate.client import calls
-from kybernate.client.calls import A, Call, Stream
+from kybernate.client.calls import A, Call, NodeChange, Stream
 from kybernate.client.transport import BASE_URL, in_our_words, knock, timeout
 from kybernate.model import api, api_serving
 from kybernate.model.api_history import HistoryView
@@ -180,8 +180,8 @@ class Client:
         """The last `count` events, then those that come; ends with the agent."""
         yield from self._views(calls.follow_events(name, count))
 
-    def follow_node(self) -> Iterator[api.NodeView | api.WorkloadView | api.EventView]:
-        """The node, its workloads and events as they change; ends with the agent."""
+    def follow_node(self) -> Iterator[NodeChange]:
+        """The node, its workloads, jobs and events as they change; ends with the agent."""
         yield from self._views(calls.follow_node())
 
     def _views(self, stream: Stream) -> Iterator[Any]:

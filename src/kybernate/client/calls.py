@@ -266,7 +266,17 @@ class ServerEventParser:
         return None
 
 
-_VIEWS: Mapping[str, type[BaseModel]] = {"node": api.NodeView, "workload": api.WorkloadView, "event": api.EventView}
+_VIEWS: Mapping[str, type[BaseModel]] = {
+    "node": api.NodeView,
+    "workload": api.WorkloadView,
+    "gone": api.GoneView,
+    "jobs": api.JobList,
+    "event": api.EventView,
+}
+
+
+NodeChange = api.NodeView | api.WorkloadView | api.GoneView | api.JobList | api.EventView
+"""What the node's stream sends."""
 
 
 def view_of(event: ServerEvent) -> Any:

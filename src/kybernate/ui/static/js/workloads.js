@@ -41,7 +41,7 @@ function render() {
   const all = rows();
   show(tableElement, all.length > 0);
   show(empty, all.length === 0);
-  tableElement.classList.toggle("serving", state.serving !== null);
+  tableElement.classList.toggle("serving", (state.serving?.served ?? []).some((one) => one.kind === "model"));
   setText(byId("workloads-count"), all.length ? String(all.length) : "");
   keyed.update(all, (row) => row.name);
   if (!body.querySelector('[tabindex="0"]') && body.firstElementChild) body.firstElementChild.tabIndex = 0;
