@@ -1,4 +1,4 @@
-"""`top` leaves columns out where the terminal is narrow, fits its height, and obeys keys, in a real terminal before a real agent."""
+"""`top` leaves out columns where the terminal is narrow, fits its height, and obeys keys, in a real terminal and agent."""
 
 from __future__ import annotations
 
