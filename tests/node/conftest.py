@@ -248,13 +248,13 @@ def bucket(server: Server, tmp_path: Path) -> Callable[..., str]:
     credentials.touch(0o600)
     credentials.write_text(f"access_key_id: {ACCESS}\nsecret_access_key: {SECRET}\n")
 
-    def setting(port: int | None = None, **more: object) -> str:
+    def setting(port: int | None = None, *, patience_s: int = 1, **more: object) -> str:
         place = {
             "url": f"s3://{name}/snapshots",
             "endpoint": f"http://127.0.0.1:{port or server.port}",
             "region": "us-east-1",
             "credentials_file": str(credentials),
-            "patience": 1,
+            "patience": patience_s,
         }
         return json.dumps({"object": place, **more})
 

@@ -8,22 +8,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import shutil
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from tests.conftest import SLOWER, Eventually
 from tests.node.conftest import POOL, AgentProcess, MakeAgent
 from tests.node.test_agent import as_nobody
 from tests.store.server import Mode, Proxy
 
 from kybernate.cli.simulated import gpu_path
+from kybernate.client import Client
 from kybernate.cuda import simulated
 from kybernate.engine.faults import VARIABLE
-from kybernate.model.api import SnapshotRequest
+from kybernate.model.api import JobView, SnapshotRequest
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound, Unsupported, WorkloadLost
 from kybernate.model.types import MIB, TierName, WorkloadState
 
@@ -449,6 +455,112 @@ def test_a_wrong_key_and_a_wiped_disk(make_agent: MakeAgent, tmp_path: Path, eve
     goes_on(agent, eventually, "one")
 
 
+def newer(path: Path, *, pack: bool) -> None:
+    """As a later version of the format will begin."""
+    content = bytearray(path.read_bytes())
+    content[8:12] = struct.pack("<I", 99)
+    if pack:
+        content[48:80] = blake3(bytes(content[:48])).digest()
+    path.write_bytes(content)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil", "says", "lasts"),
+    [
+        pytest.param("manifests", lambda path: os.truncate(path, 100), "damaged", False, id="truncated manifest"),
+        pytest.param("manifests", flip_a_bit, "damaged", False, id="corrupt manifest"),
+        pytest.param("manifests", lambda path: newer(path, pack=False), "update Kybernate", True, id="newer manifest"),
+        pytest.param("packs", lambda path: os.truncate(path, 5000), "damaged", False, id="truncated pack"),
+        pytest.param("packs", Path.unlink, "damaged", False, id="deleted pack"),
+        pytest.param("packs", lambda path: newer(path, pack=True), "update Kybernate", True, id="newer pack"),
+    ],
+)
+def test_what_is_wrong_with_a_snapshot_is_said_and_nothing_changed(
+    make_agent: MakeAgent,
+    eventually: Eventually,
+    kind: str,
+    spoil: Callable[[Path], None],
+    says: str,
+    lasts: bool,
+) -> None:
+    """In one line; the workload stays where it lies, and comes back once the files are as they were. A workload that may be
+    started anew is that only where its state is lost, not where a newer version has it."""
+    agent = make_agent()
+    module = [
+        sys.executable,
+        "-m",
+        "kybernate.cli.bench_workload",
+        "--bytes",
+        str(8 * MIB),
+        "--noise",
+        "--loop",
+        "0.25",
+    ]
+    agent.run("one", *module, "--pace", "0.02", cold_start=lasts)
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
+    agent.client.pause("one", tier=TierName.NVME)
+    before = agent.client.workload("one")
+    agent.kill()
+    if lasts:  # what one agent has read it remembers
+        agent.state.root.with_name("s-store.db").unlink()
+    files = sorted(agent.state.root.with_name("s-store").glob(f"default/{kind}/*"))
+    kept = {path: path.read_bytes() for path in files}
+    for path in files:
+        spoil(path)
+    agent.start()
+    done = kybernate(agent, "resume", "one")
+    assert done.returncode not in (0, 1), done
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert says in done.stderr
+    verified = kybernate(agent, "verify")
+    assert (verified.returncode, "Traceback" in verified.stderr) == (1, False), verified
+    after = agent.client.workload("one")
+    assert (after.state, after.tier, after.snapshot) == (before.state, before.tier, before.snapshot)
+    agent.kill()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    agent.state.root.with_name("s-store.db").unlink()
+    agent.start()
+    assert agent.client.resume("one").note == "restored from nvme"
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+    agent.client.collect()
+    assert agent.client.verify()[0].problems == []
+
+
+def test_a_bucket_that_is_not_there(make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually) -> None:
+    """The agent starts, says it, and works without; so does the order that needs it."""
+    agent = make_agent(store=bucket().replace("s3://b-", "s3://no-such-"))
+    started(agent, eventually, "one", size=8 * MIB)
+    refused = kybernate(agent, "pause", "one", "--tier", "object")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "there is no bucket at s3://no-such-" in refused.stderr
+    assert agent.client.workload("one").state is WorkloadState.RUNNING
+    assert "there is no bucket" in (agent.client.node().tiers[1].problem or "")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+
+
+def test_a_name_that_is_taken(agent: AgentProcess, eventually: Eventually) -> None:
+    started(agent, eventually, "one", size=8 * MIB)
+    agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
+    steps = [event.kind for event in agent.client.events("one")]
+    for words in (["snapshot", "one", "--as", "gold"], ["clone", "gold", "one"]):
+        refused = kybernate(agent, *words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert "already" in refused.stderr
+    assert [event.kind for event in agent.client.events("one")] == steps
+    goes_on(agent, eventually, "one")
+
+
 # -- images and clones ------------------------------------------------------------------------------------------------
 
 SERVER = """
@@ -585,6 +697,73 @@ def test_another_user_s_snapshots_are_not_one_s_own(agent: AgentProcess, eventua
     with pytest.raises(Conflict, match="lies in it"):
         agent.client.remove_snapshot(parked or "")
     assert agent.client.resume("one").tier is TierName.NVME
+
+
+# -- how far it is ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400 * SLOWER)  # the bucket is slow on purpose
+def test_every_long_step_says_how_far_it_is(
+    make_agent: MakeAgent, bucket: Callable[..., str], proxy: Proxy, eventually: Eventually
+) -> None:
+    """Bytes, rate and time left: in the API for each kind of step, and on a terminal."""
+    agent = make_agent(store=bucket(proxy.port, patience_s=60))
+    agent.run_cuda("one", bytes_=SIZE, noise=True)
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
+    eventually(lambda: agent.client.node().tiers[1].state == "ready", what="the bucket is opened")
+    proxy.set(Mode.SLOW, bytes_per_s=10 * MIB)  # of each connection
+    seen: dict[str, JobView] = {}
+    ended = threading.Event()
+
+    def look() -> None:
+        with Client(agent.state.socket) as client:
+            while not ended.wait(0.01):
+                for job in client.jobs():
+                    if job.bytes_done and job.bytes_per_s and job.seconds_left is not None:
+                        seen[job.kind] = job
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        shown = on_a_terminal(agent, "snapshot", "one", "--as", "gold", "--tier", "object")
+        assert "/s, " in shown, shown
+        assert " s left" in shown, shown
+        agent.client.clone("gold", "two")
+        agent.client.stop("two", remove=True)
+        agent.client.pause("one", tier=TierName.OBJECT)
+        agent.client.prefetch("one")
+        assert " s left" in on_a_terminal(agent, "move", "one", "--tier", "nvme")
+        agent.client.move("one", TierName.OBJECT)
+        assert " s left" in on_a_terminal(agent, "verify")
+        assert " s left" in on_a_terminal(agent, "resume", "one")
+        agent.client.remove_snapshot("gold")
+        agent.client.collect()
+    finally:
+        ended.set()
+        watcher.join()
+    assert set(seen) >= {"snapshot", "clone", "park", "stage", "move", "verify", "restore"}
+    for job in seen.values():
+        assert job.step
+        assert 0 < (job.bytes_done or 0) <= (job.bytes_total or 0)
+
+
+def on_a_terminal(agent: AgentProcess, *words: str) -> str:
+    """What a person sees."""
+    master, slave = pty.openpty()
+    os.set_blocking(master, False)
+    command = [sys.executable, "-m", "kybernate.cli", words[0], "--state-dir", str(agent.state.root), *words[1:]]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "160"}
+    shown = b""
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
+        os.close(slave)
+        poller = select.poll()
+        poller.register(master, select.POLLIN)
+        with contextlib.suppress(OSError):  # the other end is closed
+            while poller.poll(90_000) and (piece := os.read(master, 1 << 16)):
+                shown += piece
+    os.close(master)
+    assert process.returncode == 0, shown.decode()
+    return shown.decode()
 
 
 # -- nonsense ---------------------------------------------------------------------------------------------------------

@@ -24,26 +24,31 @@ class Job:
     """The agent's own idea: an order for its subject may stop it."""
     stop: Cancellation = field(default_factory=Cancellation)
     began_at: float = field(default_factory=time.monotonic)
-    progress: Progress | None = None
+    parts: dict[str, Progress] = field(default_factory=dict)
+    """By what they are called; some go on at the same time."""
 
     def tell(self, progress: Progress) -> None:
         """What the store calls."""
-        self.progress = progress
+        self.parts = self.parts | {progress.what: progress}
 
     def view(self) -> JobView:
-        now = self.progress
+        parts = list(self.parts.values())
         seconds = time.monotonic() - self.began_at
-        if now is None:
+        if not parts:
             return JobView(kind=self.kind, subject=self.subject, seconds=seconds)
+        done = sum(part.done for part in parts)
+        totals = [part.total for part in parts if part.total is not None]
+        total = sum(totals) if len(totals) == len(parts) else None
+        rate = done / max(part.seconds for part in parts) if done else 0.0
         return JobView(
             kind=self.kind,
             subject=self.subject,
             seconds=seconds,
-            step=now.what,
-            bytes_done=now.done,
-            bytes_total=now.total,
-            bytes_per_s=now.rate,
-            seconds_left=now.seconds_left,
+            step=" and ".join(self.parts),
+            bytes_done=done,
+            bytes_total=total,
+            bytes_per_s=rate,
+            seconds_left=max(0, total - done) / rate if total is not None and rate else None,
         )
 
 

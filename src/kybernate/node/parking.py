@@ -363,7 +363,7 @@ class Parking:
         if not errors:
             raise self._gone(entry)
         for _, error in errors:
-            if isinstance(error, store.TierAway | store.TierWiped | store.WrongKey | Busy):
+            if isinstance(error, store.TierAway | store.TierWiped | store.WrongKey | store.TooNew | Busy):
                 raise error  # there may be a good copy
         last = errors[-1][1]
         raise NoCopy(

@@ -109,7 +109,11 @@ class _Verifier:
         if not self._content:
             return {}
         space = self._space
-        total = sum(packs.values()) if wanted is None else None
+
+        def records_of(pack: PackId) -> list[Record]:
+            return [r for r in space.catalog.records(space.id, pack) if wanted is None or r.id in wanted]
+
+        total = sum(record.stored for pack in packs for record in records_of(pack))
         meter = Meter(f"verifying {space.medium.where}", total, self._progress)
         bad: dict[ChunkId, str] = {}
         buffers = BufferPool(space.medium.threads)
@@ -126,7 +130,7 @@ class _Verifier:
 
         with ThreadPoolExecutor(space.medium.threads, thread_name_prefix="kybernate-verify") as threads:
             for pack in packs:
-                records = [r for r in space.catalog.records(space.id, pack) if wanted is None or r.id in wanted]
+                records = records_of(pack)
                 self._chunks += len(records)
                 self._bytes += sum(record.stored for record in records)
                 for found in threads.map(partial(one, pack), list(spans(records))):

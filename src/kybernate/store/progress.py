@@ -65,6 +65,11 @@ class Meter:
             self._told = now
         self.tell()
 
+    def expect(self, total: int) -> None:
+        """It is known by now."""
+        with self._lock:
+            self._total = total
+
     def tell(self) -> None:
         """Say where it stands now."""
         if self._tell is None:

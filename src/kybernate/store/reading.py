@@ -24,7 +24,7 @@ from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding
 from kybernate.store.catalog import Place
-from kybernate.store.errors import Damaged
+from kybernate.store.errors import Damaged, TooNew
 from kybernate.store.manifests import ZERO, Manifest, StoredExtent, StoredFile
 from kybernate.store.media import Absent
 from kybernate.store.memory import PAGE_BYTES, BufferPool, is_aligned, padded
@@ -194,6 +194,12 @@ class SnapshotReader:
                 found = self._space.locate(missing, self._pins, self.manifest.packs)
                 known.update(found)
                 lost = [chunk for chunk in missing if chunk not in found]
+                if lost and (newer := self._space.too_new) is not None:
+                    raise TooNew(
+                        f"snapshot {self.manifest.name} in {self._space.medium.where} needs what a newer version wrote: "
+                        f"{newer.message}",
+                        hint=newer.hint,
+                    )
                 if lost:
                     raise Damaged(
                         f"snapshot {self.manifest.name} in {self._space.medium.where} is damaged: {len(lost)} of its chunks"

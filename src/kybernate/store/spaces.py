@@ -56,6 +56,8 @@ class Space:
         """How many snapshots committed since the start rely on a pack."""
         self.leases = Leases(tier.medium, keys.tenant)
         self.last_changes = Changes()
+        self.too_new: TooNew | None = None
+        """What was last said of a pack that a newer version wrote; chunks that are nowhere else may be in it."""
         """What the first look at this space found: snapshots that are gone since the agent last ran, and unreadable ones."""
 
     @property
@@ -232,7 +234,10 @@ class Space:
             return self.read_index(pack, size)
         except Absent:
             return None
-        except (Damaged, TooNew, WrongKey) as e:
+        except TooNew as e:
+            self.too_new = e
+            return e.message
+        except (Damaged, WrongKey) as e:
             return e.message
 
     def read_index(self, pack: PackId, size: int) -> list[Record]:

@@ -121,17 +121,18 @@ class _Sweep:
 
     def run(self) -> Swept:
         packs = self._space.catalog.packs(self._space.id)
+        self._meter.expect(sum(packs.values()))
         sparse: list[tuple[PackId, int]] = []
         for pack, size in packs.items():
             self._cancel.check("collecting garbage")
             live = self._space.catalog.live_records(self._space.id, pack, self._going)
-            self._meter.add(size)
-            if not live:
-                if self._remove(pack, size):
-                    self._removed += 1
-            elif sum(record.stored for record in live) < self._compact_below * size:
+            if live and sum(record.stored for record in live) < self._compact_below * size:
                 self._going.add(pack)
                 sparse.append((pack, size))
+                continue
+            if not live and self._remove(pack, size):
+                self._removed += 1
+            self._meter.add(size)
         if sparse:
             self._compact(sparse)
         self._meter.tell()
@@ -161,6 +162,7 @@ class _Sweep:
                 live = space.catalog.live_records(space.id, pack, self._going)
                 self._freed += size - sum(padded(record.stored) for record in live)
                 self._compacted += 1
+                self._meter.add(size)
             return
         moved: list[tuple[PackId, int]] = []
         writer = ChunkWriter(space, self._cancel)
@@ -177,6 +179,7 @@ class _Sweep:
                     self._left.append(f"pack {pack} is damaged and left as it is: {e}")
                 else:
                     moved.append((pack, size))
+                self._meter.add(size)
             writer.finish()
         except NoRoom as e:
             writer.abort()

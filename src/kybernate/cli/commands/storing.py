@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -103,8 +103,8 @@ def clone(
         count: Make so many, called NEW-1 to NEW-K.
         timeout: Seconds the first waits for room in VRAM; others stay paused until there is room.
     """
-    first = new if count is None else f"{new}-1"
-    with common.client() as client, working(f"cloning {image}", quiet=common.json, look=job_of(common, first)):
+    names = [new] if count is None else [f"{new}-{number + 1}" for number in range(count)]
+    with common.client() as client, working(f"cloning {image}", quiet=common.json, look=job_of(common, *names)):
         made = client.clone(image, new, count=count, timeout_s=timeout)
     if common.json:
         print_json(made)
@@ -174,7 +174,7 @@ def verify(
         quick: Only look whether everything is there.
     """
     wanted = None if tier is None else TierName(tier)
-    look = job_of(common, tier or "nvme")
+    look = job_of(common, *([tier] if tier else TierName))
     with common.client() as client, working("verifying", quiet=common.json, look=look):
         found = client.verify(*names, tier=wanted, content=not quick)
     if common.json:
@@ -207,7 +207,7 @@ def gc(
         accept_loss: Take a tier that has lost all its snapshots as a new one.
     """
     wanted = None if tier is None else TierName(tier)
-    look = job_of(common, tier or "nvme")
+    look = job_of(common, *([tier] if tier else TierName))
     with common.client() as client, working("collecting garbage", quiet=common.json, look=look):
         found = client.collect(tier=wanted, dry_run=dry_run, accept_loss=accept_loss)
     if common.json:
@@ -225,14 +225,27 @@ def gc(
         print("nothing is stored")
 
 
-def job_of(common: Common, subject: str) -> Callable[[], OperationView | None]:
-    """Asks how far the store's step about a subject is, by a connection of its own."""
+def job_of(common: Common, *subjects: str) -> Callable[[], OperationView | None]:
+    """Asks how far the store's steps about these are, all together, by a connection of its own."""
 
     def look() -> OperationView | None:
         with common.client() as client:
-            return next((job for job in reversed(client.jobs()) if job.subject == subject), None)
+            return together([job for job in client.jobs() if job.subject in subjects])
 
     return look
+
+
+def together(jobs: Sequence[OperationView]) -> OperationView | None:
+    """Several steps as one: those that don't know their bytes yet are left out."""
+    known = [job for job in jobs if job.bytes_total]
+    if len(known) < 2:
+        return next(iter(known or jobs), None)
+    done, total = (sum(getattr(job, what) or 0 for job in known) for what in ("bytes_done", "bytes_total"))
+    rate = sum(job.bytes_per_s or 0.0 for job in known)
+    left = max(0, total - done) / rate if rate else None
+    return known[0].model_copy(
+        update={"bytes_done": done, "bytes_total": total, "bytes_per_s": rate, "seconds_left": left}
+    )
 
 
 def _amounts(view: StoredView) -> str:
