@@ -50,7 +50,9 @@ from kybernate.node.metrics import Metrics
 from kybernate.node.parking import Parking
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
+from kybernate.node.serving.metrics import ServingCollector, workers_text
 from kybernate.node.serving.serving import Configured, Serving, configured
+from kybernate.node.serving.views import serving_view
 from kybernate.node.settings import AgentSettings, Settings
 from kybernate.node.stores import Stores
 from kybernate.node.switching import Switching
@@ -249,7 +251,7 @@ class _Agent:
         )
 
     def metrics(self) -> bytes:
-        return self._metrics.text()
+        return self._metrics.text() + workers_text(self.serving.places.metrics)
 
     # -- start-up ------------------------------------------------------------------------------------------------
 
@@ -340,6 +342,7 @@ class _Agent:
             links=lambda: self._links,
             jobs=self.jobs.views,
         )
+        self._metrics.register(ServingCollector(lambda: serving_view(self.serving, self.clock())))
         self.history = History(
             database=self._database,
             clock=self.clock,

@@ -29,8 +29,9 @@ from kybernate.node.ledger import Entry, Ledger
 from kybernate.node.library import Library
 from kybernate.node.openapi import describe
 from kybernate.node.routes import Query, Route
+from kybernate.node.serving.plans import plan_view
 from kybernate.node.serving.serving import Serving
-from kybernate.node.serving.views import plan_view, serving_view
+from kybernate.node.serving.views import serving_view
 from kybernate.node.streams import follow_events, follow_node
 from kybernate.node.switching import Switching
 from kybernate.node.views import for_strangers

@@ -62,6 +62,10 @@ class Metrics:
         )
         self._registry.register(_Standing(node, workloads, links, jobs))
 
+    def register(self, collector: Collector) -> None:
+        """More to say whenever somebody asks."""
+        self._registry.register(collector)
+
     def stayed(self, name: WorkloadName, place: Place, seconds: float) -> None:
         self._places.labels(name, place).inc(seconds)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 from tests.guardian import guarded
@@ -40,13 +41,17 @@ def training(*, size: int = 40 * MIB, steps: int = 100000, **more: object) -> di
 class ServingAgent(AgentProcess):
     """One whose file may be written anew."""
 
+    peers: list[Peer]
+
     def write(self, **sections: object) -> None:
         agent: dict[str, object] = {
-            "pool": {"size": POOL_BYTES * 4},
+            "pool": {"size": POOL_BYTES * 2},
             "arbiter": {"quantum": 0.2, "settle": 0.2, "wait_limit": 20},
             "store": {"directory": str(self.file.parent / "store")},
         }
-        whole = {"agent": agent, **sections}
+        for name, more in dict(sections.get("agent", {})).items():  # type: ignore[call-overload]
+            agent[name] = {**dict(agent.get(name, {})), **more}  # type: ignore[call-overload]
+        whole = {**sections, "agent": agent}
         serving = {"quantum": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20}
         whole["serving"] = {**serving, **dict(whole.get("serving", {}))}  # type: ignore[call-overload]
         self.file.write_text(yaml.safe_dump(whole))
@@ -56,7 +61,15 @@ class ServingAgent(AgentProcess):
         return self.state.root / "activator.sock"
 
     def peer(self, worker: int = 0, **more: object) -> Peer:
-        return Peer(self.activator_socket, pid=os.getpid() + worker, worker=worker, **more)  # type: ignore[arg-type]
+        """A worker of the test's; closed with the agent."""
+        peer = Peer(self.activator_socket, pid=os.getpid() + worker, worker=worker, **more)  # type: ignore[arg-type]
+        self.peers.append(peer)
+        return peer
+
+    def metrics(self) -> str:
+        transport = httpx2.HTTPTransport(uds=str(self.state.socket))
+        with httpx2.Client(transport=transport) as http:
+            return http.get("http://agent/metrics").text
 
     def state_of(self, name: str) -> str:
         """As the policy sees it: phase, and the tier where it is away."""
@@ -69,11 +82,14 @@ def serving_agent(**sections: object) -> Iterator[ServingAgent]:
     root = Path(tempfile.mkdtemp(prefix="kyb-"))
     with guarded(root):
         agent = ServingAgent(root, settings="", simulated_gpu=True)
+        agent.peers = []
         agent.write(**sections)
         try:
             agent.start()
             yield agent
         finally:
+            for peer in agent.peers:
+                peer.close()
             with suppress(KybernateError):
                 agent.stop_all()
             agent.end()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Callable
 
 import pytest
 from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, server
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120 * SLOWER)]
+from kybernate.model.errors import Busy
+from kybernate.model.types import MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 Begin = Callable[..., ServingAgent]
 
@@ -20,17 +26,172 @@ def test_a_request_starts_a_model_and_the_next_one_swaps(begin: Begin, eventuall
     assert peer.configured is not None
     assert [endpoint.model for endpoint in peer.configured.endpoints] == ["a", "b"]
     peer.request("a", waiting=1)
-    eventually(lambda: peer.is_open("a"), timeout_s=40, what="a open")
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
     assert peer.opened["a"].waited_for == "start"
     assert agent.state_of("a") == "resident"
     peer.answer("a")
     peer.request("b", waiting=2)
-    eventually(lambda: peer.is_open("b"), timeout_s=40, what="b open")
+    eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open")
     assert not peer.is_open("a")
     assert agent.state_of("a") == "away in ram"
     peer.answer("b")
     peer.request("a", waiting=1)
-    eventually(lambda: peer.is_open("a"), timeout_s=20, what="a again")
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a again")
     assert peer.opened["a"].waited_for == "ram"
     assert peer.opened["a"].victims == ("b",)
-    peer.close()
+
+
+def test_requests_in_flight_end_before_their_model_leaves(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a"), "b": server("b")}, serving={"max_wait": 1})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.request("a", in_flight=3)
+    with pytest.raises(Busy, match="3 requests in flight"):
+        agent.client.pause("a", timeout_s=0.3)
+    eventually(lambda: peer.is_open("a"), what="a open again after a pause that came to nothing")
+    peer.request("b", waiting=1)
+    eventually(lambda: not peer.is_open("a"), timeout_s=90, what="a closed for b, which has waited long enough")
+    assert agent.client.workload("a").state == "running"
+    assert agent.state_of("a") == "leaving"
+    assert agent.state_of("b") == "coming"
+    peer.request("a", in_flight=1, ended=2)
+    assert agent.client.workload("a").state == "running"
+    peer.answer("a")
+    eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open")
+    order = [event.kind for event in agent.client.events("a") if event.kind in ("paused", "pause-refused")]
+    assert order == ["paused"]
+
+
+def test_a_batch_model_is_cut_off_for_an_interactive_one(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"bulk": server("bulk", **{"class": "batch"}), "chat": server("chat")})
+    peer = agent.peer()
+    peer.request("bulk", waiting=1)
+    eventually(lambda: peer.is_open("bulk"), timeout_s=90, what="bulk open")
+    peer.request("bulk", in_flight=2)
+    peer.request("chat", waiting=1)
+    eventually(lambda: peer.is_open("chat"), timeout_s=90, what="chat open")
+    assert agent.state_of("bulk") == "away in ram"
+
+
+def test_what_a_person_paused_stays_so_and_says_it(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a")})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.answer("a")
+    agent.client.pause("a")
+    assert not peer.is_open("a")
+    peer.request("a", waiting=1)
+    eventually(lambda: "a" in peer.refusals, what="a refusal")
+    assert (peer.refusals["a"].status, "paused by order" in peer.refusals["a"].message) == (503, True)
+    assert agent.client.workload("a").paused_by == "user"
+    agent.client.resume("a")
+    eventually(lambda: peer.is_open("a"), what="a open again")
+    assert not peer.refusals
+
+
+def test_an_idle_model_gives_its_vram_back_and_sinks_to_its_lowest_tier(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB, idle=0.5, sink=0.5)})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.answer("a")
+    eventually(lambda: agent.state_of("a") == "away in nvme", timeout_s=90, what="a on the disk")
+    status = peer.statuses["a"]
+    assert (status.state, status.tier) == ("paused", "nvme")
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a back from the disk")
+    assert peer.opened["a"].waited_for == "nvme"
+
+
+def test_one_that_shall_stay_in_ram_does(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(
+        models={"a": server("a", size=16 * MIB, idle=0.3, lowest="ram")}, agent={"store": {"demote": {"idle": 1}}}
+    )
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.answer("a")
+    since = eventually(lambda: agent.state_of("a") == "away in ram" and agent.client.workload("a").since, timeout_s=60)
+    eventually(lambda: agent.client.serving().time > since + 2.0, what="twice the idle time of the store")
+    assert agent.state_of("a") == "away in ram"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        pytest.param({"command": ["/nowhere/server"]}, "nowhere", id="no such program"),
+        pytest.param(
+            {"command": [sys.executable, "-c", "raise SystemExit(3)"]}, "ended before it was ready", id="ends"
+        ),
+        pytest.param(
+            {"command": [sys.executable, "-c", "import time; time.sleep(60)"], "ready_timeout": 0.5},
+            "not ready within 0.5 s",
+            id="never ready",
+        ),
+        pytest.param({"vram": 4096 * MIB}, "more VRAM than this node hands out", id="too large"),
+        pytest.param({"user": "nobody-of-that-name"}, "no such user", id="no such user"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_refused_with_the_reason(
+    begin: Begin, eventually: Eventually, model: dict[str, object], words: str
+) -> None:
+    agent = begin(models={"a": {**server("a"), **model}})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: "a" in peer.refusals, timeout_s=90, what="a refusal")
+    refusal = peer.refusals["a"]
+    assert refusal.status == 503
+    assert words in refusal.message
+    peer.request("a", ended=1)
+    assert words in next(each.reason for each in agent.client.serving().served if each.name == "a")
+    assert not [each for each in agent.client.workloads() if each.state not in ("exited", "lost")]
+
+
+def test_a_model_that_ends_is_started_again_by_its_next_request(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a")})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.answer("a")
+    first = peer.opened["a"].epoch
+    os.kill(agent.client.workload("a").pids[0], signal.SIGKILL)
+    eventually(lambda: not peer.is_open("a"), what="a closed")
+    assert agent.state_of("a") == "absent"
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a again")
+    assert peer.opened["a"].epoch > first
+
+
+def test_an_image_is_taken_at_the_first_start_and_starts_the_next_one(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB, image={"name": "gold", "take": True})})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    assert [view.name for view in agent.client.snapshots().snapshots] == ["gold"]
+    peer.answer("a")
+    agent.client.stop("a", remove=True)
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="its clone open")
+    assert peer.opened["a"].waited_for == "clone"
+    assert agent.client.workload("a").image == "gold"
+
+
+def test_eager_models_are_up_with_the_agent_one_after_the_other(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={name: server(name, start="eager") for name in "ab"})
+    peer = agent.peer()
+    eventually(lambda: {"a", "b"} <= peer.opened.keys(), timeout_s=90, what="both up once")
+    eventually(lambda: agent.state_of("a") != "absent" != agent.state_of("b"))
+
+
+def test_concurrency_is_shared_among_the_workers(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", limits={"concurrency": 5})})
+    one = agent.peer(0)
+    eventually(lambda: one.shares.get("a") == 5)
+    two = agent.peer(1)
+    eventually(lambda: one.shares["a"] + two.shares.get("a", 0) == 5 and two.shares["a"] >= 2)
+    two.request("a", waiting=7)
+    eventually(lambda: two.shares["a"] == 5, what="all of it for whoever has requests")
+    two.close()
+    eventually(lambda: one.shares["a"] == 5)

@@ -64,12 +64,16 @@ def check(
     /,
     *,
     schema: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    vram: str | None = None,
     common: Common = _COMMON,
 ) -> None:
     """Check a kybernate.yaml and show what it means.
 
     Args:
         schema: Print its JSON schema instead, for editors.
+        dry_run: Say who would be paused for whom and why, were each model asked once, one after the other.
+        vram: What the GPU hands out in the dry run. Left out: agent.vram.limit, or that of the agent that runs here.
     """
     from kybernate.node import settings
 
@@ -79,6 +83,11 @@ def check(
     if file is None:
         raise BadInput("which file?", hint="kybernate check kybernate.yaml")
     found = settings.load(file)
+    if dry_run:
+        from kybernate.cli.rehearsal import rehearsal
+
+        rehearsal(found, vram=vram, common=common)
+        return
     if common.json:
         print_json(found)
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,6 +92,10 @@ class Controller:
         self._failures: dict[WorkloadName, _Failure] = {}
         self._asked_for: set[WorkloadName] = set()
         self._been_up: set[WorkloadName] = set()
+        self._refused: set[WorkloadName] = set()
+        """Those of whom the workers were told that they can't be had, because of a failure."""
+        self.pardoned: Callable[[WorkloadName], None] = lambda _: None
+        """Tells the workers that it may be asked for again."""
         self.served: Mapping[WorkloadName, Served] = {}
         self.starting: set[WorkloadName] = set()
         """Begun from nothing: `Coming.start` itself says when it may be asked."""
@@ -274,8 +278,10 @@ class Controller:
         for name, served in self.served.items():
             entry = self._gear.ledger.get(name)
             failure = self._failures.get(name)
-            if failure is not None and failure.until <= now and self._gates.pardon(name):
-                self.wake()  # what comes from now on makes another attempt
+            if name in self._refused and (failure is None or failure.until <= now):
+                self._refused.discard(name)
+                if self._gates.pardon(name):
+                    self.pardoned(name)  # what comes from now on makes another attempt
             if entry is None or entry.ended or name in self._acting:
                 continue
             if served.kind is Kind.MODEL and entry.state is WorkloadState.PAUSED and entry.paused_by == USER:
@@ -429,6 +435,7 @@ class Controller:
         entry = self._gear.ledger.get(name)
         lasting = not isinstance(error, _PASSING) or entry is None or entry.ended
         if what == "come" and lasting:
+            self._refused.add(name)
             self._gates.refuse(name, message=f"{name} can't be had: {text}", retry_after_s=failure.pause_s)
 
     def _back_off(self, name: WorkloadName, reason: str) -> _Failure:
@@ -455,6 +462,8 @@ class Controller:
     def _learn(self, old: Entry | None, new: Entry) -> None:
         """From a switch that has just been reported, and from an end."""
         name = new.name
+        if old is not None and (old.state, new.state) == (WorkloadState.PAUSING, WorkloadState.PAUSED):
+            self._failures.pop(name, None)
         before = None if old is None else old.last_pause
         if new.last_pause is not None and new.last_pause is not before:
             self._memories.learn(name, self._memories.costs.reported(new.last_pause, place=TierName.RAM))

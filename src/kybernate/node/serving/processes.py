@@ -48,6 +48,7 @@ class Address:
     workers: int
     certificate: str | None = None
     key: str | None = None
+    traces: str | None = None
 
     @classmethod
     def of(cls, settings: ActivatorSettings) -> Address:
@@ -57,6 +58,7 @@ class Address:
             workers=settings.workers,
             certificate=None if tls.certificate is None else str(tls.certificate),
             key=None if tls.key is None else str(tls.key),
+            traces=settings.traces,
         )
 
 
@@ -163,6 +165,8 @@ class Processes:
         command += ["--metrics-directory", str(places.metrics)]
         if address.certificate is not None and address.key is not None:
             command += ["--tls-certificate", address.certificate, "--tls-key", address.key]
+        if address.traces is not None:
+            command += ["--otlp", address.traces]
         slot = self._slots[number]
         slot.began = self._clock()
         try:

@@ -125,6 +125,7 @@ class Serving:
         self._said: dict[WorkloadName, Status] = {}
         self._active = False
         self._reloading = asyncio.Lock()
+        self.controller.pardoned = self._pardoned
         switching.gate = self
         workloads.before_stop = self.before_stop
         parking.keeps_in_ram = self._keeps_in_ram
@@ -373,6 +374,10 @@ class Serving:
         self.staging.changed(old, new)
         self.controller.changed(old, new)
         self._tell_statuses()
+
+    def _pardoned(self, name: WorkloadName) -> None:
+        status = self._said[name] = self._status(name)
+        self.workers.tell_all(status)
 
     def _keeps_in_ram(self, name: WorkloadName) -> bool:
         served = self._configured.served.get(name)

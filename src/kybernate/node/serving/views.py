@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kybernate.model import api_serving as words
 from kybernate.model.types import WorkloadName, WorkloadState
-from kybernate.node.policy.picture import Action, Bring, Leave, Member, Phase, Picture, Plan, Stage
+from kybernate.node.policy.picture import Member
 from kybernate.node.serving.memory import Usage
 from kybernate.node.serving.serving import Serving
 from kybernate.node.serving.specs import Served
@@ -88,34 +88,3 @@ def _reason(serving: Serving, name: WorkloadName, served: Served | None) -> str:
 
 def _usage(usage: Usage) -> words.UsageView:
     return words.UsageView(resident_s=usage.resident_s, busy_s=usage.busy_s, byte_s=usage.byte_s)
-
-
-def plan_view(picture: Picture, plan: Plan, *, policy: str) -> words.PlanView:
-    return words.PlanView(
-        policy=policy,
-        actions=[_action(picture, action) for action in plan.actions],
-        reasons={str(name): reason for name, reason in plan.reasons.items()},
-    )
-
-
-def _action(picture: Picture, action: Action) -> words.ActionView:
-    member = picture.members.get(action.name)
-    victims = action.victims if isinstance(action, Bring) else ()
-    expected: float | None = None
-    if isinstance(action, Bring) and member is not None:
-        leaving = [picture.members[victim].cost.leave for victim in victims]
-        come = member.cost.come_staged if member.staged else member.cost.come
-        # Where it lies in RAM it comes while they leave.
-        together = member.phase is Phase.AWAY
-        expected = max([come, *leaving]) if together else come + max(leaving, default=0.0)
-    elif isinstance(action, Leave) and member is not None:
-        expected = member.cost.leave
-    kind = {Bring: "bring", Leave: "leave", Stage: "stage"}.get(type(action), "unstage")
-    return words.ActionView(
-        action=kind,
-        workload=action.name,
-        victims=list(victims),
-        preempt=isinstance(action, Bring) and action.preempt,
-        why=action.why,
-        expected_s=expected,
-    )

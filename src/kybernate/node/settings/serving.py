@@ -31,6 +31,7 @@ from kybernate.node.settings.values import (
     Size,
     UrlPath,
     WorkloadKey,
+    server_url,
 )
 
 _NUMBERS = PolicySettings()
@@ -211,6 +212,8 @@ class ActivatorSettings(Section):
     """YAML file of clients: `NAME: KEY`, or `NAME: {key: KEY, models: [MODEL]}`, or `sha256:` in place of `key:`. Nobody but the
     agent's user may read it. Left out: nobody needs a key."""
     limits: ActivatorLimits = ActivatorLimits()
+    traces: Annotated[str, AfterValidator(server_url)] | None = None
+    """OTLP/HTTP collector of traces, as in http://127.0.0.1:4318: each request with its holding, its swap and its answer."""
     grace: Duration = 30.0
     """Seconds that answers under way get to end when a worker is replaced or `kybernate down` ends it."""
 

@@ -1,0 +1,134 @@
+"""An agent that is killed leaves the workers with what they have; the next one takes it over."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import sys
+from collections.abc import Callable
+
+import pytest
+from tests.conftest import SLOWER, Eventually
+from tests.node.serving.conftest import ServingAgent, server
+
+from kybernate.model.errors import BadInput
+from kybernate.model.types import MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
+
+Begin = Callable[..., ServingAgent]
+
+
+def test_the_next_agent_confirms_what_is_open_and_serves_what_waits(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=64 * MIB), "b": server("b", size=96 * MIB)})
+    first = agent.peer()
+    first.request("a", waiting=1)
+    eventually(lambda: first.is_open("a"), timeout_s=90, what="a open")
+    agent.kill()
+    agent.start()
+    second = agent.peer(open_epochs=first.epochs)
+    second.request("a", in_flight=1)
+    second.request("b", waiting=1)
+    eventually(lambda: "a" in second.opened, what="a's lease confirmed")
+    assert second.opened["a"].epoch > first.opened["a"].epoch
+    assert agent.client.workload("a").state == "running"
+    second.answer("a")
+    eventually(lambda: second.is_open("b"), timeout_s=90, what="b, which waited")
+    assert not second.is_open("a")
+
+
+def test_the_next_agent_takes_back_what_is_paused(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a")})
+    first = agent.peer()
+    first.request("a", waiting=1)
+    eventually(lambda: first.is_open("a"), timeout_s=90, what="a open")
+    first.answer("a")
+    agent.client.pause("a")
+    agent.kill()
+    agent.start()
+    second = agent.peer(open_epochs={"a": first.opened["a"].epoch})
+    eventually(lambda: not second.is_open("a"), what="a closed at a worker that didn't hear of it")
+
+
+def test_a_reload_adds_removes_and_changes(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB), "b": server("b", size=16 * MIB)})
+    peer = agent.peer()
+    for name in "ab":
+        peer.request(name, waiting=1)
+        eventually(lambda name=name: peer.is_open(name), timeout_s=90, what="open")  # type: ignore[misc]
+        peer.answer(name)
+    before = agent.client.workload("a").pids
+    peer.request("a", in_flight=1)
+    changed = {**server("a", size=16 * MIB), "environment": {"CHANGED": "1"}}
+    agent.write(models={"a": changed, "c": server("c", size=16 * MIB)})
+    view = agent.client.reload()
+    assert (view.added, view.removed, view.changed, view.restarting) == (["c"], ["b"], ["a"], ["a"])
+    assert peer.configured is not None
+    eventually(lambda: [each.model for each in peer.configured.endpoints] == ["a", "c"])  # type: ignore[union-attr]
+    eventually(lambda: agent.client.workload("b").state == "exited", timeout_s=60, what="b's end")
+    assert agent.client.workload("a").pids == before, "a is not restarted while it answers"
+    peer.answer("a")
+    eventually(lambda: agent.client.workload("a").state == "exited", timeout_s=60, what="the old a's end")
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="the new a")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {a: {command: x}}\n", "port"),
+        ("activator: {keys_file: /nowhere/keys}\n", "keys"),
+        ("models: [", "YAML"),
+    ],
+)
+def test_a_file_that_makes_no_sense_changes_nothing(
+    begin: Begin, eventually: Eventually, text: str, words: str
+) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB)})
+    peer = agent.peer()
+    eventually(lambda: peer.configured)
+    before = peer.configured
+    agent.file.write_text(text)
+    with pytest.raises(BadInput, match=words):
+        agent.client.reload()
+    assert [each.name for each in agent.client.serving().served] == ["a"]
+    assert peer.configured is before
+    assert any(event.kind == "reload-refused" for event in agent.client.events())
+
+
+def test_a_workload_reaches_neither_the_agent_nor_the_activator_nor_another_workload(
+    begin: Begin, eventually: Eventually
+) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB, start="eager")})
+    eventually(lambda: agent.state_of("a") == "resident", timeout_s=90, what="a running")
+    state = agent.state.root
+    doors = [str(agent.activator_socket), str(agent.state.socket), str(state / "workloads" / "a" / "agent.sock")]
+    assert stat.S_IMODE(agent.activator_socket.stat().st_mode) == 0o600
+    for door in doors:
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.connect(door)  # from outside they are there
+    program = (
+        "import socket, sys\n"
+        "for door in sys.argv[1:]:\n"
+        "    try:\n"
+        "        socket.socket(socket.AF_UNIX).connect(door)\n"
+        "        print('REACHED', door)\n"
+        "    except OSError as e:\n"
+        "        print('refused', e.errno)\n"
+    )
+    agent.run("spy", sys.executable, "-c", program, *doors)
+    agent.client.wait("spy", timeout_s=30)
+    assert agent.output("spy").splitlines() == ["refused 2"] * len(doors)
+
+
+def test_a_stranger_is_no_worker(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB)})
+    with socket.socket(socket.AF_UNIX) as knocking:
+        knocking.connect(str(agent.activator_socket))
+        knocking.sendall(
+            b'{"kind":"load","model":"a","epoch":0,"waiting":1,"oldest_s":0,"in_flight":0,"begun":1,"ended":0}\n'
+        )
+        knocking.settimeout(20)
+        assert knocking.recv(1) == b"", "one who doesn't begin with a hello is hung up on"
+    agent.client.node()
+    assert agent.state_of("a") == "absent"

@@ -1,0 +1,168 @@
+"""The pure parts of serving: loads of many workers, shares, keys, the dry run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kybernate.model.errors import BadInput
+from kybernate.model.serving import Load
+from kybernate.model.types import GIB, WorkloadName
+from kybernate.node.caller import Caller
+from kybernate.node.database import Database
+from kybernate.node.policy.registry import policy_named
+from kybernate.node.policy.settings import PolicySettings
+from kybernate.node.serving.accounts import Accounts, Holding
+from kybernate.node.serving.dryrun import rehearse
+from kybernate.node.serving.keys import load_keys
+from kybernate.node.serving.loads import Loads, shares
+from kybernate.node.serving.memory import Memories
+from kybernate.node.serving.running import run_request
+from kybernate.node.serving.specs import served_of
+from kybernate.node.settings import parse
+
+A = WorkloadName("a")
+
+
+def load(*, waiting: int = 0, in_flight: int = 0, begun: int = 0, ended: int = 0, oldest: float | None = None) -> Load:
+    return Load("a", 1, waiting, oldest, in_flight, begun, ended)
+
+
+def test_loads_of_two_workers_add_up() -> None:
+    loads = Loads()
+    loads.heard(1, load(waiting=2, begun=2, oldest=3.0), now=100.0)
+    loads.heard(2, load(in_flight=1, waiting=1, begun=2, oldest=1.0), now=100.0)
+    demand = loads.of(A, 101.0)
+    assert (demand.waiting, demand.in_flight, demand.begun, demand.oldest_wait) == (3, 1, 4, 97.0)
+    loads.heard(1, load(begun=5, ended=5), now=102.0)
+    loads.gone(2)
+    demand = loads.of(A, 110.0)
+    assert (demand.waiting, demand.in_flight, demand.begun, demand.ended, demand.last_use) == (0, 0, 7, 5, 102.0)
+    assert loads.arrivals() == ((102.0, A),) * 3, "what was counted before the first word is no arrival of now"
+
+
+@given(
+    limit=st.integers(1, 50),
+    demands=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), min_size=1, max_size=6),
+)
+def test_shares_hand_out_the_limit_and_leave_what_flies(limit: int, demands: list[tuple[int, int]]) -> None:
+    flying = [in_flight for _, in_flight in demands]
+    said = {k: load(waiting=waiting, in_flight=in_flight) for k, (waiting, in_flight) in enumerate(demands)}
+    found = shares(limit, said, dict.fromkeys(said, 0))
+    if sum(flying) <= limit:
+        assert sum(found.values()) == limit
+        assert all(found[k] >= flying[k] for k in said) or len(said) == 1
+        hungry = [k for k in said if said[k].waiting > found[k] - flying[k]]
+        idle = [k for k in said if not said[k].waiting and found[k] > flying[k]]
+        assert not (hungry and idle and len(said) > 1), "nobody waits while another has more than it uses"
+
+
+def test_keys_leave_their_file_as_hashes_only(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    digest = hashlib.sha256(b"another-secret-of-mine").hexdigest()
+    file.write_text(f"web: sk-0123456789abcdef\nbatch: {{sha256: {digest.upper()}, models: [a, b]}}\n")
+    file.chmod(0o600)
+    web, batch = load_keys(file)
+    assert (web.name, web.sha256, web.models) == ("web", hashlib.sha256(b"sk-0123456789abcdef").hexdigest(), ())
+    assert (batch.sha256, batch.models) == (digest, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        ("web: sk-0123456789abcdef\n", 0o644, "open to others"),
+        ("web: short\n", 0o600, "16 characters"),
+        ("", 0o600, "no keys"),
+        ("- a\n", 0o600, "no keys"),
+        ("web: {key: sk-0123456789abcdef, model: a}\n", 0o600, "key"),
+        ("web: {sha256: abc}\n", 0o600, "64"),
+        ("a: sk-0123456789abcdef\nb: sk-0123456789abcdef\n", 0o600, "two clients"),
+        ("a: [sk-0123456789abcdef", 0o600, "no YAML"),
+    ],
+)
+def test_senseless_keys_are_refused_and_not_shown(tmp_path: Path, text: str, mode: int, words: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text)
+    file.chmod(mode)
+    with pytest.raises(BadInput, match=words) as caught:
+        load_keys(file)
+    assert "0123456789abcdef" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+YAML = """
+models:
+  a: {command: x, port: 1, vram: 24GiB}
+  b: {command: x, port: 1, vram: 24GiB}
+  c: {command: x, port: 1, vram: 40GiB}
+  e: {command: x, port: 1, vram: 90GiB}
+  unknown: {command: x, port: 1}
+jobs:
+  train: {command: x, vram: 30GiB}
+"""
+
+
+def test_the_dry_run_says_who_would_be_paused_for_whom() -> None:
+    served = served_of(parse(YAML, origin="k.yaml"))
+    needs = {name: each.vram for name, each in served.items() if each.vram is not None}
+    steps = rehearse(
+        served,
+        policy=policy_named("lru"),
+        numbers=PolicySettings(),
+        capacity=60 * GIB,
+        needs=needs,
+        now=1_700_000_000.0,
+    )
+    found = {
+        step.asked: (step.came, [getattr(action, "victims", ()) for action in step.plan.actions]) for step in steps
+    }
+    assert found == {
+        None: (True, [()]),
+        "a": (True, [()]),
+        "b": (True, [("train",)]),
+        "c": (True, [("a", "b")]),
+        "e": (False, []),
+    }
+    assert "more than this node" in steps[-1].plan.reasons[WorkloadName("e")]
+
+
+def test_a_program_gets_no_secret_of_the_agents() -> None:
+    served = served_of(parse(YAML, origin="k.yaml"))[A]
+    own = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "CUDA_VISIBLE_DEVICES": "1", "LD_PRELOAD": "/y", "LC_ALL": "C"}
+    environment = run_request(served, Caller(pid=1, uid=0, gid=0), own).environment
+    assert set(environment) == {"PATH", "CUDA_VISIBLE_DEVICES", "LC_ALL", "HOME", "USER", "LOGNAME"}
+
+
+def test_another_program_has_another_fingerprint() -> None:
+    one = served_of(parse(YAML, origin="k.yaml"))[A].fingerprint
+    assert served_of(parse(YAML.replace("vram: 24GiB", "vram: 20GiB"), origin="k.yaml"))[A].fingerprint == one
+    assert served_of(parse(YAML.replace("command: x", "command: y"), origin="k.yaml"))[A].fingerprint != one
+
+
+def test_time_with_vram_is_counted_and_carried_on(tmp_path: Path) -> None:
+    database = Database(tmp_path / "db")
+    database.open()
+    try:
+        memories = Memories(database)
+        accounts = Accounts(memories)
+        running = [Holding(name=A, klass="batch", resident=10, busy=True)]
+        accounts.tick(running, 100.0)
+        accounts.tick([Holding(name=A, klass="batch", resident=20, busy=False)], 103.0)
+        accounts.tick([], 105.0)
+        accounts.tick([], 500.0)
+        usage = accounts.usage(A)
+        assert (usage.resident_s, usage.busy_s, usage.byte_s) == (5.0, 3.0, 30.0 + 40.0)
+        accounts.tick(running, 600.0)
+        accounts.write(601.0)
+        again = Memories(database)
+        again.load()
+        later = Accounts(again)
+        later.tick(running, 611.0)
+        assert later.usage(A).resident_s == 5.0 + 10.0, "no agent counted for ten seconds, and it held its VRAM"
+        assert later.by_class()["batch"].resident_s == 15.0
+    finally:
+        database.close()

@@ -1,0 +1,108 @@
+"""Training in the gaps: paused for requests and never killed, in its hours, started again as its policy says, and accounted for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.conftest import SLOWER, Eventually
+from tests.node.serving.conftest import ServingAgent, server, training
+
+from kybernate.model.types import MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
+
+Begin = Callable[..., ServingAgent]
+
+
+def _window(*, inside: bool) -> str:
+    """One that holds now, or one that is over."""
+    now = time.localtime()
+    minute = now.tm_hour * 60 + now.tm_min
+    begin, end = (minute - 30, minute + 90) if inside else (minute + 120, minute + 180)
+    return "-".join(f"{each // 60 % 24:02}:{each % 60:02}" for each in (begin, end))
+
+
+def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Begin, eventually: Eventually) -> None:
+    """Its program compares every step with what it must be."""
+    agent = begin(
+        models={"chat": server("chat", size=96 * MIB)},
+        jobs={"train": training(size=64 * MIB, steps=400)},
+    )
+    peer = agent.peer()
+    eventually(lambda: "step" in agent.output("train"), timeout_s=90, what="training that computes")
+    for _ in range(2):
+        peer.request("chat", waiting=1)
+        eventually(lambda: peer.is_open("chat"), timeout_s=90, what="chat open")
+        assert agent.state_of("train") == "away in ram"
+        peer.answer("chat")
+        eventually(lambda: agent.state_of("train") == "resident", timeout_s=90, what="training in the gap")
+        assert not peer.is_open("chat")
+    ended = eventually(
+        lambda: (view := agent.client.workload("train")).state == "exited" and view, timeout_s=120, what="its end"
+    )
+    assert ended.exit_status == 0
+    assert "MISMATCH" not in agent.output("train")
+    usage = {each.name: each.usage for each in agent.client.serving().served}
+    assert 0 < usage["train"].busy_s <= usage["train"].resident_s
+    assert 0 < usage["chat"].busy_s < usage["chat"].resident_s
+    shares = {each.klass: each.share for each in agent.client.serving().classes}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert min(shares.values()) > 0
+    text = agent.metrics()
+    assert 'kybernate_workload_gpu_seconds_total{class="batch",workload="train"}' in text
+    assert 'kybernate_served_in_flight{model="chat"} 0.0' in text
+
+
+def test_a_job_runs_in_its_hours_only(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(
+        jobs={
+            "now": training(size=16 * MIB, schedule=_window(inside=True)),
+            "later": training(size=16 * MIB, schedule=_window(inside=False)),
+        }
+    )
+    eventually(lambda: agent.state_of("now") == "resident", timeout_s=90, what="the one whose hours these are")
+    assert agent.state_of("later") == "absent"
+    agent.write(jobs={"now": training(size=16 * MIB, schedule=_window(inside=False))})
+    agent.client.reload()
+    eventually(lambda: agent.state_of("now") == "away in ram", timeout_s=90, what="paused, its hours being over")
+    assert agent.client.workload("now").paused_by == "arbiter"
+
+
+def test_a_job_is_started_again_as_it_wants_and_no_more(begin: Begin, eventually: Eventually) -> None:
+    def job(status: int, restart: str) -> dict[str, object]:
+        return {"command": [sys.executable, "-c", f"print('ran'); raise SystemExit({status})"], "restart": restart}
+
+    agent = begin(
+        jobs={
+            "once": job(1, "never"),
+            "well": job(0, "on-failure"),
+            "again": job(1, "on-failure"),
+            "ever": job(0, "always"),
+        }
+    )
+
+    def starts(name: str) -> int:
+        return sum(event.kind == "started" for event in agent.client.events(name, count=1000))
+
+    eventually(lambda: starts("again") > 1 and starts("ever") > 1, timeout_s=90, what="both started again")
+    assert (starts("once"), starts("well")) == (1, 1)
+    agent.kill()
+    agent.start()
+    eventually(lambda: starts("ever") > 2, timeout_s=90, what="started by the next agent, too")
+    assert (starts("once"), starts("well")) == (1, 1)
+
+
+def test_the_account_goes_on_in_the_next_agent(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(jobs={"train": training(size=16 * MIB)})
+
+    def resident() -> float:
+        return next(each.usage.resident_s for each in agent.client.serving().served if each.name == "train")
+
+    before = eventually(lambda: (seconds := resident()) > 6.0 and seconds, timeout_s=90, what="some time on the GPU")
+    agent.kill()
+    agent.start()
+    assert resident() >= before
+    eventually(lambda: resident() > before + 1.0, timeout_s=60, what="counting on")
