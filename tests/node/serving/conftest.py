@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,7 +28,19 @@ NEEDED = ("LD_PRELOAD", "ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS")
 
 def server(name: str, *, size: int = 80 * MIB, port: int = 8000, **more: object) -> dict[str, object]:
     """A model of kybernate.yaml that holds that much VRAM."""
-    command = [sys.executable, "-m", "kybernate.cli.demo_server", "--port", port, "--bytes", size, "--name", name]
+    command = [
+        sys.executable,
+        "-m",
+        "kybernate.cli.demo_server",
+        "--port",
+        port,
+        "--bytes",
+        size,
+        "--name",
+        name,
+        "--seed",
+        len(name) + ord(name[0]),
+    ]
     environment = {key: os.environ[key] for key in NEEDED if key in os.environ}
     return {"command": command, "port": port, "ready": "/health", "environment": environment, "vram": size, **more}
 
@@ -42,6 +55,8 @@ class ServingAgent(AgentProcess):
     """One whose file may be written anew."""
 
     peers: list[Peer]
+    port: int
+    """Where the activator answers; 0: somewhere that nobody knows."""
 
     def write(self, **sections: object) -> None:
         agent: dict[str, object] = {
@@ -52,6 +67,7 @@ class ServingAgent(AgentProcess):
         for name, more in dict(sections.get("agent", {})).items():  # type: ignore[call-overload]
             agent[name] = {**dict(agent.get(name, {})), **more}  # type: ignore[call-overload]
         whole = {**sections, "agent": agent}
+        whole["activator"] = {"listen": f"127.0.0.1:{self.port}", "grace": 5, **dict(whole.get("activator", {}))}  # type: ignore[call-overload]
         serving = {"quantum": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20}
         whole["serving"] = {**serving, **dict(whole.get("serving", {}))}  # type: ignore[call-overload]
         self.file.write_text(yaml.safe_dump(whole))
@@ -77,12 +93,19 @@ class ServingAgent(AgentProcess):
         return found.phase if found.phase != "away" else f"away in {found.tier}"
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 @contextmanager
-def serving_agent(**sections: object) -> Iterator[ServingAgent]:
+def serving_agent(*, port: int = 0, **sections: object) -> Iterator[ServingAgent]:
     root = Path(tempfile.mkdtemp(prefix="kyb-"))
     with guarded(root):
         agent = ServingAgent(root, settings="", simulated_gpu=True)
-        agent.peers = []
+        agent.peers, agent.port = [], port
         agent.write(**sections)
         try:
             agent.start()

@@ -1,0 +1,169 @@
+"""Through the activator's own worker: requests over HTTP, real model servers, agents that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import httpx2
+import pytest
+from tests.conftest import SLOWER, Eventually
+from tests.node.serving.conftest import ServingAgent, free_port, server
+
+from kybernate.model.types import MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
+
+Begin = Callable[..., ServingAgent]
+SLOW = ["--seconds-per-token", "0.1"]
+
+
+def slow(name: str, **more: object) -> dict[str, object]:
+    made = server(name, **more)  # type: ignore[arg-type]
+    return {**made, "command": [*made["command"], *SLOW]}  # type: ignore[misc]
+
+
+@pytest.fixture
+def http() -> Iterator[httpx2.Client]:
+    with httpx2.Client(timeout=200) as client:
+        yield client
+
+
+def complete(
+    http: httpx2.Client, agent: ServingAgent, model: str, prompt: str = "x", count: int = 8
+) -> httpx2.Response:
+    asked = {"model": model, "prompt": prompt, "max_tokens": count}
+    return http.post(f"http://127.0.0.1:{agent.port}/v1/completions", json=asked)
+
+
+def text_of(answer: httpx2.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["choices"][0]["text"]
+    return text
+
+
+def up(agent: ServingAgent, eventually: Eventually) -> None:
+    def connected() -> bool:
+        workers = agent.client.serving().workers
+        return bool(workers) and all(worker.connected for worker in workers)
+
+    eventually(connected, timeout_s=90, what="the activator's workers")
+
+
+def test_models_that_do_not_fit_together_answer_under_one_address(
+    begin: Begin, eventually: Eventually, http: httpx2.Client
+) -> None:
+    agent = begin(port=free_port(), models={name: server(name) for name in ("a", "b")})
+    up(agent, eventually)
+    first = {name: text_of(complete(http, agent, name)) for name in ("a", "b")}
+    assert first["a"] != first["b"]
+    with ThreadPoolExecutor(8) as pool:
+        asked = ["a", "b", "b", "a", "b", "a", "a", "b"]
+        answers = list(pool.map(lambda name: text_of(complete(http, agent, name)), asked))
+    assert answers == [first[name] for name in asked]
+    found = http.get(f"http://127.0.0.1:{agent.port}/v1/models").json()["data"]
+    assert {each["id"] for each in found} == {"a", "b"}
+    assert 'kybernate_requests_total{model="a",status="200"' in eventually(
+        lambda: "kybernate_requests_total" in (text := agent.metrics()) and text, what="the workers' metrics"
+    )
+    served = {each.name: each for each in agent.client.serving().served}
+    eventually(lambda: sum(each.ended for each in agent.client.serving().served) == 10)
+    assert served["a"].bytes == 80 * MIB
+
+
+def test_a_killed_agent_costs_no_answer(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
+    agent = begin(port=free_port(), models={"a": slow("a"), "b": server("b")}, serving={"max_wait": 1})
+    up(agent, eventually)
+    text_of(complete(http, agent, "b"))
+    text_of(complete(http, agent, "a", count=1))
+    with ThreadPoolExecutor(2) as pool:
+        flying = pool.submit(complete, http, agent, "a", "long", 60)
+        eventually(lambda: any(each.in_flight for each in agent.client.serving().served), timeout_s=30)
+        agent.kill()
+        held = pool.submit(complete, http, agent, "b")
+        agent.start()
+        up(agent, eventually)
+        assert agent.client.serving().workers[0].worker == 0
+        text_of(flying.result())
+        text_of(held.result())
+
+
+def test_a_worker_that_crashes_is_started_again(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
+    agent = begin(port=free_port(), models={"a": server("a", size=16 * MIB)})
+    up(agent, eventually)
+    text_of(complete(http, agent, "a"))
+    worker = agent.client.serving().workers[0].pid
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: [each.pid for each in agent.client.serving().workers] not in ([], [worker]), timeout_s=60)
+    up(agent, eventually)
+    text_of(complete(http, agent, "a"))
+
+
+def test_another_address_takes_new_workers_and_loses_nothing(
+    begin: Begin, eventually: Eventually, http: httpx2.Client
+) -> None:
+    agent = begin(port=free_port(), models={"a": slow("a", size=16 * MIB)})
+    up(agent, eventually)
+    text_of(complete(http, agent, "a", count=1))
+    old = agent.client.serving().workers[0].pid
+    with ThreadPoolExecutor(1) as pool:
+        flying = pool.submit(complete, http, agent, "a", "long", 30)
+        eventually(lambda: any(each.in_flight for each in agent.client.serving().served), timeout_s=30)
+        agent.write(models={"a": slow("a", size=16 * MIB)}, activator={"workers": 2})
+        agent.client.reload()
+        eventually(lambda: len(agent.client.serving().workers) == 2)
+        up(agent, eventually)
+        text_of(flying.result())
+    text_of(complete(http, agent, "a"))
+
+    def gone() -> bool:
+        with suppress(ProcessLookupError):
+            os.kill(old, 0)
+            return False
+        return True
+
+    eventually(gone, timeout_s=60, what="the old worker's end")
+
+
+def test_keys_are_asked_for_and_reloaded(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
+    agent = begin(port=free_port(), models={"a": server("a", size=16 * MIB)})
+    up(agent, eventually)
+    keys = agent.file.parent / "keys"
+    keys.write_text("web: sk-0123456789abcdef\n")
+    keys.chmod(0o600)
+    agent.write(models={"a": server("a", size=16 * MIB)}, activator={"keys_file": str(keys)})
+    agent.client.reload()
+    eventually(lambda: complete(http, agent, "a").status_code == 401, what="a refusal")
+    http.headers["authorization"] = "Bearer sk-0123456789abcdef"
+    text_of(complete(http, agent, "a"))
+
+
+def test_down_ends_the_workers_and_their_socket(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
+    agent = begin(port=free_port(), models={"a": server("a", size=16 * MIB)})
+    up(agent, eventually)
+    worker = agent.client.serving().workers[0].pid
+    agent.end()
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert not agent.activator_socket.exists()
+    with pytest.raises(httpx2.ConnectError):
+        complete(http, agent, "a")
+    agent.start()
+    assert agent.client.node().pid
+
+
+def test_a_model_that_cannot_start_answers_503_with_the_reason(
+    begin: Begin, eventually: Eventually, http: httpx2.Client
+) -> None:
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    agent = begin(port=free_port(), models={"a": {**server("a"), "command": command}})
+    up(agent, eventually)
+    answer = complete(http, agent, "a")
+    assert answer.status_code == 503
+    assert "ended before it was ready" in json.dumps(answer.json())
+    assert int(answer.headers["retry-after"]) >= 1
