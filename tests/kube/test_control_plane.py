@@ -46,19 +46,17 @@ WIDGETS = {
 
 
 def test_is_ready_within_15_seconds(control_plane_programs: None, directory: Path) -> None:
-    took = []
-    for attempt in range(3):  # other work on the machine may slow one down
-        began = time.monotonic()
-        cluster = start(directory / str(attempt), Shape(), leash=True)
-        took.append(time.monotonic() - began)
-        try:
-            assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
-        finally:
-            cluster.leave()
-        assert not cluster.directory.exists()
-        if took[-1] < 15:
-            return
-    pytest.fail(f"ready after {took} s")
+    began = time.monotonic()
+    cluster = start(directory, Shape(), leash=True)
+    took = time.monotonic() - began
+    try:
+        assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
+        worked = sum(cluster.cpu_seconds().values())
+    finally:
+        cluster.leave()
+    assert not cluster.directory.exists()
+    # Other work on the machine may delay it; then what counts is how long it kept a processor busy.
+    assert min(took, worked) < 15, f"ready after {took:.1f} s, {worked:.1f} s of processor time"
 
 
 def test_serves_the_pinned_version(control_plane: Cluster) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from tests.kube.cluster import Cluster
+from tests.kube.cluster import Cluster, Shape, start
 from tests.kube.cluster.cgroups import hierarchies
 from tests.kube.pods import RUNNING_S, container, pod, run, service
 
@@ -64,6 +66,33 @@ def test_a_pod_with_limits_is_in_a_cgroup_of_the_cluster(cluster: Cluster, names
     assert path.startswith(f"/{cluster.network.bridge}/{inside.node.name}/")
     files = [root / path[1:] / name for root in hierarchies() for name in ("memory.limit_in_bytes", "memory.max")]
     assert {file.read_text().strip() for file in files if file.exists()} == {str(64 << 20)}
+
+
+@pytest.fixture
+def overlay(directory: Path) -> Iterator[Path]:
+    """A directory on overlayfs, as in most containers."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", directory], check=True)
+    try:
+        lower, upper, work, merged = (directory / name for name in ("l", "u", "w", "m"))
+        for part in (lower, upper, work, merged):
+            part.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", merged], check=True)
+        try:
+            yield merged
+        finally:
+            subprocess.run(["umount", merged], check=True)
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def test_a_cluster_on_an_overlay_runs_pods(programs: None, overlay: Path) -> None:
+    cluster = start(overlay / "c", Shape(nodes=1), leash=True)
+    try:
+        run(cluster, "default", pod("plain"))
+        assert cluster.kubectl("exec", "plain", "--", "/probe", "echo", "here") == "here\n"
+    finally:
+        cluster.leave()
 
 
 def test_the_default_seccomp_profile_works(cluster: Cluster, namespace: Namespace) -> None:

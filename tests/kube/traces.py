@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def traces(cluster: Cluster) -> list[str]:
     found += [f"interface {link['ifname']}" for link in links if link["ifname"].startswith(mark)]
     routes = json.loads(subprocess.run(["ip", "-j", "route"], capture_output=True, check=True).stdout or b"[]")
     found += [f"route {route['dst']}" for route in routes if route.get("dev") == mark]
-    found += [f"cgroup {path}" for root in cgroups.hierarchies() for path in root.rglob(mark)]
+    found += [
+        f"cgroup {path}" for root in cgroups.hierarchies() for path, _, _ in os.walk(root) if Path(path).name == mark
+    ]
     return found
 
 

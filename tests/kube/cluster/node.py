@@ -131,6 +131,7 @@ def _programs(
         }
 
     ctr = [directory / "bin" / "ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import"]
+    ctr.append("--local")  # containerd itself unpacks for its default snapshotter only
     return [
         entry("containerd", directory / "bin" / "containerd", "--config", directory / "containerd.toml", after=[]),
         *(
