@@ -30,6 +30,7 @@ HANG_S = 120.0 * SLOWER
 NEVER = ("damaged", "tier_wiped", "wrong_key", "too_new", "internal")
 """Codes of errors that nothing in a plan is a reason for."""
 _LOOK_S = 0.05
+_NOT_BEGUN = "nobody knows whether it began"
 
 
 class Wrong(Exception):
@@ -162,14 +163,14 @@ class Walk:
         if len(self._known) >= MOST_WORKLOADS:
             return None
         number = next(self._numbers)
-        known = Known(f"w{number}", which % 2, may_end="nobody knows whether it began")
+        known = Known(f"w{number}", which % 2, may_end=_NOT_BEGUN)
         self._known[known.name] = known
 
         def run() -> None:
             self._world.agents[known.agent].run_cuda(
                 known.name, bytes_=SIZES[which % len(SIZES)], seed=number, noise=which % 4 > 0
             )
-            known.may_end = ""
+            known.may_end = known.may_end.removeprefix(_NOT_BEGUN)
 
         return Task(f"run {known.name} on {'ab'[known.agent]}", run, known)
 
@@ -199,13 +200,13 @@ class Walk:
 
             return Task(f"rm-snapshot {image.name} by {'ab'[which % 2]}", remove)
         name = f"c{next(self._numbers)}"
-        known = Known(name, which % 2, least=image.least, may_end="nobody knows whether it began")
+        known = Known(name, which % 2, least=image.least, may_end=_NOT_BEGUN)
         self._known[name] = known
 
         def clone() -> None:
             with _client(agent) as client:
                 client.clone(image.name, name, timeout_s=5)
-            known.may_end = ""
+            known.may_end = known.may_end.removeprefix(_NOT_BEGUN)
 
         return Task(f"clone {image.name} {name} on {'ab'[which % 2]}", clone, known)
 
