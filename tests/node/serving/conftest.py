@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -101,10 +101,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving_agent(*, port: int = 0, **sections: object) -> Iterator[ServingAgent]:
+def serving_agent(
+    *, port: int = 0, environment: Mapping[str, str] | None = None, **sections: object
+) -> Iterator[ServingAgent]:
     root = Path(tempfile.mkdtemp(prefix="kyb-"))
     with guarded(root):
-        agent = ServingAgent(root, settings="", simulated_gpu=True)
+        agent = ServingAgent(root, settings="", simulated_gpu=True, environment=environment)
         agent.peers, agent.port = [], port
         agent.write(**sections)
         try:

@@ -53,6 +53,16 @@ class ServingCollector(Collector):
         for each in view.classes:
             share.add_metric([each.klass], each.usage.byte_s)
         yield share
+        cost = GaugeMetricFamily(
+            "kybernate_switch_cost_seconds",
+            "What a switch takes, by what was measured lately: what policies reckon with",
+            labels=["workload", "kind"],
+        )
+        for served in view.served:
+            cost.add_metric([served.name, "leave"], served.cost.leave_s)
+            cost.add_metric([served.name, "come"], served.cost.come_s)
+            cost.add_metric([served.name, "come_staged"], served.cost.come_staged_s)
+        yield cost
         staging = view.staging
         yield CounterMetricFamily("kybernate_staging_hits", "Staged ahead, and resumed", value=staging.hits)
         yield CounterMetricFamily("kybernate_staging_misses", "Staged ahead, and given up again", value=staging.misses)
