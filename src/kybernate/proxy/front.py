@@ -18,6 +18,7 @@ from kybernate.proxy.heads import HEAD_MAX, BadHead, RequestHead, parse_request
 from kybernate.proxy.keys import Keys, allows, token_of
 from kybernate.proxy.queueing import Refusal
 from kybernate.proxy.routing import BY_BODY, OneModel, Page
+from kybernate.proxy.served import ServedModel
 
 if TYPE_CHECKING:
     from kybernate.proxy.worker import Worker
@@ -199,8 +200,7 @@ class Front(asyncio.Protocol):
             if now > self._linger_until:
                 self.cut()
         elif self.write_paused and now - self._unread_since > UNREAD_S:
-            self._gone()
-            self.cut()
+            self.abandon()
         elif exchange is None:
             if self._buffer and now - self._head_since > HEAD_S:
                 self._refuse_head(Refusal(408, "timeout", f"the request's head was not there after {HEAD_S:g} s"))
@@ -208,13 +208,17 @@ class Front(asyncio.Protocol):
                 self._end()
         elif self._reading_paused:
             if self._client_has_closed():
-                self._gone()
-                self.cut()
+                self.abandon()
         elif exchange.phase is Phase.READING:
             if now - exchange.arrived > BODY_S + exchange.bytes_in / BODY_RATE:
                 exchange.refuse(Refusal(408, "timeout", "the request's body came too slowly"))
         elif exchange.phase is Phase.SENT and not exchange.body_complete and now - self._since > STALL_S:
             exchange.cut(Refusal(408, "timeout", f"no byte of the request's body came for {STALL_S:g} s"))
+
+    def abandon(self) -> None:
+        """End it now, and what is under way for it."""
+        self._gone()
+        self.cut()
 
     def finish(self) -> None:
         """The worker ends: nothing more is read behind what is under way."""
@@ -299,7 +303,7 @@ class Front(asyncio.Protocol):
         route = worker.routes.of(head.method, path, named.get(b"host", b""))
         if route is Page.ALIVE or route is Page.READY:
             ready = worker.ready or route is Page.ALIVE
-            return self._page(head, 200 if ready else 503, {"status": "ok" if ready else "not ready"}, request_id)
+            return self._page(head, 200 if ready else 503, {"status": "ok" if ready else "not ready"}, request_id, rest)
         key: Key | None = None
         if worker.keys.needed:
             key = self._key_of(named)
@@ -309,17 +313,17 @@ class Front(asyncio.Protocol):
             and path == model.health
             and (not model.queue.is_open or (key is None and worker.keys.needed))
         ):
-            return self._health(head, model.queue.refused, request_id)
+            return self._health(head, model, request_id, rest)
         if worker.keys.needed and key is None:
-            return self._refusal(head, Refusal(401, "invalid_api_key", "a valid API key is needed"), request_id)
+            return self._refusal(head, Refusal(401, "invalid_api_key", "a valid API key is needed"), request_id, rest)
         if route is Page.MODELS:
             endpoints = [endpoint for endpoint in worker.routes.endpoints if allows(key, endpoint)]
-            return self._page(head, 200, answers.models(endpoints, worker.statuses()), request_id)
+            return self._page(head, 200, answers.models(endpoints, worker.statuses()), request_id, rest)
         if isinstance(route, OneModel):
-            return self._one_model(head, route.name, key, request_id)
+            return self._one_model(head, route.name, key, request_id, rest)
         if route is not BY_BODY and (model is None or not allows(key, model.endpoint)):
             where = f"{head.method.decode()} {path[:200].decode('latin-1')}"
-            return self._refusal(head, Refusal(404, "not_found", f"nothing answers {where} here"), request_id)
+            return self._refusal(head, Refusal(404, "not_found", f"nothing answers {where} here"), request_id, rest)
         exchange = self.exchange = Exchange(self, head, key=key, request_id=request_id)
         return exchange.begin(model, rest)
 
@@ -333,33 +337,36 @@ class Front(asyncio.Protocol):
             self._keys, self._key_seen = keys, token
         return self._key
 
-    def _one_model(self, head: RequestHead, name: str, key: Key | None, request_id: bytes) -> int:
+    def _one_model(self, head: RequestHead, name: str, key: Key | None, request_id: bytes, rest: bytes) -> int:
         model = self.worker.model_named(name)
         if model is None or not allows(key, model.endpoint):
             refusal = Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here")
-            return self._refusal(head, refusal, request_id)
-        return self._page(head, 200, answers.model(name, model.endpoint, model.queue.status), request_id)
+            return self._refusal(head, refusal, request_id, rest)
+        return self._page(head, 200, answers.model(name, model.endpoint, model.queue.status), request_id, rest)
 
-    def _health(self, head: RequestHead, refused: Refusal | None, request_id: bytes) -> int:
-        if refused is not None:
-            return self._refusal(head, refused, request_id)
-        return self._page(head, 200, {"status": "ok", "parked": True}, request_id)
+    def _health(self, head: RequestHead, model: ServedModel, request_id: bytes, rest: bytes) -> int:
+        """Of a model, without asking it: it is parked, or the probe has no key."""
+        if (refused := model.queue.refused) is not None:
+            return self._refusal(head, refused, request_id, rest)
+        return self._page(head, 200, {"status": "ok", "parked": not model.queue.is_open}, request_id, rest)
 
-    def _page(self, head: RequestHead, status: int, content: dict[str, Any], request_id: bytes) -> int:
-        keep = head.keep_alive and not head.has_body
+    def _page(self, head: RequestHead, status: int, content: dict[str, Any], request_id: bytes, rest: bytes) -> int:
+        used = _skippable(head, rest)
+        keep = head.keep_alive and used is not None
         extra = b"x-request-id: %b\r\n" % request_id
         if keep and not head.minor:
             extra += b"connection: keep-alive\r\n"
         self.write(answers.page(status, content, extra=extra, close=not keep, head_only=head.method == b"HEAD"))
         self.answered(keep=keep)
-        return 0
+        return used or 0
 
-    def _refusal(self, head: RequestHead, refusal: Refusal, request_id: bytes) -> int:
-        keep = head.keep_alive and not head.has_body
+    def _refusal(self, head: RequestHead, refusal: Refusal, request_id: bytes, rest: bytes) -> int:
+        used = _skippable(head, rest)
+        keep = head.keep_alive and used is not None
         extra = b"x-request-id: %b\r\n" % request_id
         self.write(answers.error(refusal, extra=extra, close=not keep, head_only=head.method == b"HEAD"))
         self.answered(keep=keep)
-        return 0
+        return used or 0
 
     def _client_has_closed(self) -> bool:
         """Asked of the kernel where reading is paused: behind unread data, the end isn't seen."""
@@ -371,3 +378,9 @@ class Front(asyncio.Protocol):
         except OSError:
             return True
         return state[0] in _TCP_GONE
+
+
+def _skippable(head: RequestHead, rest: bytes) -> int | None:
+    """Bytes of a body that nobody needs, if all of it is in `rest`. None: it isn't, so no request can follow."""
+    length = head.length or 0
+    return None if head.chunked or len(rest) < length else length

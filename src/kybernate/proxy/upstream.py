@@ -172,7 +172,7 @@ class Upstream(asyncio.Protocol):
         if user is not None:
             user.answer_end(exc)
         self.transport = None
-        self._pool.closed()
+        self._pool.closed(self)
 
 
 class Pool(Generic[U]):
@@ -186,6 +186,7 @@ class Pool(Generic[U]):
         self._waiting: deque[tuple[U, float]] = deque()
         self._count = 0
         """Connections there are, those that are attempted or closing included."""
+        self._open: set[Upstream] = set()
         self._attempts: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
@@ -245,6 +246,14 @@ class Pool(Generic[U]):
                 kept.append(upstream)
         self._idle = kept
 
+    def abort(self) -> None:
+        """Reset what is still there."""
+        for attempt in self._attempts:
+            attempt.cancel()
+        for upstream in list(self._open):
+            if upstream.transport is not None:
+                upstream.transport.abort()
+
     def retire(self) -> None:
         """No connection is made or kept from now on; those in use end with their requests."""
         self._retired = True
@@ -260,7 +269,10 @@ class Pool(Generic[U]):
         if upstream.user is None and upstream in self._idle:
             self._idle.remove(upstream)
 
-    def closed(self) -> None:
+    def closed(self, upstream: Upstream | None = None) -> None:
+        """One is gone, or an attempt at one."""
+        if upstream is not None:
+            self._open.discard(upstream)
         self._count -= 1
         if self._waiting:
             self._connect_more()
@@ -311,6 +323,7 @@ class Pool(Generic[U]):
             self._failed(e)
             return
         self._failures = 0
+        self._open.add(upstream)
         self.released(upstream, reusable=True)
 
     def _failed(self, error: Exception) -> None:

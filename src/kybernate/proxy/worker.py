@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SWEEP_S: Final = 1.0
 _END_POLL_S: Final = 0.02
+_FAREWELL_S: Final = 0.5
+"""What models' servers get at the end to close their side."""
 _DEFAULTS: Final = Configure()
 
 log = structlog.get_logger()
@@ -82,10 +84,15 @@ class Worker:
         while self.fronts and time.monotonic() < deadline:  # noqa: ASYNC110 - no event on the way of every connection for this
             await asyncio.sleep(_END_POLL_S)
         for front in list(self.fronts):
-            front.cut()
+            front.abandon()
+        pools = [model.pool for model in (*self.models.values(), *self._gone.values()) if model.pool is not None]
         for model in self.models.values():
-            if model.pool is not None:
-                model.pool.close_idle()
+            model.remove()
+        deadline = time.monotonic() + _FAREWELL_S
+        while any(pool.size for pool in pools) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_END_POLL_S)
+        for pool in pools:
+            pool.abort()
         await asyncio.sleep(_END_POLL_S)
 
     # -- for connections -------------------------------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""Metrics in files that another process reads, and traces that a collector gets."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from tests.proxy.rig import request
+
+from kybernate.model.serving import Endpoint, Load
+
+
+def test_metrics(rig, tmp_path, eventually):
+    directory = tmp_path / "metrics"
+    server = rig.upstream()
+    rig.start("--metrics-directory", str(directory))
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
+    with rig.client() as client, rig.client() as other:
+        client.send(request("POST", "/v1/completions", b'{"model":"m"}'))
+        rig.agent.wait(Load, lambda load: load.waiting == 1)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(directory))
+
+        def value(name, **labels):
+            return registry.get_sample_value(f"kybernate_{name}", {"model": "m", **labels})
+
+        eventually(lambda: value("requests_held") == 1)
+        rig.open(waited_for="ram", seconds=0.3)
+        client.answer()
+        for _ in range(3):
+            assert client.model("m").status == 200
+        assert client.model("m", x_kybernate_max_wait="x").status == 400
+        other.send(request("GET", "/svc/wait"))
+        eventually(lambda: value("requests_in_flight") == 1)
+        other.socket.close()
+        eventually(lambda: value("requests_total", status="499", tier="warm") == 1)
+    assert value("requests_total", status="200", tier="ram") == 1
+    assert value("requests_total", status="200", tier="warm") == 3
+    assert value("requests_total", status="400", tier="warm") == 1
+    assert value("requests_held") == 0
+    assert value("request_wait_seconds_count") == 5
+    assert value("request_wait_seconds_bucket", le="0.0") == 4
+    assert value("request_first_byte_seconds_count", tier="warm") == 3
+    assert value("request_added_seconds_count") == 5
+    assert value("request_seconds_count") == 6
+    assert value("request_bytes_total", direction="in") == 13 + 4 * 14
+    assert value("request_bytes_total", direction="out") > 1000
+
+
+@pytest.fixture
+def collector():
+    """An OTLP/HTTP collector that keeps what it gets."""
+    spans = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            assert self.path == "/v1/traces"
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    spans.extend(scope.spans)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    server.spans = spans
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_traces(rig, collector, eventually):
+    server = rig.upstream()
+    rig.start("--otlp", f"http://127.0.0.1:{collector.server_address[1]}", OTEL_BSP_SCHEDULE_DELAY="100")
+    rig.configure(Endpoint("m", server.port))
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with rig.client() as client:
+        client.send(
+            request(
+                "POST", "/v1/completions", b'{"model":"m"}', traceparent=f"00-{trace}-{parent}-01", tracestate="a=b"
+            )
+        )
+        rig.agent.wait(Load, lambda load: load.waiting == 1)
+        rig.open(waited_for="nvme", seconds=0.25, victims=("other", "third"))
+        fields = dict(client.answer().json()["fields"])
+        assert fields["tracestate"] == "a=b"
+        spans = eventually(lambda: len(collector.spans) >= 4 and {span.name: span for span in collector.spans})
+        root, hold, swap, answer = (spans[n] for n in ("POST /v1/completions", "hold", "swap", "answer"))
+        assert {span.trace_id.hex() for span in (root, hold, swap, answer)} == {trace}
+        assert root.parent_span_id.hex() == parent
+        assert {span.parent_span_id for span in (hold, swap, answer)} == {root.span_id}
+        assert fields["traceparent"] == f"00-{trace}-{root.span_id.hex()}-01", "the model's own spans hang below ours"
+        attributes = {a.key: a.value for a in swap.attributes}
+        assert attributes["kybernate.tier"].string_value == "nvme"
+        assert attributes["kybernate.swap.seconds"].double_value == 0.25
+        assert [v.string_value for v in attributes["kybernate.swap.victims"].array_value.values] == ["other", "third"]
+        assert abs((swap.end_time_unix_nano - swap.start_time_unix_nano) / 1e9 - 0.25) < 0.01
+        assert root.start_time_unix_nano <= hold.start_time_unix_nano + 5_000_000
+        assert hold.end_time_unix_nano <= answer.start_time_unix_nano + 5_000_000
+        collector.spans.clear()
+        assert client.model("m").status == 200
+        spans = eventually(lambda: len(collector.spans) >= 2 and {span.name: span for span in collector.spans})
+        assert set(spans) == {"POST /v1/chat/completions", "answer"}
+        assert spans["answer"].trace_id.hex() != trace
+        collector.spans.clear()
+        assert client.model("m").status == 200
+    rig.process.terminate()
+    assert rig.process.wait(20) == 0
+    assert len(collector.spans) == 2, "the last ones are sent before it ends"
+
+
+def test_nothing_of_telemetry_is_imported_when_it_is_off(rig):
+    rig.serve()
+    with rig.client() as client:
+        assert client.model("m").status == 200
+    maps = Path(f"/proc/{rig.pid}/maps").read_text()
+    assert "httptools" in maps
+    assert "google/_upb" not in maps, "protobuf comes with the exporter"

@@ -1,0 +1,91 @@
+"""HTTPS, with a certificate of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from tests.proxy.rig import Client
+
+from kybernate.model.serving import Endpoint
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "c.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "k.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return tmp_path / "c.pem", tmp_path / "k.pem"
+
+
+def test_https(rig, certificate):
+    path, key = certificate
+    server = rig.upstream()
+    rig.start("--tls-certificate", str(path), "--tls-key", str(key))
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
+    rig.open()
+    context = ssl.create_default_context(cafile=str(path))
+
+    def wrap(plain: socket.socket) -> socket.socket:
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+    with Client(rig.port, wrap=wrap) as client:
+        assert client.socket.version() in ("TLSv1.2", "TLSv1.3")  # type: ignore[attr-defined]
+        for _ in range(2):
+            fields = dict(client.model("m").json()["fields"])
+            assert fields["x-forwarded-proto"] == "https"
+        big = bytes(range(256)) * 20_000
+        assert client.ask("PUT", "/svc", big).json()["size"] == len(big)
+        got = client.ask("GET", f"/svc/bytes?{8 << 20}")
+        assert len(got.body) == 8 << 20
+        client.send(b"GET /svc HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert client.answer().status == 200
+        assert client.rest() == b""
+    with Client(rig.port) as plain:
+        plain.send(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP/1.1 200" not in plain.rest()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with Client(rig.port, wrap=wrap) as client:
+        assert client.ask("GET", "/health").status == 200
+
+
+def test_a_certificate_that_can_not_be_used(tmp_path):
+    (tmp_path / "c.pem").write_text("nonsense")
+    for arguments in (
+        ["--tls-certificate", str(tmp_path / "c.pem"), "--tls-key", str(tmp_path / "c.pem")],
+        ["--tls-key", "/nowhere"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "kybernate.proxy", "--agent", "/x", "--listen", "127.0.0.1:0", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
