@@ -220,8 +220,11 @@ def some_manifests(draw: st.DrawFn) -> Manifest:
             extents.append(
                 StoredExtent(first=first, size=size, about=draw(st.dictionaries(st.text(max_size=5), JSON, max_size=2)))
             )
-        else:
+        elif draw(st.booleans()):
             files.append(StoredFile(path=f"a/{number}", mode=0o644, first=first, size=size))
+        else:
+            cuts = tuple(draw(st.lists(st.integers(1, CHUNK_BYTES), max_size=count - first)))
+            files.append(StoredFile(path=f"a/{number}", mode=0o644, first=first, size=sum(cuts), cuts=cuts))
     return Manifest(
         name=snapshot_name("fuzz"),
         uid=draw(st.binary(min_size=16, max_size=16)).hex(),
@@ -278,6 +281,17 @@ def test_manifests_that_make_no_sense_are_refused(text: bytes, table: bytes) -> 
     except REFUSALS:
         return
     assert manifest.name == "fuzz"
+
+
+@pytest.mark.parametrize("cuts", [(1, 2), (0, 5), (-1, 6), (CHUNK_BYTES + 1,)], ids=str)
+def test_a_file_cut_into_other_than_itself_is_refused(cuts: tuple[int, ...]) -> None:
+    file = {"path": "a", "first": 0, "size": 5, "cuts": cuts}
+    text, table = json.dumps({"name": "m", "created": 0, "files": [file]}).encode(), bytes(64)
+    head = struct.pack(
+        "<8sII16s16s12sII", b"\x89KYBSNP\n", 2, 0, bytes(16), PLAIN.fingerprint, bytes(12), len(text), len(table) // 32
+    )
+    with pytest.raises(Damaged, match="makes no sense"):
+        manifests.decode(head + text + table + PLAIN.seal(head, text + table), PLAIN, name=snapshot_name("m"))
 
 
 @pytest.mark.parametrize("path", ["../../etc/cron.d/x", "/etc/passwd", "a/../b", "", "."])

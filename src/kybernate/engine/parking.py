@@ -120,7 +120,7 @@ class Parking:
                     record = images.verify(work / "images")
                 self.parts.faults.at("park.dumped")
                 with self.clock.step("write the dump"):
-                    writer.add_directory(PROCESS, work / "images")
+                    writer.add_directory(PROCESS, work / "images", by_content=images.holds_pages)
                     writer.add_bytes(HASHES, pack_hashes([held.copy.hashes for held in self.manifest.extents]))
                 self.parts.faults.at("park.written")
                 with self.clock.step("commit"):

@@ -34,6 +34,11 @@ def layer_archive(number: int) -> str:
     return f"layer-{number}.tar"
 
 
+def holds_pages(name: str) -> bool:
+    """Whether a file of a dump is the processes' memory, page by page."""
+    return name.startswith("pages-")
+
+
 @dataclass(frozen=True, slots=True)
 class Launched:
     """How the workload was started; kept in its run directory (launch.json), since an agent may forget."""

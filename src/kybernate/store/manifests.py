@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from cryptography.exceptions import InvalidTag
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from kybernate.model.errors import BadInput
 from kybernate.model.types import CHUNK_BYTES
@@ -29,7 +30,8 @@ from kybernate.store.needs import Needs
 from kybernate.store.packs import PackId
 from kybernate.store.tenants import ID_BYTES, ChunkId, Keys, SnapshotName, snapshot_name
 
-VERSION = 1
+VERSION = 2
+"""2: files may be cut elsewhere than every 2 MiB."""
 ZERO = ChunkId(bytes(ID_BYTES))
 """Stands for a chunk of zeros, which is stored nowhere."""
 
@@ -81,6 +83,14 @@ class _Part(BaseModel):
         """How many chunks it has; the last one may be shorter."""
         return -(-self.size // CHUNK_BYTES)
 
+    def length(self, number: int) -> int:
+        """Bytes of a chunk, counted from 0."""
+        return min(CHUNK_BYTES, self.size - number * CHUNK_BYTES)
+
+    def offsets(self) -> Sequence[int]:
+        """Where in it each chunk begins."""
+        return range(0, self.size, CHUNK_BYTES)
+
 
 class StoredExtent(_Part):
     """One extent's content."""
@@ -94,6 +104,24 @@ class StoredFile(_Part):
 
     path: Annotated[str, AfterValidator(_checked_path)]
     mode: int = Field(default=0o600, ge=0, le=0o7777)
+    cuts: tuple[Annotated[int, Field(ge=1, le=CHUNK_BYTES)], ...] = ()
+    """Bytes of each chunk, where it isn't cut every 2 MiB."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.cuts and sum(self.cuts) != self.size:
+            raise ValueError(f"{self.path} is cut into {sum(self.cuts)} bytes and has {self.size}")
+        return self
+
+    @property
+    def count(self) -> int:
+        return len(self.cuts) or super().count
+
+    def length(self, number: int) -> int:
+        return self.cuts[number] if self.cuts else super().length(number)
+
+    def offsets(self) -> Sequence[int]:
+        return tuple(accumulate(self.cuts[:-1], initial=0)) if self.cuts else super().offsets()
 
 
 class _Body(BaseModel):

@@ -104,7 +104,7 @@ class SnapshotReader:
 
     def length(self, part: StoredExtent | StoredFile, number: int) -> int:
         """Bytes of a part's chunk."""
-        return min(CHUNK_BYTES, part.size - number * CHUNK_BYTES)
+        return part.length(number)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class SnapshotReader:
             raise BadInput(f"{path} has {file.size} bytes, more than {most}")
         content = bytearray(file.size)
         whole = memoryview(content)
-        self.read_part(file, [whole[k * CHUNK_BYTES :][:CHUNK_BYTES] for k in range(file.count)])
+        self.read_part(file, [whole[at:][: file.length(k)] for k, at in enumerate(file.offsets())])
         return bytes(content)
 
     def extract(self, directory: Path, paths: Sequence[str] | None = None) -> None:
@@ -358,7 +358,7 @@ class SnapshotReader:
             for chunk, targets in part:
                 view = requests[chunk][0][1]
                 for target, number in targets:
-                    target.write(view, number * CHUNK_BYTES)
+                    target.write(view, target.offsets[number])
                     meter.add(len(view))
         finally:
             self._file_buffers.give(buffer)
@@ -386,6 +386,7 @@ class _Target:
 
     def __init__(self, directory: Path, file: StoredFile) -> None:
         self.file = file
+        self.offsets = file.offsets()
         self._path = directory / file.path
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -423,7 +424,7 @@ def _runs(
     pack: PackId | None = None
     for item in items:
         target, number = item[1][0]
-        length = min(CHUNK_BYTES, target.file.size - number * CHUNK_BYTES)
+        length = target.file.length(number)
         here = place(item[0])[0]
         if run and (here != pack or size + length > CHUNK_BYTES):
             yield run

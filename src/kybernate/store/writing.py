@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import coding, manifests
+from kybernate.store import coding, cutting, manifests
 from kybernate.store.catalog import SnapshotRow
 from kybernate.store.errors import Damaged
 from kybernate.store.manifests import Manifest, StoredExtent, StoredFile, relative_path
@@ -250,8 +250,11 @@ class SnapshotWriter:
         self._extents.append(extent)
         return len(self._extents) - 1
 
-    def add_file(self, path: str, source: Path) -> None:
+    def add_file(self, path: str, source: Path, *, by_content: bool = False) -> None:
         """Store a file's content and mode.
+
+        Args:
+            by_content: it consists of pages that may come and go between snapshots (see `cutting`).
 
         Raises:
             BadInput: a bad or repeated path, or not a regular file that can be read.
@@ -266,21 +269,31 @@ class SnapshotWriter:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise BadInput(f"{source} is no regular file")
-            first = self._grow(-(-status.st_size // CHUNK_BYTES))
-            self._files[path] = StoredFile(
-                path=path, mode=stat.S_IMODE(status.st_mode), first=first, size=status.st_size
+            cuts = cutting.cuts(fd, status.st_size) if by_content and status.st_size > CHUNK_BYTES else ()
+            file = StoredFile(
+                path=path,
+                mode=stat.S_IMODE(status.st_mode),
+                first=len(self._table) // ID_BYTES,
+                size=status.st_size,
+                cuts=cuts,
             )
-            for number, length in enumerate(_lengths(status.st_size)):
-                self._submit(self._store_from_file, first + number, shared.hold(), number * CHUNK_BYTES, length)
+            self._grow(file.count)
+            self._files[path] = file
+            for number, offset in enumerate(file.offsets()):
+                self._submit(self._store_from_file, file.first + number, shared.hold(), offset, file.length(number))
         finally:
             shared.drop()
 
-    def add_directory(self, prefix: str, source: Path) -> None:
-        """Store all regular files below a directory, as `prefix/...`. Raises BadInput for anything else in it."""
+    def add_directory(self, prefix: str, source: Path, *, by_content: Callable[[str], bool] = lambda _: False) -> None:
+        """Store all regular files below a directory, as `prefix/...`. Raises BadInput for anything else in it.
+
+        Args:
+            by_content: which of them to cut so, by name; see `add_file`.
+        """
         for path in sorted(source.rglob("*")):
             if path.is_dir() and not path.is_symlink():
                 continue
-            self.add_file(f"{prefix}/{path.relative_to(source)}", path)
+            self.add_file(f"{prefix}/{path.relative_to(source)}", path, by_content=by_content(path.name))
 
     def add_bytes(self, path: str, content: bytes, *, mode: int = 0o600) -> None:
         """Store a small file that is in memory. Raises BadInput for a bad or repeated path."""
