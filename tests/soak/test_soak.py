@@ -14,12 +14,15 @@ from tests.soak.walk import Walk
 from tests.soak.world import World
 from tests.store.server import Server, Unbuildable
 
-SEED, STEPS, SECONDS = 41, 40, 25.0
+SEED, STEPS, SECONDS = 41, 40, 18.0
 """As many steps as fit into the time; on a slow machine that is fewer."""
 
 
 @pytest.mark.root
-@pytest.mark.timeout(240 * SLOWER)
+@pytest.mark.timeout(300 * SLOWER)
+@pytest.mark.filterwarnings(  # httpx2 leaves its socket open when an agent dies between its knock and its connecting
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_a_random_walk(tmp_path: Path) -> None:
     place = tmp_path / "s3"
     place.mkdir()
