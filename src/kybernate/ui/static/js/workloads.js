@@ -115,6 +115,10 @@ function tellQueue(element, served) {
     element.replaceChildren(h("span", { class: "quiet", text: "–" }));
     return;
   }
+  if (!served.waiting && !served.in_flight) {
+    element.replaceChildren(h("span", { class: "quiet", text: "idle" }));
+    return;
+  }
   const oldest = served.oldest_wait_s === null ? null : h("span", { class: "quiet", text: `oldest ${seconds(served.oldest_wait_s)}` });
   element.replaceChildren(
     h("span", { class: served.waiting ? "count waiting" : "count", text: `${served.waiting} waiting` }),
