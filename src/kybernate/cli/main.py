@@ -40,6 +40,7 @@ _COMMANDS = (
     ("events", "commands.looking:events", "Show what happened."),
     ("explain", "commands.looking:explain", "Say why a workload is in its state and what can be done."),
     ("models", "commands.serving:models", "Show models and jobs: who has the VRAM, who waits, what switches cost."),
+    ("start", "commands.serving:start", "Start a model or a job of kybernate.yaml before anybody asks for it."),
     ("plan", "commands.serving:plan", "Say what would be paused for what, and why: plan [MODEL ...]"),
     ("reload", "commands.serving:reload", "Have the agent read its kybernate.yaml again, without a request lost."),
     ("top", "commands.top:top", "Watch the node."),

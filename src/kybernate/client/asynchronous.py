@@ -145,6 +145,10 @@ class AsyncClient:
         """What would be done now, were there requests for these models."""
         return await self.send(calls.plan(models))
 
+    async def start(self, name: str) -> api_serving.ServedView:
+        """Start a model or a job of the configuration as soon as it gets room; returns at once."""
+        return await self.send(calls.start(name))
+
     async def reload(self) -> api_serving.ReloadView:
         """Have the agent read its configuration again; nothing changes if it makes no sense."""
         return await self.send(calls.reload())

@@ -141,6 +141,10 @@ class Client:
         """What would be done now, were there requests for these models."""
         return self.send(calls.plan(models))
 
+    def start(self, name: str) -> api_serving.ServedView:
+        """Start a model or a job of the configuration as soon as it gets room; returns at once."""
+        return self.send(calls.start(name))
+
     def reload(self) -> api_serving.ReloadView:
         """Have the agent read its configuration again; nothing changes if it makes no sense."""
         return self.send(calls.reload())

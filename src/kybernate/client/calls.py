@@ -170,6 +170,11 @@ def plan(models: Sequence[str]) -> Call[api_serving.PlanView]:
     return Call("POST", "/v1/serving/plan", api_serving.PlanView, body=body)
 
 
+def start(name: str) -> Call[api_serving.ServedView]:
+    path = f"/v1/serving/served/{quote(name, safe='')}/start"
+    return Call("POST", path, api_serving.ServedView)
+
+
 def reload() -> Call[api_serving.ReloadView]:
     return Call("POST", "/v1/serving/reload", api_serving.ReloadView, timeout_s=_SWITCH_S)
 

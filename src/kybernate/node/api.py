@@ -214,6 +214,13 @@ class Api:
             ),
             Route(
                 "POST",
+                "/v1/serving/served/{name}/start",
+                self.start_served,
+                "Start a model or a job of the configuration as soon as it gets room",
+                answer=api_serving.ServedView,
+            ),
+            Route(
+                "POST",
                 "/v1/serving/reload",
                 self.reload,
                 "Read the configuration again, all but `agent`; nothing changes if it makes no sense",
@@ -422,6 +429,14 @@ class Api:
                 raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
         picture, plan = serving.controller.preview(names)
         return http.answer(plan_view(picture, plan, policy=serving.settings.serving.policy))
+
+    async def start_served(self, request: web.Request) -> web.Response:
+        http.caller(request).require_owner(os.geteuid(), "what the configuration names")
+        name = http.name_of(request)
+        serving = self._agent.serving
+        serving.begin(name)
+        view = serving_view(serving, self._agent.clock())
+        return http.answer(next(each for each in view.served if each.name == name))
 
     async def reload(self, request: web.Request) -> web.Response:
         http.caller(request).require_owner(os.geteuid(), "the agent")

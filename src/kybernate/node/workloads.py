@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+STOPPED = "stopped by order"
+"""How the reason begins of one that a person ended."""
 _KILL_S = 20.0
 """How long processes that were killed may take to be gone: the kernel frees their GPU memory in that time."""
 
@@ -361,14 +363,10 @@ class Workloads:
             return entry
         if self.before_stop is not None:
             await self.before_stop(name, grace_s)
-        gear.ledger.apply(name, Event.STOP, reason="stopped by order")
+        gear.ledger.apply(name, Event.STOP, reason=STOPPED)
         gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
         if tree is None:
-            reason = (
-                "nothing of it was left"
-                if entry.snapshot is None
-                else f"stopped by order, while it lay in {entry.tier}"
-            )
+            reason = "nothing of it was left" if entry.snapshot is None else f"{STOPPED}, while it lay in {entry.tier}"
             ended = gear.ledger.apply(name, Event.EXITED, reason=reason, evicted={}, depth=None, paused_by=None)
             gear.events.record("exited", reason, workload=name, data={"was": entry.state})
             return ended
@@ -387,7 +385,7 @@ class Workloads:
         before = gear.ledger.entry(name)
         reason = f"its process ended with status {status}"
         if before.state is WorkloadState.STOPPING:
-            reason = f"stopped by order, exit status {status}"
+            reason = f"{STOPPED}, exit status {status}"
         entry = gear.ledger.apply(
             name,
             Event.EXITED,

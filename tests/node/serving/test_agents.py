@@ -104,21 +104,23 @@ def test_a_workload_reaches_neither_the_agent_nor_the_activator_nor_another_work
     state = agent.state.root
     doors = [str(agent.activator_socket), str(agent.state.socket), str(state / "workloads" / "a" / "agent.sock")]
     assert stat.S_IMODE(agent.activator_socket.stat().st_mode) == 0o600
-    for door in doors:
-        with socket.socket(socket.AF_UNIX) as knocking:
+    kinds = [socket.SOCK_STREAM, socket.SOCK_STREAM, socket.SOCK_SEQPACKET]
+    for door, kind in zip(doors, kinds, strict=True):
+        with socket.socket(socket.AF_UNIX, kind) as knocking:
             knocking.connect(door)  # from outside they are there
     program = (
         "import socket, sys\n"
-        "for door in sys.argv[1:]:\n"
-        "    try:\n"
-        "        socket.socket(socket.AF_UNIX).connect(door)\n"
-        "        print('REACHED', door)\n"
-        "    except OSError as e:\n"
-        "        print('refused', e.errno)\n"
+        "for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):\n"
+        "    for door in sys.argv[1:]:\n"
+        "        try:\n"
+        "            socket.socket(socket.AF_UNIX, kind).connect(door)\n"
+        "            print('REACHED', door)\n"
+        "        except OSError as e:\n"
+        "            print('refused', e.errno)\n"
     )
     agent.run("spy", sys.executable, "-c", program, *doors)
     agent.client.wait("spy", timeout_s=30)
-    assert agent.output("spy").splitlines() == ["refused 2"] * len(doors)
+    assert agent.output("spy").splitlines() == ["refused 2"] * 2 * len(doors)
 
 
 def test_a_stranger_is_no_worker(begin: Begin, eventually: Eventually) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
@@ -93,6 +94,25 @@ def test_a_job_is_started_again_as_it_wants_and_no_more(begin: Begin, eventually
     agent.start()
     eventually(lambda: starts("ever") > 2, timeout_s=90, what="started by the next agent, too")
     assert (starts("once"), starts("well")) == (1, 1)
+
+
+def test_a_job_that_ended_while_no_agent_ran_has_ended(begin: Begin, eventually: Eventually) -> None:
+    program = "import time; print('ran', flush=True); time.sleep(3)"
+    jobs: dict[str, object] = {"once": {"command": [sys.executable, "-c", program]}}
+    agent = begin(jobs=jobs)
+    pid = eventually(lambda: "ran" in agent.output("once") and agent.client.workload("once").pids[0], timeout_s=60)
+    agent.kill()
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), timeout_s=30, what="its end")
+    agent.start()
+    assert agent.client.workload("once").state == "exited"
+    agent.write(jobs={**jobs, "other": training(size=16 * MIB)})
+    agent.client.reload()
+    eventually(lambda: agent.state_of("other") == "resident", timeout_s=90, what="the policy at work")
+    assert agent.state_of("once") == "absent"
+    agent.client.start("once")
+    eventually(lambda: agent.client.workload("once").state == "running", timeout_s=60, what="started by order")
+    eventually(lambda: agent.client.workload("once").state == "exited", timeout_s=60, what="its second end")
+    assert sum(event.kind == "started" for event in agent.client.events("once")) == 2
 
 
 def test_the_account_goes_on_in_the_next_agent(begin: Begin, eventually: Eventually) -> None:

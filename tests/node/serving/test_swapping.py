@@ -195,3 +195,39 @@ def test_concurrency_is_shared_among_the_workers(begin: Begin, eventually: Event
     assert one.shares["a"] == 0
     two.close()
     eventually(lambda: one.shares["a"] == 3, what="equal parts for two")
+
+
+def test_an_allocation_waits_for_requests_in_flight(begin: Begin, eventually: Eventually) -> None:
+    """Of a model whose size nobody knows yet: room is made when it asks for memory."""
+    agent = begin(models={"a": server("a"), "b": server("b", vram=None)})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.request("a", in_flight=1)
+    peer.request("b", waiting=1)
+    started = lambda: [each for each in agent.client.workloads() if each.name == "b" and each.state == "running"]  # noqa: E731
+    eventually(started, timeout_s=90, what="b's process")
+    since = agent.client.serving().time
+    eventually(lambda: agent.client.serving().time > since + 2.0, what="time in which b asks for memory")
+    assert agent.client.workload("a").state == "running"
+    assert not peer.is_open("b")
+    peer.answer("a")
+    eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open")
+    assert agent.state_of("a") == "away in ram"
+
+
+def test_what_somebody_runs_gives_way_and_is_said_to_wait(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", idle=1)})
+    agent.run_cuda("mine", bytes_=80 * MIB)
+    eventually(lambda: agent.steps("mine") > 0, timeout_s=60, what="it computes")
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    assert agent.client.workload("mine").paused_by == "arbiter"
+    peer.request("a", in_flight=1)
+    eventually(lambda: "Now: " in agent.client.explain("mine").text, what="why it waits")
+    plan = agent.client.plan("a")
+    assert [action for action in plan.actions if action.workload == "a"] == []
+    peer.answer("a")
+    steps = agent.steps("mine")
+    eventually(lambda: agent.steps("mine") > steps, timeout_s=90, what="it goes on in the gap")

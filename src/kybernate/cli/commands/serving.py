@@ -1,4 +1,4 @@
-"""models, plan, reload: what is served, what would be done for whom, and a changed kybernate.yaml."""
+"""models, start, plan, reload: what is served, what would be done for whom, and a changed kybernate.yaml."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def _row(each: ServedView) -> tuple[str, ...]:
         format_seconds(each.usage.resident_s),
         each.reason,
     )
+
+
+def start(name: str, /, *, common: Common = _COMMON) -> None:
+    """Start a model or a job of kybernate.yaml, also one that has ended, as soon as it gets room."""
+    with common.client() as client:
+        view = client.start(name)
+    print_json(view) if common.json else print(f"{name}: comes as soon as it gets room; `kybernate models` shows it")
 
 
 def plan(*names: str, common: Common = _COMMON) -> None:

@@ -17,6 +17,7 @@ from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
+from kybernate.node.policy.costs import Direction
 from kybernate.node.policy.picture import Action, Bring, Class, Leave, Member, Phase, Picture, Plan, Stage, Unstage
 from kybernate.node.policy.registry import Policy, policy_named
 from kybernate.node.policy.settings import PolicySettings
@@ -32,7 +33,7 @@ from kybernate.node.serving.staging import Staging
 from kybernate.node.settings import Restart, ServingSettings
 from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
-from kybernate.node.workloads import Workloads
+from kybernate.node.workloads import STOPPED, Workloads
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _APART_S = 0.01
 """Between two looks, so that a thousand requests a second are not a thousand plans."""
 _AGAIN_S = 1.0
 _AGAIN_MOST_S = 60.0
+_STEADY_S = 60.0
+"""Who failed so long ago begins with a short pause again."""
 _ROOM_S = 5.0
 """How long a resume looks for room where its victims didn't suffice."""
 _GRACE_S = 10.0
@@ -92,6 +95,8 @@ class Controller:
         self._failures: dict[WorkloadName, _Failure] = {}
         self._asked_for: set[WorkloadName] = set()
         self._been_up: set[WorkloadName] = set()
+        self._replacing: set[WorkloadName] = set()
+        self._stopped = False
         self._refused: set[WorkloadName] = set()
         """Those of whom the workers were told that they can't be had, because of a failure."""
         self.pardoned: Callable[[WorkloadName], None] = lambda _: None
@@ -115,15 +120,33 @@ class Controller:
         self._woken.set()
 
     def asked_for(self, name: WorkloadName) -> None:
-        """A person ordered its resume: it shall run until somebody pauses it."""
+        """A person ordered its resume, or its start: it shall run until somebody pauses it."""
         self._asked_for.add(name)
         self._failures.pop(name, None)
+        if self._memories.of(name).done:
+            self._memories.update(name, done=False)
         self.wake()
 
+    def stop(self) -> None:
+        """The agent goes down: nothing is begun any more."""
+        self._stopped = True
+
+    def take_over(self) -> None:
+        """After the recovery: what lives was up before, and a job that ended while no agent ran has ended."""
+        for name, served in self.served.items():
+            entry = self._gear.ledger.get(name)
+            if entry is None:
+                continue
+            if not entry.ended:
+                self._been_up.add(name)
+            elif served.kind is Kind.JOB and self._memories.of(name).fingerprint:
+                self._job_ended(served, entry, by_order=entry.reason.startswith(STOPPED))
+
     def up(self, name: WorkloadName) -> None:
-        """It may be asked."""
+        """It may be asked, or computes."""
         self._been_up.add(name)
-        self._failures.pop(name, None)
+        if held := self._resident(name):
+            self._memories.update(name, needs=dict(held))
         self.wake()
 
     def changed(self, old: Entry | None, new: Entry | None) -> None:
@@ -259,7 +282,7 @@ class Controller:
         picture = self.picture = self.look()
         plan = self.plan = self._policy(picture, self._numbers)
         for action in plan.actions:
-            if not self._touched(action) & self._acting.keys():
+            if not self._stopped and not self._touched(action) & self._acting.keys():
                 self._begin(action)
         for member in picture.members.values():
             if member.waiting and member.phase in (Phase.AWAY, Phase.ABSENT) and not fits_at_all(picture, member):
@@ -287,6 +310,8 @@ class Controller:
             if served.kind is Kind.MODEL and entry.state is WorkloadState.PAUSED and entry.paused_by == USER:
                 hint = f"{name} was paused by order; `kybernate resume {name}` lets it answer"
                 self._gates.refuse(name, message=hint, retry_after_s=None)
+            if entry.state is WorkloadState.RUNNING and name not in self.starting and self._memories.of(name).was_ready:
+                self._let_run(name)
             if self._memories.of(name).fingerprint not in ("", served.fingerprint):
                 self._restart_when_idle(served, entry, now)
             elif self._may_sink(served, entry, now):
@@ -341,7 +366,9 @@ class Controller:
                     raise Conflict(f"workload {name} has ended")
                 if victims and (gpu := self._gear.gpu) is not None:
                     await gpu.room.clear_room(name, victims)
+                began = self._gear.clock()
                 await self._coming.start(served, victims=victims, wait_s=_ROOM_S)
+                self.learn_coming(name, None, self._gear.clock() - began)
             else:
                 why = f"resumed by the policy: {action.why}"
                 await self._coming.resume(name, victims=victims, wait_s=_ROOM_S, why=why)
@@ -399,6 +426,7 @@ class Controller:
     async def _replace(self, served: Served) -> None:
         name = served.name
         self._gear.events.record("reconfigured", "ended, since its program was changed in the file", workload=name)
+        self._replacing.add(name)
         try:
             await self._gates.close(name, timeout_s=self._settings.drain)
             await self._workloads.stop(name, grace_s=_GRACE_S, remove=False)
@@ -408,6 +436,8 @@ class Controller:
         else:
             self._memories.update(name, fingerprint="", done=False)
             self._been_up.discard(name)
+        finally:
+            self._replacing.discard(name)
 
     def _may_sink(self, served: Served, entry: Entry, now: float) -> bool:
         gpu = self._gear.gpu
@@ -439,9 +469,10 @@ class Controller:
             self._gates.refuse(name, message=f"{name} can't be had: {text}", retry_after_s=failure.pause_s)
 
     def _back_off(self, name: WorkloadName, reason: str) -> _Failure:
-        before = self._failures.get(name)
-        pause = _AGAIN_S if before is None else min(2 * before.pause_s, _AGAIN_MOST_S)
-        failure = self._failures[name] = _Failure(self._gear.clock() + pause, pause, reason)
+        before, now = self._failures.get(name), self._gear.clock()
+        fresh = before is None or now - before.until > _STEADY_S
+        pause = _AGAIN_S if before is None or fresh else min(2 * before.pause_s, _AGAIN_MOST_S)
+        failure = self._failures[name] = _Failure(now + pause, pause, reason)
         return failure
 
     # -- counting ----------------------------------------------------------------------------------------------------
@@ -469,18 +500,25 @@ class Controller:
             self._memories.learn(name, self._memories.costs.reported(new.last_pause, place=TierName.RAM))
             if new.evicted:
                 self._memories.update(name, needs=dict(new.evicted))
-        before = None if old is None else old.last_resume
-        if new.last_resume is not None and new.last_resume is not before:
-            self._memories.learn(name, self._memories.costs.reported(new.last_resume, place=TierName.RAM))
         served = self.served.get(name)
-        if served is None or old is None or old.ended or not new.ended:
+        if served is None or old is None or old.ended or not new.ended or name in self._replacing:
             return
-        by_order = old.state is WorkloadState.STOPPING and name not in self._acting
-        if served.kind is Kind.JOB and new.state is WorkloadState.EXITED:
-            over = new.exit_status == 0 and served.restart is not Restart.ALWAYS
-            never = served.restart is Restart.NEVER
-            self._memories.update(name, done=over or never or by_order)
-            if not (over or never or by_order):
-                self._back_off(name, f"ended with status {new.exit_status}")
-        elif served.kind is Kind.MODEL and not by_order and name not in self._acting:
+        by_order = old.state is WorkloadState.STOPPING
+        if served.kind is Kind.JOB:
+            self._job_ended(served, new, by_order=by_order)
+        elif not by_order and name not in self.starting:
             self._back_off(name, f"ended with status {new.exit_status}")
+
+    def _job_ended(self, served: Served, entry: Entry, *, by_order: bool) -> None:
+        """Whether it is started again, and when."""
+        over = entry.exit_status == 0 and served.restart is not Restart.ALWAYS
+        done = over or by_order or served.restart is Restart.NEVER
+        self._memories.update(served.name, done=done)
+        if not done:
+            self._back_off(served.name, f"ended with status {entry.exit_status}")
+
+    def learn_coming(self, name: WorkloadName, place: TierName | None, seconds: float) -> None:
+        """It came from there, which took so long. None: it was started, or cloned."""
+        size = sum(self._resident(name).values())
+        costs = self._memories.costs.observed(name, Direction.COME, place, seconds=seconds, size=size)
+        self._memories.learn(name, costs)

@@ -13,7 +13,6 @@ from kybernate.node.policy.schedule import in_window
 from kybernate.node.serving.loads import Demand
 from kybernate.node.serving.memory import Memory
 from kybernate.node.serving.specs import Kind, Served
-from kybernate.node.settings import Restart
 
 _PHASES = {
     WorkloadState.STARTING: Phase.COMING,
@@ -117,7 +116,7 @@ def bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, 
         return entry.evicted
     if phase in (Phase.RESIDENT, Phase.LEAVING):
         return seen.resident
-    expected = seen.memory.needs
+    expected = {uuid: size for uuid, size in seen.memory.needs.items() if uuid in gpus}
     if not expected and seen.served is not None and seen.served.vram is not None:
         expected = dict.fromkeys(gpus[:1], seen.served.vram)
     return {uuid: max(expected.get(uuid, 0), seen.resident.get(uuid, 0)) for uuid in {*expected, *seen.resident}}
@@ -141,14 +140,9 @@ def work_left(seen: Seen) -> bool:
     """Of a job: it runs, or is to be started again."""
     entry, served = seen.entry, seen.served
     assert served is not None
-    if entry is None:
-        return not seen.memory.done
-    if not entry.ended:
+    if entry is not None and not entry.ended:
         return True
-    if seen.memory.done:
-        return False
-    failed = entry.exit_status != 0
-    return served.restart is Restart.ALWAYS or (served.restart is Restart.ON_FAILURE and failed)
+    return not seen.memory.done or seen.memory.fingerprint != served.fingerprint
 
 
 def _pinned(seen: Seen, phase: Phase, now: float) -> bool:

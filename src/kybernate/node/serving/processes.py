@@ -36,6 +36,8 @@ _AGAIN_S = 0.2
 _AGAIN_MOST_S = 30.0
 _STEADY_S = 60.0
 """A worker that lived so long begins with a short pause when it crashes after all."""
+_LATE_S = 10.0
+"""A worker connects within one second, but on a machine that does nothing else in ten."""
 _KILL_S = 5.0
 """After its grace: to exit by itself, then by SIGTERM."""
 
@@ -115,6 +117,17 @@ class Processes:
     def all(self) -> list[Worker]:
         """Of the present generation."""
         return [slot.worker for _, slot in sorted(self._slots.items()) if slot.worker is not None]
+
+    def missing(self) -> list[int]:
+        """Numbers of workers that should be connected by now."""
+        connected = self._workers.pids()
+        late = self._clock() - _LATE_S
+        return [
+            number
+            for number, slot in sorted(self._slots.items())
+            if (slot.worker is None and slot.again_s > _AGAIN_S * 2)
+            or (slot.worker is not None and slot.began < late and slot.worker.pid not in connected)
+        ]
 
     def adopt(self) -> set[int]:
         """Find what a predecessor started. Returns the processes of workers that live."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kybernate.model.api_serving import ReloadView
-from kybernate.model.errors import BadInput, Busy, KybernateError
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.serving import Configure, Drained, Hello, Key, Load, Status
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
 from kybernate.node.database import Database
@@ -146,6 +146,7 @@ class Serving:
         await in_thread("remember", self.memories.load)
         self._gear.ledger.observe(self._changed)
         self._apply(first)
+        self.controller.take_over()
         await self.workers.listen(self)
         adopted = self.processes.adopt()
         self.gates.expect(adopted)
@@ -155,6 +156,7 @@ class Serving:
 
     async def end(self) -> None:
         """The agent goes down: answers under way get their time, what is held is told to come again."""
+        self.controller.stop()
         self.accounts.write(self._gear.clock())
         if self.processes.address is not None:
             await self.processes.end(grace_s=self.settings.activator.grace)
@@ -184,6 +186,23 @@ class Serving:
         self._gear.events.record("reloaded", f"{file}: {said or 'no model or job changed'}", data=view.model_dump())
         return view
 
+    def begin(self, name: WorkloadName) -> None:
+        """A person wants a model or a job of the file to run.
+
+        Raises:
+            NotFound: the file names none.
+            Conflict: it runs, or a person paused it.
+        """
+        if name not in self._configured.served:
+            raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
+        entry = self._gear.ledger.get(name)
+        if entry is not None and not entry.ended:
+            hint = (
+                f"`kybernate resume {name}`" if entry.state is WorkloadState.PAUSED else f"`kybernate explain {name}`"
+            )
+            raise Conflict(f"{name} is {entry.state} already", hint=hint)
+        self.controller.asked_for(name)
+
     # -- what switching asks -----------------------------------------------------------------------------------------
 
     async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
@@ -198,6 +217,7 @@ class Serving:
         self._reopen(name)
 
     def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
+        self.controller.learn_coming(name, TierName(tier), seconds)
         served = self.controller.served.get(name)
         if served is None or served.probe is None or name in self.controller.starting:
             return
@@ -311,6 +331,7 @@ class Serving:
         if entry is None or entry.ended:
             return
         self._gear.events.record("reconfigured", "ended, since the file no longer names it", workload=name)
+        self.memories.update(name, fingerprint="", done=False)  # should it be named again, it begins anew
         try:
             await self._workloads.stop(name, grace_s=10.0, remove=False)
         except KybernateError as e:

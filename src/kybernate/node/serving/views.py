@@ -35,6 +35,10 @@ def serving_view(serving: Serving, now: float) -> words.ServingView:
             hits=serving.staging.hits,
             misses=serving.staging.misses,
         ),
+        notes=[
+            f"activator worker {each} isn't connected; {serving.places.log} says why"
+            for each in serving.processes.missing()
+        ],
     )
 
 
