@@ -177,6 +177,9 @@ def sweep_after(pid: int, places: Sequence[Path]) -> None:
 
 def main() -> int:
     options = arguments()
+    if options.merge:
+        bench_results.write(options.results / "tiers.json", merged(options.merge))
+        return 0
     plan = plan_of(options)
     if options.child is not None:
         return child(options.child, plan, options.lines)
@@ -217,6 +220,23 @@ def main() -> int:
     return 1 if findings.failed else 0
 
 
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """The results of several runs as one: of one commit, on one machine. A later run's case replaces an earlier one's."""
+    first, *others = [json.loads(path.read_text()) for path in paths]
+    cases = {case["case"]: case for case in first["cases"]}
+    for path, other in zip(paths[1:], others, strict=True):
+        for what in ("bench", "commit", "simulated"):
+            if other[what] != first[what]:
+                raise SystemExit(f"{path} has {what} {other[what]!r}, {paths[0]} has {first[what]!r}")
+        if (here := {k: v for k, v in other["host"].items() if k != "ram_gib"}) != (
+            there := {k: v for k, v in first["host"].items() if k != "ram_gib"}
+        ):
+            raise SystemExit(f"{path} is of another machine than {paths[0]}: {here} and {there}")
+        cases |= {case["case"]: case for case in other["cases"]}
+        first["notes"] += [note for note in other["notes"] if note not in first["notes"]]
+    return {**first, "cases": list(cases.values())}
+
+
 def show(findings: Findings) -> None:
     """A line a case."""
     for note in findings.notes:
@@ -236,7 +256,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bucket", type=Path, help="where the S3 server keeps its files; left out: in RAM")
     parser.add_argument("--process-size", help="of the process that goes to the disk and the bucket; 40GiB")
     parser.add_argument("--model-size", help="of the inference server; 10GiB")
-    parser.add_argument("--turn-size", help="of one turn against fio or another client; 4GiB")
+    parser.add_argument("--turn-size", help="of one turn against fio or another client; 3GiB")
     parser.add_argument("--logical-size", help="of the many snapshots; 100GiB")
     parser.add_argument("--rounds", type=int, default=3, help="turns against fio and other clients")
     parser.add_argument("--process-rounds", type=int, default=1, help="turns of the process")
@@ -245,6 +265,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=540.0, help="seconds for everything")
     parser.add_argument("--python", help="interpreter with PyTorch and transformers")
     parser.add_argument("--simulated", help="VRAM of a simulated GPU, to test this script")
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", help="make one result of those of several runs, and measure nothing"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--lines", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -273,7 +296,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         python=options.python or (sys.executable if simulated is not None else python_with(("torch", "transformers"))),
         process_bytes=size(options.process_size, 40 * GIB, 32 * MIB),
         model_bytes=size(options.model_size, 10 * GIB, 16 * MIB),
-        turn_bytes=size(options.turn_size, 4 * GIB, 64 * MIB),
+        turn_bytes=size(options.turn_size, 3 * GIB, 64 * MIB),
         logical_bytes=size(options.logical_size, 100 * GIB, 256 * MIB),
         rounds=options.rounds,
         process_rounds=options.process_rounds,

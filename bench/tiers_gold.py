@@ -166,6 +166,7 @@ class _Gold:
     # -- clones ------------------------------------------------------------------------------------------------------
 
     def _clones(self, agent: OwnAgent, cold: Sequence[float]) -> None:
+        self._recorder.note("clones: the first one reads the image from the disk; the others find it in host memory")
         found: list[float] = []
         baseline = Baseline("cold start", median(cold), len(cold))
         for turn in range(self._plan.clone_rounds + 1):

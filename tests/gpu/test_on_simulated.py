@@ -128,3 +128,11 @@ def test_tiers_runner_tells_of_a_stage_that_fails_and_goes_on(tmp_path: Path) ->
     assert done.returncode == 1
     assert any(note.startswith("object failed: ") for note in result["notes"])
     assert "nvme.write.of_fio" in {case["case"] for case in result["cases"]}
+    other = {**result, "cases": [{**result["cases"][0], "case": "other"}], "notes": ["said elsewhere"]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    done, both = tiers(tmp_path, "--merge", str(tmp_path / "results" / "tiers.json"), str(tmp_path / "other.json"))
+    assert done.returncode == 0, done.stderr
+    assert [case["case"] for case in both["cases"]] == [*(case["case"] for case in result["cases"]), "other"]
+    (tmp_path / "other.json").write_text(json.dumps({**other, "commit": "another"}))
+    done, _ = tiers(tmp_path, "--merge", str(tmp_path / "results" / "tiers.json"), str(tmp_path / "other.json"))
+    assert "has commit 'another'" in done.stderr
