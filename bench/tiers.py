@@ -61,11 +61,11 @@ class Stage:
 
 
 STAGES = {
-    "nvme": Stage(tiers_store.disk, 100, 20),
+    "nvme": Stage(tiers_store.disk, 130, 20),
     "gold": Stage(tiers_gold.gold, 260, 120),
     "process-nvme": Stage(tiers_process.disk, 180, 70),
     "process-object": Stage(tiers_process.bucket, 180, 80),
-    "object": Stage(tiers_store.bucket, 100, 30),
+    "object": Stage(tiers_store.bucket, 130, 30),
     "snapshots": Stage(tiers_snapshots.snapshots, 120, 40),
 }
 
@@ -258,7 +258,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model-size", help="of the inference server; 10GiB")
     parser.add_argument("--turn-size", help="of one turn against fio or another client; 3GiB")
     parser.add_argument("--logical-size", help="of the many snapshots; 100GiB")
-    parser.add_argument("--rounds", type=int, default=3, help="turns against fio and other clients")
+    parser.add_argument("--rounds", type=int, default=5, help="turns against fio and other clients")
     parser.add_argument("--process-rounds", type=int, default=1, help="turns of the process")
     parser.add_argument("--cold", type=int, default=3, help="cold starts of the server")
     parser.add_argument("--clones", type=int, default=5, help="clones, one after the other")

@@ -324,11 +324,10 @@ def bucket(plan: Plan, recorder: Recorder) -> None:
     with (
         scratch(plan.directory, "bucket") as place,
         scratch(Path("/dev/shm"), "client") as files,
-        s3_server(plan, 2 * plan.turn_bytes) as server,
+        s3_server(plan, 4 * plan.turn_bytes) as server,
         contextlib.closing(Catalog(place / "catalog.db")) as catalog,
     ):
-        # Half as much as for the disk: a server on the same processor is slower.
-        memory = Memory(min(fitting(plan.turn_bytes // 2, place, spare=0) for place in (server.root, files)))
+        memory = Memory(min(fitting(plan.turn_bytes, place, spare=0) for place in (server.root, files)))
         tier = Tier(ObjectMedium(f"s3://{BUCKET}/ours", options=options(server.port)), catalog)
         others: dict[str, Turn] = {
             f"obstore {size // MIB} MiB in {part // MIB}": partial(plain_obstore, server.port, BUCKET, size, part)

@@ -6,6 +6,7 @@ Tests use real processes, sockets, cgroups and namespaces; only the GPU is simul
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+
+with contextlib.suppress(ImportError):  # the bundle's GPU tests need none
+    from hypothesis import settings
+
+    # No test fails for being slow: on a busy machine anything is.
+    settings.register_profile("kybernate", deadline=None)
+    settings.load_profile("kybernate")
 
 T = TypeVar("T")
 
