@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from tests.proxy.rig import request
 
 from kybernate.model.serving import Endpoint, Limits, Load, Refuse, Share, Status
@@ -100,6 +101,31 @@ def test_a_worker_holds_so_many_requests_and_bytes(rig):
         assert (answer.status, answer.code) == (429, "held_full")
 
 
+def test_bodies_that_are_still_being_read_count_too(rig, eventually):
+    server = rig.upstream()
+    rig.configure(Endpoint("m", server.port), held_bytes_max=100_000)
+    rig.open()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n"
+    body = b'{"model":"m","x":"' + b"x" * 60_000
+    with rig.client() as first:
+        first.send(head + body)
+
+        def refused():
+            with rig.client() as second:
+                second.send(head + body)
+                second.socket.settimeout(0.5)
+                try:
+                    return second.answer().status == 429
+                except TimeoutError:
+                    return False
+
+        assert eventually(refused)
+        first.send(b"x" * (90_000 - len(body) - 2) + b'"}')
+        assert first.answer().status == 200
+        assert first.model("m").status == 200
+    assert len(server.requests) == 2
+
+
 def test_a_client_that_hangs_up_is_held_no_longer(rig):
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port))
@@ -146,6 +172,7 @@ def test_a_model_that_can_not_be_had(rig, eventually):
         assert one.answer().status == 200
 
 
+@pytest.mark.timeout(240)
 def test_ten_thousand_held_and_none_lost(rig, eventually):
     count = 10_000
     server = rig.upstream()

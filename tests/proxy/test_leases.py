@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 import time
 
-from tests.proxy.rig import request
+from tests.proxy.rig import PROGRAMS, Client, free_port, request
 
 from kybernate.model.serving import Close, Drained, End, Endpoint, Hello, Load, Open
 
@@ -177,6 +180,28 @@ def test_idle_connections_that_the_server_closed_are_not_an_error(rig):
             server.control("/_close_idle")
 
 
+def test_a_server_that_closes_while_it_is_asked(rig):
+    """The race of every kept-alive connection: not one error, and not one request that arrives twice."""
+    program = [sys.executable, str(PROGRAMS / "closing.py")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port, told = map(int, server.stdout.readline().split())
+        try:
+            rig.configure(Endpoint("m", port))
+            rig.open()
+            pauses = random.Random(1)
+            with rig.client() as client:
+                for _ in range(1500):
+                    assert client.model("m").status == 200
+                    end = time.monotonic() + pauses.random() * 0.002
+                    while time.monotonic() < end:
+                        pass
+            with Client(told) as counted:
+                assert counted.rest() == b"1500"
+        finally:
+            server.kill()
+
+
 def test_a_server_that_closes_without_an_answer(rig):
     """The request was read there: it must not be sent again."""
     server = rig.serve()
@@ -207,8 +232,6 @@ def test_a_server_that_dies_and_comes_back_elsewhere(rig):
 
 
 def test_a_server_that_listens_late(rig):
-    from tests.proxy.rig import free_port
-
     port = free_port()
     rig.configure(Endpoint("m", port))
     rig.open()

@@ -167,8 +167,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests of one model in this worker. Sent at once when one that waits or flies is the first or the last, else at most
-    20 times a second."""
+    """Requests of one model in this worker. Sent at once when one that waits is the first or the last, else at most 20 times a
+    second."""
 
     kind: ClassVar[str] = "load"
     model: str

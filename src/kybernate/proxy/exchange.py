@@ -55,6 +55,7 @@ class Exchange:
         "_head",
         "_key",
         "_payload",
+        "_reading",
         "_retries",
         "_safe",
         "_swap_s",
@@ -109,6 +110,8 @@ class Exchange:
         self._body_size = 0
         self._payload: list[bytes] | None = None
         """Content of a body that is read whole."""
+        self._reading = 0
+        """Bytes of it that are booked."""
         self._ahead: list[bytes] = []
         """What is to be sent as soon as there is a connection; kept until the answer begins, if it can be sent again."""
         self._at_once = False
@@ -172,6 +175,7 @@ class Exchange:
         if self.phase is Phase.OVER:
             return
         phase, self.phase = self.phase, Phase.OVER
+        self._read()
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
@@ -200,7 +204,14 @@ class Exchange:
         self._body_size += used
         if self._body_size > self.front.worker.body_max:
             self._too_large()
-        elif self._payload is None and used:
+        elif self._payload is not None:
+            if self.body_complete:
+                return used  # at once it is forwarded, held or refused
+            if self.front.worker.budget.take_bytes(used):
+                self._reading += used
+            else:
+                self._spoiled(Refusal(429, "held_full", "too many bodies wait here", 1.0))
+        elif used:
             piece = data if used == len(data) else data[:used]
             if self.phase is Phase.SENT and self.upstream is not None:
                 self._can_repeat = False
@@ -208,6 +219,12 @@ class Exchange:
             else:
                 self._ahead.append(piece)
         return used
+
+    def _read(self) -> None:
+        """The body isn't being read any more."""
+        self.front.worker.budget.give_bytes(self._reading)
+        self._reading = 0
+        self._payload = None
 
     def _spoiled(self, refusal: Refusal) -> None:
         """The body is not to be passed on; what was, was only a beginning, which no server takes for the whole."""
@@ -234,7 +251,7 @@ class Exchange:
         assert head is not None
         payload = self._payload or []
         body = payload[0] if len(payload) == 1 else b"".join(payload)
-        self._payload = None
+        self._read()
         content_type = head.named.get(b"content-type", b"")
         try:
             name = naming.model_in(body, content_type)
@@ -400,6 +417,7 @@ class Exchange:
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
+        self._read()
         self._ahead.clear()
         self._count(refusal.status)
         self.front.answer_error(refusal, complete=self.body_complete, head_only=self.answer.head_only, exchange=self)

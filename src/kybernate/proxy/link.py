@@ -83,5 +83,10 @@ class AgentLink:
             except ValueError as e:
                 log.warning("a message of the agent can't be read", error=str(e))
                 continue
-            if message is not None:
+            if message is None:
+                continue
+            try:
                 self._told(message)
+            except Exception:
+                # A fault with one model must not end the streams of all others.
+                log.exception("a message of the agent could not be carried out", kind=message.kind)

@@ -86,6 +86,16 @@ class HeldBudget:
         self.requests -= 1
         self.bytes -= size_bytes
 
+    def take_bytes(self, size_bytes: int) -> bool:
+        """For a body that is still being read."""
+        if self.bytes + size_bytes > self.bytes_max:
+            return False
+        self.bytes += size_bytes
+        return True
+
+    def give_bytes(self, size_bytes: int) -> None:
+        self.bytes -= size_bytes
+
 
 @dataclass(slots=True)
 class _Waiting:

@@ -195,11 +195,12 @@ class ServedModel:
         self.run(self.queue.open(message))
 
     def _disconnect(self) -> None:
-        if self.pool is None:
+        pool = self.pool  # which may be let go below, where the last one is put back
+        if pool is None:
             return
-        for request in reversed(self.pool.withdraw_all()):
+        for request in reversed(pool.withdraw_all()):
             self._put_back(request)
-        self.pool.close_idle()
+        pool.close_idle()
 
     def _let_go(self) -> None:
         if self.pool is not None:

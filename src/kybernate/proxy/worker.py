@@ -59,7 +59,7 @@ class Worker:
         self._meter = meter
         self._number = number
         self._workers = workers
-        self._budget = HeldBudget(requests=_DEFAULTS.held_max, size_bytes=_DEFAULTS.held_bytes_max)
+        self.budget = HeldBudget(requests=_DEFAULTS.held_max, size_bytes=_DEFAULTS.held_bytes_max)
         self._gone: dict[str, ServedModel] = {}
         """Models no longer configured, as long as requests of theirs are in flight."""
         self._link = AgentLink(agent, told=self.told, hello=self._hello, lost=self._agent_lost)
@@ -136,16 +136,14 @@ class Worker:
     def _configure(self, message: Configure) -> None:
         self.body_max = message.body_max
         self.idle_s = message.idle_s
-        self._budget.requests_max = message.held_max
-        self._budget.bytes_max = message.held_bytes_max
+        self.budget.requests_max = message.held_max
+        self.budget.bytes_max = message.held_bytes_max
         self.keys = Keys(message.keys)
         old, self.models = self.models, {}
         for endpoint in message.endpoints:
             model = old.pop(endpoint.model, None) or self._gone.pop(endpoint.model, None)
             if model is None:
-                model = ServedModel(
-                    endpoint, self._budget, workers=self._workers, tell=self._link.tell, wake=self._wake
-                )
+                model = ServedModel(endpoint, self.budget, workers=self._workers, tell=self._link.tell, wake=self._wake)
             else:
                 model.configure(endpoint)
             self.models[endpoint.model] = model
