@@ -11,6 +11,7 @@ Moments are part of the plan, but a machine isn't as punctual: a rare finding ma
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="numbers of the steps to do, with commas between")
     parser.add_argument("--shrink", action="store_true", help="look for fewer steps of --seed that go wrong")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # everything below is left in an orderly way
     with tempfile.TemporaryDirectory(prefix="kyb-soak-") as directory:
         try:
             place = Path(directory) / "s3"
