@@ -84,6 +84,15 @@ def test_close_says_drained_once_nothing_is_connected():
     assert list(q.in_flight) == ["b"]
 
 
+def test_drained_is_said_even_if_others_wait():
+    q = queue()
+    q.open(opened())
+    q.arrive("a", now=0, size=1)
+    q.close(1, preempt=False)
+    q.arrive("b", now=0, size=1)
+    assert q.ended("a") == [SayDrained(1)]
+
+
 def test_an_open_takes_a_close_back():
     q = queue()
     q.open(opened())
@@ -243,5 +252,5 @@ class Lives(RuleBasedStateMachine):
             assert not self.closes, "a close that nobody answers"
 
 
-Lives.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Lives.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestLives = Lives.TestCase

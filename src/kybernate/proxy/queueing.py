@@ -160,9 +160,9 @@ class Queue(Generic[T]):
         """One in flight is over, however."""
         if self.in_flight.pop(ticket, self) is self:
             return []
-        if self.waiting:
-            return self._forward()
-        return self._drained() if self._closing else []
+        if self.waiting or self._closing:
+            return [*self._forward(), *self._drained()]
+        return []
 
     def returned(self, ticket: T, *, now: float, since: float, size: int) -> list[Effect[T]]:
         """One in flight could not be sent, nothing of it was: it is held again, before all others, up to its old deadline."""
