@@ -19,7 +19,7 @@ from tests.node.serving.peer import Peer
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
-from kybernate.model.errors import KybernateError
+from kybernate.model.errors import KybernateError, NotFound
 from kybernate.model.types import MIB
 
 NEEDED = ("LD_PRELOAD", "ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS")
@@ -86,6 +86,13 @@ class ServingAgent(AgentProcess):
         transport = httpx2.HTTPTransport(uds=str(self.state.socket))
         with httpx2.Client(transport=transport) as http:
             return http.get("http://agent/metrics").text
+
+    def said(self, name: str) -> str:
+        """Its output; empty before its start."""
+        try:
+            return self.output(name)
+        except NotFound:
+            return ""
 
     def state_of(self, name: str) -> str:
         """As the policy sees it: phase, and the tier where it is away."""

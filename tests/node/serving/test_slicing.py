@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, server, training
 
+from kybernate.model.api_serving import ServedView
 from kybernate.model.types import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
@@ -33,11 +34,17 @@ def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Be
         jobs={"train": training(size=64 * MIB, steps=400)},
     )
     peer = agent.peer()
-    eventually(lambda: "step" in agent.output("train"), timeout_s=90, what="training that computes")
+
+    def served(name: str) -> ServedView:
+        return next(each for each in agent.client.serving().served if each.name == name)
+
+    eventually(lambda: "step" in agent.said("train"), timeout_s=90, what="training that computes")
     for _ in range(2):
         peer.request("chat", waiting=1)
         eventually(lambda: peer.is_open("chat"), timeout_s=90, what="chat open")
         assert agent.state_of("train") == "away in ram"
+        peer.request("chat", in_flight=1)
+        eventually(lambda: served("chat").in_flight == 1, what="a request that flies")
         peer.answer("chat")
         eventually(lambda: agent.state_of("train") == "resident", timeout_s=90, what="training in the gap")
         assert not peer.is_open("chat")
@@ -46,9 +53,9 @@ def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Be
     )
     assert ended.exit_status == 0
     assert "MISMATCH" not in agent.output("train")
-    usage = {each.name: each.usage for each in agent.client.serving().served}
-    assert 0 < usage["train"].busy_s <= usage["train"].resident_s
-    assert 0 < usage["chat"].busy_s < usage["chat"].resident_s
+    train, chat = served("train").usage, served("chat").usage
+    assert 0 < train.busy_s <= train.resident_s
+    assert 0 < chat.busy_s < chat.resident_s
     shares = {each.klass: each.share for each in agent.client.serving().classes}
     assert sum(shares.values()) == pytest.approx(1.0)
     assert min(shares.values()) > 0
@@ -100,7 +107,7 @@ def test_a_job_that_ended_while_no_agent_ran_has_ended(begin: Begin, eventually:
     program = "import time; print('ran', flush=True); time.sleep(3)"
     jobs: dict[str, object] = {"once": {"command": [sys.executable, "-c", program]}}
     agent = begin(jobs=jobs)
-    pid = eventually(lambda: "ran" in agent.output("once") and agent.client.workload("once").pids[0], timeout_s=60)
+    pid = eventually(lambda: "ran" in agent.said("once") and agent.client.workload("once").pids[0], timeout_s=60)
     agent.kill()
     eventually(lambda: not Path(f"/proc/{pid}").exists(), timeout_s=30, what="its end")
     agent.start()

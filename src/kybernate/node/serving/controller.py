@@ -359,6 +359,8 @@ class Controller:
         begun = entry is None or entry.ended
         if begun:
             self.starting.add(name)
+        elif victims and entry is not None and sum(entry.evicted.values()) <= self._staging.free_bytes():
+            self._staging.begin(name)  # while its victims' requests end
         try:
             await self._clear(victims, preempt=action.preempt)
             if begun:
