@@ -35,7 +35,7 @@ expect.set_options(timeout=PATIENCE_MS)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if CHROMIUM is None:
         for item in items:
-            if Path(__file__).parent in item.path.parents and "dashboard" in getattr(item, "fixturenames", ()):
+            if Path(__file__).parent in item.path.parents and "browser" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.skip(reason="left out: needs chromium (scripts/chromium.sh)"))
 
 
