@@ -7,14 +7,16 @@ entry; a missing page image leaves the page map's sum unanswered. Contents are b
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kybernate.model.errors import BadInput
 
 _COMMON, _SERVICE = 0x54564319, 0x55105940
 _PSTREE, _PAGEMAP = 0x50273030, 0x56084025
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
+Fields = dict[int, list[int | bytes]]
+"""A protobuf message by the numbers of its fields: integers, or bytes of what is longer."""
 _PRESENT = 4
 _LARGEST_ENTRY = 64 << 20
 """Bytes. The largest entries CRIU writes (a process's map of its memory) have some MB."""
@@ -34,8 +36,8 @@ def check(directory: Path, *, root: int) -> None:
                 pass
     for name in ("inventory.img", "files.img"):
         _require(directory / name)
-    processes = [_fields(entry) for entry in entries(directory / "pstree.img", kind=_PSTREE)]
-    if root not in (_one(process, 1) for process in processes):
+    processes = [fields(entry) for entry in entries(directory / "pstree.img", kind=_PSTREE)]
+    if root not in (integer(process, 1) for process in processes):
         raise _damaged(directory / "pstree.img", f"process {root} is not in it")
     for process in processes:
         for thread in _threads(process):
@@ -45,14 +47,14 @@ def check(directory: Path, *, root: int) -> None:
 
 def processes(directory: Path) -> list[int]:
     """Pids of all dumped processes and threads. Raises BadInput."""
-    found = [_fields(entry) for entry in entries(directory / "pstree.img", kind=_PSTREE)]
+    found = [fields(entry) for entry in entries(directory / "pstree.img", kind=_PSTREE)]
     return sorted({thread for process in found for thread in _threads(process)})
 
 
-def _threads(process: dict[int, list[int | bytes]]) -> list[int]:
+def _threads(process: Fields) -> list[int]:
     """Of an entry of the process tree. A zombie's single entry is no number that means anything."""
-    threads = _integers(process.get(5, []))
-    return threads if len(threads) > 1 else [_one(process, 1)]
+    threads = integers(process.get(5, []))
+    return threads if len(threads) > 1 else [integer(process, 1)]
 
 
 def entries(path: Path, *, kind: int | None = None) -> Iterator[bytes]:
@@ -85,28 +87,28 @@ def _check_pages(directory: Path) -> None:
     wanted: dict[int, int] = {}
     for path in sorted(directory.glob("pagemap-*.img")):
         numbers = entries(path, kind=_PAGEMAP)
-        head = _fields(next(numbers, b""))
+        head = fields(next(numbers, b""))
         if 1 not in head:
             raise _damaged(path, "it names no page image")
         pages = 0
         for entry in numbers:
-            found = _fields(entry)
-            if 4 not in found or _one(found, 4) & _PRESENT:
-                pages += _one(found, 5 if 5 in found else 2)
-        identity = _one(head, 1)
+            found = fields(entry)
+            if 4 not in found or integer(found, 4) & _PRESENT:
+                pages += integer(found, 5 if 5 in found else 2)
+        identity = integer(head, 1)
         wanted[identity] = wanted.get(identity, 0) + pages
     for identity, pages in wanted.items():
         path = directory / f"pages-{identity}.img"
         if pages == 0 and not path.exists():
             continue
         _require(path)
-        if (size := path.stat().st_size) != pages * _PAGE_BYTES:
-            raise _damaged(path, f"it has {size} bytes, its map says {pages * _PAGE_BYTES}")
+        if (size := path.stat().st_size) != pages * PAGE_BYTES:
+            raise _damaged(path, f"it has {size} bytes, its map says {pages * PAGE_BYTES}")
 
 
-def _fields(message: bytes) -> dict[int, list[int | bytes]]:
+def fields(message: bytes) -> Fields:
     """A protobuf message's fields by number, without knowing its type."""
-    found: dict[int, list[int | bytes]] = {}
+    found: Fields = {}
     position = 0
     try:
         while position < len(message):
@@ -143,14 +145,17 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
             raise BadInput("a number in a message of CRIU's is too long")
 
 
-def _one(fields: dict[int, list[int | bytes]], number: int) -> int:
-    values = _integers(fields.get(number, []))
-    if not values:
+def integer(message: Fields, number: int, default: int | None = None) -> int:
+    """A field that stands once. Raises BadInput where it is missing and there is no `default`."""
+    values = integers(message.get(number, []))
+    if values:
+        return values[-1]
+    if default is None:
         raise BadInput(f"a message of CRIU's lacks field {number}")
-    return values[-1]
+    return default
 
 
-def _integers(values: list[int | bytes]) -> list[int]:
+def integers(values: list[int | bytes]) -> list[int]:
     """Of a repeated field, packed or not."""
     found: list[int] = []
     for value in values:
@@ -162,6 +167,38 @@ def _integers(values: list[int | bytes]) -> list[int]:
             number, position = _varint(value, position)
             found.append(number)
     return found
+
+
+def message(content: Fields) -> bytes:
+    """The bytes of a message that has no fields of fixed length. The inverse of `fields`."""
+    made = bytearray()
+    for number, values in sorted(content.items()):
+        for value in values:
+            if isinstance(value, int):
+                made += _number(number << 3) + _number(value)
+            else:
+                made += _number(number << 3 | 2) + _number(len(value)) + value
+    return bytes(made)
+
+
+def _number(value: int) -> bytes:
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
+
+
+def rewrite(path: Path, messages: Iterable[bytes]) -> None:
+    """Other messages for an image of a kind that has its two numbers; whole or not at all."""
+    new = path.with_suffix(".new")
+    with path.open("rb") as old, new.open("xb") as file:
+        new.chmod(path.stat().st_mode & 0o7777)
+        file.write(old.read(8))
+        for content in messages:
+            file.write(len(content).to_bytes(4, "little") + content)
+    new.replace(path)
 
 
 def _require(path: Path) -> None:

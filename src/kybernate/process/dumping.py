@@ -30,7 +30,7 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
-from kybernate.process import criu_commands, criu_images, images, mending, records
+from kybernate.process import criu_commands, criu_images, criu_zeros, images, mending, records
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
 from kybernate.process.launching import Network
@@ -101,6 +101,7 @@ def dump(
             try:
                 closed = _close(tree, connections, freeze_timeout_s)
                 report = _run_dumper(tree, job, partial, mark)
+                criu_zeros.drop(partial)
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
                 _publish(partial, images_directory)
             except BaseException:
