@@ -35,6 +35,7 @@ from tiers_plan import Plan, Recorder, file_system, fitting, ram_disk, scratch, 
 from kybernate.cli.bench_results import Baseline, Case
 from kybernate.model.errors import NoRoom
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB
+from kybernate.node.agent import SWITCH_S
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, ObjectMedium, Space, Tier, collect, keys_of
 
 TOOLS = Path(__file__).resolve().parents[1] / ".cache" / "bench-tools"
@@ -302,6 +303,7 @@ def _record(
 
 def disk(plan: Plan, recorder: Recorder) -> None:
     """Fills `nvme.*`."""
+    sys.setswitchinterval(SWITCH_S)
     memory = Memory(fitting(plan.turn_bytes, plan.directory))
     with scratch(plan.directory, "disk") as place, contextlib.closing(Catalog(place / "catalog.db")) as catalog:
         tier = Tier(LocalMedium(place / "tier"), catalog)
@@ -321,6 +323,7 @@ def disk(plan: Plan, recorder: Recorder) -> None:
 
 def bucket(plan: Plan, recorder: Recorder) -> None:
     """Fills `object.*`."""
+    sys.setswitchinterval(SWITCH_S)
     with (
         scratch(plan.directory, "bucket") as place,
         scratch(Path("/dev/shm"), "client") as files,

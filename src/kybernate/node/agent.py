@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 """How long a Python thread computes before another gets its turn, in seconds. A switch makes hundreds of driver calls, each of
 which gives up its turn; waiting Python's usual 5 ms to get it back doubled the time of freeing memory (measured)."""
 _SHUTDOWN_S = 2.0
@@ -99,7 +99,7 @@ def serve(settings: AgentSettings, *, whole: Settings, file: Path | None = None,
         try:
             if not database.open():
                 say(f"the agent's database was unreadable and was moved aside: {state.database}.broken")
-            sys.setswitchinterval(_SWITCH_S)
+            sys.setswitchinterval(SWITCH_S)
             agent = _Agent(
                 settings=settings, state=state, database=database, say=say, pages=pages, served=served, file=file
             )

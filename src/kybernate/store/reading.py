@@ -130,8 +130,7 @@ class SnapshotReader:
             else:
                 wanted.setdefault(chunk, []).append((index, view))
         meter = Meter(f"{what} {self.manifest.name} from {self._space.medium.where}", total, self._progress)
-        groups = self._plan(wanted)
-        self._run([partial(self._read_group, group, done, meter) for group in groups])
+        self._run(partial(self._read_group, group, done, meter) for group in self._plan(wanted))
         for index, view in zeros:
             _clear(view)
             meter.add(view.nbytes)
@@ -179,7 +178,7 @@ class SnapshotReader:
         self._resolve(list(targets))
         # Packs keep together what was written together: neighbours share a read.
         items = sorted(targets.items(), key=lambda item: self._first_place(item[0]))
-        self._run([partial(self._extract, run, meter) for run in _runs(items, self._first_place)])
+        self._run(partial(self._extract, run, meter) for run in _runs(items, self._first_place))
         meter.tell()
 
     # -- places ------------------------------------------------------------------------------------------------------
@@ -212,7 +211,8 @@ class SnapshotReader:
         place = (self._places or {})[chunk][0]
         return place.pack, place.record.offset, place.record.stored
 
-    def _plan(self, wanted: dict[ChunkId, list[Request]]) -> list[_Group]:
+    def _plan(self, wanted: dict[ChunkId, list[Request]]) -> Iterator[_Group]:
+        """Whatever can be wrong is found before the first one comes; the first are read while others are still put together."""
         places = self._resolve(list(wanted))
         items = []
         for chunk, views in wanted.items():
@@ -221,13 +221,12 @@ class SnapshotReader:
                 raise BadInput(f"a view of {views[0][1].nbytes} bytes for a chunk of {place.record.raw}")
             items.append(_Wanted(place, views))
         items.sort(key=lambda item: (item.place.pack, item.place.record.offset))
-        groups: list[_Group] = []
+        last: _Group | None = None
         medium = self._space.medium
         for item in items:
             record = item.place.record
             direct = self._is_direct(item)
             end = record.offset + record.stored
-            last = groups[-1] if groups else None
             if (
                 last is not None
                 and last.pack == item.place.pack
@@ -238,8 +237,11 @@ class SnapshotReader:
                 last.end = end
                 last.wanted.append(item)
             else:
-                groups.append(_Group(item.place.pack, record.offset, end, direct, [item]))
-        return groups
+                if last is not None:
+                    yield last
+                last = _Group(item.place.pack, record.offset, end, direct, [item])
+        if last is not None:
+            yield last
 
     def _is_direct(self, item: _Wanted) -> bool:
         record = item.place.record
@@ -365,10 +367,8 @@ class SnapshotReader:
 
     # -- threads -----------------------------------------------------------------------------------------------------
 
-    def _run(self, tasks: Sequence[Callable[[], None]]) -> None:
+    def _run(self, tasks: Iterable[Callable[[], None]]) -> None:
         """All of them; the first error stops the rest."""
-        if not tasks:
-            return
         futures = [self._threads.submit(task) for task in tasks]
         _, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         if waiting:
