@@ -68,7 +68,17 @@ class AnswerReader:
             BadAnswer: the connection to the server can't be used any more. `status` says whether the client has the head.
         """
         if self._body is not None:
-            return self._feed_body(data)
+            if self._dechunk:
+                return self._feed_body(data)
+            try:  # the same without a list, since each token of a stream comes by here
+                size = self._body.take(data)
+            except BadBody as e:
+                raise BadAnswer(str(e)) from None
+            if not self._body.done:
+                return data
+            self.done = True
+            self._check_excess(len(data) - size)
+            return data[:size]
         if self.tunnel:
             return data
         out = b""
@@ -91,8 +101,7 @@ class AnswerReader:
         if self.status == 101:
             return out + data
         if self.done:
-            self.excess = bool(data)
-            self.reusable = self.reusable and not data
+            self._check_excess(len(data))
             return out
         return out + self._feed_body(data) if data else out
 
@@ -112,11 +121,14 @@ class AnswerReader:
             raise BadAnswer(str(e)) from None
         if body.done:
             self.done = True
-            if size < len(data):
-                self.excess = True
-                self.reusable = False
-                data = data[:size]
+            self._check_excess(len(data) - size)
+            data = data[:size]
         return data if payload is None else b"".join(payload)
+
+    def _check_excess(self, size: int) -> None:
+        if size:
+            self.excess = True
+            self.reusable = False
 
     def _take_head(self, head: ResponseHead) -> bytes:
         if head.status < 200:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 _LINE_MAX: Final = 1024
 _TRAILERS_MAX: Final = 16 << 10
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}\r\n")
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*")
 _NO_TRAILERS = frozenset(
     b"content-length transfer-encoding host authorization connection content-type content-encoding content-range "
@@ -86,6 +87,17 @@ class ChunkedBody:
     def take(self, data: bytes, payload: list[bytes] | None = None) -> int:
         at, end = 0, len(data)
         while at < end:
+            if not (self._left or self._behind or self._line or self._trailers):
+                # A chunk that is there in whole, as streamed events are.
+                size_line = _PLAIN_SIZE.match(data, at)
+                if size_line is not None and (length := int(size_line[0], 16)):
+                    begin = size_line.end()
+                    stop = begin + length + 2
+                    if stop <= end and data[stop - 2 : stop] == b"\r\n":
+                        if payload is not None:
+                            payload.append(data[begin : stop - 2])
+                        at = stop
+                        continue
             if self._left:
                 size = min(self._left, end - at)
                 if payload is not None:
