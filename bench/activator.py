@@ -298,6 +298,9 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--llama-swap", type=Path, help="its binary; left out, it isn't compared with")
+    parser.add_argument(
+        "--llama-swap-version", default="version unknown", help="commit it was built from, for the notes"
+    )
     parser.add_argument("--cores", type=int, default=max(1, cores // 4), help="for the activator, and for llama-swap")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
@@ -351,8 +354,9 @@ def main() -> int:
             cases += holding(clients, ports[OURS], agent, [worker.pid for worker in workers])
         finally:
             clients.stop()
+    theirs = options.llama_swap_version if options.llama_swap is not None else "left out"
     notes = [
-        f"{options.cores} workers on as many cores; llama-swap with GOMAXPROCS={options.cores} on the same ones",
+        f"{options.cores} workers on as many cores; llama-swap ({theirs}) with GOMAXPROCS={options.cores} on the same ones",
         f"{others} clients, {others} servers"
         + ("" if pin else "; all processes share all cores, so these numbers are rough"),
         f"added: {options.rate:g} requests a second over {PACED_CONNECTIONS} connections, 1 kB each way",

@@ -36,6 +36,9 @@ BARS: dict[str, float] = {
     "clone.first_answer.10GiB": 2.0,
     "second_snapshot.bytes_ratio": 0.02,
     "agent.memory_added.100GiB": 200.0 * MIB,
+    "added.p50_ms": 0.5,
+    "added.p99_ms": 2.0,
+    "held_lost": 0.0,
 }
 """What is promised; at most."""
 FLOORS: dict[str, float] = {
@@ -43,6 +46,7 @@ FLOORS: dict[str, float] = {
     "nvme.read.of_fio": 0.85,
     "object.put.of_best_client": 0.80,
     "object.get.of_best_client": 0.80,
+    "rps.vs_llama_swap": 1.0,
 }
 """What is promised; at least."""
 
@@ -309,6 +313,45 @@ def promises(contents: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def activator_table(content: dict[str, Any]) -> list[str]:
+    names = {
+        "added.p50_ms": "latency added, median",
+        "added.p99_ms": "latency added, 99th percentile",
+        "rps.vs_llama_swap": "requests a second / llama-swap's, worst count of connections",
+        "rps.vs_direct": "requests a second / without anything between, worst count of connections",
+        "added_per_token_us": "time added to each streamed token",
+        "held_lost": "requests lost of 10,000 held",
+        "held_bytes_each": "memory for each of them",
+    }
+    rows = []
+    for case in content["cases"]:
+        if case["case"] in names or case["case"].startswith(("rps.kybernate", "tokens_per_s.kybernate")):
+            baseline = case["baseline"]
+            rows.append(
+                [
+                    names.get(case["case"], f"`{case['case']}`"),
+                    f"{digits(case['value'])} {case['unit'].replace('ratio', '')}".rstrip(),
+                    f"{digits(case['min'])} to {digits(case['max'])}",
+                    f"{baseline['name']} {digits(baseline['value'])}" if baseline else "",
+                    bar(case),
+                ]
+            )
+    host = content["host"]
+    headings = ["what", "value", "from to", "compared with", "promised"]
+    return [
+        *markdown(headings, rows, right=range(1, 5)),
+        "",
+        (
+            f"{'; '.join(content['notes'])}. {host['cpu']}, {host['cores']} cores, Linux {host['kernel']}, "
+            f"{content['date'][:10]}, commit {content['commit']}."
+        ),
+    ]
+
+
 def benchmarks_page() -> str | None:
     """docs/benchmarks.md as it should be; None when nothing was measured."""
     parts: list[str] = []
@@ -318,6 +361,8 @@ def benchmarks_page() -> str | None:
         parts += ["## What it costs while a workload runs", "", *overhead_table(overhead), ""]
     if tiers := load("tiers"):
         parts += ["## Below RAM, and images", "", *tiers_table(tiers), ""]
+    if activator := load("activator"):
+        parts += ["## The activator", "", *activator_table(activator), ""]
     if not parts:
         return None
     return "\n".join(
@@ -331,7 +376,7 @@ def benchmarks_page() -> str | None:
             "",
             *parts,
             "Again, on a machine with a GPU: `kybernate bench pause`, `python bench/overhead.py`, `python bench/tiers.py`,",
-            "`python bench/report.py`.",
+            "`python bench/report.py`; on any machine: `python bench/activator.py`.",
             "",
         ]
     )
