@@ -151,7 +151,6 @@ class Worker:
         for name, model in old.items():
             model.remove()
             self._gone[name] = model
-        self._gone = {name: model for name, model in self._gone.items() if not model.queue.idle}
         self.ready = True
         self.configured.set()
 
@@ -187,11 +186,18 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = time.monotonic()
-            for front in list(self.fronts):
-                front.sweep(now)
-            for model in self.models.values():
-                if model.pool is not None:
-                    model.pool.close_idle(older_than=now - POOL_IDLE_S)
-            if self._meter is not None:
-                self._meter.flush(self.models.values())
+            try:
+                self._sweep_once(time.monotonic())
+            except Exception:
+                # Of one connection, or a full disk under the metrics: no reason to end all streams.
+                log.exception("the sweep failed; again in a second")
+
+    def _sweep_once(self, now: float) -> None:
+        for front in list(self.fronts):
+            front.sweep(now)
+        for model in self.models.values():
+            if model.pool is not None:
+                model.pool.close_idle(older_than=now - POOL_IDLE_S)
+        self._gone = {name: model for name, model in self._gone.items() if not model.queue.idle}
+        if self._meter is not None:
+            self._meter.flush(self.models.values())
