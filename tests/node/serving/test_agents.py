@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, server
 
+from kybernate.cli.main import main
 from kybernate.model.errors import BadInput
 from kybernate.model.types import MIB
 
@@ -134,3 +135,30 @@ def test_a_stranger_is_no_worker(begin: Begin, eventually: Eventually) -> None:
         assert knocking.recv(1) == b"", "one who doesn't begin with a hello is hung up on"
     agent.client.node()
     assert agent.state_of("a") == "absent"
+
+
+def test_the_command_line_shows_and_orders(
+    begin: Begin, eventually: Eventually, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB), "b": server("b", size=96 * MIB)})
+    peer = agent.peer()
+
+    def kybernate(*words: str) -> str:
+        assert main([*words, "--state-dir", str(agent.state.root)]) == 0
+        return capsys.readouterr().out
+
+    assert "a would come" in kybernate("plan", "a")
+    assert kybernate("plan") == "nothing would be done\n"
+    assert "as soon as it gets room" in kybernate("start", "a")
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    lines = [line.split() for line in kybernate("models").splitlines()]
+    assert ["a", "model", "interactive", "running", "vram"] in [line[:5] for line in lines]
+    assert ["b", "model", "interactive", "stopped", "-"] in [line[:5] for line in lines]
+    assert kybernate("reload") == "no model or job changed\n"
+    agent.write(models={"a": server("a", size=16 * MIB, priority=1)})
+    assert kybernate("reload") == "removed: b\nchanged: a\n"
+    rehearsed = kybernate("check", str(agent.file), "--dry-run")
+    assert "of VRAM, policy" in rehearsed
+    assert "a request for a:\na would come" in rehearsed
+    assert main(["start", "b", "--state-dir", str(agent.state.root)]) == 2
+    assert main(["plan", "nobody", "--state-dir", str(agent.state.root)]) == 2
