@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from kybernate.model.errors import BadInput
+from kybernate.node.policy.balanced import balanced
 from kybernate.node.policy.baselines import fifo, lru
 from kybernate.node.policy.picture import Picture, Plan
 from kybernate.node.policy.settings import PolicySettings
@@ -13,8 +14,8 @@ from kybernate.node.policy.settings import PolicySettings
 Policy = Callable[[Picture, PolicySettings], Plan]
 """The same picture and settings always get the same plan."""
 
-POLICIES: Mapping[str, Policy] = MappingProxyType({"fifo": fifo, "lru": lru})
-DEFAULT = "lru"
+POLICIES: Mapping[str, Policy] = MappingProxyType({"balanced": balanced, "fifo": fifo, "lru": lru})
+DEFAULT = "balanced"
 
 
 def policy_named(name: str) -> Policy:

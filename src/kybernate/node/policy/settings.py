@@ -14,8 +14,11 @@ from kybernate.node.policy.picture import Class
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     quantum: float = 2.0
-    """Whoever came stays at least so long once it is there, unless it has nothing to do or must be preempted: a swap of 40 GiB
-    takes 1.7 s, so two that don't fit together compute at least half of the time."""
+    """Seconds that whoever came stays at least before the allocation of another may pause it: a swap of 40 GiB takes 1.7 s, so two that
+    don't fit together compute at least half of the time."""
+    stay: float = 2.0
+    """Whoever was let come for its requests stays open for as many times the duration of one of them, as long as more of them come than
+    wait elsewhere: until the first ones end it has to stay anyway, and what comes meanwhile is answered with them."""
     max_wait: float = 30.0
     """Bound for every queue: one whose oldest request has waited this long, less what the switch itself takes, goes before
     everything that is only worth more, and whoever is in its way is drained. Half a minute is what people wait for a first token
@@ -29,6 +32,8 @@ class PolicySettings:
     batch_evicts_idle: bool = True
     """Whether batch workloads may pause idle interactive ones at all. False: they take only room that is free, so that
     every request that finds its model resident still does."""
+    batch_quantum: float = 300.0
+    """Equal batch workloads that don't fit together take turns of at least so long: a swap a turn costs them half a percent."""
     preempt: frozenset[Class] = frozenset({Class.BATCH})
     """Classes that are cut off from requests in flight when an interactive workload of higher rank (class, then priority) needs
     their room. Others are drained: no new requests, and those in flight end first. A training job has none and

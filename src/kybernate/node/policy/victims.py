@@ -177,9 +177,5 @@ def preemptible(member: Member, asking: Member | None, settings: PolicySettings)
     return own[0] and rank(member) < own and member.klass in settings.preempt
 
 
-def fits_at_all(picture: Picture, member: Member) -> bool:
-    return all(size <= picture.capacity.get(gpu, 0) for gpu, size in member.bytes.items())
-
-
 def gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,181 @@
+"""What the simulator is fed with: generated sets of requests, and recorded ones from a file.
+
+The generated sets were chosen before any policy was written and are not to be changed to suit one. All are of a node with 60 or
+80 GiB and five models of 24 to 40 GiB, of which two fit together at best; pauses and resumes take what they take over a PCIe 5
+link. Light is a request in twenty seconds, heavy is what the node can just do well. Same name and seed, same trace.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from kybernate.model.errors import BadInput
+from kybernate.model.quantities import parse_size
+from kybernate.model.types import GIB, GpuUuid, WorkloadName, workload_name
+from kybernate.node.policy.costs import PRIORS, Direction
+from kybernate.node.policy.picture import Class
+from kybernate.node.policy.simulation import Request, Trace, Workload
+from kybernate.model.types import TierName
+
+GPU = GpuUuid("GPU-0")
+SIZES_GIB = (24, 28, 32, 36, 40)
+REQUESTS = 1000
+DAY_S = 1800.0
+"""A day of the set `day-night`: half an hour, so that a thousand requests see some."""
+LOADS: Mapping[str, float] = MappingProxyType({"light": 0.05, "medium": 0.3, "heavy": 1.0})
+"""Requests a second, all models together."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSet:
+    name: str
+    make: Callable[[random.Random, int], Trace]
+    """Random numbers and the number of requests."""
+
+    def trace(self, *, seed: int, requests: int = REQUESTS) -> Trace:
+        return self.make(random.Random(f"{self.name} {seed}"), requests)  # noqa: S311 - a trace needs no secret numbers
+
+
+def sets() -> tuple[TraceSet, ...]:
+    """All that ship, in the order of reports."""
+    kinds: dict[str, Callable[[str, float], Callable[[random.Random, int], Trace]]] = {
+        "zipf": _zipf,
+        "bursts": _bursts,
+        "day-night": _day_night,
+        "two-hot": _two_hot,
+        "slow-fast": _slow_fast,
+        "training": _training,
+    }
+    return tuple(
+        TraceSet(f"{kind}-{load}", make(f"{kind}-{load}", rate))
+        for kind, make in kinds.items()
+        for load, rate in LOADS.items()
+    )
+
+
+def _zipf(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
+    """Independent requests, models by Zipf's law with exponent 1; which size is the popular one is drawn."""
+
+    def make(rng: random.Random, count: int) -> Trace:
+        models = _models(rng)
+        weights = [1 / (k + 1) for k in range(len(models))]
+        return _trace(name, 60, models, list(_poisson(rng, rate, count, models, weights)))
+
+    return make
+
+
+def _bursts(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
+    """Sessions of one model each: 3 to 20 requests, one every second or so, as agents and pages with many calls do."""
+
+    def make(rng: random.Random, count: int) -> Trace:
+        models = _models(rng)
+        weights = [1 / math.sqrt(k + 1) for k in range(len(models))]
+        found: list[Request] = []
+        now, mean_length = 0.0, 11.5
+        while len(found) < count:
+            now += rng.expovariate(rate / mean_length)
+            model = rng.choices(models, weights)[0]
+            when = now
+            for _ in range(rng.randint(3, 20)):
+                found.append(Request(when, model.name, _service(rng)))
+                when += rng.expovariate(1.0)
+        return _trace(name, 60, models, sorted(found, key=lambda r: r.at)[:count])
+
+    return make
+
+
+def _day_night(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
+    """The load swings between 5 % and 195 %; by day two models are asked for, by night the three others. A training job."""
+
+    def make(rng: random.Random, count: int) -> Trace:
+        models = _models(rng)
+        found: list[Request] = []
+        now = 0.0
+        while len(found) < count:
+            now += rng.expovariate(2 * rate)
+            light = math.sin(2 * math.pi * now / DAY_S)
+            if rng.random() < (1 + 0.95 * light) / 2:
+                weights = [4, 3, 1, 1, 1] if light > 0 else [1, 1, 4, 3, 2]
+                found.append(Request(now, rng.choices(models, weights)[0].name, _service(rng)))
+        return _trace(name, 80, [*models, _job(24)], found)
+
+    return make
+
+
+def _two_hot(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
+    """Two models that don't fit together get 45 % each, the three others the rest."""
+
+    def make(rng: random.Random, count: int) -> Trace:
+        models = [_model("hot-a", 36), _model("hot-b", 40), _model("c", 24), _model("d", 28), _model("e", 32)]
+        return _trace(name, 60, models, list(_poisson(rng, rate, count, models, [45, 45, 4, 3, 3])))
+
+    return make
+
+
+def _slow_fast(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
+    """One answers in 5 to 10 s and two at once, one in half a second; they don't fit together. Rarely a third."""
+
+    def make(rng: random.Random, count: int) -> Trace:
+        slow, fast, other = _model("slow", 40, concurrency=2), _model("fast", 24), _model("other", 28)
+        found: list[Request] = []
+        now = 0.0
+        for _ in range(count):
+            now += rng.expovariate(rate)
+            model = rng.choices([slow, fast, other], [10, 80, 10])[0]
+            seconds = {"slow": rng.uniform(5, 10), "fast": rng.uniform(0.3, 0.7)}.get(model.name) or _service(rng)
+            found.append(Request(now, model.name, seconds))
+        return _trace(name, 60, [slow, fast, other], found)
+
+    return make
+
+
+def _training(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
+    """Zipf again, with a training job of 40 GiB that always has work."""
+
+    def make(rng: random.Random, count: int) -> Trace:
+        models = _models(rng)
+        weights = [1 / (k + 1) for k in range(len(models))]
+        return _trace(name, 80, [*models, _job(40)], list(_poisson(rng, rate, count, models, weights)))
+
+    return make
+
+
+def _models(rng: random.Random) -> list[Workload]:
+    sizes = list(SIZES_GIB)
+    rng.shuffle(sizes)
+    return [_model(f"model-{chr(ord('a') + k)}", size) for k, size in enumerate(sizes)]
+
+
+def _model(name: str, gib: int, *, concurrency: int = 8) -> Workload:
+    leave, come = (PRIORS[direction, TierName.RAM].seconds(gib * GIB) for direction in Direction)
+    return Workload(WorkloadName(name), {GPU: gib * GIB}, leave=leave, come=come, concurrency=concurrency)
+
+
+def _job(gib: int) -> Workload:
+    leave, come = (PRIORS[direction, TierName.RAM].seconds(gib * GIB) for direction in Direction)
+    return Workload(WorkloadName("training"), {GPU: gib * GIB}, leave=leave, come=come, klass=Class.BATCH, wanted=True)
+
+
+def _service(rng: random.Random) -> float:
+    """Half a second to ten, half of them below two: lengths of answers are spread like that."""
+    return min(10.0, max(0.5, rng.lognormvariate(math.log(2.0), 0.8)))
+
+
+def _poisson(
+    rng: random.Random, rate: float, count: int, models: list[Workload], weights: list[float]
+) -> Iterator[Request]:
+    now = 0.0
+    for _ in range(count):
+        now += rng.expovariate(rate)
+        yield Request(now, rng.choices(models, weights)[0].name, _service(rng))
+
+
+def _trace(name: str, gib: int, workloads: list[Workload], requests: list[Request]) -> Trace:
+    return Trace(name, {GPU: gib * GIB}, tuple(workloads), tuple(requests))
