@@ -60,7 +60,7 @@ def test_lru_spares_whoever_works() -> None:
 def test_training_runs_in_what_is_free_and_leaves_for_requests(policy: str) -> None:
     training = member("training", 30, klass=Class.BATCH, wanted=True)
     assert brings(plan(policy, picture(member("server", 30), training))) == [("training", ())]
-    assert brings(plan(policy, picture(member("server", 40), training))) == []
+    assert brings(plan(policy, picture(member("server", 40, last_use=NOW - 1), training))) == []
     running = member("training", 30, klass=Class.BATCH, wanted=True, phase=Phase.RESIDENT)
     assert brings(plan(policy, picture(running, member("asked", 40, waiting=1)))) == [("asked", ("training",))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kybernate.model.types import GIB, GpuUuid
@@ -24,14 +24,14 @@ def choose(
     *,
     requester: str | None = None,
     quantum: float | None = None,
-    settings: PolicySettings = SETTINGS,
+    numbers: PolicySettings = SETTINGS,
 ) -> Choice:
     sizes = needed if isinstance(needed, Mapping) else {GPU: needed}
     return choose_victims(
         picture(*members, capacity={GPU: 200, OTHER_GPU: 200}),
         requester=None if requester is None else name(requester),
         needed={gpu: int(size * GIB) for gpu, size in sizes.items()},
-        settings=settings,
+        settings=numbers,
         quantum=quantum,
     )
 
@@ -64,11 +64,11 @@ def test_lower_priority_goes_first() -> None:
 
 def test_whoever_ranks_higher_gives_way_only_when_idle() -> None:
     training = member("training", 20, klass=Class.BATCH, phase=Phase.RESIDENT, wanted=True)
-    settings = PolicySettings(quantum=0, batch_idle=8)
+    numbers = PolicySettings(quantum=0, batch_idle=8)
     busy = member("server", last_use=NOW - 3)
-    assert choose([training, busy], 10, requester="training", settings=settings) == Choice(wait_s=5.0)
+    assert choose([training, busy], 10, requester="training", numbers=numbers) == Choice(wait_s=5.0)
     idle = member("server", last_use=NOW - 9)
-    assert choose([training, idle], 10, requester="training", settings=settings).victims == ("server",)
+    assert choose([training, idle], 10, requester="training", numbers=numbers).victims == ("server",)
 
 
 def test_never_the_requester_nor_what_a_person_pinned() -> None:
@@ -92,7 +92,7 @@ def test_a_batch_server_in_flight_is_preempted_by_interactive_ones_alone() -> No
     assert choose([batch], 10).victims == ("batch",)
     peer = member("peer", klass=Class.BATCH, phase=Phase.RESIDENT, priority=9)
     assert choose([batch, peer], 10, requester="peer").victims == ()
-    assert choose([batch], 10, settings=PolicySettings(preempt=frozenset())).victims == ()
+    assert choose([batch], 10, numbers=PolicySettings(preempt=frozenset())).victims == ()
 
 
 def test_one_that_is_switching_is_waited_for() -> None:
@@ -117,6 +117,7 @@ def test_every_gpu_is_covered() -> None:
 SIZES = st.dictionaries(st.sampled_from([GPU, OTHER_GPU]), st.integers(0, 40), min_size=1)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(SIZES, st.integers(0, 2), st.floats(0, 10)), max_size=14),
     SIZES,

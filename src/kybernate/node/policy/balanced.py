@@ -1,6 +1,7 @@
 """The default policy; design.md beside it says why.
 
-The oldest request goes first, as far as ranks are equal. What makes the difference is when whoever is in its way has to leave, and who:
+The oldest request goes first, as far as ranks are equal. What makes the difference is when whoever is in its way has to leave,
+and who that is:
 
 - Whoever came for its requests stays open for some durations of a request while more of them come than wait elsewhere. It can't
   leave before its first answers end anyway, and everything that comes until then is answered with them.
@@ -12,15 +13,26 @@ The oldest request goes first, as far as ranks are equal. What makes the differe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kybernate.model.types import WorkloadName
-from kybernate.node.policy.draft import Draft, asked_at, fits_at_all, into_gaps, out_of_time, queues
+from kybernate.node.policy.draft import Draft, asked_at, into_gaps, out_of_time, queues
 from kybernate.node.policy.forecast import SILENT, Stream, streams
 from kybernate.node.policy.home import go_home
 from kybernate.node.policy.picture import Class, Member, Picture, Plan
 from kybernate.node.policy.settings import PolicySettings
-from kybernate.node.policy.victims import Candidate, cover, gib, idle_for, missing_bytes, preemptible, rank
+from kybernate.node.policy.staging import stage_ahead
+from kybernate.node.policy.victims import (
+    Candidate,
+    coming,
+    cover,
+    fits_at_all,
+    gib,
+    idle_for,
+    missing_bytes,
+    preemptible,
+    rank,
+)
 
 SERVICE_GUESS_S = 2.0
 """Duration of a request of which nothing is known yet."""
@@ -29,8 +41,10 @@ _SOON_S = 20.0
 _FAR = 0.7
 """An idle workload makes room for batch work unless it will be asked again within `batch_idle` with this probability."""
 _STAY_GAIN = 4.0
-"""How much more a request counts that comes while its model is there than one that waits elsewhere: leaving makes it wait for a whole
-turn of the others, of which what one switch there and back takes is only a part."""
+"""How much more a request counts that comes while its model is there than one that waits elsewhere: leaving makes it wait for a
+whole turn of the others, of which what one switch there and back takes is only a part."""
+_READ_FIRST_S = 2.0
+"""Staging first must save so much: shorter than an answer, it isn't worth the detour."""
 _TRAINING_WORTH = 1.0
 """A batch workload is as dear to pause as an interactive one that is surely asked for soon: it loses its switches and the time
 until the next gap. Nobody waits for it, so whoever answers, or did a moment ago, is dearer still, by its band."""
@@ -45,10 +59,10 @@ def balanced(picture: Picture, settings: PolicySettings) -> Plan:
     )
     blocked: list[Member] = []
     for member in waiting:
-        if any(set(member.bytes) & set(before.bytes) for before in blocked if rank(before) >= rank(member)) and (
-            missing_bytes(member.bytes, draft.free) or any(_due(before, draft) for before in blocked)
-        ):
-            draft.reasons[member.name] = f"{blocked[0].name} has waited longer or comes first"
+        before = next((b for b in blocked if rank(b) >= rank(member) and set(b.bytes) & set(member.bytes)), None)
+        # Free room may be used meanwhile, except that of one whose time is up: it might take it piece by piece for ever.
+        if before is not None and (_due(before, draft) or missing_bytes(member.bytes, draft.free)):
+            draft.reasons[member.name] = f"{before.name} has waited longer or comes first"
         elif not _serve(member, draft, ahead, sum(m.waiting for m in waiting)):
             blocked.append(member)
     for member in queues(picture):
@@ -58,11 +72,15 @@ def balanced(picture: Picture, settings: PolicySettings) -> Plan:
     out_of_time(draft)
     if settings.return_home and not waiting:
         go_home(draft, ahead)
+    stage_ahead(draft, ahead)
     return draft.plan()
 
 
 def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], held: int) -> bool:
-    """Whether it may come now. `held`: requests that wait for anybody who is away."""
+    """Whether it needs nothing that others could take from it meanwhile: it comes, or waits for the disk.
+
+    `held`: requests that wait for anybody who is away.
+    """
     missing = missing_bytes(member.bytes, draft.free)
     now = draft.picture.now
     due = _due(member, draft)
@@ -71,9 +89,9 @@ def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], h
         free_at = now if due else _free_at(other, member, draft, ahead.get(other.name, SILENT), held)
         if free_at is None:
             continue
-        if free_at > now and not (other.in_flight and preemptible(other, member, draft.settings)):
+        if free_at > now:
             draft.looks.append(free_at)
-        elif not due or rank(other) <= rank(member) or not other.in_flight or member.klass is Class.INTERACTIVE:
+        else:
             able.append(Candidate(other, _band(other, member, draft), _price(other, member, ahead, draft)))
     chosen = cover(able, missing)
     if chosen is None:
@@ -82,13 +100,26 @@ def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], h
         )
         draft.looks.append(_due_at(member, draft))
         return False
+    if not due and _read_first(member, chosen, draft):
+        draft.reasons[member.name] = "is read into host memory first; who is in its way computes meanwhile"
+        draft.looks.append(_due_at(member, draft))
+        return True  # it isn't VRAM that it waits for: others may use that
     asked = now - asked_at(member, now)
     draft.bring(member, chosen, f"{member.waiting} waiting, the oldest for {asked:.1f} s")
     return True
 
 
+def _read_first(member: Member, victims: Sequence[Candidate], draft: Draft) -> bool:
+    """Whether VRAM would stand empty while it is read from a slow tier, and staging can do that beforehand."""
+    useful = any(v.member.in_flight or (v.member.klass is Class.BATCH and v.member.wanted) for v in victims)
+    room = draft.picture.staging_free >= sum(member.bytes.values())
+    return useful and room and not member.staged and member.cost.come - member.cost.come_staged > _READ_FIRST_S
+
+
 def _due_at(member: Member, draft: Draft) -> float:
-    return asked_at(member, draft.picture.now) + max(0.0, draft.settings.max_wait - 2 * member.cost.come)
+    """A switch of its own and one of somebody else before it have to fit in; a slow tier must not make it due from the start."""
+    longest = draft.settings.max_wait
+    return asked_at(member, draft.picture.now) + max(longest / 2, longest - 2 * coming(member))
 
 
 def _due(member: Member, draft: Draft) -> bool:
@@ -105,7 +136,7 @@ def _free_at(other: Member, member: Member, draft: Draft, stream: Stream, held: 
     if not busy or other.klass is Class.BATCH:
         return draft.picture.now
     service = SERVICE_GUESS_S if other.service_s is None else other.service_s
-    turn = member.cost.come + member.cost.leave + other.cost.come + other.cost.leave
+    turn = coming(member) + member.cost.leave + other.cost.come + other.cost.leave
     turn += SERVICE_GUESS_S if member.service_s is None else member.service_s
     if busy > 1 or _STAY_GAIN * stream.rate * turn >= held:
         return other.since + draft.settings.stay * service

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kybernate.node.policy.draft import Draft, fits_at_all, into_gaps, out_of_time, queues
+from kybernate.node.policy.draft import Draft, into_gaps, out_of_time, queues
 from kybernate.node.policy.picture import Class, Member, Picture, Plan
 from kybernate.node.policy.settings import PolicySettings
-from kybernate.node.policy.victims import Candidate, cover, gib, missing_bytes, rank
+from kybernate.node.policy.victims import Candidate, cover, fits_at_all, gib, missing_bytes, rank
 
 Pricing = Callable[[Member], tuple[int, float]]
 """Band and price of a victim: lower goes first."""

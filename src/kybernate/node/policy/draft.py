@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kybernate.model.types import GpuUuid, WorkloadName
 from kybernate.node.policy.picture import Action, Bring, Class, Leave, Member, Phase, Picture, Plan
 from kybernate.node.policy.settings import PolicySettings
-from kybernate.node.policy.victims import Candidate, cover, idle_for, missing_bytes, preemptible, rank
+from kybernate.node.policy.victims import Candidate, cover, fits_at_all, idle_for, missing_bytes, preemptible, rank
 
 
 @dataclass(slots=True)
@@ -53,10 +53,6 @@ class Draft:
         ]
 
 
-def fits_at_all(picture: Picture, member: Member) -> bool:
-    return all(size <= picture.capacity.get(gpu, 0) for gpu, size in member.bytes.items())
-
-
 def queues(picture: Picture) -> list[Member]:
     """Who is away and has requests waiting, the oldest request first. Batch servers come after all interactive ones."""
     waiting = [m for m in picture.members.values() if m.waiting and _may_come(m)]
@@ -78,8 +74,8 @@ def always(_: Member) -> bool:
 def into_gaps(draft: Draft, *, far: Callable[[Member], bool] = always) -> None:
     """Let work come that nobody waits for: batch workloads that are wanted, and what a person wants to run.
 
-    It takes free room, or that of lower ranks, or of interactive workloads that are idle for `batch_idle` and `far` from being asked
-    again; and the room of equals which had a long turn. Never while an interactive queue waits on the same GPUs.
+    It takes free room, or that of lower ranks, or of interactive workloads that are idle for `batch_idle` and `far` from being
+    asked again; and the room of equals which had a long turn. Never while an interactive queue waits on the same GPUs.
     """
     picture, settings = draft.picture, draft.settings
     now = picture.now
@@ -93,6 +89,13 @@ def into_gaps(draft: Draft, *, far: Callable[[Member], bool] = always) -> None:
             continue
         if crowded & set(member.bytes):
             draft.reasons[member.name] = "interactive requests come first"
+            continue
+        settled = member.since + settings.hysteresis
+        if (
+            member.phase is Phase.AWAY and settled > now
+        ):  # who gives memory back and takes it again must not make it swing
+            draft.reasons[member.name] = "has been paused a moment ago"
+            draft.looks.append(settled)
             continue
         able: list[Candidate] = []
         for other in draft.movable():

@@ -1,12 +1,13 @@
 """What is asked for next, from the requests that came last.
 
-Each workload's requests are taken as a renewal process: how long it has been silent, and how often, after a silence as long, a request
-came within the horizon. So a pause of two seconds in a session means something else than one of two minutes, and both are
-learned, not set. Few observations are mixed with a steady stream of as many requests as came after silences like that.
+Each workload's requests are taken as a renewal process: how long it has been silent, and how often, after a silence as long, a
+request came within the horizon. So a pause of two seconds in a session means something else than one of two minutes, and both
+are learned, not set. Few observations are mixed with a steady stream of as many requests as came after silences like that.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,13 +51,14 @@ def streams(picture: Picture) -> Mapping[WorkloadName, Stream]:
             times.setdefault(name, []).append(when)
     if not times:
         return {}
-    span = max(MEMORY_S, picture.now - min(when[0] for when in times.values()))
+    now = picture.now
+    span = max(MEMORY_S, now - min(when[0] for when in times.values()))
     return {
         name: Stream(
             silence=picture.now - seen[-1],
-            gaps=tuple(after - before for before, after in zip(seen, seen[1:], strict=False)),
+            gaps=tuple(after - before for before, after in itertools.pairwise(seen)),
             span=span,
-            rate=sum(math.exp((when - picture.now) / MEMORY_S) for when in seen) / MEMORY_S,
+            rate=sum(math.exp((when - now) / MEMORY_S) for when in seen if now - when < 10 * MEMORY_S) / MEMORY_S,
         )
         for name, seen in times.items()
     }

@@ -1,8 +1,8 @@
 """While nobody waits: put those in VRAM that are likely asked for next.
 
-A state of the node is as good as what the next request is expected to wait in it: for each one that isn't resident the probability of
-being asked soon, times what its coming takes with those who would have to leave for it. One switch is made if it improves that by
-a fair part of what the switch itself takes.
+A state of the node is as good as what the next request is expected to wait in it: for each one that isn't resident the probability
+of being asked soon, times what its coming takes with those who would have to leave for it. One switch is made if it improves that
+by a fair part of what the switch itself takes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from kybernate.model.types import GpuUuid, WorkloadName
 from kybernate.node.policy.draft import Draft
 from kybernate.node.policy.forecast import SILENT, Stream
 from kybernate.node.policy.picture import Class, Member, Phase
-from kybernate.node.policy.victims import Candidate, cover, idle_for, missing_bytes
+from kybernate.node.policy.victims import Candidate, coming, cover, idle_for, missing_bytes
 
 HORIZON_S = 30.0
 """How soon is next: some requests of a light load."""
 WORTH = 0.1
 """A switch must be expected to save this part of its own time at the next request: it may always be for nothing, and whoever asks
 for the one that leaves meanwhile waits twice."""
+_AGAIN_S = 5.0
 CONSIDERED_MOST = 6
 """Of those that are away, the likeliest."""
 
@@ -60,13 +61,14 @@ def go_home(draft: Draft, streams: Mapping[WorkloadName, Stream]) -> None:
             free,
             chances,
         )
-        gain = here - then - WORTH * (member.cost.come + sum(m.cost.leave for m in leaving))
+        gain = here - then - WORTH * (coming(member) + sum(m.cost.leave for m in leaving))
         if gain > 0 and (best is None or gain > best[0]):
             best = (gain, member, chosen)
     if best is not None:
         draft.bring(best[1], best[2], "is likely asked for next, and nobody waits")
     elif idle:
-        draft.looks.append(picture.now + max(settings.hysteresis, min(idle_for(m, picture.now) for m in idle)))
+        # Only silence changes the answer, and the longer it is, the slower.
+        draft.looks.append(picture.now + max(_AGAIN_S, min(idle_for(m, picture.now) for m in idle)))
 
 
 def _candidates(idle: Sequence[Member], chances: Mapping[WorkloadName, float]) -> list[Candidate]:
@@ -84,5 +86,5 @@ def _expected(
     seconds = 0.0
     for member in away:
         chosen = cover(candidates, missing_bytes(member.bytes, free)) or ()
-        seconds += chances[member.name] * (member.cost.come + sum(c.member.cost.leave for c in chosen))
+        seconds += chances[member.name] * (coming(member) + sum(c.member.cost.leave for c in chosen))
     return seconds

@@ -73,6 +73,8 @@ class Member:
     """When it came into this phase."""
     wanted: bool = False
     """Shall run without being asked: a batch workload with work left, inside its schedule; a person's `resume`."""
+    wanted_at: float | None = None
+    """When its schedule will want it next, of one that isn't wanted now."""
     pausable: bool = True
     """False: refused lately, or can't be paused at all."""
     settling: bool = False

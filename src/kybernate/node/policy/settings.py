@@ -14,10 +14,10 @@ from kybernate.node.policy.picture import Class
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     quantum: float = 2.0
-    """Seconds that whoever came stays at least before the allocation of another may pause it: a swap of 40 GiB takes 1.7 s, so two that
-    don't fit together compute at least half of the time."""
+    """Seconds that whoever came stays at least before an allocation, or work that nobody waits for, may pause it: a swap of 40 GiB
+    takes 1.7 s, so two that don't fit together compute at least half of the time."""
     stay: float = 2.0
-    """Whoever was let come for its requests stays open for as many times the duration of one of them, as long as more of them come than
+    """Whoever came for its requests stays open for as many times the duration of one of them, as long as more of them come than
     wait elsewhere: until the first ones end it has to stay anyway, and what comes meanwhile is answered with them."""
     max_wait: float = 30.0
     """Bound for every queue: one whose oldest request has waited this long, less what the switch itself takes, goes before

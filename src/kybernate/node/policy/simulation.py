@@ -100,10 +100,6 @@ class Outcome:
     """Part of the time in which something came or went."""
 
 
-class _Circle(Exception):
-    """The policy plans again and again at one moment."""
-
-
 @dataclass(slots=True)
 class _State:
     spec: Workload
@@ -172,7 +168,7 @@ class Simulation:
     def run(self) -> Outcome:
         """
         Raises:
-            AssertionError: the policy planned what can't be: more than fits, a victim that isn't there.
+            AssertionError: the policy planned what can't be: more than fits, a victim that isn't there, no end.
         """
         for request in self._trace.requests:
             self._at(request.at, "arrive", request.model, (request, 0))
@@ -302,11 +298,11 @@ class Simulation:
             if not moves:
                 break
         else:
-            raise _Circle(f"the policy never stops planning at {self._now:g} s")
-        if plan.look_again is not None and plan.look_again > self._now:
-            if self._look_at is None or plan.look_again < self._look_at:
-                self._look_at = plan.look_again
-                self._at(plan.look_again, "look", None)
+            raise AssertionError(f"the policy never stops planning at {self._now:g} s")
+        look = plan.look_again
+        if look is not None and look > self._now and (self._look_at is None or look < self._look_at):
+            self._look_at = look
+            self._at(look, "look", None)
 
     def _begin(self, action: Bring | Leave) -> None:
         coming = action.name if isinstance(action, Bring) else None

@@ -1,28 +1,23 @@
-"""What the simulator is fed with: generated sets of requests, and recorded ones from a file.
+"""Generated sets of requests for the simulator.
 
-The generated sets were chosen before any policy was written and are not to be changed to suit one. All are of a node with 60 or
-80 GiB and five models of 24 to 40 GiB, of which two fit together at best; pauses and resumes take what they take over a PCIe 5
-link. Light is a request in twenty seconds, heavy is what the node can just do well. Same name and seed, same trace.
+They were chosen before any policy was written and are not to be changed to suit one. All are of a node with 60 or 80 GiB and up to
+five models of 24 to 40 GiB, of which two fit together at best; pauses and resumes take what they take over a PCIe 5 link. Light is
+a request in twenty seconds, heavy one a second, which a policy that switches at every request can hardly serve any more. Same name
+and seed, same trace.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from kybernate.model.errors import BadInput
-from kybernate.model.quantities import parse_size
-from kybernate.model.types import GIB, GpuUuid, WorkloadName, workload_name
+from kybernate.model.types import GIB, GpuUuid, TierName, WorkloadName
 from kybernate.node.policy.costs import PRIORS, Direction
 from kybernate.node.policy.picture import Class
 from kybernate.node.policy.simulation import Request, Trace, Workload
-from kybernate.model.types import TierName
 
 GPU = GpuUuid("GPU-0")
 SIZES_GIB = (24, 28, 32, 36, 40)
@@ -34,17 +29,24 @@ LOADS: Mapping[str, float] = MappingProxyType({"light": 0.05, "medium": 0.3, "he
 
 
 @dataclass(frozen=True, slots=True)
-class TraceSet:
-    name: str
+class Load:
+    """One load of a set."""
+
+    set: str
+    load: str
     make: Callable[[random.Random, int], Trace]
     """Random numbers and the number of requests."""
 
+    @property
+    def name(self) -> str:
+        return f"{self.set}-{self.load}"
+
     def trace(self, *, seed: int, requests: int = REQUESTS) -> Trace:
-        return self.make(random.Random(f"{self.name} {seed}"), requests)  # noqa: S311 - a trace needs no secret numbers
+        return self.make(random.Random(f"{self.name} {seed}"), requests)
 
 
-def sets() -> tuple[TraceSet, ...]:
-    """All that ship, in the order of reports."""
+def shipped() -> tuple[Load, ...]:
+    """All sets, each with its three loads, in the order of reports."""
     kinds: dict[str, Callable[[str, float], Callable[[random.Random, int], Trace]]] = {
         "zipf": _zipf,
         "bursts": _bursts,
@@ -54,9 +56,7 @@ def sets() -> tuple[TraceSet, ...]:
         "training": _training,
     }
     return tuple(
-        TraceSet(f"{kind}-{load}", make(f"{kind}-{load}", rate))
-        for kind, make in kinds.items()
-        for load, rate in LOADS.items()
+        Load(kind, load, make(f"{kind}-{load}", rate)) for kind, make in kinds.items() for load, rate in LOADS.items()
     )
 
 

@@ -44,6 +44,11 @@ def rank(member: Member) -> tuple[bool, int]:
     return (member.klass is Class.INTERACTIVE, member.priority)
 
 
+def coming(member: Member) -> float:
+    """Seconds that its coming takes."""
+    return member.cost.come_staged if member.staged else member.cost.come
+
+
 def idle_for(member: Member, now: float) -> float:
     """Seconds without a request; 0 while there is one. A batch workload that is wanted is never idle."""
     if member.in_flight or member.waiting or (member.klass is Class.BATCH and member.wanted):
@@ -72,6 +77,8 @@ def cover(candidates: Iterable[Candidate], needed: Mapping[GpuUuid, int]) -> tup
     )
     if not frees(useful, lacking):
         return None
+    if len(useful) == 1:
+        return tuple(useful)
     if len(useful) > _SEARCHED_MOST:
         return _in_order(useful, lacking)
     sets = itertools.chain.from_iterable(itertools.combinations(useful, count) for count in range(1, len(useful) + 1))
@@ -175,6 +182,10 @@ def preemptible(member: Member, asking: Member | None, settings: PolicySettings)
     """Whether an interactive requester's coming may cut off its requests in flight: only ever those of a lower rank."""
     own = (True, 0) if asking is None else rank(asking)
     return own[0] and rank(member) < own and member.klass in settings.preempt
+
+
+def fits_at_all(picture: Picture, member: Member) -> bool:
+    return all(size <= picture.capacity.get(gpu, 0) for gpu, size in member.bytes.items())
 
 
 def gib(size: int) -> str:

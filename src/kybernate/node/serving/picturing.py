@@ -9,7 +9,7 @@ from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
 from kybernate.node.policy.costs import Costs
 from kybernate.node.policy.picture import Class, Member, Phase
-from kybernate.node.policy.schedule import in_window
+from kybernate.node.policy.schedule import in_window, next_change
 from kybernate.node.serving.loads import Demand
 from kybernate.node.serving.memory import Memory
 from kybernate.node.serving.specs import Kind, Served
@@ -88,6 +88,7 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
         last_use=_last_use(seen),
         since=seen.acting.since if seen.acting is not None else 0.0 if entry is None else entry.since,
         wanted=wanted(seen, auto_resume=auto_resume, now=now),
+        wanted_at=_wanted_at(seen, now),
         pausable=not refused and not failing and not seen.worked_on and not external,
         settling=(refused and seen.refused_until != float("inf")) or failing or seen.worked_on,
         pinned=_pinned(seen, phase, now),
@@ -134,6 +135,13 @@ def wanted(seen: Seen, *, auto_resume: bool, now: float) -> bool:
     if served.kind is Kind.JOB:
         return work_left(seen) and in_window(served.schedule, now)
     return served.eager and seen.never_ready
+
+
+def _wanted_at(seen: Seen, now: float) -> float | None:
+    served = seen.served
+    if served is None or served.kind is not Kind.JOB or not work_left(seen) or in_window(served.schedule, now):
+        return None
+    return next_change(served.schedule, now)
 
 
 def work_left(seen: Seen) -> bool:
