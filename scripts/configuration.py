@@ -64,6 +64,7 @@ activator:
 serving:
   max_wait: 30
 """
+_OTHER_UNITS = {"serving.staging.min": "probability", "serving.stay": "times"}
 _SIZES = frozenset(
     {
         "agent.pool.size",
@@ -149,8 +150,8 @@ def page() -> str:
 def _unit(name: str, field: FieldInfo) -> str:
     if name in _SIZES:
         return "size"
-    if name == "serving.staging.min":
-        return "probability"
+    if name in _OTHER_UNITS:
+        return _OTHER_UNITS[name]
     kinds = [kind for kind in _kinds(field.annotation) if kind is not type(None)]
     return " or ".join(dict.fromkeys(_word(kind) for kind in kinds))
 

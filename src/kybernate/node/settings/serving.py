@@ -233,8 +233,11 @@ class ServingSettings(Section):
     policy: Annotated[str, AfterValidator(_policy)] = DEFAULT
     """Who decides who is paused for whom."""
     quantum: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.quantum
-    """Seconds that whoever came stays at least, unless it has nothing to do or is preempted: two that don't fit together
-    then compute most of the time."""
+    """Seconds that whoever came stays at least before an allocation, or work that nobody waits for, may pause it: two that don't
+    fit together then compute most of the time."""
+    stay: Annotated[float, Field(ge=0, le=1000)] = _NUMBERS.stay
+    """Times the duration of one of its requests that whoever came for them stays open, as long as more of them come than wait
+    elsewhere: until the first ones end it has to stay anyway."""
     max_wait: Annotated[float, Field(gt=0, le=86400)] = _NUMBERS.max_wait
     """Seconds after which a queue goes before everything that is only worth more: what people wait for a first word."""
     hysteresis: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.hysteresis
@@ -244,6 +247,8 @@ class ServingSettings(Section):
     not into the pauses between two requests."""
     batch_evicts_idle: bool = _NUMBERS.batch_evicts_idle
     """Whether batch workloads may pause idle interactive models at all, or take only room that is free."""
+    batch_quantum: Annotated[float, Field(ge=0, le=7 * 86400)] = _NUMBERS.batch_quantum
+    """Seconds of a turn where equal batch workloads don't fit together: a swap a turn costs them half a percent."""
     preempt: frozenset[Class] = _NUMBERS.preempt
     """Classes that are cut off from requests in flight when an interactive model needs their room. Others are drained first."""
     return_home: bool = _NUMBERS.return_home
@@ -259,6 +264,8 @@ class ServingSettings(Section):
         """What the policy is told."""
         return PolicySettings(
             quantum=self.quantum,
+            stay=self.stay,
+            batch_quantum=self.batch_quantum,
             max_wait=self.max_wait,
             hysteresis=self.hysteresis,
             batch_idle=self.batch_idle,
