@@ -178,7 +178,7 @@ def _save(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _archive(directory: str, path: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with path.open("xb") as file:
             archives.save(descriptor, file)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import enum
 import errno
 import json
@@ -175,11 +176,29 @@ def launch(spec: LaunchSpec) -> Tree:
     if spec.restored is not None and not (privileged and spec.isolated):
         raise Unsupported(f"workload {spec.name}: restoring needs root and isolation")
     isolated = spec.isolated and privileged
+    spec = _with_real_layers(spec)
     while True:
         made = _make_run_directory(spec)
         with locked(spec.run_directory) as there:
             if there:  # else another launch of that name failed and took the directory with it
                 return _launch(spec, isolated=isolated, made=made)
+
+
+def _with_real_layers(spec: LaunchSpec) -> LaunchSpec:
+    """Their real paths, found once and kept: whose layer it is goes by the directory that was meant then.
+
+    Who may change a link in such a path could else have what was written into a layer laid over any other directory.
+
+    Raises:
+        BadInput: a restored workload's directory is another one now.
+    """
+    real = [layer.resolve() for layer in spec.layers]
+    if spec.restored is not None and (moved := [str(p) for p, q in zip(spec.layers, real, strict=True) if p != q]):
+        raise BadInput(
+            f"workload {spec.name}: {moved[0]}, which it has a layer over, is another directory now",
+            hint="a symbolic link leads elsewhere; take it away",
+        )
+    return dataclasses.replace(spec, layers=real)
 
 
 def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
@@ -194,7 +213,6 @@ def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
             _make_layers(spec)
         if spec.restored is not None:
             _make_output(spec)
-            _lay(spec.restored.images / spec.restored.control, spec.run_directory / CONTROL)
         _write_papers(spec)
         if isolated:
             group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
@@ -225,9 +243,16 @@ def _make_run_directory(spec: LaunchSpec) -> bool:
 
 
 def _make_control_directory(spec: LaunchSpec) -> None:
-    """The only place of the run directory where the workload may write."""
+    """The only place of the run directory where the workload may write. What a dump has of it goes into a new one, into
+    which nobody has put anything in the way."""
     control = spec.run_directory / CONTROL
+    if control.is_symlink():  # a workload of root's can do that
+        control.unlink()
+    if spec.restored is not None and control.exists():
+        shutil.rmtree(control)
     control.mkdir(mode=0o700, exist_ok=True)
+    if spec.restored is not None:
+        _lay(spec.restored.images / spec.restored.control, control)
     if os.geteuid() == 0:
         os.chown(control, spec.uid, spec.gid, follow_symlinks=False)
 
@@ -250,11 +275,12 @@ def _make_layers(spec: LaunchSpec) -> None:
             if directory.exists():
                 shutil.rmtree(directory)
             directory.mkdir(parents=True, mode=0o700)
+        if spec.restored is not None:  # with the owner and mode that it had
+            _lay(spec.restored.images / spec.restored.layers[number], upper)
+            continue
         like = spec.layers[number].stat()
         os.chown(upper, like.st_uid, like.st_gid)
         upper.chmod(like.st_mode & 0o7777)
-        if spec.restored is not None:
-            _lay(spec.restored.images / spec.restored.layers[number], upper)
 
 
 def _lay(archive: Path, directory: Path) -> None:
@@ -335,7 +361,7 @@ def _job(spec: LaunchSpec, group: WorkloadCgroup | None, descriptors: Sequence[i
         "launcher": os.getpid(),
         "argv": [str(argument) for argument in spec.argv],
         "layers": [
-            [str(path.resolve()), str(upper.resolve()), str(work.resolve())]
+            [str(path), str(upper.resolve()), str(work.resolve())]
             for path, (upper, work) in zip(spec.layers, spec.layer_directories, strict=True)
         ],
         "restore": None if restored is None else _restore_job(restored, descriptors),

@@ -194,14 +194,34 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def lay_over(path: str, *, upper: str, work: str) -> None:
-    """Let writes below `path` go to the directory `upper`. `work` is an empty directory beside it, the kernel's own.
+    """Let writes below the directory `path` go to the directory `upper`. `work` is an empty directory beside it, the kernel's
+    own.
 
-    What is mounted below `path` isn't seen there any more.
+    `path` must be real: with a symbolic link in it this is refused (OSError), since its owner could make that lead elsewhere
+    at any moment. What is mounted below `path` isn't seen there any more.
     """
-    # A colon, a comma or a backslash in a path would end it.
-    escaped = [part.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for part in (path, upper, work)]
-    options = "lowerdir={},upperdir={},workdir={}".format(*escaped)
-    mount("kybernate", path, "overlay", MS_NOSUID | MS_NODEV, options)
+    descriptor = _opened_without_links(path)
+    try:
+        place = f"/proc/self/fd/{descriptor}"
+        # A colon, a comma or a backslash in a path would end it.
+        escaped = [part.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for part in (place, upper, work)]
+        options = "lowerdir={},upperdir={},workdir={}".format(*escaped)
+        mount("kybernate", place, "overlay", MS_NOSUID | MS_NODEV, options)
+    finally:
+        os.close(descriptor)
+
+
+def _opened_without_links(path: str) -> int:
+    """The directory itself, going down from the root."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open("/", flags)
+    for name in path.strip("/").split("/"):
+        above = descriptor
+        try:
+            descriptor = os.open(name, flags, dir_fd=above)
+        finally:
+            os.close(above)
+    return descriptor
 
 
 def own_mounts(*, cgroup_root: str | None) -> None:
