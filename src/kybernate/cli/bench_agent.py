@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 
@@ -188,6 +188,8 @@ class OwnAgent:
         simulated_bytes: VRAM of the simulated GPU; None for the real one.
         vram_limit: what it hands out at most; None for all.
         environment: added to the agent's own.
+        sections: further sections of its kybernate.yaml: models, jobs, activator, serving. Its own rules for allocations are then
+            those of the settings.
         log: where a copy of its output is left at the end.
         preamble: Python run in the agent's process before it begins, for tests that inject faults.
         start_s: seconds it may take to start.
@@ -204,6 +206,7 @@ class OwnAgent:
         simulated_bytes: int | None = None,
         vram_limit: int | None = None,
         environment: Mapping[str, str] | None = None,
+        sections: Mapping[str, Any] | None = None,
         log: Path | None = None,
         preamble: str = "",
         start_s: float = START_TIMEOUT_S,
@@ -214,6 +217,7 @@ class OwnAgent:
         self._pool_bytes = pool_bytes
         self._simulated_bytes = simulated_bytes
         self._vram_limit = vram_limit
+        self._sections = dict(sections or {})
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._log_copy = log
@@ -269,18 +273,28 @@ class OwnAgent:
         settings: dict[str, object] = {
             "state_dir": str(self.state.root),
             "pool": {"size": self._pool_bytes},
-            # Whoever is asked for runs at once, and what was paused stays so: the order of things is ours here.
-            "arbiter": {"quantum": 0, "auto_resume": False},
         }
+        if not self._sections:
+            # Whoever is asked for runs at once, and what was paused stays so: the order of things is ours here.
+            settings["arbiter"] = {"quantum": 0, "auto_resume": False}
         if self._vram_limit is not None:
             settings["vram"] = {"limit": self._vram_limit}
         if self._store is not None:
             settings["store"] = dict(self._store)
-        (self.root / "kybernate.yaml").write_text(yaml.safe_dump({"agent": settings}))
+        self._agent_settings = settings
+        self.configure(self._sections)
+
+    @property
+    def configuration(self) -> Path:
+        return self.root / "kybernate.yaml"
+
+    def configure(self, sections: Mapping[str, Any]) -> None:
+        """Write its kybernate.yaml anew, with these sections beside its own; it reads it at its start or when told to."""
+        self.configuration.write_text(yaml.safe_dump({"agent": self._agent_settings, **sections}))
 
     def start(self, *, environment: Mapping[str, str] | None = None) -> api.NodeView:
         """Start it (again) and wait until it answers and its pool is filled."""
-        command = [sys.executable, "-c", f"{self._preamble}\n{_MAIN}", "up", "-f", str(self.root / "kybernate.yaml")]
+        command = [sys.executable, "-c", f"{self._preamble}\n{_MAIN}", "up", "-f", str(self.configuration)]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -347,7 +361,7 @@ class OwnAgent:
                 argv=list(argv),
                 directory="/",
                 backend=backend,
-                environment={**_plain_environment(), **(environment or {})},
+                environment={**plain_environment(), **(environment or {})},
             )
         )
         return self.output(name)
@@ -465,7 +479,7 @@ def _leave(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Our own environment as a workload may have it: what is preloaded stays (a sanitizer's run-time), but for our library."""
     dropped = (STATE_VARIABLE, "KYBERNATE_FAULT", "LD_PRELOAD")
     environment = {key: value for key, value in os.environ.items() if key not in dropped}

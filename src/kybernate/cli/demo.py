@@ -1,8 +1,10 @@
-"""The main job: two workloads that don't fit together share one GPU. `make demo`, `kybernate demo`.
+"""The main job: three model servers that don't fit together and a training job, behind one address. `make demo`, `kybernate demo`.
 
-Each allocates 60 % of the VRAM, fills it and compares every word of it in every step. The second one's allocation makes
-the agent pause the first; then the two are alternated, and a table says what each switch moved and took. On a machine
-without a GPU it runs on the simulated driver and says so: then it shows that the mechanism works, and no speed.
+Each server and the training run alone first, so that it is known what they must answer. Then `kybernate up` gets a
+kybernate.yaml with all four, requests come in by a trace with gaps, models change places, training goes on in the gaps; every
+answer and the training's result must be those of before. A chart says who held VRAM when. With a GPU and PyTorch the servers
+are real transformers with weights made at random; without, all runs on the simulated driver and says so: then it shows that it
+works, and no speed.
 
 It starts an agent of its own in a temporary state directory and leaves nothing behind; an agent that is already running
 on the machine isn't touched, but the GPU should be free.
@@ -10,255 +12,313 @@ on the machine isn't touched, but the GPU should be free.
 
 from __future__ import annotations
 
-import argparse
-import ctypes
+import asyncio
+import importlib.util
 import json as json_module
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.table import Table
 
-from kybernate.cli.bench_agent import Output, OwnAgent, available_ram, workload_command
+from kybernate.cli import demo_swap
+from kybernate.cli.bench_agent import OwnAgent, available_ram, until
 from kybernate.cli.bench_results import wide_console
-from kybernate.model import api
-from kybernate.model.errors import BadInput, KybernateError, Unsupported
+from kybernate.cli.demo_alone import ask_alone, train_alone
+from kybernate.cli.demo_chart import chart
+from kybernate.cli.demo_fleet import TRAINING, Fleet
+from kybernate.cli.demo_load import Ask, Told, drive, prompts, quantile, zipf
+from kybernate.model.api_history import HistoryView
+from kybernate.model.api_serving import ServingView
+from kybernate.model.errors import BadInput, KybernateError, Unsupported, WorkloadLost
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import GIB, MIB
 
-SIMULATED_BYTES = 320 * MIB
-PART = 0.6
-DIRTY = 0.25
-"""Each step rewrites a quarter of the memory, as an optimizer that updates some of a model's layers would."""
+MODELS = ("ada", "bob", "cem")
+SIMULATED_BYTES = 240 * MIB
+PART = 0.4
+"""Of the VRAM that each of the four takes: two fit at a time, and the training is one of them only if a model leaves."""
 LIMIT_MOST = 40 * GIB
-"""Enough to show the speed; a whole large GPU would need twice its VRAM in host memory."""
-STEPS = 3
-"""Steps of progress before it is the other one's turn again."""
-_LEAST_EACH = 32 * MIB
-NAMES = ("first", "second")
-START_S = 240.0
-STEP_S = 60.0
+LEAST_REAL_BYTES = 2 * GIB
+TOKENS = 12
+PROMPTS = 4
+EVERY_S, GAP_S = 6.0, 4.0
+"""A gap in which nobody asks after every so many seconds of requests."""
+SEED = 7
+START_S = 300.0
+ANSWER_S = 120.0
+SERVING = {"quantum": 0.5, "hysteresis": 0.5, "batch_idle": 1.0, "max_wait": 5.0}
+"""Shorter than the defaults, so that half a minute shows what a day does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What fits this machine. Bytes."""
 
-    simulated: bool
     gpu: str
     limit: int
-    each: int
     pool: int
+    fleet: Fleet
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One turn: `out` left and `came` came. Bytes and seconds."""
+class Outcome:
+    """Times in seconds."""
 
-    turn: int
-    out: str
-    came: str
-    bytes: int
-    dirty_bytes: int
-    out_s: float
-    in_s: float
-    waited_s: float
-    """From the order until the one that came had made its first step."""
-    steps: int
-    """Of the one that came, all compared word by word."""
+    requests: int
+    answered: int
+    exact: int
+    tokens: int
+    seconds: float
+    """From the first request to the last answer."""
+    switches: int
+    switched_bytes: int
+    first_warm_p50: float | None
+    first_held_p50: float | None
+    """Of those that had to wait for their model."""
+    first_p99: float
+    training: str
+    training_exact: bool
+    training_switches: int
+    vram_s: Mapping[str, float]
+    """How long each was in VRAM, of `whole_s`."""
+    whole_s: float
 
 
-def demo(*, turns: int = 10, limit: str | None = None, simulated: str | None = None, json: bool = False) -> int:
-    """Run it. Returns the exit status: 0 when every switch worked and every sum was exact.
+def demo(
+    *,
+    requests: int = 80,
+    seconds: float = 18.0,
+    limit: str | None = None,
+    simulated: str | None = None,
+    swap: bool = False,
+    turns: int = 10,
+    json: bool = False,
+) -> int:
+    """Run it. Returns the exit status: 0 when every answer and the training's result were exact.
 
     Args:
-        turns: how often the two change places after the first time.
-        limit: VRAM the two share; without it, what the GPU and the free RAM allow, at most 40 GiB.
+        requests: how many, of all models together.
+        seconds: how long they come, gaps not counted.
+        limit: VRAM they share; without it, what the GPU and the free RAM allow, at most 40 GiB.
         simulated: VRAM of a simulated GPU, to use one though there may be a real one.
-        json: print JSON instead of the table.
+        swap: the small demo instead: two workloads change places.
+        turns: with swap: how often.
+        json: print JSON instead of the chart.
 
     Raises:
         Unsupported: neither a GPU nor the simulated driver is there, or this machine is too small.
     """
+    if swap:
+        return demo_swap.swap(turns=turns, limit=limit, simulated=simulated, json=json)
+    if requests < 1 or seconds <= 0:
+        raise BadInput(
+            f"{requests} requests in {seconds:g} seconds are no trace",
+            hint="give --requests 1 or more, --seconds above 0",
+        )
     console = Console(stderr=True, soft_wrap=True)
     setting = choose(
         limit=None if limit is None else parse_size(limit),
         simulated=None if simulated is None else parse_size(simulated),
     )
-    if turns < 1:
-        raise BadInput(f"{turns} turns are none", hint="give --turns 1 or more")
-    if setting.each < _LEAST_EACH:
-        raise BadInput(
-            f"{format_size(setting.limit)} of VRAM are too little for two workloads", hint="give 64MiB or more"
-        )
-    if setting.simulated:
+    if setting.fleet.simulated:
         console.print("No GPU in use: this is the SIMULATED driver. It shows that it works, and no speed.")
-    console.print(
-        f"{setting.gpu}: two workloads of {format_size(setting.each)} each share {format_size(setting.limit)} of VRAM."
+    console.print(f"{setting.gpu}: {setting.fleet} share {format_size(setting.limit)} of VRAM.")
+    asks = zipf(
+        MODELS,
+        count=requests,
+        seconds=seconds,
+        seed=SEED,
+        tokens=TOKENS,
+        prompts_each=PROMPTS,
+        every=EVERY_S,
+        gap=GAP_S,
     )
+    expected, result = alone(setting.fleet, console)
     with OwnAgent(
         pool_bytes=setting.pool,
-        simulated_bytes=setting.limit if setting.simulated else None,
-        vram_limit=None if setting.simulated else setting.limit,
+        simulated_bytes=setting.limit if setting.fleet.simulated else None,
+        vram_limit=None if setting.fleet.simulated else setting.limit,
+        sections=setting.fleet.sections(serving=SERVING, hold_s=ANSWER_S),
     ) as agent:
-        rows, ends = alternate(agent, setting, turns=turns, console=console)
+        outcome, history, began = serve(agent, setting, asks, expected=expected, result=result, console=console)
     if json:
-        sys.stdout.write(
-            json_module.dumps({"setting": asdict(setting), "turns": [asdict(row) for row in rows], "ends": ends}) + "\n"
-        )
+        sys.stdout.write(json_module.dumps(asdict(outcome)) + "\n")
     else:
-        wide_console().print(table(setting, rows))
-        for name, end in ends.items():
-            print(f"{name}: {end}, every word compared in every step")
-    return 0
+        show(history, outcome, began=began)
+    return 0 if outcome.exact == outcome.requests and outcome.training_exact else 1
 
 
 def choose(*, limit: int | None, simulated: int | None) -> Setting:
     """What to run on here. Raises Unsupported."""
-    gpu = None if simulated is not None else real_gpu()
+    gpu = None if simulated is not None else demo_swap.real_gpu()
     if gpu is None:
         total = simulated or limit or SIMULATED_BYTES
-        each = int(total * PART) // (2 * MIB) * (2 * MIB)
-        return Setting(simulated=True, gpu="simulated GPU", limit=total, each=each, pool=pool_for(each))
+        each = _part(total)
+        if each < 8 * MIB:
+            raise BadInput(f"{format_size(total)} of VRAM are too little for four programs", hint="give 64MiB or more")
+        fleet = Fleet(
+            simulated=True,
+            models=MODELS,
+            model_bytes=each,
+            training_bytes=each,
+            training_steps=400,
+            training_pace=0.02,
+            seconds_per_token=0.02,
+        )
+        return Setting(gpu="simulated GPU", limit=total, pool=_pool(fleet), fleet=fleet)
+    if importlib.util.find_spec("torch") is None:
+        raise Unsupported(
+            f"there is a {gpu[0]}, but no PyTorch for {sys.executable}, of which the demo's servers are made",
+            hint="install torch for it, or try `kybernate demo --swap` or `kybernate demo --simulated 240MiB`",
+        )
     name, total = gpu
-    # Both host copies, and as much again as the page cache and the driver's own copies may want.
-    by_ram = int(available_ram() * 0.6 / 2 / PART)
+    by_ram = int(available_ram() * 0.6 / (len(MODELS) + 1) / PART)
     fits = min(limit or min(LIMIT_MOST, by_ram), int(total * 0.9)) // (2 * MIB) * (2 * MIB)
-    if fits < 256 * MIB:
+    if fits < LEAST_REAL_BYTES:
         raise Unsupported(
             f"only {format_size(fits)} of VRAM can be used with {format_size(available_ram())} of free RAM",
-            hint="free some RAM",
+            hint=f"free some RAM; {format_size(LEAST_REAL_BYTES)} are needed",
         )
-    each = int(fits * PART) // (2 * MIB) * (2 * MIB)
-    return Setting(simulated=False, gpu=name, limit=fits, each=each, pool=pool_for(each))
+    fleet = Fleet(
+        simulated=False,
+        models=MODELS,
+        model_bytes=_part(fits),
+        training_bytes=_part(fits),
+        training_steps=200,
+    )
+    return Setting(gpu=name, limit=fits, pool=_pool(fleet), fleet=fleet)
 
 
-def pool_for(each: int) -> int:
-    """Both host copies and some room."""
-    return max(64 * MIB, (2 * each + each // 8) // (2 * MIB) * (2 * MIB) + 64 * MIB)
+def _part(total: int) -> int:
+    return int(total * PART) // (2 * MIB) * (2 * MIB)
 
 
-def real_gpu() -> tuple[str, int] | None:
-    """Name and bytes of the first GPU, asked without making a context; None without one."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, total, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    if cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device) or cuda.cuDeviceGetName(name, 256, device):
-        return None
-    text = name.value.decode(errors="replace")
-    return None if "simulated" in text.lower() else (text, total.value)
+def _pool(fleet: Fleet) -> int:
+    """All at once and some room: a model's copy stays while it is away and while it is not."""
+    return (fleet.wanted_bytes + fleet.wanted_bytes // 8) // (2 * MIB) * (2 * MIB) + 64 * MIB
 
 
-def alternate(agent: OwnAgent, setting: Setting, *, turns: int, console: Console) -> tuple[list[Row], dict[str, str]]:
-    """The job itself. Returns a row a switch, and each workload's last words.
+def alone(fleet: Fleet, console: Console) -> tuple[dict[str, str], str]:
+    """What each answers alone, by prompt, and what the training's result is without interruption.
 
     Raises:
-        KybernateError: a switch failed; WorkloadLost: a sum was wrong.
+        KybernateError: one of them doesn't run, or doesn't answer the same twice.
     """
-    outputs: dict[str, Output] = {}
-    rows: list[Row] = []
-    for seed, name in enumerate(NAMES):
-        mode = ["--loop", str(DIRTY), *(["--pace", "0.02"] if setting.simulated else [])]
-        ordered = time.perf_counter()
-        outputs[name] = agent.run(name, workload_command(setting.each, *mode, seed=seed + 1))
-        outputs[name].wait("ready ", timeout_s=START_S)
-        outputs[name].wait_steps(STEPS, timeout_s=STEP_S)
-        waited = time.perf_counter() - ordered
-        console.print(f"{name} runs, {format_size(setting.each)} filled and compared, {waited:.1f} s after its start")
-    here, away = NAMES[1], NAMES[0]
-    states = {view.name: view for view in agent.client.workloads()}
-    if states[away].state != "paused":
-        raise KybernateError(f"{away} is {states[away].state}, although {here} took its room")
-    console.print(f"the agent paused {away} by itself: {states[away].reason}")
-    for turn in range(1, turns + 1):
-        before = outputs[away].steps()
-        ordered = time.perf_counter()
-        came = agent.client.resume(away)
-        outputs[away].wait_steps(before + 1, timeout_s=STEP_S)
-        waited = time.perf_counter() - ordered
-        steps = outputs[away].wait_steps(before + STEPS, timeout_s=STEP_S)
-        left = agent.client.workload(here)
-        rows.append(_row(turn, here, away, left.last_pause, came, waited_s=waited, steps=steps))
-        here, away = away, here
-    ends: dict[str, str] = {}
-    ends[here] = agent.exact_end(here)
-    agent.wait_free(setting.each)
-    agent.client.resume(away)
-    ends[away] = agent.exact_end(away)
-    return rows, {name: ends[name] for name in NAMES}
+    asks = {
+        model: [Ask(at=0, model=model, prompt=prompt, tokens=TOKENS) for prompt in prompts(model, PROMPTS)]
+        for model in fleet.models
+    }
+    expected: dict[str, str] = {}
+    # A real GPU is for one at a time here; simulated ones are as many as one likes.
+    with ThreadPoolExecutor(max_workers=len(MODELS) if fleet.simulated else 1) as pool:
+        trained = pool.submit(train_alone, fleet, timeout_s=START_S)
+        for model, found in zip(
+            fleet.models,
+            pool.map(lambda model: ask_alone(fleet, model, asks[model], start_s=START_S), fleet.models),
+            strict=True,
+        ):
+            if found.unstable:
+                raise KybernateError(f"{model} alone gives another answer the second time")
+            expected |= found.answers
+        result, seconds = trained.result()
+    console.print(f"each alone first, without Kybernate: {len(expected)} answers; the training took {seconds:.1f} s")
+    return expected, result
 
 
-def _row(
-    turn: int, out: str, came: str, pause: api.SwitchView | None, resume: api.SwitchView, *, waited_s: float, steps: int
-) -> Row:
-    if pause is None:
-        raise KybernateError(f"turn {turn}: {out} was not paused when {came} was resumed")
-    return Row(
-        turn=turn,
-        out=out,
-        came=came,
-        bytes=pause.bytes_total,
-        dirty_bytes=pause.bytes_copied,
-        out_s=pause.seconds,
-        in_s=resume.seconds,
-        waited_s=waited_s,
-        steps=steps,
+def serve(
+    agent: OwnAgent,
+    setting: Setting,
+    asks: Sequence[Ask],
+    *,
+    expected: Mapping[str, str],
+    result: str,
+    console: Console,
+) -> tuple[Outcome, HistoryView, float]:
+    """The job itself; the outcome, the history and when the requests began.
+
+    Raises:
+        KybernateError: a server didn't come up; WorkloadLost: the training ended otherwise.
+    """
+    serving = until(lambda: _all_there(agent.client.serving()), timeout_s=START_S, what="a first start of each model")
+    console.print(f"all behind http://{serving.listen}/v1 now; {len(asks)} requests come")
+    began = time.time()
+    told = asyncio.run(drive(f"http://{serving.listen}", asks, timeout_s=ANSWER_S))
+    answered_in = max(each.sent_at + each.total_s for each in told)
+    console.print(f"answered in {answered_in:.1f} s; the training goes on")
+    trained = agent.output(TRAINING).wait("result ", timeout_s=START_S)
+    until(lambda: agent.client.workload(TRAINING).state == "exited" or None, timeout_s=30, what="the training's end")
+    history = agent.client.history(began)
+    outcome = _outcome(told, history, expected=expected, seconds=answered_in, began=began)
+    if trained != result:
+        raise WorkloadLost(f"the training ended with {trained!r}; without interruption it is {result!r}")
+    return outcome, history, began
+
+
+def _all_there(serving: ServingView) -> ServingView | None:
+    """Once every model has been ready."""
+    if serving.listen is None:
+        return None
+    models = [served for served in serving.served if served.kind == "model"]
+    ready = [
+        served for served in models if served.phase in ("resident", "away") and (served.open or served.tier != "vram")
+    ]
+    return serving if len(models) == len(ready) == len(MODELS) else None
+
+
+def _outcome(
+    told: Sequence[Told], history: HistoryView, *, expected: Mapping[str, str], seconds: float, began: float
+) -> Outcome:
+    good = [each for each in told if each.complete]
+    warm = [each.first_s for each in good if each.first_s is not None and not _held(each)]
+    held = [each.first_s for each in good if each.first_s is not None and _held(each)]
+    vram: dict[str, float] = {}
+    for interval in history.intervals:
+        if interval.place == "vram":
+            inside = (interval.ended or history.now) - max(began, interval.began)
+            vram[interval.workload] = vram.get(interval.workload, 0.0) + max(0.0, inside)
+    return Outcome(
+        requests=len(told),
+        answered=len(good),
+        exact=sum(each.text == expected[each.ask.prompt] for each in good),
+        tokens=sum(len(each.text.split()) for each in good),
+        seconds=seconds,
+        switches=len(history.switches),
+        switched_bytes=sum(switch.bytes_total for switch in history.switches),
+        first_warm_p50=quantile(warm, 0.5) if warm else None,
+        first_held_p50=quantile(held, 0.5) if held else None,
+        first_p99=quantile([*warm, *held], 0.99),
+        training="",
+        training_exact=True,
+        training_switches=sum(switch.workload == TRAINING for switch in history.switches),
+        vram_s=vram,
+        whole_s=history.now - began,
     )
 
 
-def table(setting: Setting, rows: Sequence[Row]) -> Table:
-    """A line a turn. GiB/s are of the content that left or came, whether it had to be copied or not."""
-    made = Table(title=f"{setting.gpu}, {format_size(setting.limit)} shared by two of {format_size(setting.each)}")
-    for heading in (
-        "turn",
-        "out",
-        "in",
-        "bytes",
-        "dirty",
-        "out s",
-        "GiB/s",
-        "in s",
-        "GiB/s",
-        "to first step s",
-        "sums",
-    ):
-        made.add_column(heading, justify="left" if heading in ("out", "in", "sums") else "right")
-    for row in rows:
-        made.add_row(
-            str(row.turn),
-            row.out,
-            row.came,
-            format_size(row.bytes),
-            format_size(row.dirty_bytes),
-            f"{row.out_s:.3f}",
-            f"{row.bytes / GIB / row.out_s:.1f}" if row.out_s else "-",
-            f"{row.in_s:.3f}",
-            f"{row.bytes / GIB / row.in_s:.1f}" if row.in_s else "-",
-            f"{row.waited_s:.3f}",
-            f"exact ({row.steps} steps)",
-        )
-    return made
+def _held(told: Told) -> bool:
+    return float(told.headers.get("wait", "0") or 0) > 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="kybernate demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--limit", help="VRAM the two share, for example 40GiB")
-    parser.add_argument("--simulated", metavar="SIZE", help="use a simulated GPU of this size")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        return demo(turns=options.turns, limit=options.limit, simulated=options.simulated, json=options.json)
-    except KybernateError as e:
-        print(f"kybernate demo: {e}", file=sys.stderr)
-        return e.exit_status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def show(history: HistoryView, outcome: Outcome, *, began: float) -> None:
+    console = wide_console()
+    width = max(40, min(100, console.width - 12))
+    for line in chart(history.intervals, [*MODELS, TRAINING], since=began, until=history.now, width=width):
+        print(line)
+    shares = ", ".join(f"{name} {outcome.vram_s.get(name, 0.0) / outcome.whole_s:.0%}" for name in (*MODELS, TRAINING))
+    warm, held = (
+        "-" if value is None else f"{value:.3f} s" for value in (outcome.first_warm_p50, outcome.first_held_p50)
+    )
+    print()
+    print(f"requests: {outcome.requests}, {outcome.answered} answered, {outcome.exact} exactly as the server alone did")
+    print(f"tokens:   {outcome.tokens}, {outcome.tokens / outcome.seconds:.0f} a second")
+    print(
+        f"first token, median: {warm} where the model was there, {held} where it had to come; p99 {outcome.first_p99:.3f} s"
+    )
+    print(f"switches: {outcome.switches} pauses and resumes, {format_size(outcome.switched_bytes)} moved")
+    print(f"in VRAM:  {shares} of {outcome.whole_s:.1f} s")
+    print(
+        f"training: interrupted {outcome.training_switches // 2} times; its result is exactly that without interruption"
+    )

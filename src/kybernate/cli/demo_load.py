@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,9 +61,21 @@ def prompts(model: str, count: int) -> list[str]:
 
 
 def zipf(
-    models: Sequence[str], *, count: int, seconds: float, seed: int, tokens: int, prompts_each: int = 8
+    models: Sequence[str],
+    *,
+    count: int,
+    seconds: float,
+    seed: int,
+    tokens: int,
+    prompts_each: int = 8,
+    every: float = math.inf,
+    gap: float = 0.0,
 ) -> list[Ask]:
-    """`count` requests over about `seconds`; the k-th model gets 1/k as many as the first."""
+    """`count` requests over about `seconds`; the k-th model gets 1/k as many as the first.
+
+    Args:
+        every: after so many seconds of it nobody asks for `gap` seconds, which come on top.
+    """
     source = random.Random(seed)
     weights = [1 / rank for rank in range(1, len(models) + 1)]
     known = {model: prompts(model, prompts_each) for model in models}
@@ -70,7 +83,8 @@ def zipf(
     for _ in range(count):
         at += source.expovariate(count / seconds)
         model = source.choices(models, weights)[0]
-        asks.append(Ask(at=at, model=model, prompt=source.choice(known[model]), tokens=tokens))
+        rested = at // every * gap if gap else 0.0
+        asks.append(Ask(at=at + rested, model=model, prompt=source.choice(known[model]), tokens=tokens))
     return asks
 
 
