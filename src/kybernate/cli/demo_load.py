@@ -138,22 +138,38 @@ def _piece(data: bytes) -> str:
 
 
 async def drive(
-    url: str, asks: Sequence[Ask], *, timeout_s: float = 300.0, told: Callable[[Told], None] | None = None
+    url: str,
+    asks: Sequence[Ask],
+    *,
+    timeout_s: float = 300.0,
+    over_s: float = math.inf,
+    told: Callable[[Told], None] | None = None,
 ) -> list[Told]:
-    """The whole trace, in its own time. `told` is called with each answer as it ends."""
+    """The whole trace, in its own time.
+
+    Args:
+        timeout_s: for one answer.
+        over_s: seconds after the beginning when everything is over: what isn't answered then is told as it stands, what was not
+            yet sent is left out.
+        told: called with each answer as it ends.
+    """
     began = time.perf_counter()
+    found: list[Told] = []
     async with session() as http:
 
-        async def one(ask: Ask) -> Told:
+        async def one(ask: Ask) -> None:
             await asyncio.sleep(began + ask.at - time.perf_counter())
-            answer = await ask_once(http, url, ask, timeout_s=timeout_s, began=began)
+            left = began + over_s - time.perf_counter()
+            answer = await ask_once(http, url, ask, timeout_s=min(timeout_s, left), began=began)
+            found.append(answer)
             if told is not None:
                 told(answer)
-            return answer
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(ask)) for ask in asks]
-        return [task.result() for task in tasks]
+            for ask in asks:
+                if ask.at < over_s:
+                    group.create_task(one(ask))
+    return sorted(found, key=lambda each: each.sent_at)
 
 
 async def in_turn(url: str, asks: Sequence[Ask], *, timeout_s: float = 300.0) -> list[Told]:
