@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,10 @@ class Before:
         return cls(frozenset(_mounts(world)), tuple(_descriptors(agent.pid) for agent in world.agents))
 
 
-def alive(world: World, before: Before) -> list[str]:
-    """In a line each."""
+def alive(world: World, before: Before, *, own: Collection[int] = ()) -> list[str]:
+    """In a line each. `own`: processes besides the agents that may live on."""
     left: list[str] = []
-    own = {os.getpid(), *(agent.pid for agent in world.agents)}
+    own = {os.getpid(), *(agent.pid for agent in world.agents), *own}
     for number, agent in enumerate(world.agents):
         who = "ab"[number]
         node = agent.client.node()
