@@ -9,8 +9,8 @@ from typing import Any
 from kybernate.cli.bench_results import Baseline, Case
 from kybernate.cli.demo_load import quantile
 
-WAIT, TIER = "wait", "tier"
-"""Headers of ours: seconds held, and where the model lay."""
+HELD_S = 0.01
+"""A request that was held for less found its model there."""
 
 
 def cases(found: dict[str, Any]) -> list[Case]:
@@ -80,7 +80,7 @@ def _trace(trace: dict[str, Any]) -> list[Case]:
     told = trace["told"]
     made = [
         *_firsts("ttft.warm", [each for each in told if not _held(each)]),
-        *_firsts("ttft.parked_ram", [each for each in told if each["headers"].get(TIER) == "ram"]),
+        *_firsts("ttft.parked_ram", [each for each in told if _held(each) and each["tier"] == "ram"]),
         *_firsts("trace.ttft", told),
         Case("training_exact", "", (float(trace["training"]["exact"]),)),
         Case("trace.switches", "", (float(len(trace["switches"])),)),
@@ -96,12 +96,12 @@ def _trace(trace: dict[str, Any]) -> list[Case]:
 
 
 def _held(told: dict[str, Any]) -> bool:
-    return float(told["headers"].get(WAIT) or 0) > 0
+    return bool(told["held_s"] >= HELD_S)
 
 
 def _wait(told: dict[str, Any]) -> float:
     """Held, or all of it where it never got an answer: then it is at least that."""
-    return float(told["headers"].get(WAIT) or 0) if told["complete"] else float(told["total_s"])
+    return float(told["held_s"] if told["complete"] else told["total_s"])
 
 
 def _fifo(trace: dict[str, Any], fifo: dict[str, Any]) -> list[Case]:

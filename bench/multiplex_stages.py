@@ -20,7 +20,7 @@ import yaml
 from kybernate.cli.bench_agent import OwnAgent, plain_environment, until
 from kybernate.cli.demo_alone import Plain, ask_alone, surroundings, train_alone
 from kybernate.cli.demo_fleet import TRAINING, Fleet
-from kybernate.cli.demo_load import Ask, Told, ask_once, drive, prompts, session, zipf
+from kybernate.cli.demo_load import Ask, Told, ask_once, drive, free_address, prompts, session, zipf
 from kybernate.model.api_serving import ServedView, ServingView
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import TierName
@@ -45,6 +45,7 @@ class Run:
     fifo_requests: int
     rounds: int
     llama_swap: Path | None
+    listen: str = field(default_factory=free_address)
     expected: dict[str, str] = field(default_factory=dict)
     result: str = ""
 
@@ -68,7 +69,7 @@ class Run:
         serving = {**SERVING, "policy": policy}
         if quiet:
             serving |= {"return_home": False, "staging": {"budget": "off"}}
-        sections = self.fleet.sections(serving=serving, hold_s=ANSWER_S)
+        sections = self.fleet.sections(listen=self.listen, serving=serving, hold_s=ANSWER_S)
         if not training:
             del sections["jobs"]
         return sections
@@ -87,7 +88,8 @@ def as_plain(run: Run, told: Sequence[Told]) -> list[dict[str, Any]]:
             "first_s": None if each.first_s is None else round(each.first_s, 5),
             "total_s": round(each.total_s, 5),
             "tokens": len(each.text.split()),
-            "headers": dict(each.headers),
+            "held_s": each.held_s,
+            "tier": each.headers.get("tier"),
             "error": each.error[:200],
         }
         for each in told
@@ -148,9 +150,7 @@ async def _in_rounds(run: Run, url: str, *, deadline: float) -> list[Told]:
 @contextlib.contextmanager
 def llama_swap(run: Run, program: Path) -> Iterator[str]:
     """Its address. Every server alone in the VRAM, as it does without further settings."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = int(free_address().rpartition(":")[2])
     models = {
         model: {
             "cmd": " ".join(run.fleet.server(model)).replace("--port 8000", "--port ${PORT}"),
@@ -269,8 +269,7 @@ def nvme(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
 
 
 def _drive(run: Run, agent: OwnAgent, asks: Sequence[Ask], *, over_s: float) -> list[Told]:
-    listen = agent.client.serving().listen
-    return asyncio.run(drive(f"http://{listen}", asks, timeout_s=ANSWER_S, over_s=max(1.0, over_s)))
+    return asyncio.run(drive(f"http://{run.listen}", asks, timeout_s=ANSWER_S, over_s=max(1.0, over_s)))
 
 
 def _reconfigure(agent: OwnAgent, sections: Mapping[str, Any]) -> None:

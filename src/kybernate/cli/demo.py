@@ -29,7 +29,7 @@ from kybernate.cli.bench_results import wide_console
 from kybernate.cli.demo_alone import ask_alone, train_alone
 from kybernate.cli.demo_chart import chart
 from kybernate.cli.demo_fleet import TRAINING, Fleet
-from kybernate.cli.demo_load import Ask, Told, drive, prompts, quantile, zipf
+from kybernate.cli.demo_load import Ask, Told, drive, free_address, prompts, quantile, zipf
 from kybernate.model.api_history import HistoryView
 from kybernate.model.api_serving import ServingView
 from kybernate.model.errors import BadInput, KybernateError, Unsupported, WorkloadLost
@@ -49,6 +49,8 @@ EVERY_S, GAP_S = 6.0, 4.0
 SEED = 7
 START_S = 300.0
 ANSWER_S = 120.0
+HELD_S = 0.01
+"""A request that was held for less found its model there."""
 SERVING = {"quantum": 0.5, "hysteresis": 0.5, "batch_idle": 1.0, "max_wait": 5.0}
 """Shorter than the defaults, so that half a minute shows what a day does."""
 
@@ -141,7 +143,7 @@ def demo(
         pool_bytes=setting.pool,
         simulated_bytes=setting.limit if setting.fleet.simulated else None,
         vram_limit=None if setting.fleet.simulated else setting.limit,
-        sections=setting.fleet.sections(serving=SERVING, hold_s=ANSWER_S),
+        sections=setting.fleet.sections(listen=free_address(), serving=SERVING, hold_s=ANSWER_S),
     ) as agent:
         outcome, history, began = serve(agent, setting, asks, expected=expected, result=result, console=console)
     if json:
@@ -248,8 +250,8 @@ def serve(
     told = asyncio.run(drive(f"http://{serving.listen}", asks, timeout_s=ANSWER_S))
     answered_in = max(each.sent_at + each.total_s for each in told)
     console.print(f"answered in {answered_in:.1f} s; the training goes on")
-    trained = agent.output(TRAINING).wait("result ", timeout_s=START_S)
-    until(lambda: agent.client.workload(TRAINING).state == "exited" or None, timeout_s=30, what="the training's end")
+    until(lambda: _job(agent.client.serving()) == "exited" or None, timeout_s=START_S, what="the training's end")
+    trained = agent.output(TRAINING).last("result ") or agent.output(TRAINING).tail()
     history = agent.client.history(began)
     outcome = _outcome(told, history, expected=expected, seconds=answered_in, began=began)
     if trained != result:
@@ -268,12 +270,16 @@ def _all_there(serving: ServingView) -> ServingView | None:
     return serving if len(models) == len(ready) == len(MODELS) else None
 
 
+def _job(serving: ServingView) -> str | None:
+    return next((served.state for served in serving.served if served.name == TRAINING), None)
+
+
 def _outcome(
     told: Sequence[Told], history: HistoryView, *, expected: Mapping[str, str], seconds: float, began: float
 ) -> Outcome:
     good = [each for each in told if each.complete]
-    warm = [each.first_s for each in good if each.first_s is not None and not _held(each)]
-    held = [each.first_s for each in good if each.first_s is not None and _held(each)]
+    warm = [each.first_s for each in good if each.first_s is not None and each.held_s < HELD_S]
+    held = [each.first_s for each in good if each.first_s is not None and each.held_s >= HELD_S]
     vram: dict[str, float] = {}
     for interval in history.intervals:
         if interval.place == "vram":
@@ -296,10 +302,6 @@ def _outcome(
         vram_s=vram,
         whole_s=history.now - began,
     )
-
-
-def _held(told: Told) -> bool:
-    return float(told.headers.get("wait", "0") or 0) > 0
 
 
 def show(history: HistoryView, outcome: Outcome, *, began: float) -> None:

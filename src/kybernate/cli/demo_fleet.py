@@ -51,8 +51,8 @@ class Fleet:
         command += ["--steps", str(self.training_steps)]
         return [*command, "--pace", str(self.training_pace)] if paced and self.training_pace else command
 
-    def sections(self, *, serving: Mapping[str, Any], hold_s: float = 600.0) -> dict[str, Any]:
-        """`models`, `jobs`, `activator` and `serving` of a kybernate.yaml; the address is a free one."""
+    def sections(self, *, listen: str, serving: Mapping[str, Any], hold_s: float = 600.0) -> dict[str, Any]:
+        """`models`, `jobs`, `activator` and `serving` of a kybernate.yaml."""
         environment = {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         return {
             "models": {
@@ -68,7 +68,7 @@ class Fleet:
                 for model in self.models
             },
             "jobs": {TRAINING: {"command": self.training(), "vram": self.training_bytes, "environment": environment}},
-            "activator": {"listen": "127.0.0.1:0"},
+            "activator": {"listen": listen},
             "serving": dict(serving),
         }
 

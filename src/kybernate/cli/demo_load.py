@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,11 @@ class Told:
     """Those of ours, without their prefix."""
     error: str = ""
 
+    @property
+    def held_s(self) -> float:
+        """How long it was held for its model, by the activator's word."""
+        return float(self.headers.get("wait-ms", 0)) / 1000
+
 
 def prompts(model: str, count: int) -> list[str]:
     """The same for each run."""
@@ -86,6 +92,13 @@ def zipf(
         rested = at // every * gap if gap else 0.0
         asks.append(Ask(at=at + rested, model=model, prompt=source.choice(known[model]), tokens=tokens))
     return asks
+
+
+def free_address() -> str:
+    """HOST:PORT that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def session() -> aiohttp.ClientSession:
