@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import report_serving
+
 TOP = Path(__file__).resolve().parents[1]
 RESULTS = TOP / "bench" / "results"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -47,6 +49,7 @@ FLOORS: dict[str, float] = {
     "object.put.of_best_client": 0.80,
     "object.get.of_best_client": 0.80,
     "rps.vs_llama_swap": 1.0,
+    **report_serving.FLOORS,
 }
 """What is promised; at least."""
 
@@ -79,10 +82,8 @@ def load(name: str) -> dict[str, Any] | None:
 def where(content: dict[str, Any]) -> str:
     host = content["host"]
     commit = f", commit {content['commit']}" if content["commit"] else ""
-    return (
-        f"{host['gpu']}, driver {host['driver']}, CUDA {host['cuda']}, Linux {host['kernel']}, {host['cpu']}, "
-        f"{content['date'][:10]}{commit}"
-    )
+    gpu = f"{host['gpu']}, driver {host['driver']}, CUDA {host['cuda']}, " if host["gpu"] else ""
+    return f"{gpu}Linux {host['kernel']}, {host['cpu']}, {content['date'][:10]}{commit}"
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
@@ -280,6 +281,30 @@ def shares(cases: dict[str, Any]) -> list[str]:
     return found
 
 
+def serving_table(content: dict[str, Any]) -> list[str]:
+    return [
+        *markdown(
+            ["case", "Kybernate", "from to", "of", "against", "promised"],
+            report_serving.rows(content),
+            right=range(1, 4),
+        ),
+        "",
+        *(f"- {note}" for note in content["notes"]),
+        "",
+        f"{where(content)}.",
+    ]
+
+
+def short_serving() -> list[str]:
+    """In sentences, each as far as it was measured."""
+    lines: list[str] = []
+    if (multiplex := load("multiplex")) and (words := report_serving.multiplexing(multiplex)):
+        lines += [f"Five model servers of 24 GiB on 60 GiB of VRAM, by a trace: {words}. {where(multiplex)}.", ""]
+    if (activator := load("activator")) and (words := report_serving.activating(activator)):
+        lines += [f"The address in front of them {words}. {where(activator)}.", ""]
+    return lines
+
+
 def results_section() -> str:
     """What stands between the marks in README.md; the empty string when nothing was measured."""
     parts: list[str] = []
@@ -289,7 +314,9 @@ def results_section() -> str:
         parts += [*short_overhead(overhead), ""]
     if tiers := load("tiers"):
         parts += [*short_tiers(tiers), ""]
-    parts += promises([content for name in ("pause", "overhead", "tiers") if (content := load(name)) is not None])
+    parts += short_serving()
+    known = ("pause", "overhead", "tiers", "multiplex", "activator")
+    parts += promises([content for name in known if (content := load(name)) is not None])
     if compatibility := load("compatibility"):
         verdicts = [row["verdict"] for row in compatibility["programs"]]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
@@ -361,6 +388,8 @@ def benchmarks_page() -> str | None:
         parts += ["## What it costs while a workload runs", "", *overhead_table(overhead), ""]
     if tiers := load("tiers"):
         parts += ["## Below RAM, and images", "", *tiers_table(tiers), ""]
+    if multiplex := load("multiplex"):
+        parts += ["## Five models on one GPU", "", *serving_table(multiplex), ""]
     if activator := load("activator"):
         parts += ["## The activator", "", *activator_table(activator), ""]
     if not parts:
@@ -376,7 +405,7 @@ def benchmarks_page() -> str | None:
             "",
             *parts,
             "Again, on a machine with a GPU: `kybernate bench pause`, `python bench/overhead.py`, `python bench/tiers.py`,",
-            "`python bench/report.py`; on any machine: `python bench/activator.py`.",
+            "`python bench/multiplex.py --results DIR`, `python bench/report.py`; on any machine: `python bench/activator.py`.",
             "",
         ]
     )

@@ -16,6 +16,7 @@ from kybernate.cli.bench_results import Baseline, Case
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with a directory of its own instead of the repository."""
     path = Path(__file__).resolve().parents[2] / "bench" / "report.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("report", path)
     assert spec is not None
     assert spec.loader is not None
@@ -123,3 +124,43 @@ def test_compatibility_page(report: ModuleType) -> None:
     assert "| C++ | passes | 100 | 12,345 | 0.50 | 0.25 | 1.0 GiB | 5 MiB |  |  |" in page
     assert "**failed**" in page
     assert "a / b" in page
+
+
+def test_serving(report: ModuleType) -> None:
+    ratio = Baseline(name="llama-swap", value=8.0, n=6)
+    cases = [
+        Case(case="answers_equal_ratio", unit="ratio", samples=(1.0,), notes={"of": 1200}),
+        Case(case="training_exact", unit="", samples=(1.0,)),
+        Case(case="ttft.warm.p50_s", unit="s", samples=(0.02,), notes={"of": 600}),
+        Case(case="ttft.warm.p99_s", unit="s", samples=(0.5,), notes={"of": 600}),
+        Case(case="ttft.parked_ram.p50.vs_start_stop", unit="ratio", samples=(0.125,), baseline=ratio),
+    ]
+    write(report, "multiplex", cases)
+    activator = [
+        Case(case="added.p50_ms", unit="ms", samples=(0.2,)),
+        Case(case="added.p99_ms", unit="ms", samples=(3.0,)),
+        Case(case="rps.vs_llama_swap", unit="ratio", samples=(1.5,)),
+    ]
+    write(report, "activator", activator)
+    section = report.results_section()
+    assert "all of 1200 answers are those of the server alone" in section
+    assert "as median (99th percentile), 0.02 s (0.5 s) where it was in VRAM" in section
+    assert "one from RAM 1 s, where llama-swap takes 8 s" in section
+    assert "adds 0.2 ms to a request (3 ms at the 99th percentile); passes 1.5 times" in section
+    assert "Of 5 promises missed: `added.p99_ms`" in section
+    page = report.benchmarks_page()
+    assert page is not None
+    assert "2 **missed**" in page
+    assert "| `ttft.parked_ram.p50.vs_start_stop` | 0.125 |  | 1 | llama-swap 8 s |  |" in page
+
+
+def test_a_wrong_answer_is_not_hidden(report: ModuleType) -> None:
+    cases = [
+        Case(case="answers_equal_ratio", unit="ratio", samples=(0.999,), notes={"of": 1000}),
+        Case(case="training_exact", unit="", samples=(0.0,)),
+    ]
+    write(report, "multiplex", cases)
+    section = report.results_section()
+    assert "99.90% of 1000 answers" in section
+    assert "**not** exact" in section
+    assert "missed: `answers_equal_ratio`, `training_exact`" in section

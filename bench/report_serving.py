@@ -1,0 +1,87 @@
+"""What README says of multiplex.json and activator.json, and docs/benchmarks.md of the first. Pure; called by report.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FLOORS: dict[str, float] = {"answers_equal_ratio": 1.0, "training_exact": 1.0}
+"""What is promised; at least."""
+
+_FIRST = (("warm", "where it was in VRAM"), ("parked_ram", "from RAM"), ("parked_nvme", "from the disk"))
+
+
+def rows(content: dict[str, Any]) -> list[list[str]]:
+    """A row a case of multiplex.json: name, value, from to, of how many, what it is compared with, what is promised."""
+    return [
+        [
+            f"`{case['case']}`",
+            _quantity(case["value"], case["unit"]),
+            f"{_quantity(case['min'], case['unit'])} to {_quantity(case['max'], case['unit'])}"
+            if case["n"] > 1
+            else "",
+            str(case.get("of", case["n"])),
+            f"{case['baseline']['name']} {_quantity(case['baseline']['value'], _unit_of_baseline(case))}"
+            if case["baseline"]
+            else "",
+            _promised(case),
+        ]
+        for case in content["cases"]
+    ]
+
+
+def _unit_of_baseline(case: dict[str, Any]) -> str:
+    """A ratio's baseline is what it was divided by."""
+    return "s" if case["unit"] == "ratio" else str(case["unit"])
+
+
+def _quantity(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}".strip() if unit != "ratio" else f"{value:.3f}"
+
+
+def _promised(case: dict[str, Any]) -> str:
+    name, value = case["case"], case["value"]
+    if name in FLOORS:
+        return f"at least {FLOORS[name]:g}" + (" **missed**" if value < FLOORS[name] else "")
+    return ""
+
+
+def multiplexing(content: dict[str, Any]) -> str:
+    """In a sentence or two, as far as it was measured; the empty string for nothing."""
+    cases = {case["case"]: case for case in content["cases"]}
+    parts = []
+    if equal := cases.get("answers_equal_ratio"):
+        exact = "all" if equal["value"] == 1 else f"{equal['value']:.2%}"
+        parts.append(f"{exact} of {equal['of']} answers are those of the server alone")
+    if training := cases.get("training_exact"):
+        result = "exact" if training["value"] == 1 else "**not** exact"
+        parts.append(f"a training job in the gaps ends with a result that is {result}")
+    firsts = [
+        f"{cases[f'ttft.{kind}.p50_s']['value']:.2g} s ({cases[f'ttft.{kind}.p99_s']['value']:.2g} s) {words}"
+        for kind, words in _FIRST
+        if f"ttft.{kind}.p50_s" in cases and f"ttft.{kind}.p99_s" in cases
+    ]
+    if firsts:
+        parts.append(f"the first token of a model takes, as median (99th percentile), {', '.join(firsts)}")
+    if ratio := cases.get("ttft.parked_ram.p50.vs_start_stop"):
+        other, mine = ratio["baseline"], ratio["value"] * ratio["baseline"]["value"]
+        parts.append(
+            f"with nothing else going on, one from RAM {mine:.2g} s, where {other['name']} takes {other['value']:.2g} s"
+        )
+    if wait := cases.get("wait.mean.vs_fifo"):
+        parts.append(f"requests wait {wait['value']:.2f} times as long as first come, first served")
+    if busy := cases.get("gpu_busy_share"):
+        parts.append(f"the GPU is busy {busy['value']:.0%} of the time")
+    return "; ".join(parts)
+
+
+def activating(content: dict[str, Any]) -> str:
+    """The same of the address in front of the models."""
+    cases = {case["case"]: case for case in content["cases"]}
+    parts = []
+    if (p50 := cases.get("added.p50_ms")) and (p99 := cases.get("added.p99_ms")):
+        parts.append(f"adds {p50['value']:.2g} ms to a request ({p99['value']:.2g} ms at the 99th percentile)")
+    if swap := cases.get("rps.vs_llama_swap"):
+        parts.append(f"passes {swap['value']:.2f} times the requests a second that llama-swap does")
+    if token := cases.get("added_per_token_us"):
+        parts.append(f"adds {token['value']:.2g} µs to a streamed token")
+    return "; ".join(parts)
