@@ -31,7 +31,7 @@ criu:
 	@scripts/criu.sh
 
 .PHONY: demo
-demo: setup ## the main job: two workloads that don't fit together share one GPU
+demo: setup ## the main job: three model servers that don't fit together and a training job, behind one address
 	@$(BIN)/kybernate demo
 
 .PHONY: test
@@ -58,6 +58,10 @@ SECONDS ?= 1800
 .PHONY: soak
 soak: setup s3server ## random orders and faults on workloads in all tiers: make soak SECONDS=1800 SEED=7
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: soak-serving
+soak-serving: setup ## random requests while all that serves them is killed and reordered: make soak-serving SECONDS=3600 SEED=7
+	@$(BIN)/python -m tests.soak.serving --seconds $(if $(filter file,$(origin SECONDS)),3600,$(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: sanitize
 sanitize: setup ## native code and its tests under AddressSanitizer and ThreadSanitizer

@@ -41,11 +41,37 @@ def test_sequence_is_the_formula_it_claims_to_be() -> None:
 
 
 def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo(turns=2, simulated="128MiB", json=True) == 0
+    assert demo(requests=24, seconds=7.0, simulated="80MiB", json=True) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["requests"] == outcome["answered"] == outcome["exact"] == 24
+    assert outcome["training_exact"]
+    assert outcome["switches"] >= 4
+    assert set(outcome["vram_s"]) == {"ada", "bob", "cem", "training"}
+
+
+def test_demo_of_two_that_change_places(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo(swap=True, turns=2, simulated="128MiB", json=True) == 0
     result = json.loads(capsys.readouterr().out)
     assert [row["turn"] for row in result["turns"]] == [1, 2]
     assert all(row["bytes"] == result["setting"]["each"] for row in result["turns"])
     assert all(end.startswith("exact steps=") for end in result["ends"].values())
+
+
+def test_multiplex_runner(tmp_path: Path) -> None:
+    target = tmp_path / "multiplex.json"
+    done = python(
+        "bench/multiplex.py", "--simulated", "--results", tmp_path / "parts", "--output", target, "--models", "3",
+        "--requests", "20", "--seconds", "5", "--every", "3", "--gap", "2", "--fifo-requests", "8", "--rounds", "2",
+        "--steps", "100",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = {case["case"]: case for case in json.loads(target.read_text())["cases"]}
+    assert cases["answers_equal_ratio"]["value"] == cases["training_exact"]["value"] == 1
+    assert cases["answers_equal_ratio"]["of"] >= 20 + 8 + 2 + 1
+    assert {
+        "ttft.parked_ram.p50_s", "ttft.parked_ram.p99_s", "ttft.parked_nvme.p50_s", "ttft.parked_nvme.p99_s",
+        "ttft.warm.p50_s", "ttft.warm.p99_s", "ttft.parked_ram.p50.vs_start_stop", "wait.mean.vs_fifo",
+    } <= set(cases)  # fmt: skip
 
 
 def test_bench_pause_writes_the_fixed_names(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ _COMMANDS = (
     ("check", "commands.machine:check", "Check a kybernate.yaml."),
     ("version", "commands.machine:version", "Show the versions of command line and agent."),
     ("completion", "commands.machine:completion", "Print the completion script for a shell."),
-    ("demo", "demo:demo", "The main job: two workloads that don't fit together share one GPU."),
+    ("demo", "demo:demo", "The main job: three model servers and a training job behind one address."),
 )
 _BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the driver's own checkpoint."),)
 _BENCH_HELP = "Measure; writes bench/results/."
