@@ -212,7 +212,10 @@ class Mischief:
         self._world.restart(kill=True, away_s=self._source.choice((0, 0.5, 2.0)))
 
     def end_agent(self, model: str) -> None:
-        self._world.restart(kill=False, away_s=0)
+        """An ordinary end takes the activator along: nobody listens until the next agent is there."""
+        with self._traffic.excused(ANYBODY):
+            self._world.restart(kill=False, away_s=0)
+            _wait(lambda: _healthy(self._world), AGAIN_S, "an activator that answers again")
 
     def reload(self, model: str) -> None:
         self._world.configure()
