@@ -333,6 +333,10 @@ def _settle(world: World, expected: Mapping[str, Mapping[Question, str]]) -> lis
     wrong: list[str] = []
     world.configure()
     world.agent.client.reload()
+    for model in MODELS:
+        # Whom an order has paused stays so until another one.
+        with _refusals():
+            world.agent.client.resume(model)
     with httpx2.Client(base_url=world.url, timeout=AGAIN_S) as http:
         for model in MODELS:
             question, answer = next(iter(expected[model].items()))

@@ -123,6 +123,7 @@ class Traffic:
                 await kind(http, source, model, question)  # type: ignore[misc]
             except (aiohttp.ClientError, OSError, TimeoutError) as e:
                 self._cut(model, began, f"{type(e).__name__}: {e}")
+                await asyncio.sleep(self._rest_s)
             await asyncio.sleep(source.expovariate(1 / self._rest_s))
 
     async def _streamed(
