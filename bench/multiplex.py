@@ -38,6 +38,7 @@ from kybernate.cli.demo_fleet import Fleet
 from kybernate.model.errors import KybernateError
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import MIB
+from kybernate.node.policy.registry import DEFAULT
 
 MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 13 / 60, 96 / 60
 """Of the VRAM budget: two servers fit, but not two servers and the training; four servers wait in RAM while one computes."""
@@ -135,7 +136,7 @@ def measure(options: argparse.Namespace, diary: Diary) -> None:
         pool_bytes=options.pool,
         simulated_bytes=options.vram if options.simulated else None,
         vram_limit=None if options.simulated else options.vram,
-        sections=run.sections("balanced", training=False),
+        sections=run.sections(DEFAULT, training=False),
         log=options.results / "agent.log",
     ) as agent:
         seconds = multiplex_stages.all_up(run, agent, timeout_s=options.start_s)

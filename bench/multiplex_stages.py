@@ -24,6 +24,7 @@ from kybernate.cli.demo_load import Ask, Told, ask_once, drive, free_address, pr
 from kybernate.model.api_serving import ServedView, ServingView
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import TierName
+from kybernate.node.policy.registry import DEFAULT
 
 SEED = 11
 PROMPTS = 8
@@ -197,7 +198,7 @@ def ready(serving: ServingView, count: int) -> bool | None:
 
 def trace(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     """The main thing: the whole trace, and the training in its gaps and after it."""
-    _reconfigure(agent, run.sections("balanced", training=True))
+    _reconfigure(agent, run.sections(DEFAULT, training=True))
     before = agent.client.serving()
     began = time.time()
     with Busy(simulated=run.fleet.simulated) as busy:
@@ -230,13 +231,13 @@ def fifo(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     _reconfigure(agent, run.sections("fifo", training=True))
     asks = run.asks()[: run.fifo_requests]
     told = _drive(run, agent, asks, over_s=deadline - time.monotonic() - 2)
-    _reconfigure(agent, run.sections("balanced", training=True))
+    _reconfigure(agent, run.sections(DEFAULT, training=True))
     return {"told": as_plain(run, told), "asked": len(asks)}
 
 
 def switch(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     """One request at a time for whatever is parked in RAM, nothing else going on."""
-    _reconfigure(agent, run.sections("balanced", training=True, quiet=True))
+    _reconfigure(agent, run.sections(DEFAULT, training=True, quiet=True))
     told: list[Told] = []
     for number in range(run.rounds):
         model = _parked(_settled(agent), TierName.RAM)
@@ -248,7 +249,7 @@ def switch(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
 
 def nvme(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     """The same, after it was moved from RAM to the disk. As often as the time allows."""
-    _reconfigure(agent, run.sections("balanced", training=True, quiet=True))
+    _reconfigure(agent, run.sections(DEFAULT, training=True, quiet=True))
     told: list[Told] = []
     moved: list[float] = []
     longest = 0.0

@@ -37,6 +37,7 @@ from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
 from kybernate.model.errors import AgentAway, KybernateError
 from kybernate.model.types import MIB, TierName, workload_name
+from kybernate.node.policy.registry import DEFAULT, POLICIES
 from kybernate.process.cgroups import WorkloadCgroup
 
 MODELS = ("ada", "bob", "cem", "dot")
@@ -126,7 +127,7 @@ class World:
             },
             "activator": {"listen": f"127.0.0.1:{self.port}", "workers": 2},
             "serving": {
-                "policy": pick(("balanced", "balanced", "fifo", "lru")),
+                "policy": pick((DEFAULT, *POLICIES)),
                 "max_wait": 5,
                 "quantum": pick((0, 0.5)),
             },
@@ -362,6 +363,7 @@ def _take_off(world: World, before: remains.Before) -> list[str]:
     world.agent.write(activator={"listen": f"127.0.0.1:{world.port}", "workers": 2})
     world.agent.client.reload()
     world.agent.stop_all()
+    world.agent.client.collect()
     left: list[str] = []
 
     def look() -> bool:
