@@ -25,14 +25,13 @@ from rich.console import Console
 
 from kybernate.cli import demo_swap
 from kybernate.cli.bench_agent import OwnAgent, available_ram, until
-from kybernate.cli.bench_results import wide_console
 from kybernate.cli.demo_alone import ask_alone, train_alone
-from kybernate.cli.demo_chart import chart
 from kybernate.cli.demo_fleet import TRAINING, Fleet
-from kybernate.cli.demo_load import Ask, Told, drive, free_address, prompts, quantile, zipf
+from kybernate.cli.demo_load import Ask, drive, free_address, prompts, zipf
+from kybernate.cli.demo_outcome import Outcome, outcome_of, show
 from kybernate.model.api_history import HistoryView
 from kybernate.model.api_serving import ServingView
-from kybernate.model.errors import BadInput, KybernateError, Unsupported, WorkloadLost
+from kybernate.model.errors import BadInput, KybernateError, Unsupported
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import GIB, MIB
 
@@ -49,8 +48,8 @@ EVERY_S, GAP_S = 6.0, 4.0
 SEED = 7
 START_S = 300.0
 ANSWER_S = 120.0
-HELD_S = 0.01
-"""A request that was held for less found its model there."""
+IDLE_S = 1.5
+"""Without a request a model gives its VRAM back after so long."""
 SERVING = {"quantum": 0.5, "hysteresis": 0.5, "batch_idle": 1.0, "max_wait": 5.0}
 """Shorter than the defaults, so that half a minute shows what a day does."""
 
@@ -63,30 +62,6 @@ class Setting:
     limit: int
     pool: int
     fleet: Fleet
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Times in seconds."""
-
-    requests: int
-    answered: int
-    exact: int
-    tokens: int
-    seconds: float
-    """From the first request to the last answer."""
-    switches: int
-    switched_bytes: int
-    first_warm_p50: float | None
-    first_held_p50: float | None
-    """Of those that had to wait for their model."""
-    first_p99: float
-    training: str
-    training_exact: bool
-    training_switches: int
-    vram_s: Mapping[str, float]
-    """How long each was in VRAM, of `whole_s`."""
-    whole_s: float
 
 
 def demo(
@@ -143,13 +118,13 @@ def demo(
         pool_bytes=setting.pool,
         simulated_bytes=setting.limit if setting.fleet.simulated else None,
         vram_limit=None if setting.fleet.simulated else setting.limit,
-        sections=setting.fleet.sections(listen=free_address(), serving=SERVING, hold_s=ANSWER_S),
+        sections=setting.fleet.sections(listen=free_address(), serving=SERVING, hold_s=ANSWER_S, idle_s=IDLE_S),
     ) as agent:
         outcome, history, began = serve(agent, setting, asks, expected=expected, result=result, console=console)
     if json:
         sys.stdout.write(json_module.dumps(asdict(outcome)) + "\n")
     else:
-        show(history, outcome, began=began)
+        show(history, outcome, [*MODELS, TRAINING], began=began)
     return 0 if outcome.exact == outcome.requests and outcome.training_exact else 1
 
 
@@ -242,7 +217,7 @@ def serve(
     """The job itself; the outcome, the history and when the requests began.
 
     Raises:
-        KybernateError: a server didn't come up; WorkloadLost: the training ended otherwise.
+        KybernateError: a server didn't come up, or the training doesn't end.
     """
     serving = until(lambda: _all_there(agent.client.serving()), timeout_s=START_S, what="a first start of each model")
     console.print(f"all behind http://{serving.listen}/v1 now; {len(asks)} requests come")
@@ -250,12 +225,13 @@ def serve(
     told = asyncio.run(drive(f"http://{serving.listen}", asks, timeout_s=ANSWER_S))
     answered_in = max(each.sent_at + each.total_s for each in told)
     console.print(f"answered in {answered_in:.1f} s; the training goes on")
-    until(lambda: _job(agent.client.serving()) == "exited" or None, timeout_s=START_S, what="the training's end")
-    trained = agent.output(TRAINING).last("result ") or agent.output(TRAINING).tail()
+    output = agent.output(TRAINING)
+    until(lambda: output.last("result ") or _over(agent.client.serving()), timeout_s=START_S, what="the training's end")
+    trained = output.last("result ") or output.tail()
     history = agent.client.history(began)
-    outcome = _outcome(told, history, expected=expected, seconds=answered_in, began=began)
-    if trained != result:
-        raise WorkloadLost(f"the training ended with {trained!r}; without interruption it is {result!r}")
+    outcome = outcome_of(
+        told, history, expected=expected, trained=trained, result=result, seconds=answered_in, began=began
+    )
     return outcome, history, began
 
 
@@ -270,57 +246,6 @@ def _all_there(serving: ServingView) -> ServingView | None:
     return serving if len(models) == len(ready) == len(MODELS) else None
 
 
-def _job(serving: ServingView) -> str | None:
-    return next((served.state for served in serving.served if served.name == TRAINING), None)
-
-
-def _outcome(
-    told: Sequence[Told], history: HistoryView, *, expected: Mapping[str, str], seconds: float, began: float
-) -> Outcome:
-    good = [each for each in told if each.complete]
-    warm = [each.first_s for each in good if each.first_s is not None and each.held_s < HELD_S]
-    held = [each.first_s for each in good if each.first_s is not None and each.held_s >= HELD_S]
-    vram: dict[str, float] = {}
-    for interval in history.intervals:
-        if interval.place == "vram":
-            inside = (interval.ended or history.now) - max(began, interval.began)
-            vram[interval.workload] = vram.get(interval.workload, 0.0) + max(0.0, inside)
-    return Outcome(
-        requests=len(told),
-        answered=len(good),
-        exact=sum(each.text == expected[each.ask.prompt] for each in good),
-        tokens=sum(len(each.text.split()) for each in good),
-        seconds=seconds,
-        switches=len(history.switches),
-        switched_bytes=sum(switch.bytes_total for switch in history.switches),
-        first_warm_p50=quantile(warm, 0.5) if warm else None,
-        first_held_p50=quantile(held, 0.5) if held else None,
-        first_p99=quantile([*warm, *held], 0.99),
-        training="",
-        training_exact=True,
-        training_switches=sum(switch.workload == TRAINING for switch in history.switches),
-        vram_s=vram,
-        whole_s=history.now - began,
-    )
-
-
-def show(history: HistoryView, outcome: Outcome, *, began: float) -> None:
-    console = wide_console()
-    width = max(40, min(100, console.width - 12))
-    for line in chart(history.intervals, [*MODELS, TRAINING], since=began, until=history.now, width=width):
-        print(line)
-    shares = ", ".join(f"{name} {outcome.vram_s.get(name, 0.0) / outcome.whole_s:.0%}" for name in (*MODELS, TRAINING))
-    warm, held = (
-        "-" if value is None else f"{value:.3f} s" for value in (outcome.first_warm_p50, outcome.first_held_p50)
-    )
-    print()
-    print(f"requests: {outcome.requests}, {outcome.answered} answered, {outcome.exact} exactly as the server alone did")
-    print(f"tokens:   {outcome.tokens}, {outcome.tokens / outcome.seconds:.0f} a second")
-    print(
-        f"first token, median: {warm} where the model was there, {held} where it had to come; p99 {outcome.first_p99:.3f} s"
-    )
-    print(f"switches: {outcome.switches} pauses and resumes, {format_size(outcome.switched_bytes)} moved")
-    print(f"in VRAM:  {shares} of {outcome.whole_s:.1f} s")
-    print(
-        f"training: interrupted {outcome.training_switches // 2} times; its result is exactly that without interruption"
-    )
+def _over(serving: ServingView) -> bool | None:
+    """Whether the training has no work left, however it ended."""
+    return any(served.name == TRAINING and not served.wanted for served in serving.served) or None
