@@ -241,7 +241,7 @@ def switch(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     told: list[Told] = []
     for number in range(run.rounds):
         model = _parked(_settled(agent), TierName.RAM)
-        if model is None or time.monotonic() > deadline - 3:
+        if time.monotonic() > deadline - 3:
             break
         told += _drive(run, agent, [run.ask(model.name, number)], over_s=deadline - time.monotonic())
     return {"told": as_plain(run, told)}
@@ -257,8 +257,6 @@ def nvme(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     while number < run.rounds and time.monotonic() + 1.2 * longest < deadline:
         began = time.monotonic()
         model = _parked(_settled(agent), TierName.RAM)
-        if model is None:
-            break
         agent.client.move(model.name, TierName.NVME)
         moved.append(time.monotonic() - began)
         if _tier(agent, model.name) != TierName.NVME:
@@ -290,10 +288,13 @@ def _settled(agent: OwnAgent) -> ServingView:
     return until(look, timeout_s=SETTLED_S, what="an end of all switches")
 
 
-def _parked(serving: ServingView, tier: TierName) -> ServedView | None:
-    """The one that has been there longest, so that all take their turn."""
+def _parked(serving: ServingView, tier: TierName) -> ServedView:
+    """The one that has been there longest, so that all take their turn. Raises KybernateError for none."""
     there = [s for s in serving.served if s.kind == "model" and s.phase == "away" and s.tier == tier]
-    return min(there, key=lambda served: served.last_use, default=None)
+    if not there:
+        states = ", ".join(f"{s.name} {s.phase} in {s.tier}" for s in serving.served)
+        raise KybernateError(f"no model is parked in {tier}: {states}")
+    return min(there, key=lambda served: served.last_use)
 
 
 def _tier(agent: OwnAgent, name: str) -> str | None:

@@ -14,7 +14,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any, Self
 import httpx2
 from tests.guardian import clean, guarded
 from tests.node.conftest import GPU_BYTES
-from tests.node.serving.conftest import ServingAgent
+from tests.node.serving.conftest import ServingAgent, free_port
 from tests.soak import remains
 from tests.soak.traffic import ANYBODY, Question, Traffic
 
@@ -67,9 +66,7 @@ class World:
         self.deaths = 0
         self._source = source
         self._agent = ServingAgent(root, settings="", simulated_gpu=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._agent.peers, self._agent.port = [], free_port()
 
     def __enter__(self) -> Self:
         self.configure()
@@ -94,7 +91,7 @@ class World:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._agent.port}"
 
     def configure(self, **changes: Any) -> None:
         """Write a kybernate.yaml: ever the same models, ever other numbers."""
@@ -125,7 +122,7 @@ class World:
                     "cold_start": True,
                 }
             },
-            "activator": {"listen": f"127.0.0.1:{self.port}", "workers": 2},
+            "activator": {"workers": 2},
             "serving": {
                 "policy": pick((DEFAULT, *POLICIES)),
                 "max_wait": 5,
@@ -360,7 +357,7 @@ def _settle(world: World, expected: Mapping[str, Mapping[Question, str]]) -> lis
 
 
 def _take_off(world: World, before: remains.Before) -> list[str]:
-    world.agent.write(activator={"listen": f"127.0.0.1:{world.port}", "workers": 2})
+    world.agent.write(activator={"workers": 2})
     world.agent.client.reload()
     world.agent.stop_all()
     world.agent.client.collect()

@@ -90,9 +90,7 @@ def show(history: HistoryView, outcome: Outcome, names: Sequence[str], *, began:
     print()
     print(f"requests: {outcome.requests}, {outcome.answered} answered, {outcome.exact} exactly as the server alone did")
     print(f"tokens:   {outcome.tokens}, {outcome.tokens / outcome.seconds:.0f} a second")
-    print(
-        f"first token, median: {warm} where the model was there, {held} where it had to come; p99 {slowest}"
-    )
+    print(f"first token, median: {warm} where the model was there, {held} where it had to come; p99 {slowest}")
     print(f"switches: {outcome.switches} pauses and resumes, {format_size(outcome.switched_bytes)} moved")
     print(f"in VRAM:  {shares} of {outcome.whole_s:.1f} s")
     end = "exactly that" if outcome.training_exact else "NOT that"
