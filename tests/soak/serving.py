@@ -165,7 +165,7 @@ class Mischief:
             (self.kill_supervisor, 1),
             (self.kill_job, 1),
             (self.kill_worker, 1),
-            (self.kill_agent, 2),
+            (self.kill_agent, 1),
             (self.end_agent, 1),
             (self.reload, 4),
             (self.stop, 1),
@@ -173,7 +173,7 @@ class Mischief:
             (self.resume, 2),
             (self.park, 2),
             (self.prefetch, 1),
-            (self.nothing, 4),
+            (self.nothing, 10),
         )
 
     def one(self) -> str:
