@@ -331,10 +331,6 @@ def _settle(world: World, expected: Mapping[str, Mapping[Question, str]]) -> lis
     wrong: list[str] = []
     world.configure()
     world.agent.client.reload()
-    for model in MODELS:
-        # Whom an order has paused stays so until another one.
-        with _refusals():
-            world.agent.client.resume(model)
     with httpx2.Client(base_url=world.url, timeout=AGAIN_S) as http:
         for model in MODELS:
             question, answer = next(iter(expected[model].items()))
@@ -344,6 +340,8 @@ def _settle(world: World, expected: Mapping[str, Mapping[Question, str]]) -> lis
                 done = http.post("/v1/completions", json=body)
                 while done.status_code == 503 and time.monotonic() < deadline:
                     time.sleep(float(done.headers.get("retry-after", 1)))
+                    with _refusals():  # whom an order has paused stays so until another one
+                        world.agent.client.resume(model, timeout_s=10)
                     done = http.post("/v1/completions", json=body)
                 if done.status_code == 200 and done.json()["choices"][0]["text"] == answer:
                     continue
