@@ -91,6 +91,23 @@ def test_what_a_person_paused_stays_so_and_says_it(begin: Begin, eventually: Eve
     assert not peer.refusals
 
 
+def test_one_that_ended_while_an_order_had_it_paused_is_started_again(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a")})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.answer("a")
+    agent.client.pause("a")
+    peer.request("a", waiting=1)
+    eventually(lambda: "a" in peer.refusals, what="a refusal")
+    peer.answer("a")
+    agent.client.stop("a", grace_s=0)
+    eventually(lambda: "a" not in peer.refusals, what="an end of the refusal")
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open again")
+    assert peer.opened["a"].waited_for == "start"
+
+
 def test_an_idle_model_gives_its_vram_back_and_sinks_to_its_lowest_tier(begin: Begin, eventually: Eventually) -> None:
     agent = begin(models={"a": server("a", size=16 * MIB, idle=0.5, sink=0.5)})
     peer = agent.peer()

@@ -98,6 +98,8 @@ class Controller:
         self._replacing: set[WorkloadName] = set()
         self._stopped = False
         self._refused: set[WorkloadName] = set()
+        self._by_order: set[WorkloadName] = set()
+        """Refused since an order paused them."""
         """Those of whom the workers were told that they can't be had, because of a failure."""
         self.pardoned: Callable[[WorkloadName], None] = lambda _: None
         """Tells the workers that it may be asked for again."""
@@ -305,10 +307,16 @@ class Controller:
                 self._refused.discard(name)
                 if self._gates.pardon(name):
                     self.pardoned(name)  # what comes from now on makes another attempt
+            paused = entry is not None and entry.state is WorkloadState.PAUSED and entry.paused_by == USER
+            if name in self._by_order and not paused:
+                self._by_order.discard(name)
+                if self._gates.pardon(name):
+                    self.pardoned(name)  # also when it ended meanwhile: the next request starts it anew
             if entry is None or entry.ended or name in self._acting:
                 continue
-            if served.kind is Kind.MODEL and entry.state is WorkloadState.PAUSED and entry.paused_by == USER:
+            if served.kind is Kind.MODEL and paused:
                 hint = f"{name} was paused by order; `kybernate resume {name}` lets it answer"
+                self._by_order.add(name)
                 self._gates.refuse(name, message=hint, retry_after_s=None)
             if entry.state is WorkloadState.RUNNING and name not in self.starting and self._memories.of(name).was_ready:
                 self._let_run(name)
