@@ -48,8 +48,6 @@ EVERY_S, GAP_S = 6.0, 4.0
 SEED = 7
 START_S = 300.0
 ANSWER_S = 120.0
-IDLE_S = 1.5
-"""Without a request a model gives its VRAM back after so long."""
 SERVING = {"quantum": 0.5, "hysteresis": 0.5, "batch_idle": 1.0, "max_wait": 5.0}
 """Shorter than the defaults, so that half a minute shows what a day does."""
 
@@ -66,8 +64,8 @@ class Setting:
 
 def demo(
     *,
-    requests: int = 80,
-    seconds: float = 18.0,
+    requests: int = 70,
+    seconds: float = 15.0,
     limit: str | None = None,
     simulated: str | None = None,
     swap: bool = False,
@@ -118,7 +116,7 @@ def demo(
         pool_bytes=setting.pool,
         simulated_bytes=setting.limit if setting.fleet.simulated else None,
         vram_limit=None if setting.fleet.simulated else setting.limit,
-        sections=setting.fleet.sections(listen=free_address(), serving=SERVING, hold_s=ANSWER_S, idle_s=IDLE_S),
+        sections=setting.fleet.sections(listen=free_address(), serving=SERVING, hold_s=ANSWER_S),
     ) as agent:
         outcome, history, began = serve(agent, setting, asks, expected=expected, result=result, console=console)
     if json:

@@ -51,14 +51,8 @@ class Fleet:
         command += ["--steps", str(self.training_steps)]
         return [*command, "--pace", str(self.training_pace)] if paced and self.training_pace else command
 
-    def sections(
-        self, *, listen: str, serving: Mapping[str, Any], hold_s: float = 600.0, idle_s: float | None = None
-    ) -> dict[str, Any]:
-        """`models`, `jobs`, `activator` and `serving` of a kybernate.yaml.
-
-        Args:
-            idle_s: after so long without a request a model gives its VRAM back; None: never by itself.
-        """
+    def sections(self, *, listen: str, serving: Mapping[str, Any], hold_s: float = 600.0) -> dict[str, Any]:
+        """`models`, `jobs`, `activator` and `serving` of a kybernate.yaml."""
         environment = {name: os.environ[name] for name in ("PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         return {
             "models": {
@@ -70,7 +64,6 @@ class Fleet:
                     "vram": self.model_bytes,
                     "environment": environment,
                     "limits": {"hold": hold_s},
-                    "idle": "off" if idle_s is None else idle_s,
                 }
                 for model in self.models
             },
