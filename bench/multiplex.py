@@ -20,6 +20,7 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ from kybernate.node.policy.registry import DEFAULT
 MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 13 / 60, 96 / 60
 """Of the VRAM budget: two servers fit, but not two servers and the training; four servers wait in RAM while one computes."""
 STAGES = ("alone", "start-stop", "trace", "fifo", "switch", "nvme")
-SECONDS = {"alone": 110.0, "start-stop": 70.0, "trace": 230.0, "fifo": 90.0, "switch": 40.0, "nvme": 110.0}
+SECONDS = {"alone": 110.0, "start-stop": 45.0, "trace": 220.0, "fifo": 70.0, "switch": 30.0, "nvme": 110.0}
 """What each stage may take at most; all together may not take more than --limit-s."""
 
 
@@ -132,13 +133,17 @@ def measure(options: argparse.Namespace, diary: Diary) -> None:
     stage("start-stop", lambda deadline: multiplex_stages.start_stop(run, deadline))
     if not set(wanted) & set(STAGES[2:]):
         return
-    with OwnAgent(
-        pool_bytes=options.pool,
-        simulated_bytes=options.vram if options.simulated else None,
-        vram_limit=None if options.simulated else options.vram,
-        sections=run.sections(DEFAULT, training=False),
-        log=options.results / "agent.log",
-    ) as agent:
+    with (
+        tempfile.TemporaryDirectory(prefix="kyb-multiplex-", dir=options.disk) as disk,
+        OwnAgent(
+            pool_bytes=options.pool,
+            simulated_bytes=options.vram if options.simulated else None,
+            vram_limit=None if options.simulated else options.vram,
+            store={"directory": f"{disk}/store"},
+            sections=run.sections(DEFAULT, training=False),
+            log=options.results / "agent.log",
+        ) as agent,
+    ):
         seconds = multiplex_stages.all_up(run, agent, timeout_s=options.start_s)
         print(
             f"{time.monotonic() - began:6.1f} s  all {len(fleet.models)} up, {seconds:.1f} s after the agent",
@@ -161,16 +166,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--pool", type=parse_size, help="host memory for what is paused; left out: 1.6 times the budget"
     )
+    parser.add_argument(
+        "--disk", type=Path, default=Path("/var/tmp"), help="directory on the disk that is the tier nvme"
+    )
     parser.add_argument("--models", type=int, default=5)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=120.0, help="in which they come, gaps not counted")
+    parser.add_argument("--seconds", type=float, default=125.0, help="in which they come, gaps not counted")
     parser.add_argument("--every", type=float, default=30.0, help="seconds of requests between two gaps")
-    parser.add_argument("--gap", type=float, default=8.0, help="seconds in which nobody asks")
+    parser.add_argument("--gap", type=float, default=6.0, help="seconds in which nobody asks")
     parser.add_argument("--tokens", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=600, help="of the training job")
+    parser.add_argument("--steps", type=int, default=400, help="of the training job")
     parser.add_argument("--fifo-requests", type=int, default=200)
     parser.add_argument(
-        "--rounds", type=int, default=20, help="single requests of `switch`, and of `start-stop` as time allows"
+        "--rounds", type=int, default=16, help="single requests of `switch`, and of `start-stop` as time allows"
     )
     parser.add_argument(
         "--llama-swap", type=Path, help="its program; left out: the cold starts of `alone` are the comparison"

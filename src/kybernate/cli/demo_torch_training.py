@@ -17,6 +17,8 @@ from typing import Any
 BATCH = 256
 COPIES = 4
 """Weight, gradient and two moments, of 4 bytes each."""
+ACTIVATIONS = 4
+"""Of a layer, kept for its gradient and made on the way."""
 
 
 def say(text: str) -> None:
@@ -38,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(options.seed)
     width = 4096 if options.bytes >= 1 << 30 else 256
-    depth = max(1, options.bytes // (COPIES * 4 * width * width))
+    depth = max(1, options.bytes // (COPIES * 4 * width * width + ACTIVATIONS * 4 * BATCH * width))
     layers = [torch.nn.Linear(width, width, bias=False, device=options.device) for _ in range(depth)]
     network = torch.nn.Sequential(*[part for layer in layers for part in (layer, torch.nn.Tanh())])
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)  # in place: no copies beside
     random = torch.Generator(device=options.device).manual_seed(options.seed)
     say(f"ready bytes={depth * width * width * 4 * COPIES}")
     said, loss = 0.0, torch.zeros(())
