@@ -231,7 +231,6 @@ def fifo(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
     _reconfigure(agent, run.sections("fifo", training=True))
     asks = run.asks()[: run.fifo_requests]
     told = _drive(run, agent, asks, over_s=deadline - time.monotonic() - 2)
-    _reconfigure(agent, run.sections(DEFAULT, training=True))
     return {"told": as_plain(run, told), "asked": len(asks)}
 
 
