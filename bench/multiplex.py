@@ -126,6 +126,8 @@ def measure(options: argparse.Namespace, diary: Diary) -> None:
             return
         if found is not None:
             diary.keep(name, found)
+        if name == "trace" and found["training"]["result"] is None:
+            diary.note("trace: the training has not ended in time; give it fewer --steps")
 
     stage("alone", lambda deadline: multiplex_stages.alone(run, deadline))
     if "alone" not in diary.found:

@@ -82,10 +82,11 @@ def _trace(trace: dict[str, Any]) -> list[Case]:
         *_firsts("ttft.warm", [each for each in told if not _held(each)]),
         *_firsts("ttft.parked_ram", [each for each in told if _held(each) and each["tier"] == "ram"]),
         *_firsts("trace.ttft", told),
-        Case("training_exact", "", (float(trace["training"]["exact"]),)),
         Case("trace.switches", "", (float(len(trace["switches"])),)),
         Case("trace.tokens_per_s", "1/s", (sum(each["tokens"] for each in told) / trace["seconds"],)),
     ]
+    if trace["training"]["result"] is not None:  # else it has not ended in time: neither exact nor not
+        made.append(Case("training_exact", "", (float(trace["training"]["exact"]),)))
     for operation in ("pause", "resume"):
         seconds = [s["seconds"] for s in trace["switches"] if s["operation"] == operation]
         if seconds:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import yaml
 
-from kybernate.cli.bench_agent import OwnAgent, plain_environment, until
+from kybernate.cli.bench_agent import LOOK_S, OwnAgent, plain_environment, until
 from kybernate.cli.demo_alone import Plain, ask_alone, surroundings, train_alone
 from kybernate.cli.demo_fleet import TRAINING, Fleet
 from kybernate.cli.demo_load import Ask, Told, ask_once, drive, free_address, prompts, session, zipf
@@ -205,9 +205,7 @@ def trace(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
         told = _drive(run, agent, run.asks(), over_s=deadline - time.monotonic() - 20)
     after = agent.client.serving()
     history = agent.client.history(began)
-    trained: str | None = None
-    with contextlib.suppress(KybernateError):
-        trained = agent.output(TRAINING).wait("result ", timeout_s=max(1.0, deadline - time.monotonic()))
+    trained = _trained(agent, deadline)
     switches = [
         {"workload": s.workload, "operation": s.operation, "seconds": s.seconds, "bytes": s.bytes_total}
         for s in agent.client.history(began).switches
@@ -224,6 +222,20 @@ def trace(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
         "intervals": [i.model_dump(include={"workload", "place", "began", "ended"}) for i in history.intervals],
         "training": {"result": trained, "exact": trained == run.result, "expected": run.result},
     }
+
+
+def _trained(agent: OwnAgent, deadline: float) -> str | None:
+    """The training's last word once it has ended; None where it has not in time."""
+    output = agent.output(TRAINING)
+
+    def look() -> str | None:
+        job = next((served for served in agent.client.serving().served if served.name == TRAINING), None)
+        return None if job is not None and job.wanted else output.last("result ") or f"no result: {output.tail()}"
+
+    try:
+        return until(look, timeout_s=max(1.0, deadline - time.monotonic()), what="the training's end", every_s=LOOK_S)
+    except KybernateError:
+        return None
 
 
 def fifo(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
@@ -284,7 +296,7 @@ def _settled(agent: OwnAgent) -> ServingView:
         moving = [s for s in serving.served if s.phase in ("coming", "leaving") or s.waiting or s.in_flight]
         return None if moving else serving
 
-    return until(look, timeout_s=SETTLED_S, what="an end of all switches")
+    return until(look, timeout_s=SETTLED_S, what="an end of all switches", every_s=LOOK_S)
 
 
 def _parked(serving: ServingView, tier: TierName) -> ServedView:

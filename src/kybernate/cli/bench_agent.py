@@ -35,6 +35,7 @@ from kybernate.process.tree import Tree, attach, sweep
 
 POLL_S = 0.005
 ALIVE_S = 0.25
+LOOK_S = 0.1
 START_TIMEOUT_S = 60.0
 POOL_TIMEOUT_S = 180.0
 """Populating and registering 84 GiB takes some 10 s; a machine short of memory takes longer."""
@@ -45,8 +46,8 @@ _PREFIX, _OWNER = "kyb-", "owner"
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T | None], *, timeout_s: float, what: str) -> T:
-    """Poll `look` until it gives something true.
+def until(look: Callable[[], T | None], *, timeout_s: float, what: str, every_s: float = POLL_S) -> T:
+    """Poll `look` until it gives something true; seldom, where each look costs the agent something.
 
     Raises:
         KybernateError: it didn't within `timeout_s`; names `what`.
@@ -57,7 +58,7 @@ def until(look: Callable[[], T | None], *, timeout_s: float, what: str) -> T:
             return found
         if time.monotonic() > deadline:
             raise KybernateError(f"{what} did not happen within {timeout_s:g} s")
-        time.sleep(POLL_S)
+        time.sleep(every_s)
 
 
 class Output:

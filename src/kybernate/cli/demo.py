@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 
 from kybernate.cli import demo_swap
-from kybernate.cli.bench_agent import OwnAgent, available_ram, until
+from kybernate.cli.bench_agent import LOOK_S, OwnAgent, available_ram, until
 from kybernate.cli.demo_alone import ask_alone, train_alone
 from kybernate.cli.demo_fleet import TRAINING, Fleet
 from kybernate.cli.demo_load import Ask, drive, free_address, prompts, zipf
@@ -217,14 +217,24 @@ def serve(
     Raises:
         KybernateError: a server didn't come up, or the training doesn't end.
     """
-    serving = until(lambda: _all_there(agent.client.serving()), timeout_s=START_S, what="a first start of each model")
+    serving = until(
+        lambda: _all_there(agent.client.serving()),
+        timeout_s=START_S,
+        what="a first start of each model",
+        every_s=LOOK_S,
+    )
     console.print(f"all behind http://{serving.listen}/v1 now; {len(asks)} requests come")
     began = time.time()
     told = asyncio.run(drive(f"http://{serving.listen}", asks, timeout_s=ANSWER_S))
     answered_in = max(each.sent_at + each.total_s for each in told)
     console.print(f"answered in {answered_in:.1f} s; the training goes on")
     output = agent.output(TRAINING)
-    until(lambda: output.last("result ") or _over(agent.client.serving()), timeout_s=START_S, what="the training's end")
+    until(
+        lambda: output.last("result ") or _over(agent.client.serving()),
+        timeout_s=START_S,
+        what="the training's end",
+        every_s=LOOK_S,
+    )
     trained = output.last("result ") or output.tail()
     history = agent.client.history(began)
     outcome = outcome_of(
