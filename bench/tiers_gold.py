@@ -1,7 +1,7 @@
 """Stage of bench/tiers.py: a gold image of an inference server: clones' first answers against its cold start, in one run.
 
     cold start      process start, imports, weights from a file in the page cache, first answer; without anything of ours
-    clone           the order until the first answer: once with nothing in RAM but the page cache, then again and again
+    clone           the order until the first answer: right after the image was taken, again and again, and once from the disk
     four at once    until all four have answered
     snapshots       what a second one writes of the unchanged server, and one after it answered some requests
 
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tiers_plan import Plan, Recorder, file_system, fitting, program_environment, ram_disk, scratch, size_name
 
@@ -88,6 +89,7 @@ class _Gold:
         self._image(agent)
         self._clones(agent, cold)
         self._four(agent)
+        self._from_disk(agent)
 
     # -- cold --------------------------------------------------------------------------------------------------------
 
@@ -166,19 +168,11 @@ class _Gold:
     # -- clones ------------------------------------------------------------------------------------------------------
 
     def _clones(self, agent: OwnAgent, cold: Sequence[float]) -> None:
-        self._recorder.note("clones: the first one reads the image from the disk; the others find it in host memory")
+        self._recorder.note("clones: `first` is the first one ever; `from_disk` one of an agent that was started anew")
         found: list[float] = []
         baseline = Baseline("cold start", median(cold), len(cold))
         for turn in range(self._plan.clone_rounds + 1):
-            name = f"clone-{turn}"
-            began = time.monotonic()
-            made = agent.client.clone(IMAGE, name)
-            returned = time.monotonic() - began
-            _ask_one(agent.tree(name), PROMPTS[0])
-            seconds = time.monotonic() - began
-            notes = {"steps": _clone_steps(agent, name, made, returned)}
-            self._compare(name, _answers(agent.tree(name)))
-            agent.client.stop(name, grace_s=0, remove=True)
+            seconds, notes = self._clone(agent, f"clone-{turn}")
             if not turn:
                 self._recorder.case(
                     Case(f"clone.first_answer.first.{self._size}", "s", (seconds,), baseline=baseline, notes=notes)
@@ -192,6 +186,25 @@ class _Gold:
             self._recorder.case(
                 Case("clone.vs_cold_ratio", "ratio", ratios, baseline=Baseline("cold start", 1.0, len(cold)))
             )
+
+    def _clone(self, agent: OwnAgent, name: str) -> tuple[float, dict[str, Any]]:
+        """Seconds to its first answer, and where they went; it is gone afterwards."""
+        began = time.monotonic()
+        made = agent.client.clone(IMAGE, name)
+        returned = time.monotonic() - began
+        _ask_one(agent.tree(name), PROMPTS[0])
+        seconds = time.monotonic() - began
+        notes = {"steps": _clone_steps(agent, name, made, returned)}
+        self._compare(name, _answers(agent.tree(name)))
+        agent.client.stop(name, grace_s=0, remove=True)
+        return seconds, notes
+
+    def _from_disk(self, agent: OwnAgent) -> None:
+        """With nothing of the image in RAM."""
+        agent.kill()
+        agent.start()
+        seconds, notes = self._clone(agent, "from-disk")
+        self._recorder.case(Case(f"clone.first_answer.from_disk.{self._size}", "s", (seconds,), notes=notes))
 
     def _four(self, agent: OwnAgent) -> None:
         free = _pool_free(agent)

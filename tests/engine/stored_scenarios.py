@@ -88,24 +88,31 @@ def clones(root: Path, memory: Path) -> None:
     with Node(root, memory, pool=320 * MIB) as node:
         node.start("w", workload_command(SIZE, "--commands", str(node.run_directory("w") / "commands")))
         node.pause("w")
+        free = node.pool.free_slots
         node.engine.snapshot(node.target("w"), node.space, "image", kind=Kind.IMAGE, labels={"of": "w"})
         node.resume("w")
-        free = node.pool.free_slots
         chunks = SIZE // CHUNK_BYTES
         names = ["one", "two", "three"]
+        packs = Path(node.space.medium.where) / "default" / "packs"
+        packs.rename(packs.with_name("away"))
         for name in names:
             node.revive("image", name, keep_staged=True)
-        assert node.pool.free_slots == free - chunks, "once for all"
+        packs.with_name("away").rename(packs)
+        assert node.pool.free_slots == free, "once for all, the original included"
         for name in names:
             node.resume(name)
         for name in names:  # each changes an eighth
             node.order(name, "1 dirty 0.125")
         for name in names:
             node.pause(name)
-        assert node.pool.free_slots == free - chunks - len(names) * chunks // 8
+        assert node.pool.free_slots == free - len(names) * chunks // 8
         (staged,) = node.engine.staged()
         assert staged.bytes == SIZE
-        assert node.engine.drop_staged(staged.uid) == chunks // 8 * CHUNK_BYTES, "what each of them has changed"
+        assert node.engine.drop_staged(staged.uid) == 0, "the original has all of it in common"
+        assert not list((root / "scratch-a").iterdir()), "the processes' images went with it"
+        node.engine.stage(node.space, "image")
+        assert node.pool.free_slots == free - len(names) * chunks // 8 - chunks, "read again, it is a copy of its own"
+        assert node.engine.drop_staged(staged.uid) == SIZE
         node.resume("one")
         node.order("one", "2 dirty 1.0")
         node.pause("one")

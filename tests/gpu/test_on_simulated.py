@@ -140,7 +140,8 @@ def test_tiers_runner(tmp_path: Path) -> None:
     assert result["simulated"]
     cases = {case["case"]: case for case in result["cases"]}
     assert cases.keys() >= {
-        "clone.first_answer.16MiB", "clone.vs_cold_ratio",
+        "clone.first_answer.first.16MiB", "clone.first_answer.16MiB", "clone.first_answer.from_disk.16MiB",
+        "clone.vs_cold_ratio",
         "clone.four_at_once.all_answered.16MiB", "second_snapshot.bytes_ratio", "process.nvme.pause.16MiB",
         "process.nvme.resume.16MiB", "process.nvme.demotion_ram.16MiB", "agent.memory_added.256MiB",
     }  # fmt: skip

@@ -69,6 +69,15 @@ class Extracted:
         finally:
             self._release(manifest.uid, entry)
 
+    def adopt(self, uid: str, directory: Path) -> None:
+        """Keep images that lie below `directory` as `using` would have extracted them, until `drop`. It is theirs from now on."""
+        with self._lock:
+            known = uid in self._entries
+            if not known:
+                self._entries[uid] = _Entry(directory=directory, kept=True)
+        if known:  # somebody was quicker
+            shutil.rmtree(directory, ignore_errors=True)
+
     def drop(self, uid: str) -> None:
         """Delete them once nobody uses them."""
         with self._lock:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kybernate import store
 from kybernate.cuda import simulated
 from kybernate.cuda.control import Control
 from kybernate.cuda.hashing import HashKey
@@ -83,6 +84,8 @@ class Parking:
     connections: Connections = Connections.REFUSE
     progress: ProgressCallback | None = None
     cancel: Cancellation | None = None
+    keep: Callable[[store.Manifest, Path], None] | None = None
+    """Gets the processes' images once the snapshot is there, as `Extracted` has them; else they are deleted."""
     clock: Clock = field(default_factory=Clock)
 
     def run(self) -> StoredReport:
@@ -98,15 +101,8 @@ class Parking:
         if problems := dumpable(tree, connections=self.connections, gpu_directories=[str(gpu) for gpu in gpus]):
             raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
         self._settle(tree)
-        work = self._work_directory(tree)
-        dumping = self.parts.executor.submit(
-            dump,
-            tree,
-            work / "images",
-            hold=True,
-            connections=self.connections,
-            gpu_directories=[str(gpu) for gpu in gpus],
-        )
+        work, kept = self._work_directory(tree), False
+        dumping = self.parts.executor.submit(self._dump, tree, work / PROCESS, [str(gpu) for gpu in gpus])
         try:
             total = sum(held.copy.size for held in self.manifest.extents) + _RESERVE_BYTES
             with (
@@ -117,10 +113,10 @@ class Parking:
                     places = self._write_extents(tree, writer)
                 with self.clock.step("dump"):
                     dumped = dumping.result()
-                    record = images.verify(work / "images")
+                    record = images.verify(work / PROCESS)
                 self.parts.faults.at("park.dumped")
                 with self.clock.step("write the dump"):
-                    writer.add_directory(PROCESS, work / "images", by_content=images.holds_pages)
+                    writer.add_directory(PROCESS, work / PROCESS, by_content=images.holds_pages)
                     writer.add_bytes(HASHES, pack_hashes([held.copy.hashes for held in self.manifest.extents]))
                 self.parts.faults.at("park.written")
                 with self.clock.step("commit"):
@@ -145,9 +141,13 @@ class Parking:
                     )
                 stored = writer.stored
             self.parts.faults.at("park.committed")
+            if self.keep is not None:
+                kept = True
+                self.keep(committed, work)
         finally:
             dumping.exception()  # it writes into the directory
-            shutil.rmtree(work, ignore_errors=True)
+            if not kept:
+                shutil.rmtree(work, ignore_errors=True)
         return self._report(dumped, record.bytes, committed.uid, committed.size, stored)
 
     def _work_directory(self, tree: Tree) -> Path:
@@ -157,6 +157,12 @@ class Parking:
         except OSError as e:
             text = f"the processes of {tree.name} can't be dumped into {self.scratch}: {e.strerror}"
             raise (NoRoom(text) if e.errno in FULL else KybernateError(text)) from e
+
+    def _dump(self, tree: Tree, directory: Path, gpu_directories: Sequence[str]) -> DumpReport:
+        report = dump(tree, directory, hold=True, connections=self.connections, gpu_directories=gpu_directories)
+        # Some GB of libraries are read for their hashes, the first time: now, while the extents are written.
+        needs_of(report.record, (), None, self.digests)
+        return report
 
     def _tree(self) -> Tree:
         if not isinstance(self.target.tree, Tree):

@@ -65,6 +65,23 @@ class Stager:
             self.pooled.put_and_hold(staged)
             return staged, len(staged.slots) * CHUNK_BYTES
 
+    def adopt(self, manifest: Manifest, copies: list[ExtentCopy]) -> bool:
+        """Take content that lies in the pool already as the staged copy of a snapshot; it is shared with whoever has it there.
+
+        Returns whether it is that now: somebody may have been quicker.
+        """
+        with self._turn(manifest.uid):
+            if (there := self.pooled.hold(manifest.uid)) is not None:
+                self.pooled.let_go(there)
+                return False
+            slots = np.concatenate([copy.slots for copy in copies]) if copies else np.empty(0, dtype=np.int64)
+            slots = slots[slots != NO_SLOT]
+            self.parts.pool.share(slots)
+            staged = Staged(describe(manifest), copies, slots)
+            self.pooled.put_and_hold(staged)
+            self.pooled.let_go(staged)
+        return True
+
     def _turn(self, uid: str) -> threading.Lock:
         with self._lock:
             return self._turns.setdefault(uid, threading.Lock())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from kybernate.cuda.copying import ExtentCopy
 from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Parts
 from kybernate.engine.extracting import Extracted
 from kybernate.engine.host import Digests, this_host
 from kybernate.engine.parking import Parking, StoredReport
-from kybernate.engine.pooled import Pooled, StagedView
+from kybernate.engine.pooled import HostCopy, Pooled, StagedView
 from kybernate.engine.reviving import Reviving
 from kybernate.engine.staging import Stager, StageReport
 from kybernate.engine.stored import Described, Kind, describe
@@ -23,6 +26,8 @@ from kybernate.process.launching import Network
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree, attach
 from kybernate.store import Manifest, ProgressCallback, Space, differences
+
+log = logging.getLogger(__name__)
 
 
 class Storing:
@@ -53,6 +58,8 @@ class Storing:
     ) -> StoredReport:
         """Write a workload that is paused at depth zero into a store. It stays as it is; so it does when this fails.
 
+        An image is staged with it: all of it lies in the pool and on the disk just now, so that clones need not read it.
+
         Raises:
             Conflict: it isn't paused so, or the snapshot's name is taken.
             Unsupported: it can't be dumped; the message says why.
@@ -77,7 +84,22 @@ class Storing:
             connections=connections,
             progress=progress,
             cancel=cancel,
+            keep=(lambda manifest, dumped: self._keep(copy, manifest, dumped)) if kind is Kind.IMAGE else None,
         ).run()
+
+    def _keep(self, copy: HostCopy, manifest: Manifest, dumped: Path) -> None:
+        """`dumped`: where the processes' images lie."""
+        copies = [
+            ExtentCopy(held.copy.size, held.copy.rdma, held.copy.slots.copy(), held.copy.hashes.copy())
+            for held in copy.manifest.extents
+        ]
+        try:
+            if self._stager.adopt(manifest, copies):
+                self._images().adopt(manifest.uid, dumped)
+                return
+        except Exception:  # the image is there; without this its first clone takes longer
+            log.exception("image %s could not be staged", manifest.name)
+        shutil.rmtree(dumped, ignore_errors=True)
 
     def describe(self, space: Space, snapshot: str) -> Described:
         """What a snapshot is of. Raises NotFound, Damaged, TooNew, WrongKey, TierAway."""

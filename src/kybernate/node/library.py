@@ -326,6 +326,10 @@ class Library:
             raise trouble
         if not removed:
             raise NotFound(f"there is no snapshot {checked} in {tier}", hint="`kybernate snapshots` lists them")
+        if tier is None and gear.gpu is not None:
+            for view in gear.gpu.engine.staged():
+                if view.snapshot == checked:
+                    gear.gpu.engine.drop_staged(view.uid)
         gear.events.record("snapshot-removed", f"snapshot {checked} from {', '.join(removed)}")
         return api.StoredView(subject=checked, operation="remove", snapshot=checked, tier=removed[0])
 

@@ -101,7 +101,7 @@ def dump(
             try:
                 closed = _close(tree, connections, freeze_timeout_s)
                 report = _run_dumper(tree, job, partial, mark)
-                criu_zeros.drop(partial)
+                _drop_zeros(tree, partial)
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
                 _publish(partial, images_directory)
             except BaseException:
@@ -310,6 +310,16 @@ def _run_dumper(tree: Tree, job: dict[str, Any], partial: Path, mark: int) -> di
 def _failed(tree: Tree, partial: Path, otherwise: str) -> KybernateError:
     why = criu_commands.sentence(partial / images.LOG) or " ".join(otherwise.split())[-400:]
     return KybernateError(f"workload {tree.name} could not be dumped, it is as before: {why}")
+
+
+def _drop_zeros(tree: Tree, partial: Path) -> None:
+    try:
+        criu_zeros.drop(partial)
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (NoRoom if full else KybernateError)(
+            f"the dump of workload {tree.name} can't be written to {partial.parent}: {e.strerror}"
+        ) from e
 
 
 def _write_record(
