@@ -1,5 +1,5 @@
-"""Cleans up after tests that could not: `python -m tests.guardian DIRECTORY` waits until its stdin ends, then ends every agent
-and workload that lives below the directory, unmounts what is mounted there and deletes it.
+"""Cleans up after tests that could not: `python -m tests.guardian DIRECTORY` waits until its stdin ends, then ends every agent,
+worker of the activator and workload that lives below the directory, unmounts what is mounted there and deletes it.
 
 Its stdin is a pipe of the test process, so it ends with that process, however that ended: by Ctrl-C, by SIGKILL.
 """
@@ -7,6 +7,7 @@ Its stdin is a pipe of the test process, so it ends with that process, however t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -35,6 +36,11 @@ def clean(directory: Path) -> None:
     for lock in directory.rglob("agent.lock"):
         with contextlib.suppress(OSError, ValueError):
             _end_agent(int(lock.read_text()), str(directory))
+    for record in directory.rglob("activator.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            for worker in json.loads(record.read_text()):
+                with contextlib.suppress(OSError):
+                    _end_agent(int(worker["pid"]), str(directory))
     for workload in directory.glob("**/workloads/*"):
         with contextlib.suppress(KybernateError, OSError):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +120,16 @@ def test_what_is_held_stays_held_without_an_agent(rig):
         load = rig.agent.wait(Load)
         assert load.waiting == 1
         assert client.answer().status == 200
+
+
+def test_a_worker_whose_agent_can_never_come_back_ends(rig):
+    server = rig.serve()
+    with rig.client() as client:
+        assert client.model("m").status == 200
+        rig.agent.stop()
+        shutil.rmtree(rig.agent.path.parent)
+        assert rig.process.wait(30) == 0
+    assert server.control()["connections"] == 0
 
 
 def test_a_worker_that_starts_before_its_agent(rig):

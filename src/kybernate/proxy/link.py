@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
 
-from kybernate.model.serving import LINE_MAX, Load, Message, decode, encode
+from kybernate.model.serving import LINE_MAX, End, Load, Message, decode, encode
 
 _BACKOFF_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Between attempts: an agent that was restarted is found at once, one that is away isn't hammered."""
+_GONE_S: Final = 10.0
+"""For answers under way, when nobody will ever say more: as `End` gives by default."""
 _UNREAD_MAX: Final = 1 << 20
 """Bytes that the agent hasn't read; above it loads are left out, since newer ones follow."""
 
@@ -50,6 +53,10 @@ class AgentLink:
             try:
                 reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE_MAX)
             except OSError as e:
+                if not Path(self._path).parent.is_dir():
+                    log.warning("the agent's directory is gone, so none will come back", socket=self._path)
+                    self._told(End(grace_s=_GONE_S))
+                    return
                 if not failures:
                     log.warning("the agent isn't there; trying on", socket=self._path, error=str(e))
                 await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
