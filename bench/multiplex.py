@@ -41,8 +41,9 @@ from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import MIB
 from kybernate.node.policy.registry import DEFAULT
 
-MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 13 / 60, 96 / 60
-"""Of the VRAM budget: two servers fit, but not two servers and the training; four servers wait in RAM while one computes."""
+MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 13 / 60, 110 / 60
+"""Of the VRAM budget: two servers fit, but not two servers and the training; in RAM there is room for three that wait, one that
+leaves for another that comes, and the training."""
 STAGES = ("alone", "start-stop", "trace", "fifo", "switch", "nvme")
 SECONDS = {"alone": 110.0, "start-stop": 45.0, "trace": 220.0, "fifo": 70.0, "switch": 30.0, "nvme": 110.0}
 """What each stage may take at most; all together may not take more than --limit-s."""

@@ -345,7 +345,14 @@ class Busy:
             self._thread.join(5)
 
     def _sample(self) -> None:
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
+        command = [
+            "nvidia-smi",
+            "--id=0",
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+            "-lms",
+            "200",
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as smi:
             assert smi.stdout is not None
             for line in smi.stdout:

@@ -37,7 +37,7 @@ _RESERVED_S = 5.0
 _DEPARTURE_S = 120.0
 """Likewise while its victims leave; released when the resume is over, either way."""
 _BUSY_RETRY_S = 2.0
-"""A victim that was busy is left alone for so long."""
+"""A victim that was busy, or found no room in the host pool, is left alone for so long."""
 _RETRY_MOST_S = 60.0
 """A resume that fails again and again is tried at most so seldom."""
 _TOUCH_S = 1.0
@@ -454,7 +454,7 @@ class RoomKeeper:
         assert self._workloads is not None
         try:
             await self._workloads.evict(victim, requester=requester, freed=freed)
-        except Busy as e:
+        except (Busy, NoRoom) as e:  # the host pool, too, has room again once others have come back
             self._refused_until[victim] = self._clock() + _BUSY_RETRY_S
             log.info("workload %s can't make room now: %s", victim, e)
             raise
