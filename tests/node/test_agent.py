@@ -201,8 +201,8 @@ def test_events_as_they_come(plain_agent: AgentProcess) -> None:
     for event in stream:
         if event.workload == "seen":
             kinds.append(event.kind)
-        if event.kind == "exited":
-            break
+            if event.kind == "exited":
+                break
     assert kinds == ["started", "exited"] or kinds == ["exited"]
 
 
