@@ -120,7 +120,28 @@ def test_version_without_an_agent(tmp_path: Path) -> None:
 
 
 def test_completion(state: Path) -> None:
-    assert "kybernate" in kybernate("completion", "bash", state=state).stdout
+    script = kybernate("completion", "bash", state=state).stdout
+    assert "kybernate" in script
+    assert json.loads(kybernate("completion", "--json", state=state).stdout)["script"] == script[:-1]
+
+
+def test_help_of_a_command_is_all_of_it(state: Path) -> None:
+    done = kybernate("run", "--help", state=state)
+    assert done.stdout.startswith("Usage: kybernate run NAME [OPTIONS] -- COMMAND ...\n")
+    assert "resume and prefetch" in kybernate("top", "--help", state=state).stdout
+
+
+def test_a_bad_name_of_an_image_is_said_in_words(tmp_path: Path) -> None:
+    done = kybernate("snapshot", "x", "--as", "Gold", state=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kybernate: bad image name 'Gold' (use 1 to 63 lower-case letters")
+
+
+def test_a_command_of_several_lines_stays_on_its_line(agent: Path) -> None:
+    kybernate("run", "lines", "--", "sh", "-c", "sleep 60\n\x1b[31mred", state=agent)
+    [line] = [line for line in kybernate("ps", state=agent).stdout.splitlines() if line.startswith("lines ")]
+    assert line.endswith("sh -c sleep 60··[31mred")
+    kybernate("stop", "--remove", "lines", state=agent)
 
 
 def test_a_life(agent: Path, tmp_path: Path) -> None:
@@ -165,6 +186,18 @@ def test_a_reader_that_goes_away(agent: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_a_reader_that_goes_away_before_the_end(agent: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m kybernate.cli ps --state-dir {agent} | exec true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
 
 
 def test_pause_without_a_gpu_is_unsupported(agent: Path) -> None:

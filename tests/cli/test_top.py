@@ -24,8 +24,9 @@ from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.cli.commands.looking import COLUMNS
 from kybernate.cli.commands.top import told
+from kybernate.cli.fitting import columns_for, plain
 from kybernate.cli.keyboard import names
-from kybernate.cli.watching import Seen, columns_for, picture, plain
+from kybernate.cli.watching import Seen, picture
 from kybernate.model.api import GoneView, GpuView, NodeView, PoolView, TierView, WorkloadView
 from kybernate.model.api_serving import CostView, ServedView, ServingView, StagingView
 from kybernate.model.types import GIB, MIB, Backend, TierName, WorkloadState
@@ -55,7 +56,7 @@ ROW = (
     ],
 )
 def test_columns(width: int, left_out: set[str]) -> None:
-    assert set(COLUMNS) - {COLUMNS[i] for i in columns_for([ROW], width=width)} == left_out
+    assert set(COLUMNS) - {COLUMNS[i] for i in columns_for([ROW], width=width, columns=COLUMNS)} == left_out
 
 
 def workload(name: str, tier: str = "vram") -> WorkloadView:

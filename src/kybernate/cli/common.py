@@ -114,8 +114,8 @@ def moved(operation: OperationView | None) -> str:
     return text
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns without ruling: the same on a terminal and in a pipe."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None) -> None:
+    """Aligned columns without ruling: the same on a terminal and in a pipe. Lines end at `width` characters."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     for row in [columns, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("  ".join(cell.ljust(most) for cell, most in zip(row, widths, strict=True))[:width].rstrip())

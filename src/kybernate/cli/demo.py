@@ -72,7 +72,9 @@ def demo(
     turns: int = 10,
     json: bool = False,
 ) -> int:
-    """Run it. Returns the exit status: 0 when every answer and the training's result were exact.
+    """Three model servers that don't fit together and a training job share one GPU, behind one address.
+
+    Exit status 0 when every answer and the training's result were exact.
 
     Args:
         requests: how many, of all models together.

@@ -52,6 +52,20 @@ _COMMANDS = (
     ("completion", "commands.machine:completion", "Print the completion script for a shell."),
     ("demo", "demo:demo", "The main job: three model servers and a training job behind one address."),
 )
+_ARGUMENTS = {
+    "run": "NAME [OPTIONS] -- COMMAND ...",
+    "pause": "NAME [OPTIONS]",
+    "resume": "NAME [OPTIONS]",
+    "snapshot": "NAME --as IMAGE [OPTIONS]",
+    "clone": "IMAGE NEW [OPTIONS]",
+    "move": "NAME --tier TIER [OPTIONS]",
+    "verify": "[NAME ...] [OPTIONS]",
+    "events": "[NAME] [OPTIONS]",
+    "plan": "[MODEL ...] [OPTIONS]",
+    "check": "FILE [OPTIONS]",
+    "completion": "[SHELL] [OPTIONS]",
+}
+"""Where the parser's own usage would say `[ARGS]`."""
 _BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the driver's own checkpoint."),)
 _BENCH_HELP = "Measure; writes bench/results/."
 _SIMULATED_DEFAULT = "8GiB"
@@ -61,7 +75,7 @@ _MARKUP = re.compile(r"\s+")
 
 
 def application() -> App:
-    """The whole command line. Imports no command."""
+    """The whole command line. Imports no command: the help of each is its docstring, `_COMMANDS` has the short one."""
     from cyclopts import App
 
     app = App(
@@ -73,8 +87,8 @@ def application() -> App:
         print_error=False,
         result_action="return_value",
     )
-    for name, place, text in _COMMANDS:
-        app.command(f"kybernate.cli.{place}", name=name, help=text)
+    for name, place, _ in _COMMANDS:
+        app.command(f"kybernate.cli.{place}", name=name, usage=_usage(name))
     bench = App(name="bench", help=_BENCH_HELP)
     for name, place, text in _BENCHES:
         bench.command(f"kybernate.cli.{place}", name=name, help=text)
@@ -101,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         result = application()(tokens)
+        sys.stdout.flush()
     except UnusedCliTokensError as e:
         words = ", ".join(repr(token) for token in e.unused_tokens or ())
         return _complain(tokens, "bad_input", f"{tokens[0]} takes no more: {words}", _how(tokens), 2)
@@ -122,6 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"set {_TRACEBACK}=1 to see where"
         return _complain(tokens, "failed", f"{tokens[0]} failed{where}: {_one_line(words)}", hint, 1)
     return result if isinstance(result, int) else 0
+
+
+def _usage(name: str) -> str | None:
+    return f"Usage: kybernate {name} {_ARGUMENTS[name]}" if name in _ARGUMENTS else None
 
 
 def _help() -> str:

@@ -15,14 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kybernate.cli.commands.looking import COLUMNS, event_line, row
+from kybernate.cli.fitting import columns_for, plain, width_of
 from kybernate.model.api import EventView, JobView, NodeView, WorkloadView
 from kybernate.model.api_serving import ServedView, ServingView
 from kybernate.model.quantities import format_seconds, format_size
 
-DISPENSABLE = ("BACKEND", "DEPTH", "HOST COPY", "RESUME", "PAUSE", "EXIT")
-"""In this order they are left out where the terminal is narrow; the command is shortened first."""
 QUEUE = "QUEUE"
-_COMMAND_LEAST = 16
 _EVENTS = 8
 _BAR = 24
 _KEYS = (("↑↓", "choose"), ("p", "pause"), ("r", "resume"), ("f", "prefetch"), ("q", "quit"))
@@ -81,11 +79,6 @@ def picture(seen: Seen, *, width: int, height: int) -> Group:
             part.no_wrap = True
             part.overflow = "ellipsis"
     return Group(*parts)
-
-
-def plain(text: str) -> str:
-    """Without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else "·" for c in text)
 
 
 def _window(seen: Seen, most: int) -> list[str]:
@@ -154,7 +147,7 @@ def table(seen: Seen, names: Sequence[str], *, width: int) -> Table:
     shown = columns_for(rows, width=width, columns=columns)
     made = Table(box=None, pad_edge=False)
     for i in shown:
-        least = None if i == len(columns) - 1 else _width(rows, i, columns)
+        least = None if i == len(columns) - 1 else width_of(rows, i, columns)
         made.add_column(columns[i], no_wrap=True, min_width=least)
     for name, cells in zip(names, rows, strict=True):
         made.add_row(*(Text(cells[i]) for i in shown), style="reverse" if name == seen.chosen else None)
@@ -183,17 +176,3 @@ def _keys() -> Text:
         line.append(f" {key} ", style="reverse")
         line.append(f" {word}  ")
     return line
-
-
-def columns_for(rows: Sequence[Sequence[str]], *, width: int, columns: Sequence[str] = COLUMNS) -> list[int]:
-    """Indexes of the columns that fit whole into `width`, besides the command's beginning."""
-    shown = list(range(len(columns)))
-    for name in DISPENSABLE:
-        if sum(_width(rows, i, columns) + 1 for i in shown[:-1]) + _COMMAND_LEAST <= width:
-            break
-        shown.remove(columns.index(name))
-    return shown
-
-
-def _width(rows: Sequence[Sequence[str]], column: int, columns: Sequence[str]) -> int:
-    return max(len(cells[column]) for cells in [columns, *rows])

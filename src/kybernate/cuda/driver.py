@@ -20,7 +20,7 @@ from typing import Any
 from kybernate.model.errors import KybernateError, Unsupported
 from kybernate.model.types import GpuUuid
 
-_HOW_TO_MEND = "install the NVIDIA driver, or put the simulated driver's directory into LD_LIBRARY_PATH"
+_HOW_TO_MEND = "install the NVIDIA driver; without a GPU `kybernate up --simulated`"
 
 _HINTS = {
     "CUDA_ERROR_NO_DEVICE": "nvidia-smi shows whether the GPU is there and given to this container",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kybernate.model.errors import BadInput
-from kybernate.model.types import Backend, Depth, TierName, WorkloadState
+from kybernate.model.types import NAME_HINT, Backend, Depth, TierName, WorkloadState
 
 TIMEOUT_S_DEFAULT = 30.0
 """How long a pause waits for the GPU work in flight before it answers busy."""
@@ -21,10 +21,9 @@ READY_S_DEFAULT = 600.0
 GRACE_S_DEFAULT = 10.0
 """Between SIGTERM and SIGKILL, as other process managers do."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label")]
-ImageName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="an image's name: like a workload's")
-]
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, Field(pattern=_NAME, description="a DNS label")]
+ImageName = Annotated[str, Field(pattern=_NAME, description="an image's name: like a workload's")]
 Directory = Annotated[str, Field(pattern=r"^/[^\x00]*$", description="an absolute path")]
 Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
@@ -43,8 +42,11 @@ class Request(BaseModel):
         try:
             return cls(**values)
         except ValidationError as e:
-            first = e.errors(include_url=False, include_context=False)[0]
+            first = e.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]).removesuffix("_s")
+            if first.get("ctx", {}).get("pattern") == _NAME:
+                what = "workload" if where == "name" else where
+                raise BadInput(f"bad {what} name {str(first.get('input'))[:80]!r}", hint=NAME_HINT) from e
             problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             raise BadInput(f"{where}: {str(first.get('input'))[:40]!r} {problem}") from e
 

@@ -22,6 +22,7 @@ CHUNK_BYTES = 2 * MIB
 """Unit of hashing, of dedup and of pool slots; also the driver's allocation granularity."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NAME_HINT = "use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
 
 
 class Depth(enum.StrEnum):
@@ -82,7 +83,7 @@ def workload_name(text: str) -> WorkloadName:
     if not _NAME.fullmatch(text):
         raise BadInput(
             f"bad workload name {text[:80]!r}",
-            hint="use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit",
+            hint=NAME_HINT,
         )
     return WorkloadName(text)
 

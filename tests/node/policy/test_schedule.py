@@ -115,3 +115,7 @@ def test_the_answer_changes_exactly_when_it_says(windows: list[tuple[str, int, i
     assert in_window(schedule, change) is not inside
     step = max(1.0, (change - when) / 20)
     assert all(in_window(schedule, when + step * k) is inside for k in range(20) if when + step * k < change)
+
+
+def test_schedules_that_say_the_same_are_equal() -> None:
+    assert parse_schedule(["22:00-06:00"]) == parse_schedule(["22:00-06:00"])

@@ -191,6 +191,7 @@ def _detach(
         with working("starting the agent", quiet=common.json):
             _wait_up(client, agent, state.log, begin)
         node = _wait_pool(client, quiet=common.json)
+        models_on = client.serving().listen
     if common.json:
         print_json(node)
         return
@@ -203,7 +204,12 @@ def _detach(
     print(f"agent {node.pid} is up on {state.socket}: {gpus}{pool_text}")
     if node.url is not None:
         print(f"dashboard on {node.url}: `kybernate dashboard` prints the address with its token")
-    for note in node.notes:
+    if models_on is not None:
+        print(f"models on {models_on}: `kybernate models` shows them")
+    for note in [
+        *node.notes,
+        *(f"tier {tier.tier} can't be used: {tier.problem}" for tier in node.tiers if tier.problem),
+    ]:
         say(f"kybernate: {note}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as json_format
+import shutil
 import sys
 import time
 from typing import Annotated
@@ -9,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, print_json_line, table
+from kybernate.cli.fitting import columns_for, lines_for, plain
 from kybernate.model.api import EventView, NodeView, SwitchView, WorkloadView
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import WorkloadState
@@ -23,8 +26,16 @@ def ps(*, common: Common = _FOREVER) -> None:
     if common.json:
         print_json({"node": node, "workloads": workloads})
         return
-    print(header(node))
-    table(COLUMNS, [row(w) for w in workloads])
+    rows = [[plain(cell) for cell in row(w)] for w in workloads]
+    if not sys.stdout.isatty():
+        print(plain(" | ".join(header(node))))
+        table(COLUMNS, rows)
+        return
+    width = shutil.get_terminal_size().columns
+    for line in lines_for([plain(part) for part in header(node)], width=width):
+        print(line)
+    shown = columns_for(rows, width=width, columns=COLUMNS, gap=2)
+    table([COLUMNS[i] for i in shown], [[cells[i] for i in shown] for cells in rows], width=width)
 
 
 def logs(
@@ -44,7 +55,7 @@ def logs(
     with common.client() as client:
         for piece in client.logs(name, lines=lines, follow=follow):
             if common.json:
-                print_json({"output": piece.decode(errors="replace")})
+                print(json_format.dumps({"output": piece.decode(errors="replace")}), flush=True)
             else:
                 sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
@@ -67,14 +78,14 @@ def events(
     with common.client() as client:
         if follow:
             for event in client.follow_events(name, count=count):
-                print_json_line(event) if common.json else print(event_line(event), flush=True)
+                print_json_line(event) if common.json else print(plain(event_line(event)), flush=True)
             return
         found = client.events(name, count=count)
     if common.json:
         print_json(found)
         return
     for event in found:
-        print(event_line(event))
+        print(plain(event_line(event)))
 
 
 def explain(name: str, /, *, common: Common = _FOREVER) -> None:
@@ -89,7 +100,7 @@ def explain(name: str, /, *, common: Common = _FOREVER) -> None:
     if view.events:
         print("\nLast events:")
         for event in view.events[-8:]:
-            print(f"  {event_line(event)}")
+            print(f"  {plain(event_line(event))}")
 
 
 COLUMNS = (
@@ -108,8 +119,8 @@ COLUMNS = (
 )
 
 
-def header(node: NodeView) -> str:
-    """The node in a line."""
+def header(node: NodeView) -> list[str]:
+    """The node, piece by piece."""
     parts = [f"agent {node.version}, pid {node.pid}"]
     for gpu in node.gpus:
         simulated = " (simulated)" if gpu.simulated else ""
@@ -127,8 +138,8 @@ def header(node: NodeView) -> str:
         if tier.problem is not None:
             parts.append(f"tier {tier.tier} can't be used: {tier.problem}")
         elif tier.state == "ready":
-            parts.append(f"tier {tier.tier}: {format_size(tier.used_bytes)} in {tier.snapshots} snapshots")
-    return " | ".join(parts)
+            parts.append(f"tier {tier.tier}: {format_size(tier.used_bytes)}, snapshots: {tier.snapshots}")
+    return parts
 
 
 def row(w: WorkloadView) -> tuple[str, ...]:

@@ -108,8 +108,9 @@ def version(*, common: Common = _COMMON) -> None:
         print(f"kybernate {kybernate.__version__}, agent {agent or 'not running'}")
 
 
-def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /) -> None:
+def completion(shell: Literal["bash", "zsh", "fish"] = "bash", /, *, common: Common = _COMMON) -> None:
     """Print the completion script for a shell, for example `kybernate completion bash >> ~/.bash_completion`."""
     from kybernate.cli.main import application
 
-    print(application().generate_completion(prog_name="kybernate", shell=shell))
+    script = application().generate_completion(prog_name="kybernate", shell=shell)
+    print_json({"shell": shell, "script": script}) if common.json else print(script)

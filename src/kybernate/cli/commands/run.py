@@ -29,7 +29,7 @@ def run(
     cold_start: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
-    """Start a workload: run NAME [options] -- COMMAND ...
+    """Start COMMAND as a workload: with your environment, in this directory, as you. It outlives the agent.
 
     Args:
         wait: Wait for its end and take over its exit status.

@@ -18,8 +18,9 @@ from rich.live import Live
 
 from kybernate.cli.commands.looking import ps
 from kybernate.cli.common import Common
+from kybernate.cli.fitting import plain
 from kybernate.cli.keyboard import read_keys, single_keys
-from kybernate.cli.watching import Seen, picture, plain
+from kybernate.cli.watching import Seen, picture
 from kybernate.client import Client
 from kybernate.model.api import EventView, GoneView, JobList, NodeView, WorkloadView
 from kybernate.model.api_serving import ServingView

@@ -9,6 +9,8 @@ of the skip. So a window begins once and ends once, however the clock is set mea
 
 from __future__ import annotations
 
+import functools
+import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -151,12 +153,17 @@ def _days(words: str | None, text: str) -> frozenset[int]:
     return frozenset(days)
 
 
+@functools.cache
+def _zone_in(content: bytes) -> tzinfo:
+    """Equal content is one zone, so that schedules which say the same are equal."""
+    return ZoneInfo.from_file(io.BytesIO(content))
+
+
 def _zone(name: str | None) -> tzinfo:
     if name is None:
         if not _LOCALTIME.exists():
             return UTC
-        with _LOCALTIME.open("rb") as file:
-            return ZoneInfo.from_file(file)
+        return _zone_in(_LOCALTIME.read_bytes())
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as e:

@@ -27,7 +27,7 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
         raise BadInput(
-            f"can't read {path}: {reason}", hint="give an existing file with -f FILE, or none for the defaults"
+            f"can't read {path}: {reason}", hint="name an existing file; without one `kybernate up` takes the defaults"
         ) from e
     return parse(text, origin=str(path))
 

@@ -1,0 +1,39 @@
+"""Tables of workloads that fit a terminal, and text that it doesn't obey. Widths are in characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+DISPENSABLE = ("BACKEND", "DEPTH", "HOST COPY", "RESUME", "PAUSE", "EXIT")
+"""In this order they are left out where the terminal is narrow; the command, the last column, is shortened first."""
+_COMMAND_LEAST = 16
+
+
+def plain(text: str) -> str:
+    """Without anything that a terminal would obey, line ends among it."""
+    return "".join(c if c.isprintable() else "·" for c in text)
+
+
+def columns_for(rows: Sequence[Sequence[str]], *, width: int, columns: Sequence[str], gap: int = 1) -> list[int]:
+    """Indexes of the columns that fit whole into `width`, besides the command's beginning. `gap`: between two of them."""
+    shown = list(range(len(columns)))
+    for name in DISPENSABLE:
+        if sum(width_of(rows, i, columns) + gap for i in shown[:-1]) + _COMMAND_LEAST <= width:
+            break
+        shown.remove(columns.index(name))
+    return shown
+
+
+def width_of(rows: Sequence[Sequence[str]], column: int, columns: Sequence[str]) -> int:
+    return max(len(cells[column]) for cells in [columns, *rows])
+
+
+def lines_for(parts: Sequence[str], *, width: int, between: str = " | ") -> list[str]:
+    """The parts in as few lines as hold them; a part that is too long has a line of its own."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(between) + len(part) <= width:
+            lines[-1] += between + part
+        else:
+            lines.append(part)
+    return lines
