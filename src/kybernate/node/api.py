@@ -353,6 +353,8 @@ class Api:
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
         view = self._agent.workloads.view(entry)
         now = self._agent.clock()
+        controller = self._agent.serving.controller
+        served = controller.served.get(entry.name)
         return http.answer(
             explain(
                 entry,
@@ -360,7 +362,8 @@ class Api:
                 resident_bytes=view.resident_bytes,
                 now=now,
                 staged=view.staged,
-                waits_for=self._agent.serving.controller.reason(entry.name),
+                waits_for=controller.reason(entry.name),
+                is_model=served is not None and served.endpoint is not None,
             )
         )
 

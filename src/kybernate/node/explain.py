@@ -20,9 +20,11 @@ def explain(
     now: float,
     staged: bool = False,
     waits_for: str = "",
+    is_model: bool = False,
 ) -> ExplainView:
     """
     Args:
+        is_model: it comes with its next request.
         waits_for: what the policy says of why it isn't brought yet.
     """
     since = format_seconds(max(0.0, now - entry.since))
@@ -38,7 +40,11 @@ def explain(
     if refusal is not None and (not entry.ended or refusal.kind == "out-of-memory"):
         text += f" Last refusal, {format_seconds(max(0.0, now - refusal.time))} ago: {refusal.text}."
     return ExplainView(
-        workload=entry.name, state=entry.state, text=text.strip(), next_step=_next_step(entry), events=list(events)
+        workload=entry.name,
+        state=entry.state,
+        text=text.strip(),
+        next_step=_next_step(entry, is_model=is_model),
+        events=list(events),
     )
 
 
@@ -66,7 +72,7 @@ def _away(entry: Entry, events: Sequence[EventView], *, staged: bool) -> str:
     return f"It lies in {entry.tier}{how_much}, no process of it is left: a resume reads it from there{cost}."
 
 
-def _next_step(entry: Entry) -> str:
+def _next_step(entry: Entry, *, is_model: bool) -> str:
     name = entry.name
     order = f"pause --pid {name.removeprefix('pid-')}" if entry.external else f"pause {name}"
     undo = f"resume --pid {name.removeprefix('pid-')}" if entry.external else f"resume {name}"
@@ -75,6 +81,8 @@ def _next_step(entry: Entry) -> str:
             return f"`kybernate {order}` gives its VRAM back"
         case WorkloadState.PAUSED if entry.paused_by == RECOVERY:
             return f"it is tried again by itself, and by `kybernate {undo}`"
+        case WorkloadState.PAUSED if entry.paused_by == ARBITER and is_model:
+            return f"its next request brings it back; `kybernate {undo}` does it now and may pause another"
         case WorkloadState.PAUSED if entry.paused_by == ARBITER:
             return f"it resumes by itself when its VRAM is free; `kybernate {undo}` does it now and pauses another"
         case WorkloadState.PAUSED if entry.tier is not TierName.RAM:
@@ -83,6 +91,8 @@ def _next_step(entry: Entry) -> str:
             return f"`kybernate {undo}` lets it go on"
         case WorkloadState.STARTING | WorkloadState.PAUSING | WorkloadState.RESUMING | WorkloadState.STOPPING:
             return f"wait; `kybernate events {name} -f` shows how it goes on"
+        case WorkloadState.EXITED if is_model:
+            return f"`kybernate logs {name}` shows its output; its next request starts it again"
         case WorkloadState.EXITED:
             return (
                 f"`kybernate logs {name}` shows its output; `kybernate rm {name}` removes it, a new run takes its place"

@@ -231,6 +231,7 @@ def test_an_allocation_waits_for_requests_in_flight(begin: Begin, eventually: Ev
     peer.answer("a")
     eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open")
     assert agent.state_of("a") == "away in ram"
+    assert "its next request" in agent.client.explain("a").next_step
 
 
 def test_what_somebody_runs_gives_way_and_is_said_to_wait(begin: Begin, eventually: Eventually) -> None:

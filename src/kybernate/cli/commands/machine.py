@@ -13,6 +13,7 @@ from kybernate.cli.common import Common, print_json
 from kybernate.model.errors import AgentAway, BadInput, KybernateError
 
 if TYPE_CHECKING:
+    from kybernate.model.api import NodeView
     from kybernate.node.doctor import Check
 
 _COMMON = Common()
@@ -22,7 +23,7 @@ def doctor(*, common: Common = _COMMON) -> int:
     """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
     from kybernate.node.doctor import checks
 
-    found = [*checks(), *_tiers(common)]
+    found = [*checks(), *_agent(common)]
     healthy = all(check.ok for check in found if check.needed)
     if common.json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
@@ -36,15 +37,25 @@ def doctor(*, common: Common = _COMMON) -> int:
     return 0 if healthy else 1
 
 
-def _tiers(common: Common) -> list[Check]:
-    """What the agent says of its tiers, where one answers."""
+def _agent(common: Common) -> list[Check]:
+    """What the agent says of its GPUs and its tiers, where one answers."""
     from kybernate.node.doctor import Check
 
     try:
         with common.client() as client:
-            tiers = client.node().tiers
+            node = client.node()
     except KybernateError:
         return []
+    gpus = "on a SIMULATED GPU: of this machine's it needs none" if node.simulated else f"GPUs: {len(node.gpus)}"
+    return [
+        Check("agent", ok=True, detail=f"{node.version} runs as process {node.pid}, {gpus}"),
+        *_tiers(node),
+    ]
+
+
+def _tiers(node: NodeView) -> list[Check]:
+    from kybernate.node.doctor import Check
+
     return [
         Check(
             f"tier {tier.tier}",
@@ -55,7 +66,7 @@ def _tiers(common: Common) -> list[Check]:
             else "mend that; it is tried again by itself. `agent.store` has its settings",
             needed=False,
         )
-        for tier in tiers
+        for tier in node.tiers
     ]
 
 
