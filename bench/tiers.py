@@ -221,20 +221,33 @@ def main() -> int:
 
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
-    """The results of several runs as one: of one commit, on one machine. A later run's case replaces an earlier one's."""
-    first, *others = [json.loads(path.read_text()) for path in paths]
-    cases = {case["case"]: case for case in first["cases"]}
-    for path, other in zip(paths[1:], others, strict=True):
-        for what in ("bench", "commit", "simulated"):
-            if other[what] != first[what]:
-                raise SystemExit(f"{path} has {what} {other[what]!r}, {paths[0]} has {first[what]!r}")
-        if (here := {k: v for k, v in other["host"].items() if k != "ram_gib"}) != (
-            there := {k: v for k, v in first["host"].items() if k != "ram_gib"}
-        ):
-            raise SystemExit(f"{path} is of another machine than {paths[0]}: {here} and {there}")
-        cases |= {case["case"]: case for case in other["cases"]}
-        first["notes"] += [note for note in other["notes"] if note not in first["notes"]]
-    return {**first, "cases": list(cases.values())}
+    """The results of several runs on one machine as one: the newest run's, and of the others what it didn't measure.
+
+    A case of another commit than the newest run's says its own commit and date.
+    """
+    runs = sorted(((json.loads(path.read_text()), path) for path in paths), key=lambda run: run[0]["date"])
+    newest, its_path = runs[-1]
+    cases: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
+    for run, path in runs:
+        for what in ("bench", "simulated"):
+            if run[what] != newest[what]:
+                raise SystemExit(f"{path} has {what} {run[what]!r}, {its_path} has {newest[what]!r}")
+        if (here := _machine(run)) != (there := _machine(newest)):
+            raise SystemExit(f"{path} is of another machine than {its_path}: {here} and {there}")
+        of_then = {} if run["commit"] == newest["commit"] else {"commit": run["commit"], "date": run["date"]}
+        cases |= {case["case"]: {**case, **of_then} for case in run["cases"]}
+        notes += [note for note in run["notes"] if note not in notes]
+    older: dict[str, list[str]] = {}
+    for name, case in cases.items():
+        if "commit" in case:
+            older.setdefault(f"{case['commit']}, {case['date'][:10]}", []).append(name)
+    notes += [f"of commit {whose}: {', '.join(names)}" for whose, names in older.items()]
+    return {**newest, "notes": notes, "cases": list(cases.values())}
+
+
+def _machine(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in run["host"].items() if name != "ram_gib"}
 
 
 def show(findings: Findings) -> None:

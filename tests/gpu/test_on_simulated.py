@@ -160,6 +160,12 @@ def test_tiers_runner_tells_of_a_stage_that_fails_and_goes_on(tmp_path: Path) ->
     done, both = tiers(tmp_path, "--merge", str(tmp_path / "results" / "tiers.json"), str(tmp_path / "other.json"))
     assert done.returncode == 0, done.stderr
     assert [case["case"] for case in both["cases"]] == [*(case["case"] for case in result["cases"]), "other"]
-    (tmp_path / "other.json").write_text(json.dumps({**other, "commit": "another"}))
+    older = {**other, "commit": "another", "date": "2020-01-01T00:00:00+00:00"}
+    (tmp_path / "other.json").write_text(json.dumps({**older, "cases": [{**other["cases"][0], "case": "old"}]}))
+    done, both = tiers(tmp_path, "--merge", str(tmp_path / "results" / "tiers.json"), str(tmp_path / "other.json"))
+    assert {case["case"]: case.get("commit") for case in both["cases"]}["old"] == "another"
+    assert both["commit"] == result["commit"]
+    assert "of commit another, 2020-01-01: old" in both["notes"]
+    (tmp_path / "other.json").write_text(json.dumps({**older, "host": {**older["host"], "gpu": "another"}}))
     done, _ = tiers(tmp_path, "--merge", str(tmp_path / "results" / "tiers.json"), str(tmp_path / "other.json"))
-    assert "has commit 'another'" in done.stderr
+    assert "is of another machine" in done.stderr
