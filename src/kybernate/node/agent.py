@@ -315,9 +315,7 @@ class _Agent:
         parking = Parking(gear=gear, workloads=self.workloads)
         self.switching = Switching(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
         self.keeper = Keeper(gear=gear, workloads=self.workloads, parking=parking)
-        self.library = Library(
-            gear=gear, workloads=self.workloads, switching=self.switching, parking=parking, keeper=self.keeper
-        )
+        self.library = Library(gear=gear, workloads=self.workloads, switching=self.switching, parking=parking)
         self.jobs = gear.jobs
         self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
         if gpu is not None:

@@ -34,6 +34,11 @@ def explain(
     text += f". {_numbers(entry, resident_bytes)}".rstrip()
     if entry.state is WorkloadState.PAUSED and entry.tier is not TierName.RAM:
         text += f" {_away(entry, events, staged=staged)}"
+    if entry.kept:
+        text += (
+            f" Kept of what it was: {', '.join(entry.kept)}; `kybernate clone {entry.kept[-1]} NEW` makes a workload of it, "
+            f"`kybernate stop --remove {entry.name}` deletes it."
+        )
     if waits_for:
         text += f" Now: {waits_for}."
     refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)

@@ -5,20 +5,19 @@ what has been idle for long go to the disk.
 from __future__ import annotations
 
 import asyncio
-import json
+import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from kybernate import store
-from kybernate.engine.stored import Kind
 from kybernate.model.errors import KybernateError
-from kybernate.model.types import Backend, Depth, GpuUuid, TierName, WorkloadName, WorkloadState, workload_name
+from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState
 from kybernate.node.demotion import idle_too_long
+from kybernate.node.found import evicted_in, labels_in, number_in, rows, tiers, workload_of
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
 from kybernate.node.parking import Parking
 from kybernate.node.stores import BELOW_RAM
-from kybernate.node.targets import is_external_name
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
 
@@ -78,16 +77,14 @@ class Keeper:
         if known is not None and known.state is not WorkloadState.LOST:
             return None
         trouble: KybernateError | None = None
-        for tier in self._gear.stores.names():
-            if tier is TierName.NVME and not self._gear.stores.exists(tier):
-                continue
+        for tier in tiers(self._gear.stores):
             try:
-                rows = await in_thread(f"look into {tier}", lambda tier=tier: self.rows(tier))  # type: ignore[misc]
+                there = await in_thread(f"look into {tier}", lambda tier=tier: rows(self._gear.stores, tier))  # type: ignore[misc]
             except KybernateError as e:
                 trouble = e
                 continue
             mine = [
-                row for row in rows if _workload_of(row) == name and uid in (None, 0, number_in(labels_in(row), "uid"))
+                row for row in there if workload_of(row) == name and uid in (None, 0, number_in(labels_in(row), "uid"))
             ]
             if mine and await self.take_in(tier, mine):
                 return self._gear.ledger.get(name)
@@ -95,30 +92,26 @@ class Keeper:
             raise trouble
         return None
 
-    def rows(self, tier: TierName) -> list[store.SnapshotRow]:
-        """In a thread. All snapshots of a tier as they are now."""
-        space = self._gear.stores.space(tier)
-        if space.medium.shared:
-            space.refresh(packs_too=False)
-        return space.snapshots()
-
     async def take_in(self, tier: TierName, rows: Iterable[store.SnapshotRow]) -> bool:
         """Workloads that lie in a tier and that the ledger doesn't know. Whether there was any."""
         ledger = self._gear.ledger
         newest: dict[WorkloadName, list[store.SnapshotRow]] = {}
         for row in sorted(rows, key=lambda row: row.created, reverse=True):
-            if (name := _workload_of(row)) is not None:
+            if (name := workload_of(row)) is not None:
                 newest.setdefault(name, []).append(row)
         found = False
         for name, (row, *older) in newest.items():
             known = ledger.get(name)
             if known is not None and known.state is not WorkloadState.LOST:
                 continue
-            if known is not None and row.name in known.stale:
+            if known is not None and row.name in (*known.stale, *known.kept):
                 continue
-            if known is not None:
+            entry = self._entry(name, tier, row, [other.name for other in older] if tier is TierName.NVME else [])
+            if known is not None:  # what it has left behind stays behind
                 ledger.remove(name)
-            ledger.add(self._entry(name, tier, row, [other.name for other in older] if tier is TierName.NVME else []))
+                stale = dict.fromkeys(other for other in (*known.stale, *entry.stale) if other not in known.kept)
+                entry = dataclasses.replace(entry, stale=tuple(stale), kept=known.kept)
+            ledger.add(entry)
             self._gear.events.record(
                 "found", f"lies in {tier}, as it was paused", workload=name, data={"tier": tier, "snapshot": row.name}
             )
@@ -128,12 +121,6 @@ class Keeper:
     def _entry(self, name: WorkloadName, tier: TierName, row: store.SnapshotRow, older: list[str]) -> Entry:
         labels = labels_in(row)
         backend = labels.get("backend", "")
-        evicted: dict[GpuUuid, int] = {}
-        try:
-            said = json.loads(labels.get("evicted", "{}"))
-            evicted = {GpuUuid(str(uuid)): int(size) for uuid, size in said.items()}
-        except (ValueError, AttributeError, TypeError):
-            log.warning("snapshot %s doesn't say what VRAM it needs", row.name)
         return Entry(
             name=name,
             state=WorkloadState.PAUSED,
@@ -146,7 +133,7 @@ class Keeper:
             uid=number_in(labels, "uid") or 0,
             gid=number_in(labels, "gid") or 0,
             paused_by=USER,
-            evicted=evicted,
+            evicted=evicted_in(row),
             tier=tier,
             snapshot=row.name,
             stale=tuple(older),
@@ -183,30 +170,3 @@ class Keeper:
 
 def _left(entry: Entry) -> bool:
     return entry.state is WorkloadState.RUNNING or entry.state is WorkloadState.EXITED
-
-
-def labels_in(row: store.SnapshotRow) -> dict[str, str]:
-    """What its writer says of a snapshot; empty where that makes no sense."""
-    try:
-        labels = json.loads(row.labels)
-    except ValueError:
-        return {}
-    return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
-
-
-def number_in(labels: Mapping[str, str], name: str) -> int | None:
-    """A label that is a number; None where it isn't."""
-    text = labels.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 11 else None
-
-
-def _workload_of(row: store.SnapshotRow) -> WorkloadName | None:
-    """Whose snapshot it is, where one workload lies in it."""
-    labels = labels_in(row)
-    if labels.get("kind") != Kind.PARKED or number_in(labels, "uid") is None:
-        return None
-    try:
-        name = workload_name(labels.get("workload", ""))
-    except KybernateError:
-        return None
-    return None if is_external_name(name) else name

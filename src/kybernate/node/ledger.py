@@ -59,6 +59,11 @@ class Entry:
     """Its name in the store. With the tier RAM: an equal copy, or nothing, of what is paused, and to be deleted once it runs."""
     stale: tuple[str, ...] = ()
     """Snapshots of states it has left behind, still to be deleted."""
+    also: tuple[TierName, ...] = ()
+    """Other tiers into which an equal copy of the snapshot was put by an order."""
+    kept: tuple[str, ...] = ()
+    """Snapshots of states that could not be brought back, or that were overtaken elsewhere: nobody's to resume any more, and
+    deleted with the workload only."""
     image: str | None = None
     """Which image it was cloned from."""
     cold_start: RunRequest | None = None

@@ -14,8 +14,8 @@ from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom, N
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
+from kybernate.node.found import labels_in, number_in, rows
 from kybernate.node.gear import Gear, GpuGear
-from kybernate.node.keeping import Keeper, labels_in, number_in
 from kybernate.node.ledger import ARBITER, Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.parking import Parking, labels_of, launched_of
@@ -23,7 +23,7 @@ from kybernate.node.ready import http_path, wait_ready
 from kybernate.node.switching import Switching
 from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.threads import in_thread
-from kybernate.node.workloads import Workloads
+from kybernate.node.workloads import Workloads, left_of
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree
 from kybernate.store.progress import Cancel
@@ -35,14 +35,11 @@ _AT_ONCE = max(2, os.cpu_count() or 2)
 class Library:
     """Use it in the loop's thread."""
 
-    def __init__(
-        self, *, gear: Gear, workloads: Workloads, switching: Switching, parking: Parking, keeper: Keeper
-    ) -> None:
+    def __init__(self, *, gear: Gear, workloads: Workloads, switching: Switching, parking: Parking) -> None:
         self._gear = gear
         self._workloads = workloads
         self._switching = switching
         self._parking = parking
-        self._keeper = keeper
 
     # -- images ------------------------------------------------------------------------------------------------------
 
@@ -157,6 +154,7 @@ class Library:
                     gid=number_in(manifest.labels, "gid") or 0,
                     paused_by=ARBITER,
                     stale=() if old is None else old.stale,
+                    kept=left_of(old),
                     image=image,
                 )
             )
@@ -243,20 +241,20 @@ class Library:
         problems: list[str] = []
         for tier in self._tiers(None):
             try:
-                rows = await in_thread(f"list {tier}", lambda tier=tier: self._keeper.rows(tier))  # type: ignore[misc]
+                there = await in_thread(f"list {tier}", lambda tier=tier: rows(self._gear.stores, tier))  # type: ignore[misc]
             except KybernateError as e:
                 problems.append(f"{tier}: {e.message}")
                 continue
             space = self._gear.stores.ready(tier)
             problems += [f"{tier}: {text}" for text in (space.last_changes.problems if space is not None else ())]
-            for row in rows:
+            for row in there:
                 labels = labels_in(row)
-                there = views.get(row.name)
+                seen = views.get(row.name)
                 views[row.name] = api.SnapshotView(
                     name=row.name,
                     kind=labels.get("kind", ""),
                     workload=labels.get("workload", ""),
-                    tiers=[*(() if there is None else there.tiers), tier],
+                    tiers=[*(() if seen is None else seen.tiers), tier],
                     uid=number_in(labels, "uid") or 0,
                     created=row.created,
                     size_bytes=row.size,
@@ -292,7 +290,7 @@ class Library:
             already = source is wanted.tier
             if not already:
                 with gear.jobs.begin("move", subject) as job:
-                    await self._parking.copy(job, subject, source, wanted.tier)
+                    await self._parking.copy(job, subject, source, wanted.tier, away=not wanted.keep)
                 if not wanted.keep:
                     await in_thread(f"forget {subject}", lambda: self._parking.delete(subject, source))
                 gear.events.record(
@@ -324,6 +322,8 @@ class Library:
             removed.append(name)
         if trouble is not None:
             raise trouble
+        if tier is None:
+            self._forget_kept(checked)
         if not removed:
             raise NotFound(f"there is no snapshot {checked} in {tier}", hint="`kybernate snapshots` lists them")
         if tier is None and gear.gpu is not None:
@@ -432,7 +432,7 @@ class Library:
 
     async def _image(self, image: str, caller: Caller) -> tuple[TierName, store.Manifest]:
         tier, manifest = await self._readable(image, caller)
-        if manifest.labels.get("kind") != Kind.IMAGE:
+        if manifest.labels.get("kind") != Kind.IMAGE and not self._kept_by(image):
             raise BadInput(
                 f"snapshot {image} is no image: workload {manifest.labels.get('workload')} lies in it",
                 hint="take one: `kybernate snapshot NAME --as IMAGE`",
@@ -445,6 +445,14 @@ class Library:
             if entry.snapshot == snapshot and not entry.ended:
                 return entry.name
         return None
+
+    def _kept_by(self, snapshot: str) -> list[Entry]:
+        """Who was started anew, or overtaken elsewhere, and has it as an image of what it was."""
+        return [entry for entry in self._gear.ledger.entries().values() if snapshot in entry.kept]
+
+    def _forget_kept(self, snapshot: str) -> None:
+        for entry in self._kept_by(snapshot):
+            self._gear.ledger.update(entry.name, kept=tuple(other for other in entry.kept if other != snapshot))
 
     def _refuse_image(self, entry: Entry) -> None:
         if entry.state not in (WorkloadState.RUNNING, WorkloadState.PAUSED, WorkloadState.STARTING):

@@ -36,7 +36,9 @@ from kybernate.model.errors import (
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
 from kybernate.node import claims
+from kybernate.node.claims import Claims, Taken, agent_id
 from kybernate.node.demotion import least_valuable
+from kybernate.node.found import evicted_in, later
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.jobs import Job
 from kybernate.node.ledger import Entry
@@ -71,6 +73,11 @@ class Back:
 class NoCopy(WorkloadLost):
     """Every copy of a workload's state was tried, and none can be used."""
 
+    sure = True
+    """False: a copy is whole, but its restore failed, which another time it may not."""
+    left: str | None = None
+    """The snapshot that is there all the same."""
+
 
 class Parking:
     """See the module. Use it in the loop's thread."""
@@ -79,6 +86,10 @@ class Parking:
         self._gear = gear
         self._workloads = workloads
         workloads.forget_snapshots = self.forget
+        workloads.fall_back = self.ended_in_ram
+        self._claims = Claims(gear.stores, by=agent_id(gear.state.root))
+        self._failed: dict[WorkloadName, str] = {}
+        """Snapshots from which a restore failed the last time, whole as they are."""
         self._stuck: dict[WorkloadName, float] = {}
         """Since when workloads are paused that could not be parked for want of room: not tried again in that pause."""
         self.keeps_in_ram: Callable[[WorkloadName], bool] = lambda _: False
@@ -170,7 +181,7 @@ class Parking:
             text = e.message if isinstance(e, KybernateError) else repr(e)
             gear.events.record("park-failed", f"stays in RAM: {text}", workload=name, data={"tier": tier})
             raise
-        ledger.update(name, tier=tier, pids=(), held={}, reason=f"{entry.reason}; {why}" if by_itself else why)
+        ledger.update(name, tier=tier, also=(), pids=(), held={}, reason=f"{entry.reason}; {why}" if by_itself else why)
         await gear.flush()
         await in_thread(f"end {name}", lambda: self._end_processes(gpu, name, tree))
         gear.events.record(
@@ -215,28 +226,45 @@ class Parking:
         if entry.tier is tier or entry.snapshot is None:
             return None
         snapshot, source = entry.snapshot, entry.tier
+        if tier in entry.also:
+            await in_thread(f"look for {snapshot}", lambda: self._claims.still_there(entry, snapshot, tier))
         with gear.jobs.begin("move", name) as job:
-            manifest = await self.copy(job, snapshot, source, tier)
+            manifest = await self.copy(job, snapshot, source, tier, away=not keep)
         if keep:
+            ledger.update(name, also=(*(other for other in entry.also if other is not tier), tier))
             gear.events.record("copied", f"from {source} to {tier}, too", workload=name, data={"snapshot": snapshot})
             return manifest
-        ledger.update(name, tier=tier, reason=f"moved from {source} to {tier}")
+        also = tuple(other for other in entry.also if other not in (tier, source))
+        ledger.update(name, tier=tier, also=also, reason=f"moved from {source} to {tier}")
         await gear.flush()
         await in_thread(f"forget {snapshot}", lambda: self.delete(snapshot, source))
         gear.events.record("moved", f"from {source} to {tier}", workload=name, data={"snapshot": snapshot})
         return manifest
 
-    async def copy(self, job: Job, snapshot: str, source: TierName, tier: TierName) -> store.Manifest:
-        """A snapshot's second copy, in another tier."""
+    async def copy(
+        self, job: Job, snapshot: str, source: TierName, tier: TierName, *, away: bool = False
+    ) -> store.Manifest:
+        """A snapshot's second copy, in another tier.
+
+        Args:
+            away: the first is about to be deleted: from a place of several agents it is claimed before.
+        """
         step = Step()
         stores = self._gear.stores
 
         def work() -> store.Manifest:
             with job.stop.told(step.cancel):
                 here = stores.space(source)
-                return self.with_room(
-                    tier, lambda there: store.copy(here, there, snapshot, progress=job.tell, step=step)
-                )
+                if away:
+                    self._claims.take(here, snapshot)
+                try:
+                    return self.with_room(
+                        tier, lambda there: store.copy(here, there, snapshot, progress=job.tell, step=step)
+                    )
+                except BaseException:
+                    if away:
+                        self._claims.release([here], snapshot)
+                    raise
 
         try:
             return await in_thread(f"copy {snapshot}", work)
@@ -311,7 +339,7 @@ class Parking:
         Raises:
             NoRoom: the pool is too small, also after others went to the disk. BadInput, Unsupported: not on this host, or no
             longer. TierAway and the like: not now. It lies where it lay then.
-            NoCopy: there is no copy that can be used.
+            Taken: another agent seems to have it. NoCopy: there is no copy that can be used.
         """
         gear, ledger = self._gear, self._gear.ledger
         entry = ledger.entry(name)
@@ -328,6 +356,11 @@ class Parking:
                     tree = await self._revive(gpu, entry, snapshot, tier, job, take_over=take_over)
             except NotFound:
                 continue  # it never was in this tier, or is no more
+            except Taken as e:
+                if await self._follow(entry):
+                    return await self.unpark(gpu, name, take_over=take_over)
+                self._tell_failure(entry, tier, e)
+                raise
             except (store.TierWiped, store.WrongKey) as e:
                 self._trouble(tier, e)
                 self._tell_failure(entry, tier, e)
@@ -342,6 +375,7 @@ class Parking:
                 errors.append((tier, e))
                 continue
             launched = await in_thread(f"look at {name}", lambda tree=tree: launched_of(tree))  # type: ignore[misc]
+            self._failed.pop(name, None)
             self._workloads.adopt(name, tree)
             ledger.update(
                 name,
@@ -361,15 +395,57 @@ class Parking:
             )
             return Back(tier, seconds, note)
         if not errors:
+            if await self._follow(entry):
+                return await self.unpark(gpu, name, take_over=take_over)
             raise self._gone(entry)
         for _, error in errors:
             if isinstance(error, store.TierAway | store.TierWiped | store.WrongKey | store.TooNew | Busy):
                 raise error  # there may be a good copy
         last = errors[-1][1]
-        raise NoCopy(
+        no_copy = NoCopy(
             f"workload {name} can't be brought back from the store: {last.message}",
             hint=f"its snapshot {snapshot} stays there; `kybernate verify {snapshot}`",
-        ) from last
+        )
+        no_copy.left = snapshot
+        no_copy.sure = all(isinstance(error, store.Damaged) for _, error in errors)
+        raise no_copy from last
+
+    def given_up(self, name: WorkloadName, error: NoCopy) -> bool:
+        """Whether a workload may be started anew for this reason: its state is gone or damaged, or its restore failed before.
+
+        What fails once may have failed for want of memory or time.
+        """
+        snapshot = self._gear.ledger.entry(name).snapshot
+        if error.sure or snapshot is None or self._failed.get(name) == snapshot:
+            self._failed.pop(name, None)
+            return True
+        self._failed[name] = snapshot
+        return False
+
+    async def _follow(self, entry: Entry) -> bool:
+        """The snapshot it lay in has gone: if another agent has had it since and left a later state, that is the workload."""
+        but = {entry.snapshot, *entry.stale, *entry.kept}
+        found = await in_thread(f"look for {entry.name}", lambda: later(self._gear.stores, entry, but=but))
+        if found is None:
+            return False
+        tier, row = found
+        self._gear.ledger.update(
+            entry.name,
+            snapshot=row.name,
+            tier=tier,
+            also=(),
+            kept=_with(entry.kept, entry.snapshot),
+            evicted=evicted_in(row) or entry.evicted,
+            reason=f"found in {tier}, where another agent left it",
+        )
+        await self._gear.flush()
+        self._gear.events.record(
+            "found",
+            f"a later state lies in {tier}: another agent has had it meanwhile",
+            workload=entry.name,
+            data={"tier": tier, "snapshot": row.name, "instead": entry.snapshot},
+        )
+        return True
 
     def _order(self, entry: Entry) -> list[TierName]:
         """The tiers in which a copy of it may be, the one it lies in first."""
@@ -391,7 +467,6 @@ class Parking:
     ) -> Tree:
         name = entry.name
         run_directory = self._gear.state.run_directory(name)
-        by = claims.agent_id(self._gear.state.root)
 
         def work() -> Tree:
             space = self._gear.stores.space(tier)
@@ -399,14 +474,13 @@ class Parking:
                 attach(run_directory).remove()  # a leftover: the snapshot is the workload
             gpu.engine.release_parked(name)
             space.manifest(snapshot)  # before a claim of nothing is left there
-            claims.take(space, snapshot, by=by, take_over=take_over)
+            claimed = self._claims.of(entry, snapshot, tier, take_over=take_over)
             try:
                 return gpu.engine.revive(
                     space, snapshot, name, run_directory=run_directory, progress=job.tell, cancel=job.stop
                 )
             except BaseException:
-                with contextlib.suppress(KybernateError):
-                    claims.release(space, snapshot)
+                self._claims.release(claimed, snapshot)
                 raise
 
         return await self.with_pool_room(gpu, name, work)
@@ -477,8 +551,11 @@ class Parking:
             return False
         return True
 
-    async def fall_back(self, gpu: GpuGear, name: WorkloadName) -> TierName | None:
+    async def fall_back(self, gpu: GpuGear, name: WorkloadName, *, sure: bool = True) -> TierName | None:
         """What a workload had in RAM is gone: if there is an equal copy in the store, that is the workload now.
+
+        Args:
+            sure: not where a tier doesn't answer that may have it.
 
         Returns where it lies; None: there is none, or nobody can tell.
         """
@@ -490,12 +567,28 @@ class Parking:
             tier = (await in_thread(f"find {name}", lambda: self._gear.stores.find(snapshot, one=True)))[0]
         except KybernateError as e:
             log.warning("no copy of workload %s can be found: %s", name, e)
-            return None
+            if sure or isinstance(e, NotFound):
+                return None
+            tier = TierName.NVME  # all are looked into when it is asked for
         tree = self._workloads.tree(name)
         self._gear.ledger.update(name, tier=tier, pids=(), depth=Depth.ZERO)
         await self._gear.flush()
         await in_thread(f"end {name}", lambda: self._end_processes(gpu, name, tree))
         return tier
+
+    async def ended_in_ram(self, name: WorkloadName) -> bool:
+        """The processes of a workload that is paused in RAM have ended, by no order. Whether a copy takes their place: one
+        that was brought back from the store has it until it runs."""
+        gpu = self._gear.gpu
+        if gpu is None or self._gear.ledger.entry(name).state is not WorkloadState.PAUSED:
+            return False
+        tier = await self.fall_back(gpu, name, sure=False)
+        if tier is None:
+            return False
+        why = "its processes ended while it was paused; its copy in the store takes their place"
+        self._gear.ledger.update(name, reason=why)
+        self._gear.events.record("fell-back", why, workload=name, data={"tier": tier})
+        return True
 
     # -- what is left behind -----------------------------------------------------------------------------------------
 
@@ -503,11 +596,15 @@ class Parking:
         """It runs again, or has ended: its snapshot is of a state it has left. `sweep` deletes it."""
         entry = self._gear.ledger.get(name)
         if entry is not None and entry.snapshot is not None:
-            self._gear.ledger.update(name, snapshot=None, tier=TierName.RAM, stale=_with(entry.stale, entry.snapshot))
+            self._gear.ledger.update(
+                name, snapshot=None, tier=TierName.RAM, also=(), stale=_with(entry.stale, entry.snapshot)
+            )
 
     async def forget(self, name: WorkloadName) -> bool:
         """It has ended and is about to be forgotten: delete all it has in the store. Whether nothing is left."""
         self.left_behind(name)
+        if (entry := self._gear.ledger.get(name)) is not None and entry.kept:
+            self._gear.ledger.update(name, stale=tuple(dict.fromkeys((*entry.stale, *entry.kept))), kept=())
         return await self.sweep(name)
 
     async def sweep(self, name: WorkloadName) -> bool:
@@ -537,7 +634,7 @@ class Parking:
         try:
             space = self._gear.stores.space(tier)
             space.delete(snapshot)
-            claims.release(space, snapshot)
+            claims.release(space, snapshot, by=self._claims.by)
         except (NotFound, store.TierWiped):
             return True
         except KybernateError as e:

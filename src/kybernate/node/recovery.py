@@ -141,6 +141,12 @@ class Recovery:
         self._gear.ledger.add(record)
         if record.ended:
             return None
+        if record.snapshot is not None and record.state in (WorkloadState.PAUSED, WorkloadState.RESUMING):
+            # An equal copy, or nothing: that shows when it is asked for. It has not run since, as far as was written down.
+            why = "its processes were gone when a new agent came; a copy of it was to be in the store"
+            self._gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, tier=TierName.NVME, pids=(), depth=Depth.ZERO)
+            self._gear.events.record("recovered", why, workload=name, data={"state": record.state})
+            return f"{name}: paused ({why})"
         if ended is not None:
             # The record is older than the end: a predecessor died between the cleaning up and its note of it.
             reason = f"its process ended with status {ended.status}"
@@ -156,12 +162,6 @@ class Recovery:
             )
             self._gear.events.record("exited", reason, workload=name, data={"exit_status": ended.status})
             return f"{name}: ended, status {ended.status}"
-        if record.snapshot is not None and record.state is WorkloadState.PAUSED:
-            # An equal copy, or nothing: that shows when it is asked for.
-            why = "its processes were gone when a new agent came; a copy of it was to be in the store"
-            self._gear.ledger.update(name, tier=TierName.NVME, pids=(), depth=Depth.ZERO, reason=why)
-            self._gear.events.record("recovered", why, workload=name, data={"state": record.state})
-            return f"{name}: paused ({why})"
         self._gear.ledger.apply(name, Event.LOST, reason="its processes were gone when a new agent came", evicted={})
         self._gear.events.record("lost", "its processes were gone when a new agent came", workload=name)
         return f"{name}: lost, its processes are gone"

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from kybernate.engine.coming import ContentDiffers
 from kybernate.engine.recovery import ContentGone
 from kybernate.engine.target import Target
 from kybernate.model.api import TIMEOUT_S_DEFAULT, StepView, StoredView, SwitchView
@@ -443,6 +444,10 @@ class Switching:
             except NoCopy as e:
                 if entry.cold_start is None:
                     raise
+                if not self._parking.given_up(name, e):
+                    raise Busy(
+                        e.message, hint="it lies there as before: try again; should that fail, too, it is started anew"
+                    ) from e
                 return await self._start_anew(name, e)
             entry = ledger.entry(name)
         ledger.apply(name, Event.RESUME, reason=why.replace("resumed", "being resumed", 1))
@@ -500,15 +505,18 @@ class Switching:
     async def _start_anew(self, name: WorkloadName, error: NoCopy) -> SwitchView:
         """The last resort, for a workload that allows it."""
         began = self._gear.clock()
-        self._gear.events.record("cold-start", f"started anew: {error.message}", workload=name)
-        entry = await self._workloads.start_anew(name, error.message)
+        kept = "" if error.left is None else f"; its snapshot {error.left} is kept"
+        self._gear.events.record(
+            "cold-start", f"started anew: {error.message}{kept}", workload=name, data={"kept": error.left}
+        )
+        entry = await self._workloads.start_anew(name, f"{error.message}{kept}", keep=error.left)
         return SwitchView(
             workload=name,
             operation="resume",
             depth=Depth.ZERO,
             backend=entry.backend,
             seconds=self._gear.clock() - began,
-            note=f"started anew, its state is lost: {error.message}",
+            note=f"started anew, its state {'is lost' if error.left is None else 'is not used'}: {error.message}{kept}",
         )
 
     async def _resume_while_others_leave(
@@ -553,7 +561,13 @@ class Switching:
         log.error("%s of workload %s failed: %s", operation, name, text, exc_info=error)
         # Also when something of it is lost: one process of a tree may have ended, by itself, and the others live.
         state, why = await self._what_is_true(gpu, ledger.entry(name))
-        if state is WorkloadState.LOST and (tier := await self._parking.fall_back(gpu, name)) is not None:
+        if isinstance(error, ContentDiffers):  # what it was made of may be what is damaged: read anew the next time
+            entry = ledger.entry(name)
+            for view in gpu.engine.staged():
+                if view.snapshot in (entry.snapshot, entry.image):
+                    gpu.engine.drop_staged(view.uid)
+        no_use = state is WorkloadState.LOST or (state is WorkloadState.PAUSED and isinstance(error, ContentDiffers))
+        if no_use and (tier := await self._parking.fall_back(gpu, name)) is not None:
             state, why = WorkloadState.PAUSED, f"{why}; its copy in {tier} is intact"
         event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
             state, Event.LOST

@@ -65,6 +65,8 @@ class Workloads:
         self._notices: set[asyncio.Event] = set()
         self.forget_snapshots: Callable[[WorkloadName], Awaitable[bool]] | None = None
         """Deletes what an ended workload has in the store, before it is forgotten. Whether nothing is left."""
+        self.fall_back: Callable[[WorkloadName], Awaitable[bool]] | None = None
+        """Lets a copy take the place of a paused workload whose processes have ended by no order. Whether there is one."""
         self.before_stop: Callable[[WorkloadName, float], Awaitable[None]] | None = None
         """Sees to whoever uses a workload that a person ends, within the grace."""
         gear.ledger.observe(self._notify)
@@ -144,13 +146,17 @@ class Workloads:
                 uid=caller.uid,
                 gid=caller.gid,
                 stale=() if old is None else old.stale,
+                kept=left_of(old),
                 cold_start=request if request.cold_start else None,
             )
         )
         return await self.submit(name, "start", lambda: self._start(spec))
 
-    async def start_anew(self, name: WorkloadName, why: str) -> Entry:
+    async def start_anew(self, name: WorkloadName, why: str, *, keep: str | None = None) -> Entry:
         """Start a workload from its beginning, since its state is of no use any more. In its owner task.
+
+        Args:
+            keep: a snapshot of that state, which nothing deletes but the workload's removal.
 
         Raises what the start does; it has ended then.
         """
@@ -170,6 +176,8 @@ class Workloads:
                 directory=request.directory,
                 uid=lost.uid,
                 gid=lost.gid,
+                stale=lost.stale,
+                kept=tuple(dict.fromkeys((*lost.kept, *([] if keep is None else [keep])))),
                 cold_start=request,
             )
         )
@@ -353,6 +361,8 @@ class Workloads:
             await in_thread(f"end {name}", lambda: self._let_go(name, tree))
             live.tree = None
             return entry
+        if self.fall_back is not None and await self.fall_back(name):
+            return self.gear.ledger.entry(name)
         return await self._finish(name, tree)
 
     async def _stop(self, name: WorkloadName, grace_s: float) -> Entry:
@@ -437,6 +447,13 @@ class Workloads:
             await in_thread(f"remove {name}", lambda: _delete(gear.state.run_directory(name)))
         gear.events.record("removed", "removed", workload=name)
         return entry
+
+
+def left_of(old: Entry | None) -> tuple[str, ...]:
+    """Snapshots that a new life of the same name must neither resume nor delete."""
+    if old is None:
+        return ()
+    return tuple(dict.fromkeys((*old.kept, *([] if old.snapshot is None else [old.snapshot]))))
 
 
 def _terminate(tree: Tree, grace_s: float) -> None:

@@ -1,0 +1,315 @@
+"""What becomes of a stored workload where its resume fails, its processes die, or another agent has had it: nothing that is good
+is deleted, nothing that is old comes back, and nothing wrong ever runs. The GPU is simulated, CRIU and the bucket are real."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.conftest import SLOWER, Eventually
+from tests.node.conftest import AgentProcess, MakeAgent
+from tests.node.test_tiers import goes_on, kybernate, started
+
+from kybernate.engine.faults import VARIABLE
+from kybernate.model.api import SnapshotRequest
+from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
+from kybernate.model.types import CHUNK_BYTES, MIB, TierName, WorkloadState
+from kybernate.node import claims
+from kybernate.store import Catalog, ObjectMedium, Tier, keys_of, tenant_name
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+
+BENCH = [sys.executable, "-m", "kybernate.cli.bench_workload", "--seed", "7", "--loop", "0.25", "--pace", "0.02"]
+
+
+def kinds(agent: AgentProcess, name: str) -> list[str]:
+    return [event.kind for event in agent.client.events(name)]
+
+
+def names(agent: AgentProcess) -> list[str]:
+    return [view.name for view in agent.client.snapshots().snapshots]
+
+
+def lies(agent: AgentProcess, name: str) -> tuple[WorkloadState, TierName]:
+    view = agent.client.workload(name)
+    return view.state, view.tier
+
+
+def flip_the_pool(agent: AgentProcess) -> int:
+    """A bit in each chunk of the host pool that holds anything. Returns how many."""
+    flipped = 0
+    for path in agent.state.pool_mount.iterdir():
+        if not path.is_file() or path.stat().st_size < CHUNK_BYTES:
+            continue
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pool:
+            for at in range(0, len(pool), CHUNK_BYTES):
+                if any(pool[at : at + 4096]):
+                    pool[at + 100] ^= 1
+                    flipped += 1
+    return flipped
+
+
+def test_one_failed_restore_neither_starts_it_anew_nor_deletes_its_snapshot(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    """It may be started anew, but not for what may pass; and then the snapshot is kept, and good for a clone."""
+    agent = make_agent()
+    agent.run("one", *BENCH, "--bytes", str(8 * MIB), cold_start=True)
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
+    agent.client.pause("one", tier=TierName.NVME)
+    [snapshot] = names(agent)
+    agent.kill()
+    agent.start(**{VARIABLE: "revive.restored:error"})
+    done = kybernate(agent, "resume", "one")
+    assert (done.returncode, done.stderr.count("\n")) == (Busy.exit_status, 1), done.stderr
+    assert lies(agent, "one") == (WorkloadState.PAUSED, "nvme")
+    assert "cold-start" not in kinds(agent, "one")
+    report = agent.client.resume("one")
+    assert f"its snapshot {snapshot} is kept" in (report.note or "")
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes again")
+    assert [event.data["kept"] for event in agent.client.events("one") if event.kind == "cold-start"] == [snapshot]
+    assert f"clone {snapshot} NEW" in agent.client.explain("one").text
+    # A park and a resume of what it is now leave the old alone, and so does the loss of the new life.
+    agent.kill()
+    agent.start()
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.client.resume("one")
+    eventually(lambda: names(agent) == [snapshot], what="only the new life's snapshot is deleted")
+    before = agent.steps("one")
+    assert agent.client.verify(snapshot)[0].problems == []
+    agent.client.clone(snapshot, "old")
+    eventually(lambda: agent.steps("old") > 2, timeout_s=60, what="what it was computes on beside it")
+    goes_on(agent, eventually, "one")
+    assert agent.steps("one") > before
+    agent.client.stop("one", remove=True)
+    assert names(agent) == []
+
+
+def test_a_later_life_that_is_lost_does_not_bring_the_kept_one_back(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    agent = make_agent()
+    agent.run("one", *BENCH, "--bytes", str(8 * MIB), cold_start=True)
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
+    agent.client.pause("one", tier=TierName.NVME)
+    kept = names(agent)
+    agent.kill()
+    agent.start(**{VARIABLE: "revive.restored:error"})
+    with pytest.raises(Busy):
+        agent.client.resume("one")
+    agent.client.resume("one")
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes again")
+    agent.client.pause("one")
+    agent.kill()
+    [manifest] = agent.state.root.glob("**/one.manifest")
+    manifest.unlink()
+    agent.start()
+    assert agent.client.workload("one").state is WorkloadState.LOST
+    with pytest.raises(Conflict):
+        agent.client.resume("one")
+    assert agent.client.workload("one").state is WorkloadState.LOST
+    assert names(agent) == kept
+    with pytest.raises(BadInput):  # not while it is anybody's, either
+        agent.client.resume("old")
+    agent.client.remove_snapshot(kept[0])
+    assert "clone" not in agent.client.explain("one").text
+
+
+@pytest.mark.parametrize("tier", [TierName.NVME, TierName.OBJECT])
+def test_content_that_was_changed_never_runs(
+    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually, tier: TierName
+) -> None:
+    """From the store into host memory every chunk is checked; a bit that flips there is found on the GPU, before the gates open.
+    The next resume reads it anew."""
+    agent = make_agent(store=bucket())
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=tier)
+    [snapshot] = names(agent)
+    steps = agent.steps("one")
+    assert not agent.client.prefetch("one").already
+    assert flip_the_pool(agent) > 0
+    with pytest.raises(KybernateError, match=r"chunks of one differ from what was paused"):
+        agent.client.resume("one")
+    assert lies(agent, "one") == (WorkloadState.PAUSED, tier)
+    assert names(agent) == [snapshot]
+    assert agent.steps("one") == steps, "it has not run"
+    assert "resume-failed" in kinds(agent, "one")
+    assert agent.client.node().gpus[0].resident_bytes == 0
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+    node = agent.client.node()
+    assert node.pool is not None
+    assert node.pool.free_bytes == node.pool.size_bytes
+
+
+def test_a_changed_image_in_host_memory_is_read_anew_for_the_next_clone(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.snapshot("one", SnapshotRequest(image="gold"))
+    agent.client.stop("one", remove=True)
+    agent.client.move("gold", TierName.RAM)
+    assert flip_the_pool(agent) > 0
+    with pytest.raises(KybernateError, match="differ from what was paused"):
+        agent.client.clone("gold", "bad")
+    assert agent.client.workload("bad").state is not WorkloadState.RUNNING
+    agent.client.stop("bad", remove=True)
+    agent.client.clone("gold", "good")
+    eventually(lambda: agent.steps("good") > 2, timeout_s=60, what="the clone computes")
+
+
+def test_processes_that_die_before_the_gates_open_do_not_take_the_snapshot_along(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    """Brought back into RAM, paused there as something of its resume failed, and then killed by whomever."""
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    snapshot = names(agent)
+    agent.kill()
+    agent.start(**{VARIABLE: "resume.created:error"})
+    with pytest.raises(KybernateError):
+        agent.client.resume("one")
+    assert lies(agent, "one") == (WorkloadState.PAUSED, "ram")
+    for pid in agent.client.workload("one").pids:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: lies(agent, "one") == (WorkloadState.PAUSED, "nvme"), what="its copy takes their place")
+    eventually(lambda: "fell-back" in kinds(agent, "one"), what="it is told")
+    assert names(agent) == snapshot
+    agent.kill()
+    agent.start()
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+
+
+@pytest.mark.parametrize("step", ["resume.created", "resume.mapped"])
+def test_a_machine_that_goes_down_in_the_middle_of_a_resume(
+    make_agent: MakeAgent, eventually: Eventually, step: str
+) -> None:
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.kill()
+    agent.start(**{VARIABLE: f"{step}:kill"})
+    with pytest.raises(KybernateError):
+        agent.client.resume("one")
+    agent.kill()
+    [record] = (agent.state.root / "records").glob("one.json")
+    for pid in pids_below(record):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids_below(record)), what="its end")
+    record.unlink()  # as a boot leaves a state directory of which only the database is on a disk
+    agent.start()
+    assert lies(agent, "one") == (WorkloadState.PAUSED, "nvme")
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+
+
+def pids_below(record: Path) -> list[int]:
+    """The supervisor's, with which all others go."""
+    pid = int(json.loads(record.read_text())["pid"])
+    return [pid] if Path(f"/proc/{pid}").exists() else []
+
+
+def test_a_state_that_another_agent_left_later_is_found(
+    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+) -> None:
+    """It lay in the bucket, another agent had it meanwhile and parked it again: that is it now, where it got to there."""
+    first = make_agent(store=bucket())
+    started(first, eventually, "one")
+    first.client.pause("one", tier=TierName.OBJECT)
+    second = make_agent(store=bucket(), beside=first)
+    second.client.resume("one")
+    eventually(lambda: second.steps("one") > 20, timeout_s=60, what="it comes further there")
+    eventually(lambda: not names(second), what="the older snapshot is deleted")
+    with pytest.raises(KybernateError, match="has gone from every tier"):
+        first.client.resume("one")
+    second.client.pause("one", tier=TierName.OBJECT)
+    [snapshot] = names(second)
+    assert first.client.resume("one").tier is TierName.OBJECT
+    assert [e.data["snapshot"] for e in first.client.events("one") if e.kind == "found"] == [snapshot]
+    goes_on(first, eventually, "one")
+    eventually(lambda: not names(first), what="its snapshot is deleted")
+    first.client.stop("one", remove=True)
+    second.client.stop("one", remove=True)
+
+
+def test_a_copy_on_the_disk_is_not_resumed_while_another_agent_has_the_one_in_the_bucket(
+    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+) -> None:
+    first = make_agent(store=bucket())
+    started(first, eventually, "one")
+    first.client.pause("one", tier=TierName.NVME)
+    first.client.move("one", TierName.OBJECT, keep=True)
+    second = make_agent(store=bucket(), beside=first)
+    second.client.resume("one")
+    eventually(lambda: not names(second), what="it is the second agent's alone")
+    with pytest.raises(Conflict, match="the copy of workload one in object has gone") as caught:
+        first.client.resume("one")
+    assert "--take-over" in (caught.value.hint or "")
+    with pytest.raises(Conflict, match="has gone"):
+        first.client.move("one", TierName.OBJECT)
+    assert lies(first, "one") == (WorkloadState.PAUSED, "nvme")
+    second.client.pause("one", tier=TierName.OBJECT)
+    assert first.client.resume("one").tier is TierName.OBJECT
+    goes_on(first, eventually, "one")
+    first.client.stop("one", remove=True)
+    second.client.stop("one", remove=True)
+
+
+def test_one_that_is_claimed_is_not_moved_out_of_the_bucket(
+    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+) -> None:
+    first = make_agent(store=bucket())
+    started(first, eventually, "one")
+    first.client.pause("one", tier=TierName.OBJECT)
+    [snapshot] = names(first)
+    first.kill()
+    first.start(**{VARIABLE: "revive.restored:kill"})
+    with pytest.raises(KybernateError):
+        first.client.resume("one")
+    second = make_agent(store=bucket(), beside=first)
+    with pytest.raises(Busy, match="claimed by the agent"):
+        second.client.move(snapshot, TierName.NVME)
+    assert [view.tiers for view in second.client.snapshots().snapshots] == [[TierName.OBJECT]]
+    first.kill()
+    first.start()
+    first.client.move("one", TierName.NVME)
+    first.client.resume("one")
+    goes_on(first, eventually, "one")
+    first.client.stop("one", remove=True)
+
+
+def test_a_claim_that_another_agent_took_over_is_not_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    with contextlib.closing(Catalog(tmp_path / "db")) as catalog:
+        tier = Tier(ObjectMedium(f"file://{tmp_path}/far"), catalog)
+        tier.open()
+        space = tier.space(keys_of(tenant_name("default")))
+        claims.take(space, "one", by="first")
+        claims.take(space, "one", by="second", take_over=True)
+        claims.release(space, "one", by="first")
+        with pytest.raises(Busy, match="claimed by the agent second"):
+            claims.take(space, "one", by="first")
+        claims.release(space, "one", by="second")
+        claims.take(space, "one", by="first")
+        tier.close()
+
+
+def test_machines_of_one_name_are_two_agents(tmp_path: Path) -> None:
+    numbers = [tmp_path / "a", tmp_path / "b"]
+    for number, path in enumerate(numbers):
+        path.write_text(f"{number}" * 32 + "\n")
+    assert len({claims.agent_id(Path("/run/kybernate"), path) for path in numbers}) == 2
+    assert claims.agent_id(Path("/run/kybernate"), tmp_path / "none").endswith(":/run/kybernate")
