@@ -184,8 +184,12 @@ def _listens(port: int) -> bool:
 def all_up(run: Run, agent: OwnAgent, *, timeout_s: float) -> float:
     """Wait for a first start of every server."""
     began = time.monotonic()
+    count = len(run.fleet.models)
     until(
-        lambda: ready(agent.client.serving(), len(run.fleet.models)), timeout_s=timeout_s, what="a start of each model"
+        lambda: ready(agent.client.serving(), count),
+        timeout_s=timeout_s,
+        what="a start of each model",
+        every_s=LOOK_S,
     )
     return time.monotonic() - began
 
