@@ -91,6 +91,35 @@ def test_what_a_person_paused_stays_so_and_says_it(begin: Begin, eventually: Eve
     assert not peer.refusals
 
 
+NATIVE = """
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from kybernate.cli.bench_driver import Driver
+
+driver = Driver()
+held = [driver.allocate(1 << 20) for _ in range(60)] + [driver.allocate(4 << 20)]
+HTTPServer(("127.0.0.1", 8000), SimpleHTTPRequestHandler).serve_forever()
+"""
+"""Most of its memory is in pieces too small for extents: the driver keeps them, and they stand in none of our books."""
+
+
+def test_room_is_made_for_what_the_driver_keeps(begin: Begin, eventually: Eventually) -> None:
+    native = {**server("a"), "command": [sys.executable, "-c", NATIVE], "ready": None, "idle": 0.3, "vram": 4 * MIB}
+    agent = begin(models={"native": native, "b": server("b")})
+    peer = agent.peer()
+    peer.request("native", waiting=1)
+    eventually(lambda: peer.is_open("native"), timeout_s=90, what="native open")
+    peer.answer("native")
+    eventually(lambda: agent.state_of("native") == "away in ram", timeout_s=30, what="native idle")
+    peer.request("b", waiting=1)
+    eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open")
+    peer.answer("b")
+    peer.request("native", waiting=1)
+    eventually(lambda: peer.is_open("native"), timeout_s=90, what="native back in the place of b")
+    assert agent.state_of("b") == "away in ram"
+    failed = [event for event in agent.client.events("native") if event.kind == "come-failed"]
+    assert len(failed) == 1, "once is how it is learned"
+
+
 def test_one_that_ended_while_an_order_had_it_paused_is_started_again(begin: Begin, eventually: Eventually) -> None:
     agent = begin(models={"a": server("a")})
     peer = agent.peer()

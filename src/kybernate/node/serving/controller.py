@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
-from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
+from kybernate.model.types import CHUNK_BYTES, GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
 from kybernate.node.policy.costs import Direction
@@ -98,9 +98,11 @@ class Controller:
         self._replacing: set[WorkloadName] = set()
         self._stopped = False
         self._refused: set[WorkloadName] = set()
+        """Those of whom the workers were told that they can't be had, because of a failure."""
         self._by_order: set[WorkloadName] = set()
         """Refused since an order paused them."""
-        """Those of whom the workers were told that they can't be had, because of a failure."""
+        self._short: dict[WorkloadName, dict[GpuUuid, int]] = {}
+        """How much room was too little for a resume, and a little more."""
         self.pardoned: Callable[[WorkloadName], None] = lambda _: None
         """Tells the workers that it may be asked for again."""
         self.served: Mapping[WorkloadName, Served] = {}
@@ -249,6 +251,7 @@ class Controller:
             asked_for=name in self._asked_for,
             back_off_until=0.0 if failure is None else failure.until,
             refused_until=0.0 if gpu is None else gpu.room.refused_until(name),
+            short=self._short.get(name, {}),
             never_ready=name not in self._been_up,
         )
 
@@ -371,11 +374,11 @@ class Controller:
             self._staging.begin(name)  # while its victims' requests end
         try:
             await self._clear(victims, preempt=action.preempt)
-            if begun:
-                if served is None:
-                    raise Conflict(f"workload {name} has ended")
-                if victims and (gpu := self._gear.gpu) is not None:
-                    await gpu.room.clear_room(name, victims)
+            if begun and served is None:
+                raise Conflict(f"workload {name} has ended")
+            if victims and (begun or name in self._short) and (gpu := self._gear.gpu) is not None:
+                await gpu.room.clear_room(name, victims)  # more than the books say is needed
+            if begun and served is not None:
                 began = self._gear.clock()
                 await self._coming.start(served, victims=victims, wait_s=_ROOM_S)
                 self.learn_coming(name, None, self._gear.clock() - began)
@@ -474,6 +477,12 @@ class Controller:
         )
         entry = self._gear.ledger.get(name)
         lasting = not isinstance(error, _PASSING) or entry is None or entry.ended
+        if what == "come" and isinstance(error, NoRoom):
+            # Its extents would have fit, but not what the driver keeps for it: the next time others make more room.
+            numbers = {} if self._gear.gpu is None else self._gear.gpu.room.numbers()
+            self._short[name] = {
+                uuid: min(number.unheld + 2 * CHUNK_BYTES, number.capacity) for uuid, number in numbers.items()
+            }
         if what == "come" and lasting:
             self._refused.add(name)
             self._gates.refuse(name, message=f"{name} can't be had: {text}", retry_after_s=failure.pause_s)
@@ -503,6 +512,8 @@ class Controller:
     def _learn(self, old: Entry | None, new: Entry) -> None:
         """From a switch that has just been reported, and from an end."""
         name = new.name
+        if new.ended:
+            self._short.pop(name, None)
         if old is not None and (old.state, new.state) == (WorkloadState.PAUSING, WorkloadState.PAUSED):
             self._failures.pop(name, None)
         before = None if old is None else old.last_pause

@@ -58,6 +58,8 @@ class Seen:
     """It failed to come, or to leave, lately."""
     refused_until: float = 0.0
     """It could not be paused lately; infinite where it can't be at all."""
+    short: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """So much free VRAM was not enough for it lately: what the driver keeps for it stands in none of our books."""
     never_ready: bool = False
     """An eager model that has not been up since the agent knows it."""
 
@@ -114,13 +116,14 @@ def bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, 
     """What it holds, needs back, or will need as far as anybody knows."""
     entry = seen.entry
     if entry is not None and entry.evicted and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING):
-        return entry.evicted
+        return {uuid: max(size, seen.short.get(uuid, 0)) for uuid, size in entry.evicted.items()}
     if phase in (Phase.RESIDENT, Phase.LEAVING):
         return seen.resident
     expected = {uuid: size for uuid, size in seen.memory.needs.items() if uuid in gpus}
     if not expected and seen.served is not None and seen.served.vram is not None:
         expected = dict.fromkeys(gpus[:1], seen.served.vram)
-    return {uuid: max(expected.get(uuid, 0), seen.resident.get(uuid, 0)) for uuid in {*expected, *seen.resident}}
+    known = (expected, seen.resident, seen.short)
+    return {uuid: max(each.get(uuid, 0) for each in known) for uuid in {*expected, *seen.resident}}
 
 
 def wanted(seen: Seen, *, auto_resume: bool, now: float) -> bool:
