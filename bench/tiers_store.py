@@ -28,7 +28,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "store"))
 
+import numpy as np
 import obstore
+from blake3 import blake3
 from server import ACCESS, SECRET, Server, client, options
 from tiers_plan import Plan, Recorder, file_system, fitting, ram_disk, scratch, size_name
 
@@ -166,9 +168,12 @@ def fio(program: str, directory: Path, settings: Sequence[str], memory: Memory, 
 
 
 def plain_obstore(
-    port: int, bucket: str, object_bytes: int, part_bytes: int, memory: Memory, _number: int
+    port: int, bucket: str, object_bytes: int, part_bytes: int, checked: bool, memory: Memory, _number: int
 ) -> tuple[float, float]:
-    """Objects of a size, several at once, without hashing or checking anything."""
+    """Objects of a size, several at once, without hashing or checking anything, and what was got is thrown away.
+
+    `checked`: it is put into the memory and hashed, as whoever restores something must: the least that a store can do.
+    """
     store = client(port, bucket)
     each = object_bytes // CHUNK_BYTES
     starts = range(0, memory.count, each)
@@ -187,7 +192,14 @@ def plain_obstore(
     def get(piece: tuple[int, int]) -> None:
         start, offset = piece
         length = min(8 * MIB, len(memory.views[start : start + each]) * CHUNK_BYTES - offset)
-        obstore.get_range(store, f"plain/{start}", start=offset, length=length)
+        content = memoryview(obstore.get_range(store, f"plain/{start}", start=offset, length=length))
+        if not checked:
+            return
+        first = start + offset // CHUNK_BYTES
+        for k, view in enumerate(memory.views[first : first + length // CHUNK_BYTES]):
+            part = content[k * CHUNK_BYTES : (k + 1) * CHUNK_BYTES]
+            np.copyto(np.frombuffer(view, np.uint8), np.frombuffer(part, np.uint8))
+            blake3(view).digest()
 
     pieces = [
         (start, offset)
@@ -298,7 +310,7 @@ def _record(
         recorder.case(Case(f"{case}.of_{baseline}", "ratio", ratios, Baseline(best, 1.0, len(ratios))))
         for name, all_of in found.items():
             rates = tuple(memory.size / t[k] / GIB for t in all_of)
-            recorder.case(Case(f"{case}.{name.replace(' ', '_')}", "GiB/s", rates))
+            recorder.case(Case(f"{case}.{name.replace(',', '').replace(' ', '_')}", "GiB/s", rates))
 
 
 def disk(plan: Plan, recorder: Recorder) -> None:
@@ -333,9 +345,12 @@ def bucket(plan: Plan, recorder: Recorder) -> None:
         memory = Memory(min(fitting(plan.turn_bytes, place, spare=0) for place in (server.root, files)))
         tier = Tier(ObjectMedium(f"s3://{BUCKET}/ours", options=options(server.port)), catalog)
         others: dict[str, Turn] = {
-            f"obstore {size // MIB} MiB in {part // MIB}": partial(plain_obstore, server.port, BUCKET, size, part)
+            f"obstore {size // MIB} MiB in {part // MIB}": partial(
+                plain_obstore, server.port, BUCKET, size, part, False
+            )
             for size, part in ((64 * MIB, 8 * MIB), (64 * MIB, 64 * MIB), (16 * MIB, 16 * MIB))
         }
+        others["obstore into place, checked"] = partial(plain_obstore, server.port, BUCKET, 64 * MIB, 8 * MIB, True)
         for name in ("s5cmd", "rclone"):
             if program := tool(name):
                 others[name] = partial(command_client, server.port, BUCKET, files, program)
