@@ -60,7 +60,8 @@ def main() -> NoReturn:
         group.thaw()
     report["frozen_s"] = time.monotonic() - began
     if not wanted:
-        shutil.rmtree(job["images"], ignore_errors=True)
+        for path in (job["images"], job["empty"]):
+            shutil.rmtree(path, ignore_errors=True)
         Path(job["mark"]).unlink(missing_ok=True)
     sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()

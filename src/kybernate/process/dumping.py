@@ -182,6 +182,7 @@ def _clean(run_directory: Path, text: bytes) -> None:
     with contextlib.suppress(ValueError, KeyError):  # cut off before it was written: then nothing was begun
         found = json.loads(text)
         shutil.rmtree(found["images"], ignore_errors=True)
+        shutil.rmtree(_empty_beside(Path(found["images"])), ignore_errors=True)
         with contextlib.suppress(KybernateError):
             _leave_as_it_was(attach(run_directory), was_frozen=found["was_frozen"])
     (run_directory / MARK).unlink()
@@ -204,9 +205,31 @@ def _make_partial(images_directory: Path) -> Path:
             prefix=f".{images_directory.name}.", suffix=".partial", dir=images_directory.parent.resolve()
         )
     except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (NoRoom if full else BadInput)(f"can't make {images_directory}: {e.strerror}") from e
+        raise _not_made(images_directory, e) from e
     return Path(made)
+
+
+@contextlib.contextmanager
+def _empty_directory(partial: Path) -> Iterator[Path]:
+    """Beside the dump, so that it goes with it when the agent is killed."""
+    path = _empty_beside(partial)
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as e:
+        raise _not_made(path, e) from e
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _empty_beside(partial: Path) -> Path:
+    return partial.with_suffix(".empty")
+
+
+def _not_made(path: Path, error: OSError) -> KybernateError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (NoRoom if full else BadInput)(f"can't make {path}: {error.strerror}")
 
 
 def _publish(partial: Path, images_directory: Path) -> None:
@@ -249,6 +272,7 @@ def _job(
         "pid": record.main_inside,
         "supervisor_pid": record.pid,
         "cgroup": str(record.cgroup),
+        "empty": str(_empty_beside(partial)),
         "images": str(partial),
         "mark": str(tree.run_directory.resolve() / MARK),
         "control": str(tree.run_directory.resolve() / CONTROL),
@@ -264,7 +288,7 @@ def _job(
 
 def _run_dumper(tree: Tree, job: dict[str, Any], partial: Path, mark: int) -> dict[str, Any]:
     """Run dumper.py to its end and return its report."""
-    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory(prefix="kybernate-none-") as plugins:
+    with contextlib.ExitStack() as stack, _empty_directory(partial) as plugins:
         supervisor = os.pidfd_open(tree.supervisor_pid)
         stack.callback(os.close, supervisor)
         descriptors = [
