@@ -27,10 +27,13 @@ from kybernate.node.policy.traces import REQUESTS, shipped
 
 RESULT = Path(__file__).resolve().parent / "results" / "policy.json"
 SEEDS = 5
+FIRST_SEED = 100
+"""Constants of the policy were chosen on small seeds; what is reported comes from others."""
 NOTES = (
     "a model in virtual time, the same on every machine: no GPU, no clock and no request was involved",
     "waits are from a request's arrival until its model begins with it; p99 and mean over all seeds of a trace",
     "the baseline of each case is the better of fifo and lru for that number",
+    "constants of the default were chosen on other seeds of the same traces; heavy is more than fifo and lru can serve well",
     "all three policies give batch work the same gaps; fifo and lru differ in order and victims",
 )
 
@@ -84,7 +87,7 @@ def run(*, seeds: int, requests: int) -> tuple[Table, list[Case]]:
     made, found_cases = table(), []
     sets: dict[str, dict[str, list[Outcome]]] = {}
     for load in shipped():
-        traces = [load.trace(seed=seed, requests=requests) for seed in range(seeds)]
+        traces = [load.trace(seed=seed, requests=requests) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
         outcomes = compare(traces, POLICIES, PolicySettings())
         for policy, some in outcomes.items():
             sets.setdefault(load.set, {}).setdefault(policy, []).extend(some)

@@ -17,7 +17,7 @@ from kybernate.node.policy.victims import Candidate, coming, cover, idle_for, mi
 
 HORIZON_S = 30.0
 """How soon is next: some requests of a light load."""
-WORTH = 0.1
+WORTH = 0.25
 """A switch must be expected to save this part of its own time at the next request: it may always be for nothing, and whoever asks
 for the one that leaves meanwhile waits twice."""
 _AGAIN_S = 5.0
