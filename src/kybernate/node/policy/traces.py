@@ -27,8 +27,8 @@ DAY_S = 1800.0
 LOADS: Mapping[str, float] = MappingProxyType({"light": 0.05, "medium": 0.3, "heavy": 1.0})
 """Requests a second, all models together."""
 SUSTAINED = frozenset({"light", "medium"})
-"""Loads that every policy here can keep up with. Under the heavy one `fifo` and `lru` can't always: with two hot models their queues
-grow for as long as the trace goes on, by day and night they do at each noon. A margin there says how long the trace was, too."""
+"""Loads that every policy here can keep up with. Under the heavy one `fifo` and `lru` can't always: with two hot models their
+queues grow for as long as the trace goes on, by day and night they do at each noon. A margin there says how long the trace was, too."""
 
 
 @dataclass(frozen=True, slots=True)
