@@ -34,8 +34,8 @@ NOTES = (
     "waits are from a request's arrival until its model begins with it; p99 and mean over all seeds of a trace",
     "the baseline of each case is the better of fifo and lru for that number",
     "constants of the default were chosen on other seeds of the same traces",
-    "heavy is more than fifo and lru can keep up with on two-hot, and on day-night at noon: their waits there grow with the "
-    "trace's length, and the margin with them; cases named SET.sustained are of the light and medium loads alone",
+    "heavy is more than fifo and lru can keep up with on two-hot, and on day-night at noon: the margin grows with the trace there",
+    "cases named SET.sustained are of the light and medium loads alone",
     "all three policies give batch work the same gaps; fifo and lru differ in order and victims",
 )
 

@@ -28,7 +28,8 @@ LOADS: Mapping[str, float] = MappingProxyType({"light": 0.05, "medium": 0.3, "he
 """Requests a second, all models together."""
 SUSTAINED = frozenset({"light", "medium"})
 """Loads that every policy here can keep up with. Under the heavy one `fifo` and `lru` can't always: with two hot models their
-queues grow for as long as the trace goes on, by day and night they do at each noon. A margin there says how long the trace was, too."""
+queues grow for as long as the trace goes on, by day and night they do at each noon. A margin
+there says how long the trace was, too."""
 
 
 @dataclass(frozen=True, slots=True)
