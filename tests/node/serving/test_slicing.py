@@ -44,7 +44,7 @@ def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Be
         eventually(lambda: peer.is_open("chat"), timeout_s=90, what="chat open")
         assert agent.state_of("train") == "away in ram"
         peer.request("chat", in_flight=1)
-        eventually(lambda: served("chat").in_flight == 1, what="a request that flies")
+        eventually(lambda: served("chat").usage.busy_s > 0, what="a request that flies, and is accounted for")
         peer.answer("chat")
         eventually(lambda: agent.state_of("train") == "resident", timeout_s=90, what="training in the gap")
         assert not peer.is_open("chat")
