@@ -44,8 +44,12 @@ def painted(page: Page) -> int:
                 probe.fillRect(0, 0, 1, 1);
                 return probe.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
               };
-              const style = getComputedStyle(document.documentElement);
-              const wanted = new Set([0, 1, 2, 3, 4, 5, 6, 7].map((i) => colour(style.getPropertyValue(`--c${i}`))));
+              const swatch = document.body.appendChild(document.createElement("i"));
+              const wanted = new Set([0, 1, 2, 3, 4, 5, 6, 7].map((i) => {
+                swatch.style.color = `var(--c${i})`;
+                return colour(getComputedStyle(swatch).color);
+              }));
+              swatch.remove();
               const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
               let found = 0;
               for (let i = 0; i < data.length; i += 4) if (wanted.has(data.slice(i, i + 3).join())) found += 1;

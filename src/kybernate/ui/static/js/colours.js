@@ -21,9 +21,14 @@ export function swatchClass(name) {
 
 /** The colours as the stylesheet has them now: they differ by theme. */
 export function palette() {
-  const style = getComputedStyle(document.documentElement);
-  const read = (name) => style.getPropertyValue(name).trim();
-  return {
+  // A variable's own value has both themes in it; what is computed from it has one.
+  const probe = document.createElement("i");
+  document.documentElement.append(probe);
+  const read = (name) => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const found = {
     workloads: Array.from({ length: COUNT }, (_, i) => read(`--c${i}`)),
     ink: read("--ink"),
     quiet: read("--quiet"),
@@ -33,4 +38,6 @@ export function palette() {
     accent: read("--accent"),
     bad: read("--bad"),
   };
+  probe.remove();
+  return found;
 }
