@@ -159,5 +159,7 @@ class ReloadView(Answer):
     changed: list[str] = []
     restarting: list[str] = []
     """Started anew once nobody needs them: how they are run has changed."""
+    settings: list[str] = []
+    """Of `activator` and `serving`, by their names in the file; they hold from now on."""
     notes: list[str] = []
     """What changed in the file and takes more than a reload."""

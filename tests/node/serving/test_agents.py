@@ -154,7 +154,7 @@ def test_the_command_line_shows_and_orders(
     lines = [line.split() for line in kybernate("models").splitlines()]
     assert ["a", "model", "interactive", "running", "vram"] in [line[:5] for line in lines]
     assert ["b", "model", "interactive", "stopped", "-"] in [line[:5] for line in lines]
-    assert kybernate("reload") == "no model or job changed\n"
+    assert kybernate("reload") == "nothing has changed\n"
     agent.write(models={"a": server("a", size=16 * MIB, priority=1)})
     assert kybernate("reload") == "removed: b\nchanged: a\n"
     rehearsed = kybernate("check", str(agent.file), "--dry-run")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import pytest
+from tests.certificates import self_signed
 from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, free_port, server
 
+from kybernate.model.errors import BadInput
 from kybernate.model.types import MIB
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
@@ -128,6 +133,55 @@ def test_another_address_takes_new_workers_and_loses_nothing(
         return True
 
     eventually(gone, timeout_s=60, what="the old worker's end")
+
+
+@pytest.fixture
+def occupied() -> Iterator[str]:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def test_an_address_that_cannot_be_had_changes_nothing(
+    begin: Begin, eventually: Eventually, http: httpx2.Client, occupied: str, tmp_path: Path
+) -> None:
+    models = {"a": server("a", size=16 * MIB)}
+    agent = begin(port=free_port(), models=models)
+    up(agent, eventually)
+    certificate, _ = self_signed(tmp_path)
+    wrong = {"certificate": str(certificate), "key": str(certificate)}
+    gone = {"certificate": str(tmp_path / "gone"), "key": str(certificate)}
+    for activator, words in (
+        ({"listen": occupied}, "can't listen on"),
+        ({"tls": wrong}, "can't use the certificate"),
+        ({"tls": gone}, "can't read"),
+    ):
+        agent.write(models=models, activator=activator)
+        with pytest.raises(BadInput, match=words):
+            agent.client.reload()
+        text_of(complete(http, agent, "a"))
+
+
+def test_an_agent_that_cannot_have_the_address_says_so_and_ends(begin: Begin, occupied: str) -> None:
+    models = {"a": server("a", size=16 * MIB)}
+    agent = begin(port=free_port(), models=models)
+    agent.end()
+    agent.write(models=models, activator={"listen": occupied})
+    with pytest.raises(AssertionError, match="can't listen on"):
+        agent.start()
+
+
+def test_a_renewed_certificate_is_taken_by_a_reload(begin: Begin, eventually: Eventually, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    tls = {"certificate": str(certificate), "key": str(key)}
+    agent = begin(port=free_port(), models={"a": server("a", size=16 * MIB)}, activator={"tls": tls})
+    up(agent, eventually)
+    presented = lambda: ssl.get_server_certificate(("127.0.0.1", agent.port))  # noqa: E731
+    assert presented().strip() == certificate.read_text().strip()
+    self_signed(tmp_path)
+    assert agent.client.reload().settings == ["the files of activator.tls"]
+    eventually(lambda: presented().strip() == certificate.read_text().strip(), timeout_s=60, what="the new certificate")
 
 
 def test_keys_are_asked_for_and_reloaded(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:

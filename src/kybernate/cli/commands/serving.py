@@ -98,12 +98,16 @@ def reload(*, common: Common = _COMMON) -> None:
     if common.json:
         print_json(view)
         return
-    for what, names in (("added", view.added), ("removed", view.removed), ("changed", view.changed)):
+    for what, names in (
+        ("added", view.added),
+        ("removed", view.removed),
+        ("changed", [*view.changed, *view.settings]),
+    ):
         if names:
             print(f"{what}: {', '.join(names)}")
     if view.restarting:
         print(f"started anew once nobody needs them: {', '.join(view.restarting)}")
     for note in view.notes:
         print(note)
-    if not (view.added or view.removed or view.changed or view.notes):
-        print("no model or job changed")
+    if not (view.added or view.removed or view.changed or view.settings or view.notes):
+        print("nothing has changed")

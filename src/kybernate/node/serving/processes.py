@@ -25,8 +25,8 @@ from prometheus_client import multiprocess
 from kybernate.model.serving import End
 from kybernate.node.events import Events
 from kybernate.node.guests import readable
+from kybernate.node.serving.address import Address
 from kybernate.node.serving.workers import Workers
-from kybernate.node.settings import ActivatorSettings
 from kybernate.node.tasks import Tasks
 from kybernate.process import procfs
 
@@ -40,28 +40,6 @@ _LATE_S = 10.0
 """A worker connects within one second, but on a machine that does nothing else in ten."""
 _KILL_S = 5.0
 """After its grace: to exit by itself, then by SIGTERM."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """What all workers of one generation are told. Another one takes another generation."""
-
-    listen: str
-    workers: int
-    certificate: str | None = None
-    key: str | None = None
-    traces: str | None = None
-
-    @classmethod
-    def of(cls, settings: ActivatorSettings) -> Address:
-        tls = settings.tls
-        return cls(
-            listen=settings.listen,
-            workers=settings.workers,
-            certificate=None if tls.certificate is None else str(tls.certificate),
-            key=None if tls.key is None else str(tls.key),
-            traces=settings.traces,
-        )
 
 
 @dataclass(frozen=True, slots=True)

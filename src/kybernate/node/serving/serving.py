@@ -21,17 +21,19 @@ from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.parking import Parking
 from kybernate.node.serving.accounts import Accounts
+from kybernate.node.serving.address import Address, refuse_taken
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.controller import Controller
 from kybernate.node.serving.gates import Came, Gates
 from kybernate.node.serving.keys import load_keys
 from kybernate.node.serving.loads import Loads
 from kybernate.node.serving.memory import Memories
-from kybernate.node.serving.processes import Address, Places, Processes
+from kybernate.node.serving.processes import Places, Processes
 from kybernate.node.serving.specs import Kind, Served, served_of
 from kybernate.node.serving.staging import Pool, Staging
 from kybernate.node.serving.workers import Workers
-from kybernate.node.settings import Settings, load
+from kybernate.node.settings import AgentSettings, Settings, load
+from kybernate.node.settings.differences import differing
 from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
@@ -50,16 +52,22 @@ class Configured:
     settings: Settings
     served: dict[WorkloadName, Served]
     keys: tuple[Key, ...]
+    address: Address | None
+    """None: there are no models."""
 
 
 def configured(settings: Settings) -> Configured:
-    """What a file means, its keys included. Blocks.
+    """What a file means, with the keys, the certificate and the address that it names. Blocks.
 
     Raises:
-        BadInput: the keys can't be had.
+        BadInput: one of these can't be had.
     """
     path = settings.activator.keys_file
-    return Configured(settings, served_of(settings), () if path is None else load_keys(path))
+    keys = () if path is None else load_keys(path)
+    address = Address.of(settings.activator) if settings.models else None
+    if address is not None:
+        refuse_taken(address)
+    return Configured(settings, served_of(settings), keys, address)
 
 
 class Serving:
@@ -121,7 +129,9 @@ class Serving:
             staging=self.staging,
             tasks=tasks,
         )
-        self._configured = Configured(Settings(), {}, ())
+        self._configured = Configured(Settings(), {}, (), None)
+        self._began_with = AgentSettings()
+        """What the file said of the agent itself when it began."""
         self._said: dict[WorkloadName, Status] = {}
         self._active = False
         self._reloading = asyncio.Lock()
@@ -145,6 +155,7 @@ class Serving:
         """After the recovery of the workloads, before the API answers."""
         await in_thread("remember", self.memories.load)
         self._gear.ledger.observe(self._changed)
+        self._began_with = first.settings.agent
         self._apply(first)
         self.controller.take_over()
         await self.workers.listen(self)
@@ -183,7 +194,7 @@ class Serving:
             self._want_workers()
             self._begin_when_needed()
         said = ", ".join(f"{kind} {' '.join(names)}" for kind, names in _kinds(view) if names)
-        self._gear.events.record("reloaded", f"{file}: {said or 'no model or job changed'}", data=view.model_dump())
+        self._gear.events.record("reloaded", f"{file}: {said or 'nothing has changed'}", data=view.model_dump())
         return view
 
     def begin(self, name: WorkloadName) -> None:
@@ -298,14 +309,14 @@ class Serving:
     def _compare(self, wanted: Configured) -> ReloadView:
         old, new = self._configured, wanted
         both = [name for name in new.served if name in old.served]
-        notes = []
-        if old.settings.agent != new.settings.agent:
-            notes.append("`agent` has changed: that takes a restart of the agent")
+        restart = differing(self._began_with, new.settings.agent, under="agent")
+        notes = [f"{', '.join(restart)}: holds once the agent is started again"] if restart else []
         return ReloadView(
             added=sorted(new.served.keys() - old.served.keys()),
             removed=sorted(old.served.keys() - new.served.keys()),
             changed=sorted(name for name in both if old.served[name] != new.served[name]),
             restarting=sorted(name for name in both if old.served[name].fingerprint != new.served[name].fingerprint),
+            settings=_changed(old, new),
             notes=notes,
         )
 
@@ -338,9 +349,7 @@ class Serving:
             log.warning("workload %s, which the file no longer names: %s", name, e)
 
     def _want_workers(self) -> None:
-        settings = self.settings
-        address = Address.of(settings.activator) if settings.models else None
-        self.processes.want(address, grace_s=settings.activator.grace)
+        self.processes.want(self._configured.address, grace_s=self.settings.activator.grace)
 
     def _begin_when_needed(self) -> None:
         """With the first model or job the policy takes over who has the VRAM."""
@@ -431,5 +440,16 @@ class Serving:
         return round(member.cost.come, 1)
 
 
+def _changed(old: Configured, new: Configured) -> list[str]:
+    """Settings besides models and jobs, and the content of files that they name."""
+    found = differing(old.settings.activator, new.settings.activator, under="activator")
+    if old.keys != new.keys and "activator.keys_file" not in found:
+        found.append("the keys in activator.keys_file")
+    pairs = {each.pair for each in (old.address, new.address) if each is not None}
+    if len(pairs) == 2 and not any(each.startswith("activator.tls") for each in found):
+        found.append("the files of activator.tls")
+    return [*found, *differing(old.settings.serving, new.settings.serving, under="serving")]
+
+
 def _kinds(view: ReloadView) -> list[tuple[str, list[str]]]:
-    return [("added", view.added), ("removed", view.removed), ("changed", view.changed)]
+    return [("added", view.added), ("removed", view.removed), ("changed", [*view.changed, *view.settings])]
