@@ -39,6 +39,7 @@ class Server:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._program = server_program()
         self._log = root.with_suffix(".log").open("wb")
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
@@ -47,7 +48,7 @@ class Server:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [
-                *(str(server_program()), "--port", f"127.0.0.1:{self.port}", "--access", ACCESS, "--secret", SECRET),
+                *(str(self._program), "--port", f"127.0.0.1:{self.port}", "--access", ACCESS, "--secret", SECRET),
                 *("--quiet", "--keep-alive", "posix", str(self.root)),
             ],
             stdout=self._log,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -43,6 +42,11 @@ class Storing:
     def _unstaged(self, uid: str) -> None:
         if self._extracted is not None:
             self._extracted.drop(uid)
+
+    def _not_staged(self, uid: str) -> None:
+        """Images are kept beside what is staged: without it nothing would ever delete them."""
+        if not self.is_staged(uid):
+            self._unstaged(uid)
 
     def snapshot(
         self,
@@ -93,13 +97,12 @@ class Storing:
             ExtentCopy(held.copy.size, held.copy.rdma, held.copy.slots.copy(), held.copy.hashes.copy())
             for held in copy.manifest.extents
         ]
+        self._images().adopt(manifest.uid, dumped)  # before it is staged, since it goes with what is staged
         try:
-            if self._stager.adopt(manifest, copies):
-                self._images().adopt(manifest.uid, dumped)
-                return
+            self._stager.adopt(manifest, copies)
         except Exception:  # the image is there; without this its first clone takes longer
             log.exception("image %s could not be staged", manifest.name)
-        shutil.rmtree(dumped, ignore_errors=True)
+            self._not_staged(manifest.uid)
 
     def describe(self, space: Space, snapshot: str) -> Described:
         """What a snapshot is of. Raises NotFound, Damaged, TooNew, WrongKey, TierAway."""
@@ -184,7 +187,7 @@ class Storing:
                 raise Conflict(f"workload {name} runs", hint="stop it, or choose another name")
         if lines := self._refusals(manifest):
             raise BadInput(f"snapshot {snapshot} can't run here: {'; '.join(lines)}")
-        tree = Reviving(
+        reviving = Reviving(
             parts=self._parts,
             pooled=self._pooled,
             stager=self._stager,
@@ -199,7 +202,12 @@ class Storing:
             keep_staged=keep_staged,
             progress=progress,
             cancel=cancel,
-        ).run()
+        )
+        try:
+            tree = reviving.run()
+        except BaseException:
+            self._not_staged(manifest.uid)
+            raise
         if not keep_staged:
             self._pooled.drop_staged(manifest.uid)
         return tree

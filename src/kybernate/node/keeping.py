@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from kybernate import store
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState
+from kybernate.node import staged
 from kybernate.node.demotion import idle_too_long
 from kybernate.node.found import evicted_in, labels_in, number_in, rows, tiers, workload_of
 from kybernate.node.gear import Gear
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.25
 _SWEEP_AGAIN_S = 15.0
 """What could not be deleted, or opened, is tried again so often."""
+_STAGED_AGAIN_S = 60.0
+"""What others have deleted is looked for so often: a bucket's every listing costs something."""
 
 
 class Keeper:
@@ -47,6 +50,7 @@ class Keeper:
                 await self.take_in(tier, space.snapshots())
         self._dirty.set()
         again = gear.clock() + _SWEEP_AGAIN_S
+        staged_again = gear.clock() + _STAGED_AGAIN_S
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
@@ -54,6 +58,9 @@ class Keeper:
                     again = gear.clock() + _SWEEP_AGAIN_S
                     await in_thread("look at the tiers", gear.stores.look_again)
                     self._dirty.set()
+                if gear.clock() >= staged_again:
+                    staged_again = gear.clock() + _STAGED_AGAIN_S
+                    await self._drop_gone()
                 if self._dirty.is_set():
                     self._dirty.clear()
                     await self._sweep()
@@ -155,6 +162,11 @@ class Keeper:
                 await self._parking.sweep(entry.name)
         if any(entry.stale and not self._workloads.idle(entry.name) for entry in self._gear.ledger.entries().values()):
             self._dirty.set()
+
+    async def _drop_gone(self) -> None:
+        gear, gpu = self._gear, self._gear.gpu
+        if gpu is not None:
+            await in_thread("look what is staged", lambda: staged.drop_gone(gpu.engine, gear.stores))
 
     # -- demoting ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from kybernate.model import api
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom, NotFound, Unsupported
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState, workload_name
+from kybernate.node import staged
 from kybernate.node.caller import Caller
 from kybernate.node.found import labels_in, number_in, rows
 from kybernate.node.gear import Gear, GpuGear
@@ -326,10 +327,11 @@ class Library:
             self._forget_kept(checked)
         if not removed:
             raise NotFound(f"there is no snapshot {checked} in {tier}", hint="`kybernate snapshots` lists them")
-        if tier is None and gear.gpu is not None:
-            for view in gear.gpu.engine.staged():
-                if view.snapshot == checked:
-                    gear.gpu.engine.drop_staged(view.uid)
+        if gear.gpu is not None:
+            if tier is None:
+                staged.drop_of(gear.gpu.engine, checked)
+            else:
+                await self._drop_gone(gear.gpu)
         gear.events.record("snapshot-removed", f"snapshot {checked} from {', '.join(removed)}")
         return api.StoredView(subject=checked, operation="remove", snapshot=checked, tier=removed[0])
 
@@ -371,7 +373,7 @@ class Library:
         return api.VerifiedList(tiers=views)
 
     async def collect(self, wanted: api.CollectRequest, caller: Caller) -> api.CollectedList:
-        """Remove what no snapshot needs."""
+        """Remove what no snapshot needs, in RAM as well."""
         caller.require_owner(os.geteuid(), "the store")
         if wanted.accept_loss and wanted.tier is None:
             raise BadInput("of which tier is the loss accepted?", hint="give --tier")
@@ -396,9 +398,14 @@ class Library:
                     left=list(swept.left),
                 )
             )
+        if self._gear.gpu is not None and not wanted.dry_run:
+            await self._drop_gone(self._gear.gpu)
         return api.CollectedList(tiers=views, dry_run=wanted.dry_run)
 
     # -- helpers -----------------------------------------------------------------------------------------------------
+
+    async def _drop_gone(self, gpu: GpuGear) -> None:
+        await in_thread("look what is staged", lambda: staged.drop_gone(gpu.engine, self._gear.stores))
 
     def _tiers(self, wanted: TierName | None) -> list[TierName]:
         """Those that are in use; of one that was named it is said if it isn't there."""

@@ -35,7 +35,7 @@ from kybernate.model.errors import (
 )
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
-from kybernate.node import claims
+from kybernate.node import claims, staged
 from kybernate.node.claims import Claims, Taken, agent_id
 from kybernate.node.demotion import least_valuable
 from kybernate.node.found import evicted_in, later
@@ -627,6 +627,8 @@ class Parking:
         for tier in self._gear.stores.names():
             if tier is not TierName.NVME or self._gear.stores.exists(tier):
                 gone = self.delete(snapshot, tier) and gone
+        if gone and self._gear.gpu is not None:
+            staged.drop_of(self._gear.gpu.engine, snapshot)
         return gone
 
     def delete(self, snapshot: str, tier: TierName) -> bool:
