@@ -96,6 +96,7 @@ class WorkerView(Answer):
     worker: int
     pid: int
     connected: bool
+    """It talks to the agent, and clients can connect to it."""
 
 
 class StagingView(Answer):

@@ -163,6 +163,15 @@ class Hello:
     pid: int
     open_epochs: dict[str, int] = field(default_factory=dict)
     """What it forwards to now: leases that an earlier agent gave. The new one confirms each by `Open`, or takes it by `Close`."""
+    listening: bool = False
+    """Clients can connect to it: as `Listening`, of one that did so under an earlier agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """From now on clients can connect: it was configured, and the kernel queues connections for it."""
+
+    kind: ClassVar[str] = "listening"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +203,10 @@ class Drained:
     epoch: int
 
 
-Message = Configure | Open | Close | Share | Status | Refuse | End | Hello | Load | Drained
+Message = Configure | Open | Close | Share | Status | Refuse | End | Hello | Listening | Load | Drained
 _KINDS: dict[str, type[Any]] = {
-    message.kind: message for message in (Configure, Open, Close, Share, Status, Refuse, End, Hello, Load, Drained)
+    message.kind: message
+    for message in (Configure, Open, Close, Share, Status, Refuse, End, Hello, Listening, Load, Drained)
 }
 _NESTED: dict[str, type[Any]] = {"limits": Limits, "endpoints": Endpoint, "keys": Key}
 

@@ -21,10 +21,13 @@ from kybernate.cuda.driver import Gpu
 from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.quantities import format_size
 from kybernate.model.types import GIB, GpuUuid, HostPid, WorkloadName, WorkloadState
-from kybernate.node.arbiter import Candidate, Choice, Parked, Room, choose_resume, choose_victims, judge
+from kybernate.node.arbiter import Parked, Room, choose_resume, judge
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.events import Events
 from kybernate.node.ledger import ARBITER, RECOVERY, Entry, Ledger
+from kybernate.node.policy.picture import Class, Cost, Member, Phase, Picture
+from kybernate.node.policy.settings import PolicySettings
+from kybernate.node.policy.victims import Choice, choose_victims
 from kybernate.node.settings import ArbiterSettings, VramSettings
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ _RETRY_MOST_S = 60.0
 _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
 _MOVING = frozenset({WorkloadState.STARTING, WorkloadState.PAUSING, WorkloadState.RESUMING, WorkloadState.STOPPING})
+_SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
 
 
 class Workloads(Protocol):
@@ -67,10 +71,8 @@ class Holdings(Protocol):
 class Chooser(Protocol):
     """A policy that knows more than the ledger."""
 
-    def __call__(
-        self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None
-    ) -> tuple[tuple[WorkloadName, ...], float | None]:
-        """Victims whose pause makes room, or none and a time to wait; neither: no pause can help.
+    def __call__(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None) -> Choice:
+        """Whose pause makes room.
 
         Args:
             quantum_s: 0 for a resume that somebody ordered; None: as it finds right.
@@ -415,21 +417,10 @@ class RoomKeeper:
             return Choice(victims=tuple(preferred))
         if self._chooser is not None:
             quantum = 0.0 if quantum_s == 0.0 else None
-            victims, wait_s = self._chooser(requester=name, needed=missing, quantum_s=quantum)
-            return Choice(victims=victims) if victims else Choice(wait_s=wait_s)
-        chosen: list[WorkloadName] = []
-        for uuid, size in missing.items():
-            choice = choose_victims(
-                self._candidates(self._gpus[uuid]),
-                requester=name,
-                needed=size,
-                now=self._clock(),
-                quantum_s=quantum_s,
-            )
-            if not choice.victims:
-                return choice
-            chosen += [victim for victim in choice.victims if victim not in chosen]
-        return Choice(victims=tuple(chosen))
+            return self._chooser(requester=name, needed=missing, quantum_s=quantum)
+        return choose_victims(
+            self._picture(), requester=name, needed=missing, settings=PolicySettings(), quantum=quantum_s
+        )
 
     def _suffice(self, victims: Sequence[WorkloadName], missing: Mapping[GpuUuid, int]) -> bool:
         """Whether these can be paused now and free enough."""
@@ -467,28 +458,29 @@ class RoomKeeper:
             log.exception("workload %s can't make room", victim)
             raise
 
-    def _candidates(self, gpu: Gpu) -> list[Candidate]:
+    def _picture(self) -> Picture:
+        """For as long as nobody has a better one: all are alike, and nothing is known of what their switches cost."""
         assert self._workloads is not None
         now = self._clock()
-        found = []
+        members = {}
         for entry in self._ledger.entries().values():
             if entry.ended:
                 continue
-            running = entry.state is WorkloadState.RUNNING
             refused = self._refused_until.get(entry.name, 0.0)
             idle = self._workloads.idle(entry.name)
-            found.append(
-                Candidate(
-                    name=entry.name,
-                    resident=self._resident(entry.name, gpu),
-                    pausable=running and idle and refused <= now,
-                    settling=entry.state in _MOVING
-                    or (running and refused != float("inf") and (not idle or refused > now)),
-                    running_since=entry.running_since,
-                    last_use=entry.last_use,
-                )
+            members[entry.name] = Member(
+                name=entry.name,
+                klass=Class.BATCH,
+                priority=0,
+                phase=_phase(entry.state),
+                bytes=self.evicted_bytes(entry.name),
+                cost=_SAME_COST,
+                last_use=entry.last_use,
+                since=entry.running_since,
+                pausable=idle and refused <= now,
+                settling=refused != float("inf") and (not idle or refused > now),
             )
-        return found
+        return Picture(now=now, members=members, capacity={}, free={})
 
     def _judge(self, name: WorkloadName, gpu: Gpu, size: int) -> Room:
         return judge(
@@ -535,3 +527,9 @@ class RoomKeeper:
 
     def _untouched(self, name: WorkloadName, now: float) -> bool:
         return now - self._touched.get(name, 0.0) >= _TOUCH_S
+
+
+def _phase(state: WorkloadState) -> Phase:
+    if state is WorkloadState.RUNNING:
+        return Phase.RESIDENT
+    return Phase.LEAVING if state in _MOVING else Phase.AWAY

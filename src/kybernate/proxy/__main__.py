@@ -116,6 +116,7 @@ async def _serve(worker: Worker, listener: socket.socket, tls: ssl.SSLContext | 
         ssl=tls,
         ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
     )
+    worker.listening()
     try:
         await asyncio.get_running_loop().create_future()
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from kybernate.model.serving import Close, Configure, End, Hello, Message, Open, Refuse, Share, Status
+from kybernate.model.serving import Close, Configure, End, Hello, Listening, Message, Open, Refuse, Share, Status
 from kybernate.proxy.exchange import Exchange
 from kybernate.proxy.front import Front
 from kybernate.proxy.keys import Keys
@@ -51,6 +51,7 @@ class Worker:
         self.ending = False
         self.ready = False
         """Configured once: it knows where requests go."""
+        self._listening = False
         self.tracing = tracing
         self.ended = asyncio.Event()
         """Set when the agent says so."""
@@ -94,6 +95,11 @@ class Worker:
         for pool in pools:
             pool.abort()
         await asyncio.sleep(_END_POLL_S)
+
+    def listening(self) -> None:
+        """Clients can connect now."""
+        self._listening = True
+        self._link.tell(Listening())
 
     # -- for connections -------------------------------------------------------------------------------------------------
 
@@ -157,7 +163,8 @@ class Worker:
     def _hello(self) -> list[Message]:
         """Who we are, and what an earlier agent left with us."""
         epochs = {name: model.queue.epoch for name, model in self.models.items() if model.queue.is_open}
-        return [Hello(worker=self._number, pid=os.getpid(), open_epochs=epochs), *self._loads()]
+        hello = Hello(worker=self._number, pid=os.getpid(), open_epochs=epochs, listening=self._listening)
+        return [hello, *self._loads()]
 
     def _loads(self) -> list[Message]:
         now = time.monotonic()

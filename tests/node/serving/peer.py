@@ -40,7 +40,7 @@ class Peer:
         self.closes: list[Close] = []
         self.ended: End | None = None
         self._loads: dict[str, Load] = {}
-        self._say(Hello(worker=worker, pid=pid, open_epochs=self.epochs))
+        self._say(Hello(worker=worker, pid=pid, open_epochs=self.epochs, listening=True))
         self._thread = threading.Thread(target=self._hear, daemon=True)
         self._thread.start()
 

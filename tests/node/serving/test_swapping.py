@@ -144,8 +144,9 @@ def test_an_idle_model_gives_its_vram_back_and_sinks_to_its_lowest_tier(begin: B
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
     peer.answer("a")
     eventually(lambda: agent.state_of("a") == "away in nvme", timeout_s=90, what="a on the disk")
-    status = peer.statuses["a"]
-    assert (status.state, status.tier) == ("paused", "nvme")
+    eventually(
+        lambda: (peer.statuses["a"].state, peer.statuses["a"].tier) == ("paused", "nvme"), what="the worker is told so"
+    )
     peer.request("a", waiting=1)
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="a back from the disk")
     assert peer.opened["a"].waited_for == "nvme"

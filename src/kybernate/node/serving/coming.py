@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from kybernate.model.api import CloneRequest, SnapshotRequest
-from kybernate.model.errors import Conflict, KybernateError, NotFound
+from kybernate.model.errors import Conflict, KybernateError, NotFound, WorkloadLost
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import Entry
@@ -90,7 +90,7 @@ class Coming:
         name = served.name
         tree = self._workloads.tree(name)
         if tree is None:
-            raise Conflict(f"workload {name} has ended", hint=f"`kybernate logs {name}`")
+            raise WorkloadLost(f"workload {name} ended before it was ready", hint=f"`kybernate logs {name}`")
         path = None if probe.path is None else HttpPath("127.0.0.1", probe.port, probe.path)
         port = None if probe.path is not None or probe.command else probe.port
         try:

@@ -21,7 +21,7 @@ from kybernate.node.policy.costs import Direction
 from kybernate.node.policy.picture import Action, Bring, Class, Leave, Member, Phase, Picture, Plan, Stage, Unstage
 from kybernate.node.policy.registry import Policy, policy_named
 from kybernate.node.policy.settings import PolicySettings
-from kybernate.node.policy.victims import choose_victims, fits_at_all
+from kybernate.node.policy.victims import Choice, choose_victims, fits_at_all
 from kybernate.node.serving.accounts import Accounts, Holding
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.gates import Gates
@@ -171,13 +171,11 @@ class Controller:
             return failure.reason
         return self.plan.reasons.get(name, "")
 
-    def choose(
-        self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None
-    ) -> tuple[tuple[WorkloadName, ...], float | None]:
+    def choose(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None) -> Choice:
         """Victims for an allocation or an ordered resume: see `room.Chooser`."""
-        picture = self.look()
-        choice = choose_victims(picture, requester=requester, needed=needed, settings=self._numbers, quantum=quantum_s)
-        return choice.victims, choice.wait_s
+        return choose_victims(
+            self.look(), requester=requester, needed=needed, settings=self._numbers, quantum=quantum_s
+        )
 
     def preempts(self, name: WorkloadName) -> bool:
         """Whether its requests in flight may be cut off for others."""

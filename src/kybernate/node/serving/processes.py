@@ -97,14 +97,14 @@ class Processes:
         return [slot.worker for _, slot in sorted(self._slots.items()) if slot.worker is not None]
 
     def missing(self) -> list[int]:
-        """Numbers of workers that should be connected by now."""
-        connected = self._workers.pids()
+        """Numbers of workers that clients should be able to connect to by now."""
+        listening = self._workers.listening()
         late = self._clock() - _LATE_S
         return [
             number
             for number, slot in sorted(self._slots.items())
             if (slot.worker is None and slot.again_s > _AGAIN_S * 2)
-            or (slot.worker is not None and slot.began < late and slot.worker.pid not in connected)
+            or (slot.worker is not None and slot.began < late and slot.worker.pid not in listening)
         ]
 
     def adopt(self) -> set[int]:
@@ -136,14 +136,14 @@ class Processes:
                     self._start(number)
         self._write()
         if old:
-            self._tasks.start(self._end(old, grace_s, after_hello=address is not None), name="replaced workers")
+            self._tasks.start(self._end(old, grace_s, after_others=address is not None), name="replaced workers")
 
     async def end(self, *, grace_s: float) -> None:
         """All of them, once what is in flight was answered or the grace is over."""
         self._ending = True
         everybody = [*self.all(), *self._leaving.values()]
         self._slots = {}
-        await self._end(everybody, grace_s, after_hello=False)
+        await self._end(everybody, grace_s, after_others=False)
         self._places.record.unlink(missing_ok=True)
 
     # -- one process -------------------------------------------------------------------------------------------------
@@ -209,17 +209,17 @@ class Processes:
         if slot is not None and slot.worker is None and not self._ending:
             self._start(number)
 
-    async def _end(self, workers: Sequence[Worker], grace_s: float, *, after_hello: bool) -> None:
-        if after_hello:
+    async def _end(self, workers: Sequence[Worker], grace_s: float, *, after_others: bool) -> None:
+        if after_others:
             # Old and new share the port meanwhile, so nobody finds it closed.
-            await self._all_connected()
+            await self._all_listen()
         for worker in workers:
             self._workers.tell(worker.pid, End(grace_s=grace_s))
             if worker.pid not in self._workers.pids():
                 _signal(worker, signal.SIGTERM)
         await asyncio.gather(*(self._see_off(worker, grace_s) for worker in workers))
 
-    async def _all_connected(self) -> None:
+    async def _all_listen(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_AGAIN_MOST_S):
                 await self._workers.wait_for({worker.pid for worker in self.all()})

@@ -13,7 +13,7 @@ from kybernate.node.serving.specs import Served
 def serving_view(serving: Serving, now: float) -> words.ServingView:
     picture = serving.controller.look()
     address = serving.processes.address
-    connected = serving.workers.pids()
+    listening = serving.workers.listening()
     classes = serving.accounts.by_class()
     total = sum(usage.byte_s for usage in classes.values())
     return words.ServingView(
@@ -26,7 +26,7 @@ def serving_view(serving: Serving, now: float) -> words.ServingView:
             for klass, usage in sorted(classes.items())
         ],
         workers=[
-            words.WorkerView(worker=each.worker, pid=each.pid, connected=each.pid in connected)
+            words.WorkerView(worker=each.worker, pid=each.pid, connected=each.pid in listening)
             for each in serving.processes.all()
         ],
         staging=words.StagingView(
@@ -36,7 +36,7 @@ def serving_view(serving: Serving, now: float) -> words.ServingView:
             misses=serving.staging.misses,
         ),
         notes=[
-            f"activator worker {each} isn't connected; {serving.places.log} says why"
+            f"activator worker {each} doesn't listen; {serving.places.log} says why"
             for each in serving.processes.missing()
         ],
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kybernate.model.errors import BadInput
-from kybernate.model.serving import LINE_MAX, Drained, Hello, Load, Message, decode, encode
+from kybernate.model.serving import LINE_MAX, Drained, Hello, Listening, Load, Message, decode, encode
 from kybernate.node.caller import caller_of
 from kybernate.node.tasks import Tasks
 
@@ -46,7 +46,8 @@ class Workers:
         self._path = path
         self._tasks = tasks
         self._writers: dict[int, asyncio.StreamWriter] = {}
-        self._joined = asyncio.Event()
+        self._listening: set[int] = set()
+        self._more_listen = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._listener: Listener | None = None
 
@@ -58,11 +59,15 @@ class Workers:
         """Those who are connected and have said hello."""
         return frozenset(self._writers)
 
+    def listening(self) -> frozenset[int]:
+        """Those to whom clients can connect."""
+        return frozenset(self._listening)
+
     async def wait_for(self, pids: Collection[int]) -> None:
-        """Until all of these are connected."""
-        while not self._writers.keys() >= set(pids):
-            self._joined.clear()
-            await self._joined.wait()
+        """Until clients can connect to all of these."""
+        while not self._listening >= set(pids):
+            self._more_listen.clear()
+            await self._more_listen.wait()
 
     async def listen(self, listener: Listener) -> None:
         """Raises BadInput where the socket can't be made."""
@@ -116,6 +121,7 @@ class Workers:
         finally:
             if pid is not None and self._writers.get(pid) is writer:
                 del self._writers[pid]
+                self._listening.discard(pid)
                 self._heard.gone(pid)
             writer.close()
             with contextlib.suppress(OSError):
@@ -138,15 +144,23 @@ class Workers:
             old.transport.abort()
             self._heard.gone(pid)
         self._writers[pid] = writer
-        self._joined.set()
+        self._listening.discard(pid)
+        if hello.listening:
+            self._listens(pid)
         self._heard.hello(pid, hello)
         return pid
+
+    def _listens(self, pid: int) -> None:
+        self._listening.add(pid)
+        self._more_listen.set()
 
     async def _hear(self, pid: int, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             match decode(line):
                 case Load() as load:
                     self._heard.load(pid, load)
+                case Listening():
+                    self._listens(pid)
                 case Drained() as drained:
                     self._heard.drained(pid, drained)
                 case _:
