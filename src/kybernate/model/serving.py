@@ -129,12 +129,15 @@ class Status:
     """As in `ps`, or `stopped` while it was never started."""
     tier: str | None = None
     expected_s: float | None = None
-    """Until it could answer, were it asked for now, as far as that is known."""
+    """Until it could answer, were it asked for now, by what was measured or else by its size. 0: it answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The model can't be had: answer everything held for it with this, and what comes until the next `Status` or `Open`."""
+    """The model can't be had: answer everything held for it with this, and what comes until the next `Status` or `Open`.
+
+    One that stands otherwise and is still refused gets both, the `Refuse` last.
+    """
 
     kind: ClassVar[str] = "refuse"
     model: str

@@ -272,7 +272,7 @@ class Queue(Generic[T]):
 
     def retry_after_s(self) -> float:
         expected = self.status.expected_s if self.status is not None else None
-        return min(RETRY_MAX_S, max(1.0, _RETRY_UNKNOWN_S if expected is None else expected))
+        return min(RETRY_MAX_S, max(1.0, expected or _RETRY_UNKNOWN_S))
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 

@@ -122,6 +122,17 @@ def test_a_job_that_ended_while_no_agent_ran_has_ended(begin: Begin, eventually:
     assert sum(event.kind == "started" for event in agent.client.events("once")) == 2
 
 
+def test_who_has_no_vram_has_no_gpu_time(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(jobs={"thinks": {"command": ["sleep", "600"]}, "train": training(size=16 * MIB)})
+
+    def seconds(name: str) -> float:
+        return next(each.usage.resident_s for each in agent.client.serving().served if each.name == name)
+
+    eventually(lambda: seconds("train") > 1.5, timeout_s=90, what="some time of the one that computes")
+    assert agent.client.workload("thinks").state == "running"
+    assert seconds("thinks") == 0.0
+
+
 def test_the_account_goes_on_in_the_next_agent(begin: Begin, eventually: Eventually) -> None:
     agent = begin(jobs={"train": training(size=16 * MIB)})
 

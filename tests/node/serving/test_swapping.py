@@ -91,6 +91,38 @@ def test_what_a_person_paused_stays_so_and_says_it(begin: Begin, eventually: Eve
     assert not peer.refusals
 
 
+def test_workers_know_where_a_model_lies_and_how_soon_it_answers(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a")})
+    peer = agent.peer()
+
+    def status() -> tuple[str, str | None, float | None]:
+        said = peer.statuses["a"]
+        return said.state, said.tier, said.expected_s
+
+    eventually(lambda: "a" in peer.statuses, what="a status of what was never started")
+    state, tier, expected = status()
+    assert (state, tier) == ("stopped", None)
+    assert expected is not None
+    assert expected > 10, "a start costs more than any resume, as long as nobody measured it"
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    eventually(lambda: status() == ("running", "vram", 0.0), what="word that it answers")
+    peer.answer("a")
+    agent.client.pause("a")
+    eventually(lambda: status()[:2] == ("paused", "ram") and "a" in peer.refusals, what="word of the pause")
+    from_ram = status()[2]
+    agent.client.pause("a", tier="nvme")
+    eventually(lambda: status()[:2] == ("paused", "nvme") and "a" in peer.refusals, what="word of its tier")
+    from_disk = status()[2]
+    assert 0 < (from_ram or 0) < (from_disk or 0)
+    late = agent.peer(1)
+    eventually(lambda: "a" in late.refusals, what="the same word to a worker that comes later")
+    assert late.statuses["a"] == peer.statuses["a"]
+    agent.client.resume("a")
+    eventually(lambda: peer.is_open("a") and status() == ("running", "vram", 0.0), what="a open again")
+    assert not peer.refusals
+
+
 NATIVE = """
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from kybernate.cli.bench_driver import Driver

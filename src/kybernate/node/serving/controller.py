@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
-from kybernate.model.types import CHUNK_BYTES, GpuUuid, TierName, WorkloadName, WorkloadState
+from kybernate.model.types import CHUNK_BYTES, Backend, GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
 from kybernate.node.policy.costs import Direction
@@ -217,6 +217,11 @@ class Controller:
             staging_free=self._staging.free_bytes(),
             arrivals=self._loads.arrivals(),
         )
+
+    def member(self, name: WorkloadName) -> Member:
+        """One of the picture, as it is now."""
+        gpu = self._gear.gpu
+        return self._member(name, [] if gpu is None else list(gpu.room.numbers()), self._gear.clock())
 
     def _names(self) -> list[WorkloadName]:
         alive = [entry.name for entry in self._gear.ledger.entries().values() if not entry.ended]
@@ -504,6 +509,8 @@ class Controller:
             is_model = served is not None and served.kind is Kind.MODEL
             busy = not is_model or self._loads.of(entry.name, now).in_flight > 0
             size = sum(self._resident(entry.name).values())
+            if not size and entry.backend is Backend.BROKER:
+                continue  # it could compute, and has nothing to compute on
             holdings.append(Holding(name=entry.name, klass=klass, resident=size, busy=busy))
         self._accounts.tick(holdings, now)
 

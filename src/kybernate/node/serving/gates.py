@@ -63,6 +63,8 @@ class Gates:
         self._clock = clock
         self._epoch = int(clock() * 1000)
         self._leases: dict[WorkloadName, _Lease] = {}
+        self.changed: Callable[[WorkloadName], None] = lambda _: None
+        """Told of each model that opens or closes."""
         self._expected: set[int] = set()
         """Workers that live and haven't connected yet: what they forward to is their predecessor's word."""
         self._met = asyncio.Event()
@@ -108,6 +110,7 @@ class Gates:
         for pid in self._workers.pids():
             self._tell_open(pid, name, lease, came)
         self.share(name)
+        self.changed(name)
 
     def reopen(self, name: WorkloadName) -> None:
         """It was closed for a pause that did not come to be."""
@@ -133,6 +136,7 @@ class Gates:
             lease.drained = asyncio.Event()
             self._workers.tell_all(Close(model=name, epoch=lease.epoch, preempt=preempt))
             self._settle(lease)
+            self.changed(name)
         elif preempt:
             self._workers.tell_all(Close(model=name, epoch=lease.epoch, preempt=True))
         epoch = lease.epoch
@@ -163,6 +167,7 @@ class Gates:
         lease.state = _State.CLOSED
         lease.missing = set()
         lease.drained.set()
+        self.changed(name)
 
     def refuse(self, name: WorkloadName, *, message: str, retry_after_s: float | None, status: int = 503) -> None:
         """It can't be had: what is held for it, and what comes until `Status` or `Open`, is answered so."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
-from kybernate.node.policy.costs import Costs
+from kybernate.node.policy.costs import Costs, Place
 from kybernate.node.policy.picture import Class, Member, Phase
 from kybernate.node.policy.schedule import in_window, next_change
 from kybernate.node.serving.loads import Demand
@@ -69,7 +69,11 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
     phase = phase_of(seen)
     size = bytes_of(seen, phase, list(gpus))
     tier = entry.tier if entry is not None and phase is Phase.AWAY else None
-    lies = TierName.RAM if phase in (Phase.RESIDENT, Phase.LEAVING) else tier
+    paused = entry is not None and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING)
+    if phase in (Phase.RESIDENT, Phase.LEAVING):
+        lies: Place = TierName.RAM
+    else:
+        lies = entry.tier if entry is not None and paused else None
     klass = Class.BATCH if served is None else served.klass
     failing = seen.back_off_until > now
     refused = seen.refused_until > now

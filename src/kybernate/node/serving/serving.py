@@ -136,6 +136,7 @@ class Serving:
         self._active = False
         self._reloading = asyncio.Lock()
         self.controller.pardoned = self._pardoned
+        self.gates.changed = self._tell_status
         switching.gate = self
         workloads.before_stop = self.before_stop
         parking.keeps_in_ram = self._keeps_in_ram
@@ -263,8 +264,9 @@ class Serving:
             else:
                 self.gates.close_at(pid, name)
         for status in self._said.values():
-            if self.gates.refusal(WorkloadName(status.model)) is None:
-                self.workers.tell(pid, status)
+            self.workers.tell(pid, status)
+            if (refusal := self.gates.refusal(WorkloadName(status.model))) is not None:
+                self.workers.tell(pid, refusal)  # which the status took back
         self.controller.wake()
 
     def load(self, pid: int, load: Load) -> None:
@@ -414,30 +416,34 @@ class Serving:
         return served is not None and served.lowest is TierName.RAM
 
     def _tell_statuses(self) -> None:
-        """What workers say of models that can't answer at once."""
-        for name, served in self._configured.served.items():
-            if served.kind is not Kind.MODEL:
-                continue
-            status = self._status(name)
-            if self._said.get(name) != status:
-                self._said[name] = status
-                if self.gates.refusal(name) is None:  # which a status would take back
-                    self.workers.tell_all(status)
+        for name in self._configured.served:
+            self._tell_status(name)
+
+    def _tell_status(self, name: WorkloadName) -> None:
+        """What workers say of a model, if that has changed."""
+        served = self._configured.served.get(name)
+        if served is None or served.kind is not Kind.MODEL:
+            return
+        status = self._status(name)
+        if self._said.get(name) == status:
+            return
+        self._said[name] = status
+        self.workers.tell_all(status)
+        if (refusal := self.gates.refusal(name)) is not None:
+            self.workers.tell_all(refusal)  # which the status took back
 
     def _status(self, name: WorkloadName) -> Status:
         entry = self._gear.ledger.get(name)
         if entry is None or entry.ended:
-            return Status(model=name, state="stopped")
+            return Status(model=name, state="stopped", expected_s=self._expected(name))
         paused = entry.state is WorkloadState.PAUSED
         tier = str(entry.tier) if paused else "vram"
         return Status(model=name, state=str(entry.state), tier=tier, expected_s=self._expected(name))
 
     def _expected(self, name: WorkloadName) -> float | None:
-        picture = self.controller.picture
-        member = None if picture is None else picture.members.get(name)
-        if member is None or self.gates.is_open(name):
-            return None
-        return round(member.cost.come, 1)
+        if self.gates.is_open(name):
+            return 0.0
+        return round(self.controller.member(name).cost.come, 1)
 
 
 def _changed(old: Configured, new: Configured) -> list[str]:
