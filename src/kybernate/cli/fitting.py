@@ -24,6 +24,18 @@ def columns_for(rows: Sequence[Sequence[str]], *, width: int, columns: Sequence[
     return shown
 
 
+def whole_columns(
+    rows: Sequence[Sequence[str]], *, width: int, columns: Sequence[str], dispensable: Sequence[str], gap: int
+) -> list[int]:
+    """Indexes of the columns that fit whole into `width`, without the first few of the dispensable ones."""
+    shown = list(range(len(columns)))
+    for name in dispensable:
+        if sum(width_of(rows, i, columns) + gap for i in shown) - gap <= width:
+            break
+        shown.remove(columns.index(name))
+    return shown
+
+
 def width_of(rows: Sequence[Sequence[str]], column: int, columns: Sequence[str]) -> int:
     return max(len(cells[column]) for cells in [columns, *rows])
 

@@ -38,12 +38,16 @@ def rehearsal(settings: Settings, *, vram: str | None, common: Common) -> None:
         now=time.time(),
     )
     unknown = [name for name in served if name not in needs]
-    views = [(step, plan_view(step.picture, step.plan, policy=settings.serving.policy)) for step in steps]
+    policy = settings.serving.policy
+    views = [
+        (step, plan_view(step.picture, step.plan, policy=policy, asked=() if step.asked is None else (step.asked,)))
+        for step in steps
+    ]
     if common.json:
         answers = [{"asked": step.asked, "came": step.came, **view.model_dump(mode="json")} for step, view in views]
         print_json({"vram_bytes": limit, "unknown": unknown, "steps": answers})
         return
-    print(f"with {format_size(limit)} of VRAM, policy {settings.serving.policy}; nothing is done:")
+    print(f"with {format_size(limit)} of VRAM, policy {policy}; nothing is done:")
     for step, view in views:
         _tell(step, view)
     for name in unknown:

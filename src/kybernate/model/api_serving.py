@@ -150,6 +150,12 @@ class PlanView(Answer):
     actions: list[ActionView]
     reasons: dict[str, str]
     """Of those who would want to come and may not yet."""
+    asked: list[str] = []
+    """For these a request was imagined."""
+    answered: list[str] = []
+    """Of those, who would answer at once."""
+    refused: dict[str, str] = {}
+    """Of those, whose request would be answered with an error, and with which."""
 
 
 class ReloadView(Answer):

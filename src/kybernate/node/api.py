@@ -430,8 +430,9 @@ class Api:
         for name in names:
             if name not in serving.controller.served:
                 raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
-        picture, plan = serving.controller.preview(names)
-        return http.answer(plan_view(picture, plan, policy=serving.settings.serving.policy))
+        picture, plan, refused = serving.controller.preview(names)
+        policy = serving.settings.serving.policy
+        return http.answer(plan_view(picture, plan, policy=policy, asked=names, refused=refused))
 
     async def start_served(self, request: web.Request) -> web.Response:
         http.caller(request).require_owner(os.geteuid(), "what the configuration names")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import socket
 import stat
+import struct
+import subprocess
 import sys
+import termios
 from collections.abc import Callable
 
 import pytest
@@ -124,6 +130,20 @@ def test_a_workload_reaches_neither_the_agent_nor_the_activator_nor_another_work
     assert agent.output("spy").splitlines() == ["refused 2"] * 2 * len(doors)
 
 
+def on_a_terminal(words: list[str], *, columns: int) -> list[str]:
+    """What a command prints where its output is a terminal of that width."""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        subprocess.run([sys.executable, "-m", "kybernate.cli", *words], stdout=theirs, env=environment, check=True)
+        os.set_blocking(ours, False)
+        return os.read(ours, 1 << 16).decode().splitlines()
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
 def test_a_stranger_is_no_worker(begin: Begin, eventually: Eventually) -> None:
     agent = begin(models={"a": server("a", size=16 * MIB)})
     with socket.socket(socket.AF_UNIX) as knocking:
@@ -147,10 +167,13 @@ def test_the_command_line_shows_and_orders(
         assert main([*words, "--state-dir", str(agent.state.root)]) == 0
         return capsys.readouterr().out
 
-    assert "a would come" in kybernate("plan", "a")
+    said = kybernate("plan", "a")
+    assert said.startswith("a request for a now would bring it, within ")
+    assert "waiting" not in said
     assert kybernate("plan") == "nothing would be done\n"
     assert "as soon as it gets room" in kybernate("start", "a")
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    assert kybernate("plan", "a") == "a request for a now would be answered at once\n"
     lines = [line.split() for line in kybernate("models").splitlines()]
     assert ["a", "model", "interactive", "running", "vram"] in [line[:5] for line in lines]
     assert ["b", "model", "interactive", "stopped", "-"] in [line[:5] for line in lines]
@@ -159,6 +182,16 @@ def test_the_command_line_shows_and_orders(
     assert kybernate("reload") == "removed: b\nchanged: a\n"
     rehearsed = kybernate("check", str(agent.file), "--dry-run")
     assert "of VRAM, policy" in rehearsed
-    assert "a request for a:\na would come" in rehearsed
+    assert "a request for a:\na would come, within" in rehearsed
+    assert "waiting" not in rehearsed
+    kybernate("pause", "a")
+    eventually(lambda: "a" in peer.refusals, what="a refusal")
+    refused = kybernate("plan", "a")
+    assert refused.startswith("a request for a now would be refused: a was paused by order")
+    lines = on_a_terminal(["models", "--state-dir", str(agent.state.root)], columns=80)
+    assert max(len(line) for line in lines) <= 80
+    assert {"NAME", "STATE", "TIER", "WAIT"} < set(lines[1].split())
+    assert "WHY" not in lines[1]
+    assert any(line.startswith("a: a was paused by order") for line in lines)
     assert main(["start", "b", "--state-dir", str(agent.state.root)]) == 2
     assert main(["plan", "nobody", "--state-dir", str(agent.state.root)]) == 2

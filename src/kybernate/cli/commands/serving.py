@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from kybernate.cli.common import Common, print_json, table
+from kybernate.cli.fitting import plain, whole_columns
 from kybernate.model.quantities import format_seconds, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from kybernate.model.api_serving import ActionView, PlanView, ServedView
 
 _COMMON = Common()
@@ -23,13 +29,31 @@ def models(*, common: Common = _COMMON) -> None:
     if view.listen is not None:
         connected = sum(worker.connected for worker in view.workers)
         print(f"on {view.listen}, {connected} of {len(view.workers)} workers connected, policy {view.policy}")
-    columns = ("NAME", "KIND", "CLASS", "STATE", "TIER", "WAIT", "FLY", "VRAM", "LEAVE", "COME", "GPU", "WHY")
-    table(columns, [_row(each) for each in view.served])
+    _print_served(view.served)
     for each in view.classes:
         held = format_seconds(each.usage.resident_s)
         print(f"class {each.klass}: {each.share:.0%} of the VRAM handed out, {held} of GPU")
     for note in view.notes:
         print(note)
+
+
+COLUMNS = ("NAME", "KIND", "CLASS", "STATE", "TIER", "WAIT", "FLY", "VRAM", "LEAVE", "COME", "GPU", "WHY")
+_DISPENSABLE = ("WHY", "LEAVE", "KIND", "GPU", "CLASS", "FLY", "COME", "VRAM")
+"""Left out in this order where the terminal is narrow; the reasons then follow as sentences."""
+
+
+def _print_served(served: Sequence[ServedView]) -> None:
+    rows = [[plain(cell) for cell in _row(each)] for each in served]
+    if not sys.stdout.isatty():
+        table(COLUMNS, rows)
+        return
+    width = shutil.get_terminal_size().columns
+    shown = whole_columns(rows, width=width, columns=COLUMNS, dispensable=_DISPENSABLE, gap=2)
+    table([COLUMNS[i] for i in shown], [[cells[i] for i in shown] for cells in rows], width=width)
+    if COLUMNS.index("WHY") not in shown:
+        for cells in rows:
+            if cells[-1]:
+                print(textwrap.fill(f"{cells[0]}: {cells[-1]}", width, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _row(each: ServedView) -> tuple[str, ...]:
@@ -68,21 +92,28 @@ def plan(*names: str, common: Common = _COMMON) -> None:
     if common.json:
         print_json(view)
         return
-    print_plan(view)
-
-
-def print_plan(view: PlanView) -> None:
-    for action in view.actions:
-        print(_sentence(action))
-    for name, reason in view.reasons.items():
-        print(f"{name} waits: {reason}")
-    if not view.actions and not view.reasons:
+    print_plan(view, asked=view.asked)
+    for name in view.answered:
+        print(f"a request for {name} now would be answered at once")
+    for name, reason in view.refused.items():
+        print(f"a request for {name} now would be refused: {reason}")
+    if not (view.actions or view.reasons or view.answered or view.refused):
         print("nothing would be done")
 
 
-def _sentence(action: ActionView) -> str:
+def print_plan(view: PlanView, *, asked: Collection[str] = ()) -> None:
+    """`asked`: what is said of these is said of a request that would be made now."""
+    for action in view.actions:
+        print(_sentence(action, asked))
+    for name, reason in view.reasons.items():
+        print(f"a request for {name} now would wait: {reason}" if name in asked else f"{name} waits: {reason}")
+
+
+def _sentence(action: ActionView, asked: Collection[str]) -> str:
     verbs = {"bring": "would come", "leave": "would be paused", "stage": "would be read into RAM ahead"}
     text = f"{action.workload} {verbs.get(action.action, 'would not be kept in RAM ahead')}"
+    if action.action == "bring" and action.workload in asked:
+        text = f"a request for {action.workload} now would bring it"
     if action.victims:
         cut = ", cut off from their requests" if action.preempt else ""
         text += f", and {', '.join(action.victims)} would be paused for it{cut}"

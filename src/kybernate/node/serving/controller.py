@@ -182,17 +182,20 @@ class Controller:
         served = self.served.get(name)
         return served is not None and served.klass in self._numbers.preempt
 
-    def preview(self, asking: list[WorkloadName]) -> tuple[Picture, Plan]:
-        """What would be done now, were there a request for each of these."""
+    def preview(self, asking: list[WorkloadName]) -> tuple[Picture, Plan, dict[WorkloadName, str]]:
+        """What would be done now, were there a request for each of these; and whose would be refused, with which words."""
         picture = self.look()
         now = picture.now
         members = dict(picture.members)
+        refused = {name: refusal.message for name in asking if (refusal := self._gates.refusal(name)) is not None}
         for name in asking:
+            if name in refused:
+                continue
             member = members[name]
             oldest = now if member.oldest_wait is None else member.oldest_wait
             members[name] = replace(member, waiting=member.waiting + 1, oldest_wait=oldest, pinned=False)
         picture = replace(picture, members=members)
-        return picture, self._policy(picture, self._numbers)
+        return picture, self._policy(picture, self._numbers), refused
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
