@@ -18,6 +18,7 @@ from tests.conftest import SLOWER, Eventually
 from tests.node.conftest import AgentProcess
 
 from kybernate.cli.common import moved
+from kybernate.cli.main import main
 from kybernate.cli.simulated import gpu_path
 from kybernate.client import Client
 from kybernate.cuda import simulated
@@ -232,13 +233,48 @@ def test_more_than_the_gpu_has_is_out_of_memory(gpu_agent: AgentProcess, eventua
     goes_on(gpu_agent, eventually, "small")
 
 
-def test_a_paused_workload_can_be_stopped(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+def test_a_paused_workload_does_its_last_things_on_the_gpu(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    """Its handler compares all of its memory once more."""
     started(gpu_agent, eventually, "still")
     gpu_agent.client.pause("still")
-    stopped = gpu_agent.client.stop("still", grace_s=1)
-    assert stopped.exit_status is not None
+    stopped = gpu_agent.client.stop("still", grace_s=60)
+    assert (stopped.exit_status, stopped.note) == (0, None)
+    assert gpu_agent.output("still").splitlines()[-1].startswith("exact")
     with pytest.raises(Conflict, match="exited"):
         gpu_agent.client.resume("still")
+
+
+def test_a_paused_workload_without_room_is_ended_and_it_is_said(
+    gpu_agent: AgentProcess, eventually: Eventually, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "roomless")
+    client.pause("roomless")
+    started(gpu_agent, eventually, "other", seed=2)
+    assert main(["stop", "roomless", "--grace", "3600", "--state-dir", str(gpu_agent.state.root)]) == 0
+    out = capsys.readouterr().out
+    assert "roomless: stopped, exit status 137" in out
+    assert "could not be resumed for its end, so it was killed after 2 s" in out
+    assert client.workload("other").state is WorkloadState.RUNNING, "nobody is paused for an end"
+    assert [event.kind for event in client.events("roomless")][-2:] == ["killed", "exited"]
+
+
+def test_a_paused_workload_without_a_handler_ends_where_it_stands(
+    gpu_agent: AgentProcess, eventually: Eventually
+) -> None:
+    program = PAIRS.replace("import signal\n", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)\n", 1)
+    gpu_agent.run("plain", sys.executable, "-c", program)
+    eventually(lambda: "step done" in gpu_agent.output("plain"), timeout_s=60)
+    gpu_agent.client.pause("plain")
+    assert gpu_agent.client.stop("plain", grace_s=3600).exit_status == 128 + signal.SIGTERM
+    assert "resumed" not in [event.kind for event in gpu_agent.client.events("plain")]
+
+
+def test_no_grace_is_no_resume(gpu_agent: AgentProcess, eventually: Eventually) -> None:
+    started(gpu_agent, eventually, "hasty")
+    gpu_agent.client.pause("hasty")
+    assert gpu_agent.client.stop("hasty", grace_s=0).exit_status == 128 + signal.SIGKILL
+    assert "resumed" not in [event.kind for event in gpu_agent.client.events("hasty")]
 
 
 def test_a_paused_workload_that_is_killed_leaves_nothing(gpu_agent: AgentProcess, eventually: Eventually) -> None:

@@ -433,3 +433,5 @@ class StoppedView(Answer):
     workload: str
     exit_status: int | None
     removed: bool
+    note: str | None = None
+    """What there is to say of its end."""

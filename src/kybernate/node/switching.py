@@ -52,6 +52,7 @@ class Switching:
         self._parking = parking
         self.gate: Gate = OpenGate()
         """Set before the first order by whoever serves requests."""
+        workloads.resume_to_end = self._resume_to_end
 
     # -- orders --------------------------------------------------------------------------------------------------
 
@@ -276,6 +277,9 @@ class Switching:
         """For whoever is in the workload's owner task already."""
         return await self._resume(self._gpu(), name, may_evict=may_evict, wait_s=wait_s, why=why)
 
+    async def _resume_to_end(self, name: WorkloadName, why: str) -> SwitchView:
+        return await self._resume(self._gpu(), name, may_evict=False, wait_s=0.0, why=why, serve=False)
+
     # -- the policy's orders -------------------------------------------------------------------------------------
 
     async def bring(
@@ -424,10 +428,12 @@ class Switching:
         why: str,
         take_over: bool = False,
         victims: Sequence[WorkloadName] = (),
+        serve: bool = True,
     ) -> SwitchView:
         """
         Args:
             victims: who shall make room, if that suffices.
+            serve: requests may come to it again.
         """
         ledger = self._gear.ledger
         entry = ledger.entry(name)
@@ -487,7 +493,8 @@ class Switching:
         self._record(report, why)
         took = report.seconds + (0.0 if back is None else back.seconds)
         tier = TierName.RAM if back is None else back.tier
-        self.gate.came(name, tier=tier, seconds=took, victims=tuple(made_room))
+        if serve:
+            self.gate.came(name, tier=tier, seconds=took, victims=tuple(made_room))
         self._parking.left_behind(name)
         notes = [back.note] if back is not None and back.note is not None else []
         notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []

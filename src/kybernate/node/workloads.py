@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, Not
 from kybernate.model.native import preload_library
 from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
+from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, terminate
 from kybernate.node.environment import workload_environment
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import Entry
@@ -41,8 +41,6 @@ T = TypeVar("T")
 
 STOPPED = "stopped by order"
 """How the reason begins of one that a person ended."""
-_KILL_S = 20.0
-"""How long processes that were killed may take to be gone: the kernel frees their GPU memory in that time."""
 
 
 @dataclass(slots=True)
@@ -69,6 +67,8 @@ class Workloads:
         """Lets a copy take the place of a paused workload whose processes have ended by no order. Whether there is one."""
         self.before_stop: Callable[[WorkloadName, float], Awaitable[None]] | None = None
         """Sees to whoever uses a workload that a person ends, within the grace."""
+        self.resume_to_end: Callable[[WorkloadName, str], Awaitable[object]] | None = None
+        """Resumes a paused one for the reason given, in its owner task, where that takes no room of others."""
         gear.ledger.observe(self._notify)
 
     # -- looking -------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class Workloads:
         )
 
     async def stop(self, name: WorkloadName, *, grace_s: float, remove: bool) -> StoppedView:
-        """End it: SIGTERM, after the grace SIGKILL. An ended one is fine.
+        """End it: SIGTERM, after the grace SIGKILL. An ended one is fine, a paused one is seen to as ending.py says.
 
         Raises:
             NotFound: no such workload.
@@ -222,10 +222,10 @@ class Workloads:
             raise Conflict(
                 f"{name} was not started by this agent", hint=f"end it with `kill {name.removeprefix('pid-')}`"
             )
-        entry = await self.submit(name, "stop", lambda: self._stop(name, grace_s))
+        entry, note = await self.submit(name, "stop", lambda: self._stop(name, grace_s))
         if remove:
             await self.remove(name)
-        return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove)
+        return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove, note=note)
 
     async def remove(self, name: WorkloadName) -> StoppedView:
         """Forget an ended workload and delete its output.
@@ -365,12 +365,18 @@ class Workloads:
             return self.gear.ledger.entry(name)
         return await self._finish(name, tree)
 
-    async def _stop(self, name: WorkloadName, grace_s: float) -> Entry:
+    async def _stop(self, name: WorkloadName, grace_s: float) -> tuple[Entry, str | None]:
+        """Also what there is to say of its end."""
         gear = self.gear
         entry = gear.ledger.entry(name)
         tree = self.tree(name)
         if entry.state is WorkloadState.EXITED or (entry.ended and tree is None):
-            return entry
+            return entry, None
+        no_gpu: str | None = None
+        if tree is not None and entry.state is WorkloadState.PAUSED and grace_s:
+            no_gpu = await self._resume_to_end(name, tree)
+            tree = self.tree(name)  # a resume that failed may have brought it elsewhere
+            grace_s = grace_s if no_gpu is None else min(grace_s, WITHOUT_GPU_S)
         if self.before_stop is not None:
             await self.before_stop(name, grace_s)
         gear.ledger.apply(name, Event.STOP, reason=STOPPED)
@@ -379,14 +385,28 @@ class Workloads:
             reason = "nothing of it was left" if entry.snapshot is None else f"{STOPPED}, while it lay in {entry.tier}"
             ended = gear.ledger.apply(name, Event.EXITED, reason=reason, evicted={}, depth=None, paused_by=None)
             gear.events.record("exited", reason, workload=name, data={"was": entry.state})
-            return ended
+            return ended, None
         try:
-            await in_thread(f"stop {name}", lambda: _terminate(tree, grace_s))
+            by_itself = await in_thread(f"stop {name}", lambda: terminate(tree, grace_s))
         except KybernateError as e:
             gear.ledger.apply(name, Event.STOP_FAILED, reason=f"could not be stopped: {e.message}")
             gear.events.record("stop-failed", e.message, workload=name)
             raise
-        return await self._finish(name, tree)
+        note: str | None = None
+        if no_gpu is not None and not by_itself:
+            note = f"it was paused and could not be resumed for its end, so it was killed after {grace_s:g} s: {no_gpu}"
+            gear.events.record("killed", note, workload=name)
+        return await self._finish(name, tree), note
+
+    async def _resume_to_end(self, name: WorkloadName, tree: Tree) -> str | None:
+        """What keeps a paused workload, that has something to do at its end, from the GPU; None where nothing does."""
+        if self.resume_to_end is None or not await in_thread(f"look at {name}", lambda: handles_its_end(tree)):
+            return None
+        try:
+            await self.resume_to_end(name, "resumed, since it is to be stopped")
+        except KybernateError as e:
+            return e.message
+        return None
 
     async def _finish(self, name: WorkloadName, tree: Tree) -> Entry:
         gear = self.gear
@@ -454,19 +474,6 @@ def left_of(old: Entry | None) -> tuple[str, ...]:
     if old is None:
         return ()
     return tuple(dict.fromkeys((*old.kept, *([] if old.snapshot is None else [old.snapshot]))))
-
-
-def _terminate(tree: Tree, grace_s: float) -> None:
-    """In a thread. Raises Busy when even killed processes stay."""
-    if tree.alive:
-        # Not process.terminate: a workload that stays frozen would get the signal only after the grace.
-        tree.signal(signal.SIGTERM)
-        tree.thaw()
-        try:
-            tree.wait(grace_s)
-        except Busy:
-            tree.kill()
-    tree.wait(_KILL_S)
 
 
 def _delete(path: Path) -> None:

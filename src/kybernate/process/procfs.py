@@ -57,6 +57,16 @@ def namespace_pids(pid: int) -> tuple[int, ...]:
     return (pid,)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for this signal."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    masks = [line.split()[1] for line in text.splitlines() if line.startswith("SigCgt:")]
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 def command(pid: int) -> str:
     """The command line with blanks between the words, at most 200 characters; the name of a process without one."""
     try:

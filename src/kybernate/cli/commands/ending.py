@@ -21,6 +21,10 @@ def stop(
 ) -> None:
     """End a workload: SIGTERM, and SIGKILL when the grace is over.
 
+    One that is paused and has a handler for SIGTERM is resumed first, so that it can save what it wants to. Where its VRAM
+    isn't free nobody is paused for that: it gets two seconds for what needs no GPU, and is killed then. With --grace 0 it is
+    ended where it stands.
+
     Args:
         grace: Seconds between SIGTERM and SIGKILL.
         remove: Forget it afterwards, its output too.
@@ -32,6 +36,8 @@ def stop(
     else:
         status = "" if view.exit_status is None else f", exit status {view.exit_status}"
         print(f"{name}: {'removed' if view.removed else 'stopped'}{status}")
+        if view.note is not None:
+            print(f"{name}: {view.note}")
 
 
 def rm(name: str, /, *, common: Common = _COMMON) -> None:

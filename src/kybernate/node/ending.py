@@ -1,0 +1,43 @@
+"""How a workload's processes are ended by order: SIGTERM, its grace, SIGKILL.
+
+A paused one can't do its last things while its CUDA calls are held. So it is resumed first where it has a handler for SIGTERM and
+its VRAM is free; nobody else is paused for it. Where there is no room it gets only a moment, for what needs no GPU.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from kybernate.model.errors import Busy
+from kybernate.process import procfs
+from kybernate.process.tree import Tree
+
+WITHOUT_GPU_S = 2.0
+"""A handler that isn't through by then waits for the GPU, most likely: it would for all of its grace."""
+_KILL_S = 20.0
+"""How long processes that were killed may take to be gone: the kernel frees their GPU memory in that time."""
+
+
+def handles_its_end(tree: Tree) -> bool:
+    """Whether any of its processes does something of its own at SIGTERM. Blocks."""
+    return any(procfs.catches(pid, signal.SIGTERM) for pid in tree.pids())
+
+
+def terminate(tree: Tree, grace_s: float) -> bool:
+    """Whether it ended by itself. Blocks.
+
+    Raises:
+        Busy: even killed processes stay.
+    """
+    by_itself = True
+    if tree.alive:
+        # Not process.terminate: a workload that stays frozen would get the signal only after the grace.
+        tree.signal(signal.SIGTERM)
+        tree.thaw()
+        try:
+            tree.wait(grace_s)
+        except Busy:
+            by_itself = False
+            tree.kill()
+    tree.wait(_KILL_S)
+    return by_itself
