@@ -38,10 +38,11 @@ agent:
 
 models:
   chat:
-    command: vllm serve /models/chat --port 8000
+    command: vllm serve /models/chat --served-model-name chat --port 8000
     port: 8000
     ready: /health
     names: [gpt-4o]
+    rewrite_model: chat
     start: eager
   code:
     command: [llama-server, -m, /models/code.gguf, --port, "8000"]
@@ -131,8 +132,10 @@ def page() -> str:
             "",
             "`kybernate up --file kybernate.yaml`. Without a file all defaults hold. `kybernate check kybernate.yaml` says",
             "whether it makes sense, with the line that does not; an unknown setting is an error. The agent reads it at its start;",
-            "`kybernate reload` (or SIGHUP) has it read all but `agent` again, without a request lost. With",
-            "[kybernate.schema.json](kybernate.schema.json) (`kybernate check --schema`) an editor completes and checks it.",
+            "`kybernate reload` (or SIGHUP) has it read all but `agent` again, without a request lost.",
+            "",
+            "Editors with the YAML language server complete and check it, by the first line below and the schema beside the file:",
+            "`kybernate check --schema > kybernate.schema.json` ([here](kybernate.schema.json), too).",
             "",
             "Sizes are written `40GiB`, `512 MiB`, `1.5G` (binary) or `40GB` (decimal), or in bytes; times in seconds.",
             "",
@@ -141,7 +144,8 @@ def page() -> str:
             "```",
             "",
             *sections,
-            "Over the file go `--pool`, `--state-dir` and `$KYBERNATE_STATE_DIR`.",
+            "Over the file go `up`'s `--pool`, `--listen`, `--log-format` and `--state-dir`; `$KYBERNATE_STATE_DIR` holds where",
+            "neither says a directory.",
             "",
         ]
     )

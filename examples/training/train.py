@@ -9,7 +9,7 @@ STEPS = 100_000
 
 def main() -> None:
     torch.manual_seed(1)
-    layers = [layer for _ in range(24) for layer in (torch.nn.Linear(8192, 8192), torch.nn.GELU())]
+    layers = [layer for _ in range(48) for layer in (torch.nn.Linear(8192, 8192), torch.nn.GELU())]
     network = torch.nn.Sequential(*layers).cuda()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     for step in range(STEPS):

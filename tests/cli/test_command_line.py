@@ -115,6 +115,38 @@ def test_check(state: Path, tmp_path: Path) -> None:
     assert f"{file}:2: agent.pool.size" in done.stderr
 
 
+def test_check_says_what_the_file_means_and_what_may_not_be_meant(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kybernate.yaml"
+    file.write_text(
+        "models:\n"
+        "  chat: {command: sh -c true, port: 1, names: [gpt], paths: [/chat], health: /ok, vram: 1GiB}\n"
+        "  code: {command: /no/such/server, port: 1, health: /ok, directory: /no/such/place}\n"
+        "jobs:\n"
+        "  train: {command: sh, schedule: ['20:00-08:00'], user: nobody-of-that-name}\n"
+        "activator: {listen: '0.0.0.0:80', tls: {certificate: /no/c, key: /no/k}}\n"
+    )
+    done = kybernate("check", str(file), state=state)
+    assert done.returncode == 0
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        line.split()
+        for line in (
+            f"{file}: ok",
+            "models on https://0.0.0.0:80, no key is needed, policy balanced",
+            "NAME KIND CLASS START VRAM ASKED FOR BY",
+            "chat model interactive on-demand 1.0 GiB chat, gpt, path /chat",
+            "code model interactive on-demand ? code",
+            "train job batch 20:00-08:00 ? -",
+            "look at models.code.command: there is no program /no/such/server here",
+            "look at models.code.directory: there is no directory /no/such/place here",
+            "look at models.code.health: nobody can ask there: only `hosts` or `paths` lead a probe to a model",
+            "look at jobs.train.user: there is no user nobody-of-that-name here",
+            "look at activator.tls.certificate: there is no /no/c here",
+            "look at activator.tls.key: there is no /no/k here",
+            "look at activator.keys_file: without it whoever reaches 0.0.0.0:80 may ask the models",
+        )
+    ]
+
+
 def test_version_without_an_agent(tmp_path: Path) -> None:
     assert json.loads(kybernate("version", "--json", state=tmp_path).stdout)["agent"] is None
 

@@ -12,6 +12,7 @@ from kybernate.model.types import GIB, TierName
 from kybernate.node.policy.picture import Class
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.settings import Restart, Start, parse, schema
+from kybernate.node.settings.values import WORKLOAD_PATTERN
 
 WHOLE = """
 models:
@@ -90,18 +91,35 @@ M = "models:\n  a: {command: x, port: 1}\n"
 @pytest.mark.parametrize(
     ("text", "where", "words"),
     [
-        pytest.param("models:\n  a: {port: 1}\n", 2, "models.a.command: Field required", id="no command"),
-        pytest.param("models:\n  a: {command: x}\n", 2, "models.a.port: Field required", id="no port"),
+        pytest.param("models:\n  a: {port: 1}\n", 2, "models.a.command: must be given", id="no command"),
+        pytest.param("models:\n  a: {command: x}\n", 2, "models.a.port: must be given", id="no port"),
         pytest.param("models:\n  a: {command: 'x \"', port: 1}\n", 2, "no command line", id="open quote"),
         pytest.param("models:\n  a: {command: [], port: 1}\n", 2, "no command to run", id="empty"),
         pytest.param("models:\n  a:\n    command: [x, {}]\n    port: 1\n", 3, "list of words", id="no word"),
-        pytest.param("models:\n  A: {command: x, port: 1}\n", 2, "models.A", id="bad name"),
-        pytest.param("models:\n  a: {command: x, port: 0}\n", 2, "port", id="no port number"),
+        pytest.param("models:\n  A: {command: x, port: 1}\n", 2, "small letters", id="bad name"),
+        pytest.param("models:\n  a: {command: x, port: 0}\n", 2, "at least 1, not 0", id="no port number"),
         pytest.param("models:\n  a: {command: x, port: 1, ready: health}\n", 2, "ready", id="ready is no path"),
-        pytest.param("models:\n  a: {command: x, port: 1, class: fast}\n", 2, "class", id="no class"),
+        pytest.param(
+            "models:\n  a: {command: x, port: 1, class: fast}\n", 2, "use 'interactive' or 'batch'", id="no class"
+        ),
         pytest.param("models:\n  a: {command: x, port: 1, paths: [/]}\n", 2, "every request", id="path of all"),
         pytest.param("models:\n  a: {command: x, port: 1, hosts: ['a:1']}\n", 2, "host name", id="host with port"),
         pytest.param("models:\n  a: {command: x, port: 1, sched: 1}\n", 2, "no such setting", id="typing error"),
+        pytest.param(
+            "models:\n  a: {commands: x, port: 1}\n", 2, "did you mean `command`?", id="typing error of a must"
+        ),
+        pytest.param(
+            "models:\n  a: {prioritys: 1, command: x, port: 1}\n",
+            2,
+            "did you mean `priority`?",
+            id="typing error of a setting",
+        ),
+        pytest.param(M + "activator: {limits: {bdy: 1}}\n", 3, "did you mean `body`?", id="typing error below"),
+        pytest.param("models:\n", 1, "leave the line out", id="nothing below"),
+        pytest.param("activator: {listen: 8080}\n", 1, "HOST:PORT", id="only a port"),
+        pytest.param(
+            "models:\n  a: {command: x, port: 1, environment: {A: true}}\n", 2, "put it in quotes", id="no text"
+        ),
         pytest.param("models:\n  pid-7: {command: x, port: 1}\n", 2, "did not start", id="name of a process"),
         pytest.param(M + "  b:\n    command: x\n    port: 1\n    names: [c, a]\n", 6, "leads to a already", id="alias"),
         pytest.param(
@@ -157,6 +175,8 @@ def test_the_schema_knows_every_section_and_its_texts() -> None:
     assert set(made["properties"]) == {"agent", "models", "jobs", "activator", "serving"}
     assert "class" in made["$defs"]["ModelSettings"]["properties"]
     assert made["additionalProperties"] is False
+    assert made["$defs"]["ModelSettings"]["properties"]["port"].keys() == {"description", "maximum", "minimum", "type"}
+    assert made["properties"]["models"]["propertyNames"]["pattern"] == WORKLOAD_PATTERN
 
 
 def test_the_page_of_the_configuration_names_the_schema() -> None:

@@ -79,10 +79,10 @@ def check(
     vram: str | None = None,
     common: Common = _COMMON,
 ) -> None:
-    """Check a kybernate.yaml and show what it means.
+    """Check a kybernate.yaml: say what is wrong with it, or what it means, and what may not be meant so.
 
     Args:
-        schema: Print its JSON schema instead, for editors.
+        schema: Print its JSON schema instead, for editors; takes no file.
         dry_run: Say who would be paused for whom and why, were each model asked once, one after the other.
         vram: What the GPU hands out in the dry run. Left out: agent.vram.limit, or that of the agent that runs here.
     """
@@ -102,7 +102,9 @@ def check(
     if common.json:
         print_json(found)
         return
-    print(f"{file}: ok")
+    from kybernate.cli.checking import tell
+
+    tell(file, found)
 
 
 def version(*, common: Common = _COMMON) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -12,8 +11,7 @@ from pydantic import ValidationError
 from kybernate.model.errors import BadInput
 from kybernate.node.settings.crosschecks import problems
 from kybernate.node.settings.whole import Settings
-
-_KINDS = frozenset({"str", "int", "ImageSettings"})
+from kybernate.node.settings.wording import first_of, place_of, suggestion
 
 
 def load(path: Path) -> Settings:
@@ -56,28 +54,13 @@ def parse(text: str, *, origin: str) -> Settings:
     try:
         settings = Settings.model_validate(data)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        where = _place(first["loc"])
-        raise BadInput(f"{origin}:{_line(root, first['loc'])}: {where}: {_words(first)}") from e
+        location, words = first_of(e)
+        if words == "no such setting":
+            words += suggestion(Settings, location)
+        raise BadInput(f"{origin}:{_line(root, location)}: {place_of(location)}: {words}") from e
     for location, text in problems(settings):
         raise BadInput(f"{origin}:{_line(root, location)}: {'.'.join(map(str, location))}: {text}")
     return settings
-
-
-def _words(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "no such setting (docs/configuration.md lists them)"
-    message: str = error["msg"].removeprefix("Value error, ")
-    given = repr(error.get("input"))
-    return message if given in message else f"{message}, got {given[:60]}"
-
-
-def _place(location: Sequence[str | int]) -> str:
-    """The setting's name, without what pydantic adds of its own (which of several kinds was tried)."""
-    kept = [
-        str(part) for part in location if not (isinstance(part, str) and ("(" in part or "[" in part or part in _KINDS))
-    ]
-    return ".".join(kept) or "the file"
 
 
 def _line(root: yaml.Node, location: Sequence[str | int]) -> int:

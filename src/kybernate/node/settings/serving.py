@@ -150,7 +150,8 @@ class ModelSettings(ProgramSettings):
     paths: tuple[PathPrefix, ...] = ()
     """Path prefixes that lead to it; they are not cut off."""
     health: UrlPath | None = None
-    """Path of its health check: answered for it while it is parked, so that a probe wakes nobody."""
+    """Path of its health check, for probes that reach it by `hosts` or `paths`: answered for it while it is parked, so that they
+    wake nobody."""
     rewrite_model: str | None = None
     """What its own server wants to see in the `model` field. Left out: what the client said."""
     start: Start = Start.ON_DEMAND
@@ -209,8 +210,8 @@ class ActivatorSettings(Section):
     """Processes that share the port: one does some thousand requests a second."""
     tls: ActivatorTls = ActivatorTls()
     keys_file: AbsolutePath | None = None
-    """YAML file of clients: `NAME: KEY`, or `NAME: {key: KEY, models: [MODEL]}`, or `sha256:` in place of `key:`. Nobody but the
-    agent's user may read it. Left out: nobody needs a key."""
+    """YAML file of clients: `NAME: KEY`, or `NAME: {key: KEY, models: [MODEL]}`, or `sha256:` in place of `key:`. A key has 16
+    characters at least, and nobody but the agent's user may read the file. Left out: nobody needs a key."""
     limits: ActivatorLimits = ActivatorLimits()
     traces: Annotated[str, AfterValidator(server_url)] | None = None
     """OTLP/HTTP collector of traces, as in http://127.0.0.1:4318: each request with its holding, its swap and its answer."""

@@ -74,9 +74,10 @@ DurationOrOff = Annotated[
     BeforeValidator(or_off, json_schema_input_type=float | Literal["off", False]),
 ]
 """Seconds; None stands for `off`."""
+WORKLOAD_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 WorkloadKey = Annotated[
     str,
-    Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a workload's name, a DNS label"),
+    Field(pattern=WORKLOAD_PATTERN, description="a workload's name, a DNS label"),
 ]
 
 
@@ -144,18 +145,22 @@ def model_alias(value: str) -> str:
     return value
 
 
-def host_and_port(value: str) -> str:
+def host_and_port(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(_LISTEN)  # noqa: TRY004 - pydantic makes its own errors of ValueErrors
     host, colon, port = value.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
-        raise ValueError("use HOST:PORT, such as 127.0.0.1:7070 or [::1]:7070")
+        raise ValueError(_LISTEN)
     if int(port) > 65535:
         raise ValueError("a port is at most 65535")
     return value
 
 
+_LISTEN = "use HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
+
 UrlPath = Annotated[str, AfterValidator(url_path)]
 PathPrefix = Annotated[str, AfterValidator(path_prefix)]
 HostName = Annotated[str, AfterValidator(host_name)]
 ModelAlias = Annotated[str, AfterValidator(model_alias)]
-ListenAddress = Annotated[str, AfterValidator(host_and_port)]
+ListenAddress = Annotated[str, BeforeValidator(host_and_port, json_schema_input_type=str)]

@@ -1,0 +1,48 @@
+"""`kybernate check FILE`: what a file that is right means, in a table, and what in it is most likely not meant so."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from kybernate.cli.common import table
+from kybernate.model.quantities import format_size
+from kybernate.node.advice import advice
+from kybernate.node.settings import ModelSettings, Settings
+
+_COLUMNS = ("NAME", "KIND", "CLASS", "START", "VRAM", "ASKED FOR BY")
+
+
+def tell(file: Path, settings: Settings) -> None:
+    print(f"{file}: ok")
+    if settings.models:
+        activator = settings.activator
+        scheme = "http" if activator.tls.certificate is None else "https"
+        keys = "no key is needed" if activator.keys_file is None else f"with a key of {activator.keys_file}"
+        print(f"models on {scheme}://{activator.listen}, {keys}, policy {settings.serving.policy}")
+    if settings.models or settings.jobs:
+        table(_COLUMNS, list(_rows(settings)), width=_width())
+    for line in advice(settings):
+        print(f"look at {line}")
+
+
+def _rows(settings: Settings) -> Iterator[tuple[str, ...]]:
+    for name, model in settings.models.items():
+        vram = "?" if model.vram is None else format_size(model.vram)
+        yield name, "model", str(model.klass), str(model.start), vram, ", ".join(_ways(name, model))
+    for name, job in settings.jobs.items():
+        vram = "?" if job.vram is None else format_size(job.vram)
+        yield name, "job", str(job.klass), "; ".join(job.schedule) or "in any gap", vram, "-"
+
+
+def _ways(name: str, model: ModelSettings) -> Iterator[str]:
+    yield name
+    yield from model.names
+    yield from (f"host {host}" for host in model.hosts)
+    yield from (f"path {path}" for path in model.paths)
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

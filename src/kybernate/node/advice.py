@@ -1,0 +1,58 @@
+"""What is no error in a kybernate.yaml, and yet most likely not what was meant: on this machine, or at all. Looks at files.
+
+Limits: `check` may run on another machine than the agent, so what is missing here is said and not refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kybernate.node.settings import JobSettings, ModelSettings, Settings
+
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+def advice(settings: Settings) -> list[str]:
+    """A line each, with the setting's name first."""
+    return [f"{place}: {text}" for place, text in _advice(settings)]
+
+
+def _advice(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name, model in settings.models.items():
+        yield from _program(f"models.{name}", model)
+        if model.health is not None and not model.hosts and not model.paths:
+            yield f"models.{name}.health", "nobody can ask there: only `hosts` or `paths` lead a probe to a model"
+    for name, job in settings.jobs.items():
+        yield from _program(f"jobs.{name}", job)
+    activator = settings.activator
+    files = [("keys_file", activator.keys_file)]
+    files += [("tls.certificate", activator.tls.certificate), ("tls.key", activator.tls.key)]
+    for setting, path in files:
+        if path is not None and not path.exists():
+            yield f"activator.{setting}", f"there is no {path} here"
+    if settings.models and activator.keys_file is None and not activator.listen.startswith(_LOOPBACK):
+        yield "activator.keys_file", f"without it whoever reaches {activator.listen} may ask the models"
+
+
+def _program(place: str, program: ModelSettings | JobSettings) -> Iterator[tuple[str, str]]:
+    first = program.command[0]
+    if not _found(first, program):
+        yield f"{place}.command", f"there is no program {first} here"
+    if not program.directory.is_dir():
+        yield f"{place}.directory", f"there is no directory {program.directory} here"
+    if program.user is not None:
+        try:
+            pwd.getpwnam(program.user)
+        except KeyError:
+            if not program.user.isdigit():
+                yield f"{place}.user", f"there is no user {program.user} here"
+
+
+def _found(program: str, settings: ModelSettings | JobSettings) -> bool:
+    if "/" in program:
+        return os.access(Path(settings.directory) / program, os.X_OK)
+    return shutil.which(program, path=settings.environment.get("PATH")) is not None
