@@ -134,6 +134,11 @@ class Exchange:
     def body_complete(self) -> bool:
         return self._body is None or self._body.done
 
+    @property
+    def is_in_the_way(self) -> bool:
+        """Its model shall leave and can't before this is over."""
+        return self.upstream is not None and self.model is not None and not self.model.queue.is_open
+
     # -- the client's side -----------------------------------------------------------------------------------------------
 
     def begin(self, model: ServedModel | None, data: bytes) -> int:
@@ -334,7 +339,7 @@ class Exchange:
             )
         )
         upstream.write(data)
-        if not self.body_complete:
+        if not self.body_complete and not upstream.write_paused:
             front.resume_reading()
 
     def request_paused(self, paused: bool) -> None:

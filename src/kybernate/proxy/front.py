@@ -32,6 +32,8 @@ STALL_S: Final = 120.0
 """A body passing through that stands still for so long."""
 UNREAD_S: Final = 300.0
 """An answer that the client doesn't read for so long."""
+UNREAD_LEAVING_S: Final = 30.0
+"""The same while the model shall leave the GPU: others wait for it."""
 LINGER_S: Final = 2.0
 """What a client gets to read an error before a connection with unread data on it is reset."""
 _PIPELINE_MAX: Final = 64 << 10
@@ -50,6 +52,7 @@ class Front(asyncio.Protocol):
         "_key",
         "_key_seen",
         "_keys",
+        "_left",
         "_linger_until",
         "_reading_paused",
         "_since",
@@ -79,6 +82,8 @@ class Front(asyncio.Protocol):
         self._head_since = 0.0
         self._linger_until = 0.0
         self._unread_since = 0.0
+        self._left = 0
+        """Bytes of an answer that lay here at the last look."""
         self._reading_paused = False
         self._keys: Keys | None = None
         self._key: Key | None = None
@@ -107,9 +112,9 @@ class Front(asyncio.Protocol):
         """The protocol was changed."""
         self.closing = True
         data, self._buffer = self._buffer, b""
-        if data and self.exchange is not None:
-            self.exchange.client_data(data)
         self.resume_reading()
+        if data and self.exchange is not None:
+            self.exchange.client_data(data)  # which pauses reading where the model doesn't read
 
     def answered(self, *, keep: bool) -> None:
         """The answer is out."""
@@ -118,6 +123,8 @@ class Front(asyncio.Protocol):
             self._end()
             return
         self._stirred = True
+        if self.write_paused:
+            return  # the next request's answer would only be heaped up behind this one
         if self._reading_paused:
             self.resume_reading()
         if self._buffer:
@@ -159,7 +166,11 @@ class Front(asyncio.Protocol):
         self._stirred = True
         exchange = self.exchange
         if exchange is None:
-            if not self.closing:
+            if self.closing:
+                return
+            if self.write_paused:
+                self._keep(data)
+            else:
                 self._next(self._buffer + data if self._buffer else data)
             return
         if not exchange.body_complete or exchange.phase is Phase.TUNNEL:
@@ -179,6 +190,12 @@ class Front(asyncio.Protocol):
         self.write_paused = False
         if self.exchange is not None:
             self.exchange.client_paused(False)
+        elif not self.closing:
+            self._stirred = True
+            self._head_since = time.monotonic()
+            self.resume_reading()
+            if self._buffer:
+                self.worker.loop.call_soon(self._more)
 
     def eof_received(self) -> bool:
         self._gone()
@@ -196,11 +213,13 @@ class Front(asyncio.Protocol):
             self._stirred = False
             self._since = now
         exchange = self.exchange
-        if self._linger_until:
-            if now > self._linger_until:
-                self.cut()
-        elif self.write_paused and now - self._unread_since > UNREAD_S:
+        if exchange is None and self._is_being_read(now):
+            return
+        if self.write_paused and now - self._unread_since > self._patience(exchange):
             self.abandon()
+        elif self._linger_until:
+            if now > self._linger_until:
+                self._hang_up()
         elif exchange is None:
             if self._buffer and now - self._head_since > HEAD_S:
                 self._refuse_head(Refusal(408, "timeout", f"the request's head was not there after {HEAD_S:g} s"))
@@ -229,6 +248,31 @@ class Front(asyncio.Protocol):
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _patience(exchange: Exchange | None) -> float:
+        return UNREAD_LEAVING_S if exchange is not None and exchange.is_in_the_way else UNREAD_S
+
+    def _is_being_read(self, now: float) -> bool:
+        """Part of an answer that is out still lies here, and the client takes it: only what the kernel has is sure to be sent."""
+        left = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if not left:
+            self._left = 0
+            return False
+        if left != self._left:
+            self._left, self._unread_since = left, now
+        if now - self._unread_since > UNREAD_S:
+            self.abandon()
+        self._since = now
+        if self._linger_until:
+            self._linger_until = now + LINGER_S
+        return True
+
+    def _hang_up(self) -> None:
+        if self.secure and self._transport is not None:
+            self._transport.close()
+        else:
+            self.cut()
+
     def _gone(self) -> None:
         exchange, self.exchange = self.exchange, None
         self.closing = True
@@ -242,10 +286,11 @@ class Front(asyncio.Protocol):
         if transport is None or transport.is_closing() or self._linger_until:
             return
         self._buffer = b""
-        if self.secure or not transport.can_write_eof():
+        if not self.secure and transport.can_write_eof():
+            transport.write_eof()
+        elif not transport.get_write_buffer_size():
             transport.close()
             return
-        transport.write_eof()
         self._linger_until = time.monotonic() + LINGER_S
         self.resume_reading()
 
@@ -259,7 +304,7 @@ class Front(asyncio.Protocol):
             self.pause_reading()
 
     def _more(self) -> None:
-        if self.exchange is None and self._buffer and not self.closing:
+        if self.exchange is None and self._buffer and not self.closing and not self.write_paused:
             self._next(self._buffer)
 
     def _next(self, data: bytes) -> None:

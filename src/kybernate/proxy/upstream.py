@@ -57,6 +57,7 @@ class Upstream(asyncio.Protocol):
         "_acked",
         "_ending",
         "_pool",
+        "_reading_paused",
         "_socket",
         "idle_since",
         "sent",
@@ -64,6 +65,7 @@ class Upstream(asyncio.Protocol):
         "transport",
         "used",
         "user",
+        "write_paused",
     )
 
     def __init__(self, pool: Pool[Any], connection: socket.socket) -> None:
@@ -71,6 +73,9 @@ class Upstream(asyncio.Protocol):
         self._socket = connection
         self._acked = _bytes_acked(connection)
         self._ending = False
+        self._reading_paused = False
+        self.write_paused = False
+        """The other side doesn't read; what is written is heaped up here."""
         self.transport: asyncio.Transport | None = None
         self.user: User | None = None
         self.used = 0
@@ -87,11 +92,13 @@ class Upstream(asyncio.Protocol):
             self.transport.write(data)
 
     def pause_reading(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+        if not self._reading_paused and self.transport is not None and not self.transport.is_closing():
+            self._reading_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+        if self._reading_paused and self.transport is not None and not self.transport.is_closing():
+            self._reading_paused = False
             self.transport.resume_reading()
 
     @property
@@ -114,7 +121,8 @@ class Upstream(asyncio.Protocol):
     def release(self, *, reusable: bool) -> None:
         """Its user needs it no more."""
         self.user = None
-        self._pool.released(self, reusable=reusable)
+        self.resume_reading()  # a client that didn't read the end of its answer must not stop the next one's
+        self._pool.released(self, reusable=reusable and not self.write_paused)
 
     def abort(self) -> None:
         """Its user needs it no more, and what it asked for neither."""
@@ -132,7 +140,7 @@ class Upstream(asyncio.Protocol):
             return
         try:
             transport.write_eof()
-            transport.resume_reading()
+            self.resume_reading()
         except (OSError, RuntimeError):
             transport.abort()
         else:
@@ -152,10 +160,12 @@ class Upstream(asyncio.Protocol):
             self.transport.abort()  # nobody asked: whatever it says must not be taken for the next answer
 
     def pause_writing(self) -> None:
+        self.write_paused = True
         if self.user is not None:
             self.user.request_paused(True)
 
     def resume_writing(self) -> None:
+        self.write_paused = False
         if self.user is not None:
             self.user.request_paused(False)
 

@@ -1,0 +1,167 @@
+"""Clients and servers that mean harm, or don't read: nobody else's requests suffer from them, and memory has bounds."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+from tests.proxy.rig import Client, request
+
+from kybernate.proxy.naming import BadName, model_in
+
+DEEP = 200_000
+
+
+def rss(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * 4096
+
+
+def reads_little(rig) -> Client:
+    client = rig.client()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    return client
+
+
+def reads_much(client: Client) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' + b"[" * DEEP + b"]" * DEEP + b',"model":"m"}',
+        b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+        b'{"model":"m","a":' + b"[" * DEEP,
+        b"[" * DEEP,
+        b"\xef\xbb\xbf" + b'{"model":"m"}',
+        b'{"model":"\\ud800"}',
+        b'{"model":"\xff"}',
+        b'{"model":["m"]}',
+        b'{"MODEL":"m"}',
+        b'{"model":"m"}{"model":"m"}',
+        b'{"model":"m"}\0',
+        b"",
+    ],
+    ids=lambda body: body[:24].decode("latin-1"),
+)
+def test_bodies_that_make_no_sense_are_answered(rig, body):
+    server = rig.serve(rewrite_model="inner")
+    with rig.client() as client:
+        answer = client.ask("POST", "/v1/completions", body)
+        assert (answer.status, answer.code) == (400, "invalid_body")
+        assert client.model("m").status == 200, "the connection is as good as before"
+    assert len(server.requests) == 1
+
+
+def test_the_model_that_was_found_is_the_model_that_is_sent(rig):
+    """Of two, the last one counts, as for Python's json; one that is rewritten goes as one."""
+    server = rig.serve(rewrite_model="inner")
+    with rig.client() as client:
+        assert client.ask("POST", "/v1/completions", b'{"model":"x","model":"m"}').status == 200
+        assert client.ask("POST", "/v1/completions", b'{"model":"m","model":"x"}').status == 404
+        assert client.ask("POST", "/v1/completions", b'{"model":"m","n":' + b"9" * 5000 + b"}").status == 200
+    assert server.requests[0]["body"] == '{"model":"inner"}'
+    assert server.requests[1]["body"] == '{"model":"inner","n":' + "9" * 5000 + "}"
+
+
+def part(name: str, value: bytes) -> bytes:
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+
+
+FORM = b"multipart/form-data; boundary=b"
+
+
+def test_forms():
+    assert model_in(part("file", b"--b;x\r\n--") + part("model", b"m") + b"--b--\r\n", FORM) == "m"
+    assert model_in(b"preamble\r\n" + part("model", b"m\r\n") + b"--b--\r\n", FORM) == "m\r\n"
+    assert model_in(b"--b\r\nContent-Disposition: form-data; filename=x; NAME=model; y\r\n\r\nm\r\n--b--", FORM) == "m"
+    for senseless in (
+        b"",
+        b"--b",
+        b"--b\r\n\r\n",
+        part("models", b"m"),
+        part("file", b"model") + b"--b--\r\n",
+        part("model", b"m" * 2000),
+        part("x", b"") * 1000 + part("model", b"m"),
+        b"--b\r\n" + b"x" * 5000 + part("model", b"m")[3:],
+        b'--b\r\nx-content-disposition: form-data; name="model"\r\n\r\nm\r\n--b--',
+    ):
+        with pytest.raises(BadName):
+            model_in(senseless, FORM)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"\r\n" + (b"content-disposition:;" * 190) + b"\r\n\r\nx\r\n--b",
+        b"\r\ncontent-disposition: a;" + b" " * 1900 + b";name=x\r\n\r\nx\r\n--b",
+        b"\r\n\r\n\r\n--b",
+        b"\r\n--b",
+    ],
+)
+def test_forms_made_to_be_searched_for_long(piece):
+    """What is looked at has a bound, so a form of 32 MiB takes no longer than any other. Time of this process alone."""
+    body = b"--b" + piece * ((32 << 20) // len(piece))
+    began = time.process_time()
+    with pytest.raises(BadName):
+        model_in(body, FORM)
+    assert time.process_time() - began < 1.0
+
+
+def test_who_reads_no_answers_is_read_no_requests_from(rig):
+    """Answers of our own to pipelined requests aren't heaped up."""
+    rig.serve()
+    with reads_little(rig) as client:
+        before = rss(rig.pid)
+        client.socket.settimeout(2)
+        block = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n" * 1000
+        with pytest.raises(TimeoutError):
+            client.socket.sendall(block * 2000)  # 66 MB, of which the answers would take five times as much
+        assert rss(rig.pid) - before < 24 << 20
+        client.socket.settimeout(20)
+        reads_much(client)
+        for _ in range(1000):
+            assert client.answer().status == 200, "and it goes on as soon as they are read"
+    with rig.client() as other:
+        assert other.model("m").status == 200
+
+
+def around_the_kernels_limit() -> range:
+    """Sizes of answers of which the kernel takes all but a part that the worker has to keep. It may take a bit more or less
+    than its setting says."""
+    with open("/proc/sys/net/ipv4/tcp_wmem") as file:  # noqa: PTH123
+        most = int(file.read().split()[2])
+    return range(most - (256 << 10), most + (768 << 10), 64 << 10)
+
+
+def test_one_that_does_not_read_stops_nobody_elses_answer(rig):
+    """The last bytes of an answer fill the client's buffer, so the server's connection isn't read: until the next request's."""
+    rig.serve()
+    for size in around_the_kernels_limit():
+        with rig.client() as sleeper:
+            sleeper.send(request("GET", f"/svc/bytes?{size}"))
+            sleeper.until(b"\r\n\r\n")
+            with rig.client() as client:
+                assert client.model("m").status == 200
+
+
+def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig):
+    """It reads after longer than a closed connection is lingered for."""
+    rig.serve()
+    clients = []
+    try:
+        for size in around_the_kernels_limit():
+            client = rig.client()
+            client.send(request("GET", f"/svc/bytes?{size}", connection="close"))
+            clients.append((client, size))
+        deadline = time.monotonic() + 4.5
+        while time.monotonic() < deadline:  # nothing tells when a linger would be over: the time is the test
+            with rig.client() as other:
+                assert other.ask("GET", "/health").status == 200
+        for client, size in clients:
+            assert len(client.answer().body) == size
+    finally:
+        for client, _ in clients:
+            client.socket.close()
