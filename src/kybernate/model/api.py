@@ -421,7 +421,8 @@ class ExplainView(Answer):
     """Why a workload is in its state, and what can be done next."""
 
     workload: str
-    state: WorkloadState
+    state: WorkloadState | None
+    """None: a model or job that has not been started yet."""
     text: str
     next_step: str
     events: list[EventView]

@@ -30,8 +30,9 @@ from kybernate.node.library import Library
 from kybernate.node.openapi import describe
 from kybernate.node.routes import Query, Route
 from kybernate.node.serving.plans import plan_view
+from kybernate.node.serving.reasons import unstarted
 from kybernate.node.serving.serving import Serving
-from kybernate.node.serving.views import serving_view
+from kybernate.node.serving.views import reason, serving_view
 from kybernate.node.streams import follow_events, follow_node
 from kybernate.node.switching import Switching
 from kybernate.node.views import for_strangers
@@ -349,12 +350,14 @@ class Api:
         return http.answer(self._view(request, entry))
 
     async def explain(self, request: web.Request) -> web.Response:
+        serving, now = self._agent.serving, self._agent.clock()
+        name = http.name_of(request)
+        served = serving.controller.served.get(name)
+        if served is not None and self._agent.ledger.get(name) is None:
+            return http.answer(unstarted(name, served, reason(serving, name, None, now)))
         entry = self._entry(request)
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
         view = self._agent.workloads.view(entry)
-        now = self._agent.clock()
-        controller = self._agent.serving.controller
-        served = controller.served.get(entry.name)
         return http.answer(
             explain(
                 entry,
@@ -362,7 +365,9 @@ class Api:
                 resident_bytes=view.resident_bytes,
                 now=now,
                 staged=view.staged,
-                waits_for=controller.reason(entry.name),
+                waits_for=(
+                    reason(serving, entry.name, entry, now) if entry.ended else serving.controller.reason(entry.name)
+                ),
                 is_model=served is not None and served.endpoint is not None,
             )
         )

@@ -39,7 +39,7 @@ def explain(
             f" Kept of what it was: {', '.join(entry.kept)}; `kybernate clone {entry.kept[-1]} NEW` makes a workload of it, "
             f"`kybernate stop --remove {entry.name}` deletes it."
         )
-    if waits_for:
+    if waits_for and waits_for not in text:
         text += f" Now: {waits_for}."
     refusal = next((e for e in reversed(events) if e.kind in _REFUSALS), None)
     if refusal is not None and (not entry.ended or refusal.kind == "out-of-memory"):
@@ -55,7 +55,11 @@ def explain(
 
 def _numbers(entry: Entry, resident_bytes: int) -> str:
     if entry.state is WorkloadState.RUNNING:
-        return f"It holds {format_size(resident_bytes)} of VRAM in extents."
+        return (
+            f"It holds {format_size(resident_bytes)} of VRAM in extents."
+            if resident_bytes
+            else "It holds no VRAM in extents."
+        )
     if entry.state is WorkloadState.PAUSED:
         needs = sum(entry.evicted.values())
         took = "" if entry.last_pause is None else f" The pause took {format_seconds(entry.last_pause.seconds)}."

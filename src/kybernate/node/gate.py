@@ -30,6 +30,9 @@ class Gate(Protocol):
     def asked_for(self, name: WorkloadName) -> None:
         """A person ordered its resume."""
 
+    def port_of(self, name: WorkloadName) -> int | None:
+        """Where it is asked by us: connections to there are closed with the gate. None: nowhere."""
+
 
 class OpenGate:
     """Nobody lets requests through: nothing to close."""
@@ -45,3 +48,6 @@ class OpenGate:
 
     def asked_for(self, name: WorkloadName) -> None:
         pass
+
+    def port_of(self, name: WorkloadName) -> int | None:
+        return None

@@ -69,7 +69,8 @@ class Library:
                 lambda: wait_ready(tree, path=path, command=wanted.ready_command, timeout_s=wanted.ready_timeout_s),
             )
 
-        await self._parking.refuse_undumpable(gear.ledger.entry(name), connections)
+        asked_at = self._switching.gate.port_of(name)
+        await self._parking.refuse_undumpable(gear.ledger.entry(name), connections, asked_at=asked_at)
 
         async def work() -> tuple[StoredReport, str | None]:
             self._refuse_image(gear.ledger.entry(name))

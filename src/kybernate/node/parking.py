@@ -105,8 +105,14 @@ class Parking:
                 hint="start it with `kybernate run`",
             )
 
-    async def refuse_undumpable(self, entry: Entry, connections: Connections | None) -> None:
-        """Of one that runs: what hinders a dump is found before it is paused, as far as it can be. Raises Unsupported."""
+    async def refuse_undumpable(
+        self, entry: Entry, connections: Connections | None, *, asked_at: int | None = None
+    ) -> None:
+        """Of one that runs: what hinders a dump is found before it is paused, as far as it can be. Raises Unsupported.
+
+        Args:
+            asked_at: port where it is asked through the gate: who is connected there leaves before the pause.
+        """
         tree = self._workloads.tree(entry.name)
         if entry.state is not WorkloadState.RUNNING or tree is None:
             return
@@ -117,6 +123,7 @@ class Parking:
                 tree,
                 connections=connections or self._gear.settings.store.connections,
                 gpu_released=False,
+                asked_at=asked_at,
                 gpu_directories=[] if simulation is None else [path for path in simulation.setting.split(":") if path],
             ),
         )

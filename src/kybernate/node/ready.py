@@ -58,8 +58,11 @@ def wait_ready(
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        if tree.exit() is not None:
-            raise WorkloadLost(f"workload {tree.name} ended before it was ready", hint=f"`kybernate logs {tree.name}`")
+        if (ended := tree.exit()) is not None:
+            raise WorkloadLost(
+                f"workload {tree.name} ended before it was ready, with status {ended.status}; "
+                f"`kybernate logs {tree.name}` has its output"
+            )
         found = _answer(tree, path) if path is not None else None
         if found is None and port is not None:
             found = _listens(tree, port)

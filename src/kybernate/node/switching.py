@@ -87,7 +87,7 @@ class Switching:
                 )
             self._parking.refuse_early(entry)
             await in_thread(f"open {tier}", lambda: self._gear.stores.space(tier))
-            await self._parking.refuse_undumpable(entry, connections)
+            await self._parking.refuse_undumpable(entry, connections, asked_at=self.gate.port_of(name))
 
         async def pause() -> SwitchView:
             view = await self._pause(gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order")

@@ -54,6 +54,7 @@ def dumpable(
     *,
     connections: Connections = Connections.REFUSE,
     gpu_released: bool = True,
+    asked_at: int | None = None,
     gpu_directories: Sequence[str] = (),
 ) -> list[str]:
     """A line for each thing that hinders a dump; empty is good. Touches nothing; takes milliseconds.
@@ -61,6 +62,7 @@ def dumpable(
     Args:
         gpu_released: the GPU state has been checkpointed, so that a device still held is a problem. False: ask before
             a pause, when the devices are sure to be open, and memory may just be asked for at the agent's door.
+        asked_at: a port of its own; connections to there don't count, since they will have been closed.
         gpu_directories: where simulated GPUs are; what is held of them counts as a GPU's.
     """
     if not tree.isolated:
@@ -77,7 +79,7 @@ def dumpable(
         lines = [_of_file(file, gpu=gpu, gpu_released=gpu_released, own=own) for file in held[pid]]
         lines += [_of_mapping(mapping, gpu=gpu, gpu_released=gpu_released) for mapping in mapped_files(pid)]
         problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
-    problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR)
+    problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR, asked_at=asked_at)
     problems += [
         f"it uses {found}, which belong to no process and are not dumped" for found in sysvipc.objects_of(tree)
     ]
@@ -186,7 +188,12 @@ def _is_gpu(path: str, gpu: Sequence[str]) -> bool:
 
 
 def _of_sockets(
-    tree: Tree, held: dict[HostPid, list[OpenFile]], connections: Connections, *, door: str | None
+    tree: Tree,
+    held: dict[HostPid, list[OpenFile]],
+    connections: Connections,
+    *,
+    door: str | None,
+    asked_at: int | None,
 ) -> Iterator[str]:
     holders = {file.socket_inode: pid for pid, files in held.items() for file in files if file.socket_inode is not None}
     own = set(holders)
@@ -195,6 +202,8 @@ def _of_sockets(
     found = links.sockets_of(tree)
     if connections is Connections.REFUSE:
         for entry in links.leading_out(found.tcp, own):
+            if entry.local[1] == asked_at:
+                continue
             who = _who(tree, holders[entry.inode])
             yield f"{who} has a connection that leads out of the workload ({links.describe(entry)})"
     for unix in links.unix_leading_out(found.unix, own, but=door):

@@ -80,6 +80,22 @@ def test_a_reload_adds_removes_and_changes(begin: Begin, eventually: Eventually)
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="the new a")
 
 
+def test_what_the_next_agents_file_does_not_name_is_ended(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB), "b": server("b", size=16 * MIB)})
+    agent.run_cuda("mine", bytes_=16 * MIB)
+    peer = agent.peer()
+    for name in "ab":
+        peer.request(name, waiting=1)
+        eventually(lambda name=name: peer.is_open(name), timeout_s=90, what="open")  # type: ignore[misc]
+        peer.answer(name)
+    agent.end()
+    agent.write(models={"a": server("a", size=16 * MIB)})
+    agent.start()
+    eventually(lambda: agent.client.workload("b").state == "exited", timeout_s=60, what="b's end")
+    assert agent.client.workload("a").state != "exited"
+    assert agent.client.workload("mine").state != "exited", "the file never named it"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -135,6 +135,22 @@ def test_another_address_takes_new_workers_and_loses_nothing(
     eventually(gone, timeout_s=60, what="the old worker's end")
 
 
+def test_a_model_that_has_just_answered_can_be_parked_on_the_disk(
+    begin: Begin, eventually: Eventually, http: httpx2.Client
+) -> None:
+    agent = begin(port=free_port(), models={"a": slow("a", size=16 * MIB)})
+    up(agent, eventually)
+    before = text_of(complete(http, agent, "a"))
+    with ThreadPoolExecutor(1) as pool:  # the activator keeps a connection to it, and is in the middle of an answer
+        flying = pool.submit(complete, http, agent, "a", "long", 20)
+        eventually(lambda: any(each.in_flight for each in agent.client.serving().served), timeout_s=30)
+        view = agent.client.pause("a", tier="nvme")
+        assert view.tier == "nvme"
+        text_of(flying.result())
+    agent.client.resume("a")
+    assert text_of(complete(http, agent, "a")) == before
+
+
 @pytest.fixture
 def occupied() -> Iterator[str]:
     with socket.socket() as held:

@@ -224,7 +224,15 @@ def test_a_model_that_cannot_be_had_is_refused_with_the_reason(
     assert refusal.status == 503
     assert words in refusal.message
     peer.request("a", ended=1)
-    assert words in next(each.reason for each in agent.client.serving().served if each.name == "a")
+
+    def said() -> None:
+        assert words in next(each.reason for each in agent.client.serving().served if each.name == "a")
+        assert words in agent.client.explain("a").text
+
+    said()
+    began = agent.client.serving().time
+    eventually(lambda: agent.client.serving().time > began + 1.5, what="the end of its pause after a failure")
+    said()
     assert not [each for each in agent.client.workloads() if each.state not in ("exited", "lost")]
 
 

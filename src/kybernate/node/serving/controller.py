@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
+from kybernate.model.quantities import format_size
 from kybernate.model.types import CHUNK_BYTES, Backend, GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
@@ -28,6 +29,7 @@ from kybernate.node.serving.gates import Gates
 from kybernate.node.serving.loads import Loads
 from kybernate.node.serving.memory import Memories
 from kybernate.node.serving.picturing import Acting, Seen, member_of
+from kybernate.node.serving.reasons import Failed
 from kybernate.node.serving.specs import Kind, Served
 from kybernate.node.serving.staging import Staging
 from kybernate.node.settings import Restart, ServingSettings
@@ -171,6 +173,10 @@ class Controller:
             return failure.reason
         return self.plan.reasons.get(name, "")
 
+    def failed(self, name: WorkloadName) -> Failed | None:
+        failure = self._failures.get(name)
+        return None if failure is None else Failed(failure.until - failure.pause_s, failure.reason)
+
     def choose(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None) -> Choice:
         """Victims for an allocation or an ordered resume: see `room.Chooser`."""
         return choose_victims(
@@ -297,9 +303,10 @@ class Controller:
                 self._begin(action)
         for member in picture.members.values():
             if member.waiting and member.phase in (Phase.AWAY, Phase.ABSENT) and not fits_at_all(picture, member):
-                self._gates.refuse(
-                    member.name, message=f"{member.name} needs more VRAM than this node hands out", retry_after_s=None
-                )
+                needs = format_size(sum(member.bytes.values()))
+                most = format_size(max(picture.capacity.values(), default=0))
+                text = f"{member.name} needs {needs} of VRAM, which is more than this node hands out ({most})"
+                self._gates.refuse(member.name, message=text, retry_after_s=None)
         next_look = _LOOK_S if plan.look_again is None else min(_LOOK_S, plan.look_again - now)
         return max(0.0, next_look)
 

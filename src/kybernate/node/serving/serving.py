@@ -164,6 +164,9 @@ class Serving:
         self.gates.expect(adopted)
         self._want_workers()
         self._begin_when_needed()
+        if self._file is not None:
+            for name in self._no_longer_named():
+                self._tasks.start(self._stop(name), name=f"take out {name}")
         self._tasks.start(self._take_over(), name="serving")
 
     async def end(self) -> None:
@@ -241,6 +244,10 @@ class Serving:
 
     def asked_for(self, name: WorkloadName) -> None:
         self.controller.asked_for(name)
+
+    def port_of(self, name: WorkloadName) -> int | None:
+        served = self._configured.served.get(name)
+        return None if served is None or served.endpoint is None else served.endpoint.port
 
     async def before_stop(self, name: WorkloadName, grace_s: float) -> None:
         """A person ends a model: requests in flight get its grace."""
@@ -339,12 +346,17 @@ class Serving:
         for name in names:
             self.gates.drop(name)
 
+    def _no_longer_named(self) -> list[WorkloadName]:
+        """What an earlier agent began by its file, and this one's doesn't name."""
+        remembered = self.memories.all().items()
+        return [name for name, memory in remembered if memory.fingerprint and name not in self._configured.served]
+
     async def _stop(self, name: WorkloadName) -> None:
         entry = self._gear.ledger.get(name)
+        self.memories.update(name, fingerprint="", done=False)  # should it be named again, it begins anew
         if entry is None or entry.ended:
             return
         self._gear.events.record("reconfigured", "ended, since the file no longer names it", workload=name)
-        self.memories.update(name, fingerprint="", done=False)  # should it be named again, it begins anew
         try:
             await self._workloads.stop(name, grace_s=10.0, remove=False)
         except KybernateError as e:

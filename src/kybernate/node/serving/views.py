@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from kybernate.model import api_serving as words
 from kybernate.model.types import WorkloadName, WorkloadState
+from kybernate.node.ledger import Entry
 from kybernate.node.policy.picture import Member
 from kybernate.node.serving.memory import Usage
+from kybernate.node.serving.reasons import standing
 from kybernate.node.serving.serving import Serving
-from kybernate.node.serving.specs import Served
 
 
 def serving_view(serving: Serving, now: float) -> words.ServingView:
@@ -75,7 +76,7 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
         staged=member.staged,
         wanted=member.wanted,
         pinned=member.pinned,
-        reason=_reason(serving, name, served),
+        reason=reason(serving, name, entry, now),
         last_use=member.last_use,
         usage=_usage(serving.accounts.usage(name)),
         names=[] if endpoint is None else list(endpoint.names),
@@ -85,9 +86,22 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
     )
 
 
-def _reason(serving: Serving, name: WorkloadName, served: Served | None) -> str:
+def reason(serving: Serving, name: WorkloadName, entry: Entry | None, now: float) -> str:
+    """Why it stands where it stands, as far as serving knows."""
+    served = serving.controller.served.get(name)
+    planned = serving.controller.reason(name)
     refusal = serving.gates.refusal(name)
-    return serving.controller.reason(name) or ("" if refusal is None else refusal.message)
+    if served is None:
+        return planned
+    return standing(
+        served,
+        entry,
+        memory=serving.memories.of(name),
+        planned=planned,
+        refused="" if refusal is None else refusal.message,
+        failed=serving.controller.failed(name),
+        now=now,
+    )
 
 
 def _usage(usage: Usage) -> words.UsageView:

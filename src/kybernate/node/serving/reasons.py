@@ -1,0 +1,69 @@
+"""Why a model or a job of the file stands where it stands, in words for people; empty where nothing has to be said. Pure."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from kybernate.model.api import ExplainView
+from kybernate.model.types import WorkloadName
+from kybernate.node.ledger import Entry
+from kybernate.node.policy.schedule import in_window, next_change
+from kybernate.node.serving.memory import Memory
+from kybernate.node.serving.specs import Kind, Served
+
+_DAY_S = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last time that it could not come or leave. Seconds since 1970."""
+
+    when: float
+    reason: str
+
+
+def standing(
+    served: Served,
+    entry: Entry | None,
+    *,
+    memory: Memory,
+    planned: str,
+    refused: str,
+    failed: Failed | None,
+    now: float,
+) -> str:
+    """
+    Args:
+        planned: what the policy says of why it waits.
+        refused: what its requests are answered.
+    """
+    gone = entry is None or entry.ended
+    if planned or refused:
+        return planned or refused
+    if gone and failed is not None and (entry is None or failed.when >= entry.since):
+        return failed.reason
+    if not gone or served.kind is not Kind.JOB:
+        return ""
+    if memory.done and memory.fingerprint == served.fingerprint:
+        how = "has ended" if entry is None or entry.exit_status is None else f"ended with status {entry.exit_status}"
+        return f"{how}; `kybernate start {served.name}` runs it again"
+    if not in_window(served.schedule, now):
+        change = next_change(served.schedule, now)
+        return "outside its hours" if change is None else f"outside its hours until {_moment(change, now)}"
+    return ""
+
+
+def unstarted(name: WorkloadName, served: Served, why: str) -> ExplainView:
+    """Of one that has not been started since anybody remembers."""
+    text = f"{name} is a {served.kind} of the configuration and has not been started yet."
+    if why:
+        text += f" Now: {why}."
+    asked = "its first request starts it; " if served.kind is Kind.MODEL else ""
+    return ExplainView(
+        workload=name, state=None, text=text, next_step=f"{asked}`kybernate start {name}` does so now", events=[]
+    )
+
+
+def _moment(when: float, now: float) -> str:
+    return time.strftime("%H:%M" if when - now < _DAY_S else "%a %H:%M", time.localtime(when))
