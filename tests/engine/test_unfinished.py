@@ -30,6 +30,8 @@ pytestmark = [
 
 PROGRAMS = Path(__file__).with_name("programs")
 NATIVE_MIB, EXTENT_MIB = 48, 16
+AGAIN_S = 90.0
+"""The agent tries again by itself, after a minute at most."""
 _NUMBERS = itertools.count()
 
 
@@ -91,15 +93,16 @@ def test_a_new_agent_without_room_waits_for_it(rig: Rig, name: str, eventually: 
     with hog(rig):
         rig.agent.start()
         client = rig.agent.client
-        found = client.workload(name)
-        assert found.state is WorkloadState.PAUSED, found.reason
-        assert "VRAM" in found.reason
+        assert waits(rig, name)
+        eventually(lambda: "VRAM" in client.workload(name).reason, what="it is said what is missing")
         for order in (client.resume, client.pause):
             with pytest.raises(Busy, match="just now"):
                 order(name)
-            assert client.workload(name).state is WorkloadState.PAUSED
+            assert waits(rig, name)
     eventually(
-        lambda: client.workload(name).state is WorkloadState.RUNNING, timeout_s=30, what="it is tried again by itself"
+        lambda: client.workload(name).state is WorkloadState.RUNNING,
+        timeout_s=AGAIN_S,
+        what="it is tried again by itself",
     )
     rig.progress(name)
     client.pause(name)
@@ -119,12 +122,20 @@ def test_a_failed_pause_without_room_for_the_way_back_waits_for_it(rig: Rig, nam
             rig.fault("pause.marked", "error")
             os.kill(rig.agent.pid, signal.SIGCONT)
             assert order.wait(60) != 0
-            found = client.workload(name)
-            assert found.state is WorkloadState.PAUSED, found.reason
-    eventually(lambda: client.workload(name).state is WorkloadState.RUNNING, timeout_s=30, what="it goes on by itself")
+            assert waits(rig, name)
+    eventually(
+        lambda: client.workload(name).state is WorkloadState.RUNNING, timeout_s=AGAIN_S, what="it goes on by itself"
+    )
     rig.progress(name)
     with contextlib.suppress(KybernateError):
         client.resume(name)
+
+
+def waits(rig: Rig, name: str) -> bool:
+    """It is paused, or just being tried again, which the agent does by itself at any moment."""
+    view = rig.agent.client.workload(name)
+    assert view.state in (WorkloadState.PAUSED, WorkloadState.RESUMING), view
+    return True
 
 
 def _stopped(pid: int) -> bool:
