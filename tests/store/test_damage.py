@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.store.rig import PLAIN, SEALED, OpenTier, load, manifest_path, noise, packs_of, save
 
-from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import Keys, Manifest, Needs, StoredExtent, StoredFile, collect, manifests, packs, verify
+from kybernate.model.errors import NotFound
+from kybernate.model.types import CHUNK_BYTES, MIB
+from kybernate.store import (
+    Catalog,
+    Keys,
+    LocalMedium,
+    Manifest,
+    Needs,
+    Progress,
+    StoredExtent,
+    StoredFile,
+    Tier,
+    collect,
+    manifests,
+    packs,
+    verify,
+)
 from kybernate.store.errors import Damaged, TooNew, WrongKey
+from kybernate.store.media import Entry
 from kybernate.store.packs import Codec, PackId, Record
 from kybernate.store.tenants import ChunkId, snapshot_name
 
@@ -112,6 +128,48 @@ def test_a_pack_that_is_gone(open_tier: OpenTier) -> None:
     assert len(hurt) == 1
     assert [problem.snapshots for problem in verify(space).problems] == [tuple(hurt)]
     assert "in no pack" in verify(space).problems[0].text
+
+
+class Overtaken(LocalMedium):
+    """Another agent deletes a snapshot right after we listed it."""
+
+    victim: Path | None = None
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        yield from list(super().entries(prefix))
+        if self.victim is not None and prefix.endswith("/manifests/"):
+            self.victim.unlink()
+            self.victim = None
+
+
+def test_a_snapshot_that_is_deleted_meanwhile_is_no_problem(tmp_path: Path) -> None:
+    """Between the listing and the reading of its manifest, and while its packs are read: these are collected, too."""
+    book = Catalog(tmp_path / "catalog.db")
+    medium = Overtaken(tmp_path / "tier", pack_bytes=8 * MIB, threads=4)
+    tier = Tier(medium, book)
+    tier.open()
+    space = tier.space(PLAIN)
+    for number, name in enumerate(("kept", "listed", "read")):
+        before = set(packs_of(tier))
+        save(space, name, [noise(10 * number + k) for k in range(5)])
+        theirs = set(packs_of(tier)) - before
+    medium.victim = manifest_path(tier, "listed")
+
+    def collected(_: Progress) -> None:
+        """With the first bytes: most packs are still to be read."""
+        manifest_path(tier, "read").unlink(missing_ok=True)
+        for pack in theirs:
+            pack.unlink(missing_ok=True)
+
+    found = verify(space, progress=collected)
+    assert found.problems == ()
+    assert found.snapshots == 2
+    assert medium.victim is None
+    with pytest.raises(NotFound):
+        verify(space, ["listed"])
+    assert load(space, "kept") == [noise(k) for k in range(5)]
+    tier.close()
+    book.close()
 
 
 def _fails(action: Callable[[], object]) -> bool:

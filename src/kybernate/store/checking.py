@@ -1,4 +1,7 @@
-"""`verify`: reads everything and compares it with its hashes; says what is wrong and which snapshots suffer."""
+"""`verify`: reads everything and compares it with its hashes; says what is wrong and which snapshots suffer.
+
+Snapshots may be deleted and garbage collected meanwhile, in a bucket by other agents: what nobody needs any more is no problem.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kybernate.model.errors import KybernateError
+from kybernate.model.errors import KybernateError, NotFound
 from kybernate.store.errors import Damaged, TooNew, WrongKey
 from kybernate.store.manifests import ZERO, Manifest
 from kybernate.store.memory import BufferPool
@@ -85,17 +88,21 @@ class _Verifier:
                 for pack in packs:
                     pins.add(pack)
             bad = self._check_packs(packs, wanted)
-            self._blame(manifests, bad)
+            there = self._there("manifests")
+            self._blame([manifest for manifest in manifests if manifest.name in there], bad)
         finally:
             pins.release()
         return Verified(len(manifests), len(packs), self._chunks, self._bytes, tuple(self._problems))
 
     def _manifests(self, names: list[str] | None) -> list[Manifest]:
         found = []
-        there = [entry.name for entry in self._space.medium.entries(f"{self._space.keys.tenant}/manifests/")]
-        for name in there if names is None else names:
+        for name in self._there("manifests") if names is None else names:
             try:
                 found.append(self._space.manifest(name))
+            except NotFound:
+                if names is not None:
+                    raise
+                continue  # deleted since it was listed
             except (Damaged, TooNew, WrongKey) as e:
                 self._problems.append(Problem(e.message, (SnapshotName(name),)))
             except KybernateError as e:
@@ -104,8 +111,12 @@ class _Verifier:
                 self._problems.append(Problem(e.message, ()))
         return found
 
-    def _check_packs(self, packs: dict[PackId, int], wanted: set[ChunkId] | None) -> dict[ChunkId, str]:
-        """The chunks that are damaged in a pack, each with what is wrong."""
+    def _there(self, kind: str) -> dict[str, None]:
+        """Names of what there is now, in order."""
+        return {entry.name: None for entry in self._space.medium.entries(f"{self._space.keys.tenant}/{kind}/")}
+
+    def _check_packs(self, packs: dict[PackId, int], wanted: set[ChunkId] | None) -> dict[ChunkId, tuple[PackId, str]]:
+        """The chunks that are damaged in a pack: in which, and what is wrong."""
         if not self._content:
             return {}
         space = self._space
@@ -115,7 +126,7 @@ class _Verifier:
 
         total = sum(record.stored for pack in packs for record in records_of(pack))
         meter = Meter(f"verifying {space.medium.where}", total, self._progress)
-        bad: dict[ChunkId, str] = {}
+        bad: dict[ChunkId, tuple[PackId, str]] = {}
         buffers = BufferPool(space.medium.threads)
 
         def one(pack: PackId, run: list[Record]) -> dict[Record, str]:
@@ -135,13 +146,13 @@ class _Verifier:
                 self._bytes += sum(record.stored for record in records)
                 for found in threads.map(partial(one, pack), list(spans(records))):
                     for record, trouble in found.items():
-                        bad[record.id] = f"pack {pack}: {trouble}"
+                        bad[record.id] = (pack, trouble)
                         space.catalog.mark_damaged(space.id, pack, record.id)
         buffers.close()
         meter.tell()
         return bad
 
-    def _blame(self, manifests: list[Manifest], bad: dict[ChunkId, str]) -> None:
+    def _blame(self, manifests: list[Manifest], bad: dict[ChunkId, tuple[PackId, str]]) -> None:
         """Which snapshots can't be restored: a chunk is damaged or missing, and no other pack has it."""
         space = self._space
         blamed: dict[ChunkId, list[SnapshotName]] = {}
@@ -153,4 +164,7 @@ class _Verifier:
             if lost := sorted(unsound - bad.keys()):
                 text = f"snapshot {manifest.name}: {len(lost)} of its chunks are in no pack, or in a damaged one"
                 self._problems.append(Problem(f"{text} (the first is {lost[0].hex()[:16]})", (manifest.name,)))
-        self._problems += [Problem(text, tuple(blamed.get(chunk, ()))) for chunk, text in bad.items()]
+        there = self._there("packs") if bad else {}
+        for chunk, (pack, trouble) in bad.items():
+            if chunk in blamed or pack in there:
+                self._problems.append(Problem(f"pack {pack}: {trouble}", tuple(blamed.get(chunk, ()))))
