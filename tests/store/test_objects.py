@@ -362,6 +362,18 @@ def test_a_lease_that_could_not_be_removed_hinders_nobody_here(open_agent: OpenA
     assert not space.leases._there()
 
 
+def test_a_lease_that_could_not_be_removed_soon_hinders_nobody_elsewhere(open_agent: OpenAgent, proxy: Proxy) -> None:
+    space = open_agent(proxy.port, patience_s=0.2).space(PLAIN)
+    another = Leases(open_agent().medium, PLAIN.tenant)
+    lease = space.leases.acquire()
+    proxy.set(Mode.REFUSE)
+    lease.release()
+    proxy.set(Mode.PASS)
+    assert not _works(lambda: another.sweep().release()), "for all it knows"
+    _wait_until(lambda: _works(lambda: another.sweep().release()))
+    another.close()
+
+
 def _works(action: Callable[[], object]) -> bool:
     try:
         action()

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 STALE_S = 900.0
 TOUCH_S = 60.0
+LEFT_S = 3.0
+"""A released one that could not be deleted hinders other agents: that is tried again so often."""
 _SWEEP = "sweep"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -205,7 +207,8 @@ class Leases:
             return False
 
     def _keep(self) -> None:
-        while not self._stop.wait(self._touch_s):
+        touch_at = time.monotonic() + self._touch_s
+        while not self._stop.wait(min(LEFT_S, self._touch_s)):
             with self._lock:
                 held, left = list(self._held.values()), list(self._left)
             for key in left:
@@ -215,6 +218,9 @@ class Leases:
                     continue  # the next time
                 with self._lock:
                     self._left.discard(key)
+            if time.monotonic() < touch_at:
+                continue
+            touch_at = time.monotonic() + self._touch_s
             for lease in held:
                 try:
                     self.touch(lease)
