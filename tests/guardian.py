@@ -32,7 +32,8 @@ def guarded(directory: Path) -> Iterator[None]:
         yield  # leaving the block closes its stdin and waits for it
 
 
-def clean(directory: Path) -> None:
+def clean(directory: Path, *, itself: bool = True) -> None:
+    """End, unmount and delete all there is below the directory; `itself`: and the directory."""
     for lock in directory.rglob("agent.lock"):
         with contextlib.suppress(OSError, ValueError):
             _end_agent(int(lock.read_text()), str(directory))
@@ -50,7 +51,11 @@ def clean(directory: Path) -> None:
     points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for point in sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True):
         subprocess.run(["umount", "-l", point], check=False, capture_output=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    for path in [directory] if itself else list(directory.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _end_agent(pid: int, mark: str) -> None:

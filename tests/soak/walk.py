@@ -20,7 +20,7 @@ from tests.soak.world import World
 
 from kybernate.client import Client
 from kybernate.model.api import SnapshotRequest, WorkloadView
-from kybernate.model.errors import AgentAway, KybernateError, NotFound, WorkloadLost
+from kybernate.model.errors import AgentAway, Busy, KybernateError, NotFound, WorkloadLost
 from kybernate.model.types import MIB, TierName, WorkloadState
 
 SIZES = (6 * MIB, 10 * MIB, 20 * MIB)
@@ -356,13 +356,26 @@ class Walk:
                 if tier.problems:
                     raise Wrong(f"verify at the end: {tier.problems}")
         for agent in world.agents:
-            agent.client.collect()
+            self._collect(agent)
         if left := remains.alive(world, self._before):
             raise Wrong("left behind: " + "; ".join(left))
         for agent in world.agents:
             agent.end()
         if left := remains.ended(world, self._before):
             raise Wrong("left behind after the agents' end: " + "; ".join(left))
+
+    def _collect(self, agent: AgentProcess) -> None:
+        """What an agent held of a bucket that failed it is let go of in the background."""
+        deadline = time.monotonic() + HANG_S
+        while True:
+            try:
+                agent.client.collect()
+            except Busy as e:
+                if time.monotonic() > deadline:
+                    raise Wrong(f"garbage can't be collected: {e}") from e
+                time.sleep(_LOOK_S)
+            else:
+                return
 
     def _goes_on(self, known: Known) -> bool:
         """Whether it does; what may have ended need not."""

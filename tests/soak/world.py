@@ -142,7 +142,8 @@ class World:
         agent.kill()
         for group in self._groups(number):
             group.remove(10.0)
-        clean(agent.state.root)
+        # Not the directory itself: the other agent's clones of what was imaged here show their own in its place.
+        clean(agent.state.root, itself=False)
         agent.start()
 
     def break_server(self, fault: Fault) -> None:
