@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kybernate.model.types import GIB
-from kybernate.node.doctor import Check, checks, examine
+from kybernate.node.doctor import Check, beside_simulated, checks, examine
 from kybernate.node.survey import DriverFacts, Facts, GpuFacts
 from kybernate.process.criu import Criu
 
@@ -113,6 +113,15 @@ def test_the_simulated_driver_needs_no_compiler_and_says_simulated() -> None:
     report = {check.name: check for check in examine(replace(HEALTHY, driver=simulated, nvrtc=None))}
     assert report["NVRTC"].ok
     assert "simulated" in report["driver library"].detail
+
+
+def test_beside_a_simulated_agent_only_a_real_gpu_may_be_missing() -> None:
+    lacking = replace(HEALTHY, driver=None, nvrtc=None, cgroup=None)
+    report = beside_simulated(examine(lacking))
+    assert {check.name for check in report if not check.ok and check.needed} == {"cgroup v2"}
+    absent = {check.name: check.detail for check in report if not check.ok and not check.needed}
+    assert absent.keys() == {"driver library", "GPU", "NVRTC"}
+    assert all("its GPU is simulated" in detail for detail in absent.values())
 
 
 def test_this_machine_can_be_surveyed() -> None:

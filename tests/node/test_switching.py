@@ -6,6 +6,7 @@ The workloads compare all of their memory in every step, so each of these tests 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -269,6 +270,17 @@ def test_a_paused_workload_without_a_handler_ends_where_it_stands(
     gpu_agent.client.pause("plain")
     assert gpu_agent.client.stop("plain", grace_s=3600).exit_status == 128 + signal.SIGTERM
     assert "resumed" not in [event.kind for event in gpu_agent.client.events("plain")]
+
+
+def test_the_doctor_wants_no_gpu_beside_a_simulated_one(
+    gpu_agent: AgentProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", "--json", "--state-dir", str(gpu_agent.state.root)])
+    found = json.loads(capsys.readouterr().out)["checks"]
+    assert "SIMULATED" in next(check["detail"] for check in found if check["name"] == "agent")
+    real = [check for check in found if check["name"] in ("driver library", "GPU", "NVRTC")]
+    assert len(real) == 3
+    assert not [check for check in real if check["needed"] and not check["ok"]]
 
 
 def test_no_grace_is_no_resume(gpu_agent: AgentProcess, eventually: Eventually) -> None:

@@ -21,9 +21,13 @@ _COMMON = Common()
 
 def doctor(*, common: Common = _COMMON) -> int:
     """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
-    from kybernate.node.doctor import checks
+    from kybernate.node.doctor import beside_simulated, checks
 
-    found = [*checks(), *_agent(common)]
+    node = _node(common)
+    own = checks()
+    if node is not None and node.simulated:
+        own = beside_simulated(own)
+    found = [*own, *([] if node is None else _agent(node))]
     healthy = all(check.ok for check in found if check.needed)
     if common.json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
@@ -37,15 +41,19 @@ def doctor(*, common: Common = _COMMON) -> int:
     return 0 if healthy else 1
 
 
-def _agent(common: Common) -> list[Check]:
-    """What the agent says of its GPUs and its tiers, where one answers."""
-    from kybernate.node.doctor import Check
-
+def _node(common: Common) -> NodeView | None:
+    """What the agent says, where one answers."""
     try:
         with common.client() as client:
-            node = client.node()
+            return client.node()
     except KybernateError:
-        return []
+        return None
+
+
+def _agent(node: NodeView) -> list[Check]:
+    """Its GPUs and its tiers."""
+    from kybernate.node.doctor import Check
+
     gpus = "on a SIMULATED GPU: of this machine's it needs none" if node.simulated else f"GPUs: {len(node.gpus)}"
     return [
         Check("agent", ok=True, detail=f"{node.version} runs as process {node.pid}, {gpus}"),
