@@ -153,7 +153,7 @@ def page() -> str:
 
 def _unit(name: str, field: FieldInfo) -> str:
     if name in _SIZES:
-        return "size"
+        return "size, list" if name.endswith("s.NAME.vram") else "size"
     if name in _OTHER_UNITS:
         return _OTHER_UNITS[name]
     kinds = [kind for kind in _kinds(field.annotation) if kind is not type(None)]

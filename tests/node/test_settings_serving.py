@@ -60,7 +60,7 @@ def test_a_whole_file() -> None:
         Class.BATCH,
         Start.EAGER,
     )
-    assert (chat.idle, chat.sink, chat.vram, chat.lowest) == (60, None, 24 * GIB, TierName.RAM)
+    assert (chat.idle, chat.sink, chat.vram, chat.lowest) == (60, None, (24 * GIB,), TierName.RAM)
     assert chat.image is not None
     assert (chat.image.name, chat.image.take) == ("gold", False)
     assert code.command == ("serve", "--port", "8000")

@@ -30,11 +30,14 @@ def tell(file: Path, settings: Settings) -> None:
 
 def _rows(settings: Settings) -> Iterator[tuple[str, ...]]:
     for name, model in settings.models.items():
-        vram = "?" if model.vram is None else format_size(model.vram)
-        yield name, "model", str(model.klass), str(model.start), vram, ", ".join(_ways(name, model))
+        yield name, "model", str(model.klass), str(model.start), _sizes(model.vram), ", ".join(_ways(name, model))
     for name, job in settings.jobs.items():
-        vram = "?" if job.vram is None else format_size(job.vram)
-        yield name, "job", str(job.klass), "; ".join(job.schedule) or "in any gap", vram, "-"
+        yield name, "job", str(job.klass), "; ".join(job.schedule) or "in any gap", _sizes(job.vram), "-"
+
+
+def _sizes(vram: tuple[int, ...] | None) -> str:
+    """One for each GPU."""
+    return "?" if vram is None else " + ".join(format_size(size) for size in vram)
 
 
 def _ways(name: str, model: ModelSettings) -> Iterator[str]:

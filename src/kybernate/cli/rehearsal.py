@@ -9,9 +9,10 @@ from kybernate.cli.common import Common, print_json
 from kybernate.model.api_serving import PlanView
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.quantities import format_size, parse_size
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import GpuUuid, WorkloadName
 from kybernate.node.policy.registry import policy_named
 from kybernate.node.serving.dryrun import Step, rehearse
+from kybernate.node.serving.hints import hinted, least_gpus
 from kybernate.node.serving.plans import plan_view
 from kybernate.node.serving.specs import served_of
 from kybernate.node.settings import Settings
@@ -24,16 +25,21 @@ def rehearsal(settings: Settings, *, vram: str | None, common: Common) -> None:
     """
     served = served_of(settings)
     limits, sizes = _agent(common)
-    limit = parse_size(vram) if vram is not None else settings.agent.vram.limit or limits
-    if limit is None:
+    limit = parse_size(vram) if vram is not None else settings.agent.vram.limit
+    count = len(limits) or least_gpus(list(served.values()))
+    if limit is None and not limits:
         raise BadInput("how much VRAM is there?", hint="give --vram SIZE, set agent.vram.limit, or start an agent here")
-    said = {name: each.vram or sizes.get(name) for name, each in served.items()}
-    needs = {name: size for name, size in said.items() if size is not None}
+    each_gpu = limits if limit is None else [limit] * count
+    capacity = {GpuUuid(f"gpu {i}"): size for i, size in enumerate(each_gpu)}
+    gpus = list(capacity)
+    known = {name: {gpus[0]: size} for name, size in sizes.items()}
+    said = {name: hinted(each, gpus, None) or known.get(name) for name, each in served.items()}
+    needs = {name: sizes for name, sizes in said.items() if sizes}
     steps = rehearse(
         served,
         policy=policy_named(settings.serving.policy),
         numbers=settings.serving.numbers(),
-        capacity=limit,
+        capacity=capacity,
         needs=needs,
         now=time.time(),
     )
@@ -45,9 +51,10 @@ def rehearsal(settings: Settings, *, vram: str | None, common: Common) -> None:
     ]
     if common.json:
         answers = [{"asked": step.asked, "came": step.came, **view.model_dump(mode="json")} for step, view in views]
-        print_json({"vram_bytes": limit, "unknown": unknown, "steps": answers})
+        print_json({"vram_bytes": each_gpu, "unknown": unknown, "steps": answers})
         return
-    print(f"with {format_size(limit)} of VRAM, policy {policy}; nothing is done:")
+    sizes_said = " + ".join(format_size(size) for size in each_gpu)
+    print(f"with {sizes_said} of VRAM, policy {policy}; nothing is done:")
     for step, view in views:
         _tell(step, view)
     for name in unknown:
@@ -70,13 +77,13 @@ def _tell(step: Step, view: PlanView) -> None:
     print_plan(view)
 
 
-def _agent(common: Common) -> tuple[int | None, dict[WorkloadName, int]]:
-    """What the agent here hands out on its largest GPU, and what it knows workloads to need."""
+def _agent(common: Common) -> tuple[list[int], dict[WorkloadName, int]]:
+    """What the agent here hands out on each of its GPUs, and what it knows workloads to need, on all of them together."""
     try:
         with common.client() as client:
             gpus = client.node().gpus
             known = client.serving().served
     except KybernateError:
-        return None, {}
+        return [], {}
     sizes = {WorkloadName(each.name): each.bytes for each in known if each.bytes}
-    return max((gpu.limit_bytes for gpu in gpus), default=None), sizes
+    return [gpu.limit_bytes for gpu in gpus], sizes

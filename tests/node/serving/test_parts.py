@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
 from kybernate.model.serving import Load
-from kybernate.model.types import GIB, WorkloadName
+from kybernate.model.types import GIB, GpuUuid, WorkloadName
 from kybernate.node.caller import Caller
 from kybernate.node.database import Database
 from kybernate.node.policy.registry import policy_named
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.serving.accounts import Accounts, Holding
 from kybernate.node.serving.dryrun import rehearse
+from kybernate.node.serving.hints import hinted
 from kybernate.node.serving.keys import load_keys
 from kybernate.node.serving.loads import Loads, shares
 from kybernate.node.serving.memory import Memories
@@ -108,12 +109,13 @@ jobs:
 
 def test_the_dry_run_says_who_would_be_paused_for_whom() -> None:
     served = served_of(parse(YAML, origin="k.yaml"))
-    needs = {name: each.vram for name, each in served.items() if each.vram is not None}
+    gpu = GpuUuid("GPU-0")
+    needs = {name: hints for name, each in served.items() if (hints := hinted(each, [gpu], None))}
     steps = rehearse(
         served,
         policy=policy_named("lru"),
         numbers=PolicySettings(),
-        capacity=60 * GIB,
+        capacity={gpu: 60 * GIB},
         needs=needs,
         now=1_700_000_000.0,
     )
@@ -128,6 +130,56 @@ def test_the_dry_run_says_who_would_be_paused_for_whom() -> None:
         "e": (False, []),
     }
     assert "more than this node" in steps[-1].plan.reasons[WorkloadName("e")]
+
+
+GPUS = [GpuUuid(f"GPU-{letter}") for letter in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("vram", "own", "agents", "laid"),
+    [
+        pytest.param("1GiB", None, None, {0: 1}, id="one size: the first GPU"),
+        pytest.param("[1GiB, 2GiB]", None, None, {0: 1, 1: 2}, id="one for each"),
+        pytest.param("[0, 2GiB]", None, None, {1: 2}, id="none of the first"),
+        pytest.param("1GiB", "2", None, {2: 1}, id="the first that it sees"),
+        pytest.param("[1GiB, 2GiB]", "2,0", None, {2: 1, 0: 2}, id="in its order"),
+        pytest.param("1GiB", "GPU-b", None, {1: 1}, id="by its name"),
+        pytest.param("1GiB", "7", "5,6,7", {2: 1}, id="by the numbers that the agent's variable has"),
+        pytest.param("[1GiB, 2GiB]", "1", None, {1: 1, None: 2}, id="more than it sees"),
+        pytest.param("1GiB", "9,0", None, {None: 1}, id="what comes after an unknown one isn't seen"),
+    ],
+)
+def test_sizes_are_of_the_gpus_that_a_program_sees(
+    vram: str, own: str | None, agents: str | None, laid: dict[int | None, int]
+) -> None:
+    environment = "" if own is None else f", environment: {{CUDA_VISIBLE_DEVICES: '{own}'}}"
+    text = f"models:\n  a: {{command: x, port: 1, vram: {vram}{environment}}}\n"
+    found = hinted(served_of(parse(text, origin="k.yaml"))[A], GPUS, agents)
+    assert {GPUS.index(gpu) if gpu in GPUS else None: size // GIB for gpu, size in found.items()} == laid
+
+
+def test_a_model_on_two_gpus_makes_room_on_both_and_one_for_three_fits_nowhere() -> None:
+    text = """
+models:
+  left: {command: x, port: 1, vram: 40GiB}
+  right: {command: x, port: 1, vram: [0, 40GiB]}
+  both: {command: x, port: 1, vram: [30GiB, 30GiB]}
+  three: {command: x, port: 1, vram: [1GiB, 1GiB, 1GiB]}
+"""
+    served = served_of(parse(text, origin="k.yaml"))
+    steps = rehearse(
+        served,
+        policy=policy_named("lru"),
+        numbers=PolicySettings(),
+        capacity=dict.fromkeys(GPUS[:2], 60 * GIB),
+        needs={name: hinted(each, GPUS[:2], None) for name, each in served.items()},
+        now=1_700_000_000.0,
+    )
+    victims = {
+        step.asked: [v for action in step.plan.actions for v in getattr(action, "victims", ())] for step in steps
+    }
+    assert (victims[WorkloadName("right")], sorted(victims[WorkloadName("both")])) == ([], ["left", "right"])
+    assert [step.came for step in steps] == [True, True, True, True, False]
 
 
 def test_a_program_gets_no_secret_of_the_agents() -> None:

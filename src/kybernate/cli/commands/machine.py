@@ -92,7 +92,7 @@ def check(
     Args:
         schema: Print its JSON schema instead, for editors; takes no file.
         dry_run: Say who would be paused for whom and why, were each model asked once, one after the other.
-        vram: What the GPU hands out in the dry run. Left out: agent.vram.limit, or that of the agent that runs here.
+        vram: What each GPU hands out in the dry run. Left out: agent.vram.limit, or that of the agent that runs here.
     """
     from kybernate.node import settings
 

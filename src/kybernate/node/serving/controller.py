@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from kybernate.node.policy.victims import Choice, choose_victims, fits_at_all
 from kybernate.node.serving.accounts import Accounts, Holding
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.gates import Gates
+from kybernate.node.serving.hints import VISIBLE, hinted
 from kybernate.node.serving.loads import Loads
 from kybernate.node.serving.memory import Memories
 from kybernate.node.serving.picturing import Acting, Seen, member_of
@@ -89,6 +91,7 @@ class Controller:
         self._accounts = accounts
         self._staging = staging
         self._tasks = tasks
+        self._visible = os.environ.get(VISIBLE)
         self._woken = asyncio.Event()
         self._settings = ServingSettings()
         self._numbers = PolicySettings()
@@ -255,6 +258,7 @@ class Controller:
             served=served,
             memory=self._memories.of(name),
             demand=self._loads.of(name, now),
+            hinted=self._hinted(served),
             resident=self._resident(name),
             ready=not is_model or self._gates.is_open(name) or name not in self.starting,
             worked_on=not self._workloads.idle(name),
@@ -266,6 +270,10 @@ class Controller:
             short=self._short.get(name, {}),
             never_ready=name not in self._been_up,
         )
+
+    def _hinted(self, served: Served | None) -> Mapping[GpuUuid, int]:
+        gpu = self._gear.gpu
+        return {} if gpu is None or served is None else hinted(served, [each.uuid for each in gpu.gpus], self._visible)
 
     def _resident(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
         gpu = self._gear.gpu
@@ -306,6 +314,8 @@ class Controller:
                 needs = format_size(sum(member.bytes.values()))
                 most = format_size(max(picture.capacity.values(), default=0))
                 text = f"{member.name} needs {needs} of VRAM, which is more than this node hands out ({most})"
+                if member.bytes.keys() - picture.capacity.keys():
+                    text = f"{member.name} has a `vram` for {len(member.bytes)} GPUs in kybernate.yaml, and sees fewer here"
                 self._gates.refuse(member.name, message=text, retry_after_s=None)
         next_look = _LOOK_S if plan.look_again is None else min(_LOOK_S, plan.look_again - now)
         return max(0.0, next_look)

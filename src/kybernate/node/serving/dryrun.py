@@ -15,7 +15,6 @@ from kybernate.node.policy.schedule import in_window
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.serving.specs import Kind, Served
 
-GPU = GpuUuid("gpu")
 _APART_S = 120.0
 """Between two requests: long enough that nobody is held back by quantum or hysteresis."""
 _LOOKS = 100
@@ -40,14 +39,14 @@ def rehearse(
     *,
     policy: Policy,
     numbers: PolicySettings,
-    capacity: int,
-    needs: Mapping[WorkloadName, int],
+    capacity: Mapping[GpuUuid, int],
+    needs: Mapping[WorkloadName, Mapping[GpuUuid, int]],
     now: float,
 ) -> list[Step]:
     """
     Args:
-        capacity: VRAM that is handed out, in bytes.
-        needs: VRAM of each; who isn't in it is left out.
+        capacity: VRAM that each GPU hands out, in bytes.
+        needs: VRAM of each on each GPU; who isn't in it is left out.
         now: seconds since 1970: schedules depend on it.
     """
     members = {name: _absent(each, needs[name], now) for name, each in served.items() if name in needs}
@@ -65,7 +64,7 @@ def _ask(
     members: dict[WorkloadName, Member],
     policy: Policy,
     numbers: PolicySettings,
-    capacity: int,
+    capacity: Mapping[GpuUuid, int],
     now: float,
 ) -> tuple[Step, dict[WorkloadName, Member], float]:
     began = now
@@ -105,20 +104,21 @@ def _done(action: Bring | Leave, members: dict[WorkloadName, Member], now: float
     }
 
 
-def _picture(members: Mapping[WorkloadName, Member], capacity: int, now: float) -> Picture:
-    held = sum(m.bytes[GPU] for m in members.values() if m.phase is Phase.RESIDENT)
-    return Picture(now=now, members=members, capacity={GPU: capacity}, free={GPU: capacity - held})
+def _picture(members: Mapping[WorkloadName, Member], capacity: Mapping[GpuUuid, int], now: float) -> Picture:
+    there = [m for m in members.values() if m.phase is Phase.RESIDENT]
+    free = {gpu: size - sum(m.bytes.get(gpu, 0) for m in there) for gpu, size in capacity.items()}
+    return Picture(now=now, members=members, capacity=capacity, free=free)
 
 
-def _absent(served: Served, size: int, now: float) -> Member:
+def _absent(served: Served, sizes: Mapping[GpuUuid, int], now: float) -> Member:
     job = served.kind is Kind.JOB
     return Member(
         name=served.name,
         klass=served.klass,
         priority=served.priority,
         phase=Phase.ABSENT,
-        bytes={GPU: size},
-        cost=Costs().cost(served.name, size=size, lies=None),
+        bytes=sizes,
+        cost=Costs().cost(served.name, size=sum(sizes.values()), lies=None),
         wanted=in_window(served.schedule, now) if job else False,
         idle_s=served.idle_s,
     )

@@ -44,6 +44,8 @@ class Seen:
     served: Served | None
     memory: Memory = field(default_factory=Memory)
     demand: Demand = field(default_factory=Demand)
+    hinted: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """What the configuration says that it needs."""
     resident: Mapping[GpuUuid, int] = field(default_factory=dict)
     """What it holds now."""
     ready: bool = True
@@ -123,9 +125,9 @@ def bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, 
         return {uuid: max(size, seen.short.get(uuid, 0)) for uuid, size in entry.evicted.items()}
     if phase in (Phase.RESIDENT, Phase.LEAVING):
         return seen.resident
-    expected = {uuid: size for uuid, size in seen.memory.needs.items() if uuid in gpus}
-    if not expected and seen.served is not None and seen.served.vram is not None:
-        expected = dict.fromkeys(gpus[:1], seen.served.vram)
+    expected: Mapping[GpuUuid, int] = {uuid: size for uuid, size in seen.memory.needs.items() if uuid in gpus}
+    if not expected:
+        expected = seen.hinted
     known = (expected, seen.resident, seen.short)
     return {uuid: max(each.get(uuid, 0) for each in known) for uuid in {*expected, *seen.resident}}
 

@@ -70,8 +70,8 @@ class Served:
     klass: Class
     priority: int
     program: Program
-    vram: int | None
-    """What it needs on one GPU, where nobody has seen it run yet."""
+    vram: tuple[int, ...]
+    """What it needs on each GPU that it sees, from the first on, where nobody has seen it run yet. Empty: unknown."""
     lowest: TierName
     sink_s: float | None
     cold_start: bool
@@ -107,7 +107,7 @@ def _model(name: WorkloadName, said: ModelSettings) -> Served:
         klass=said.klass,
         priority=said.priority,
         program=program,
-        vram=said.vram,
+        vram=said.vram or (),
         lowest=said.lowest,
         sink_s=said.sink,
         cold_start=said.cold_start,
@@ -142,7 +142,7 @@ def _job(name: WorkloadName, said: JobSettings, zone: str | None) -> Served:
         klass=said.klass,
         priority=said.priority,
         program=program,
-        vram=said.vram,
+        vram=said.vram or (),
         lowest=said.lowest,
         sink_s=said.sink,
         cold_start=said.cold_start,

@@ -51,8 +51,9 @@ def _programs(settings: Settings) -> Iterator[Problem]:
                 yield (section, name), "such a name is that of a process which Kybernate did not start"
             if program.lowest is TierName.OBJECT and settings.agent.store.object.url is None:
                 yield (section, name, "lowest"), "there is no object tier: agent.store.object.url is not set"
-            if program.vram is not None and limit is not None and program.vram > limit:
-                text = f"{format_size(program.vram)} will never fit: agent.vram.limit is {format_size(limit)}"
+            largest = max(program.vram or (0,))
+            if limit is not None and largest > limit:
+                text = f"{format_size(largest)} will never fit: agent.vram.limit is {format_size(limit)}"
                 yield (section, name, "vram"), text
             if program.sink is not None and program.lowest is TierName.RAM:
                 yield (section, name, "sink"), "it can't sink below RAM: lowest is ram"

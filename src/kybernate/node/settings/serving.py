@@ -29,6 +29,7 @@ from kybernate.node.settings.values import (
     PathPrefix,
     Section,
     Size,
+    Sizes,
     UrlPath,
     WorkloadKey,
     server_url,
@@ -104,9 +105,10 @@ class ProgramSettings(Section):
     """Who runs it; only an agent that runs as root may choose. Left out: the agent's user."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher goes first, within its class."""
-    vram: Size | None = None
-    """What it will need on a GPU, for the dry run and for its first start: others make room before it asks. Left out: known
-    once it ran."""
+    vram: Sizes | None = None
+    """What it will need, for the dry run and for its first start: others make room before it asks. One size is for the first GPU
+    that it sees (all of the agent's, or those of a CUDA_VISIBLE_DEVICES in its `environment`); a list has one for each of them.
+    Left out: known once it ran."""
     lowest: TierName = TierName.NVME
     """Deepest tier into which the agent may bring it by itself: `ram`, `nvme` or `object`."""
     sink: DurationOrOff = None

@@ -66,6 +66,15 @@ def absolute(value: Path) -> Path:
 
 
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
+Sizes = Annotated[
+    tuple[Size, ...],
+    Field(min_length=1, max_length=64),
+    BeforeValidator(
+        lambda value: value if isinstance(value, list | tuple) else (value,),
+        json_schema_input_type=int | str | list[int | str],
+    ),
+]
+"""One size, or one for each GPU."""
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 Duration = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 """Seconds."""
