@@ -133,6 +133,14 @@ def test_it_fits(width: int, height: int, count: int) -> None:
         assert any("›" in line and str(seen.chosen) in line for line in lines), "the chosen one is among those shown"
 
 
+def test_a_long_name_leaves_room_for_what_there_is_to_know() -> None:
+    name = "a-model-with-a-name-that-says-everything-about-it-and-more"
+    lines = shown(Seen(node=NODE, workloads={name: workload(name)}), width=100, height=24)
+    header = next(line for line in lines if "NAME" in line)
+    assert all(column in header for column in ("STATE", "TIER", "VRAM", "FOR", "COMMAND"))
+    assert any("a-model-with-a-name-that…" in line for line in lines)
+
+
 def test_tiers_queues_and_what_is_wrong() -> None:
     serving = ServingView(
         time=0.0,

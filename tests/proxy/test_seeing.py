@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Endpoint, Load
+from kybernate.model.serving import Endpoint, Load, Refuse
 
 
 def test_metrics(rig, tmp_path, eventually):
@@ -122,6 +122,20 @@ def test_traces(rig, collector, eventually):
     rig.process.terminate()
     assert rig.process.wait(20) == 0
     assert len(collector.spans) == 2, "the last ones are sent before it ends"
+
+
+def test_what_was_refused_came_from_no_tier(rig, collector, eventually):
+    rig.start("--otlp", f"http://127.0.0.1:{collector.server_address[1]}", OTEL_BSP_SCHEDULE_DELAY="100")
+    rig.configure(Endpoint("m", 1))
+    with rig.client() as client:
+        client.send(request("POST", "/v1/completions", b'{"model":"m"}'))
+        rig.agent.wait(Load, lambda load: load.waiting == 1)
+        rig.agent.send(Refuse(model="m", status=503, message="no"))
+        assert client.answer().status == 503
+    root = eventually(lambda: next((span for span in collector.spans if span.name == "POST /v1/completions"), None))
+    told = {a.key for a in root.attributes}
+    assert "kybernate.model" in told
+    assert "kybernate.tier" not in told
 
 
 def test_nothing_of_telemetry_is_imported_when_it_is_off(rig):

@@ -14,6 +14,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "·" for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """With an ellipsis where it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def columns_for(rows: Sequence[Sequence[str]], *, width: int, columns: Sequence[str], gap: int = 1) -> list[int]:
     """Indexes of the columns that fit whole into `width`, besides the command's beginning. `gap`: between two of them."""
     shown = list(range(len(columns)))

@@ -15,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from kybernate.cli.commands.looking import COLUMNS, event_line, row
-from kybernate.cli.fitting import columns_for, plain, width_of
+from kybernate.cli.fitting import columns_for, plain, shortened, width_of
 from kybernate.model.api import EventView, JobView, NodeView, WorkloadView
 from kybernate.model.api_serving import ServedView, ServingView
 from kybernate.model.quantities import format_seconds, format_size
 
 QUEUE = "QUEUE"
 _EVENTS = 8
+_NAME_LEAST = 20
 _BAR = 24
 _KEYS = (("↑↓", "choose"), ("p", "pause"), ("r", "resume"), ("f", "prefetch"), ("q", "quit"))
 _FULL, _EMPTY = "█", "░"
@@ -142,7 +143,7 @@ def table(seen: Seen, names: Sequence[str], *, width: int) -> Table:
     rows = []
     for name in names:
         cells = [plain(cell) for cell in row(seen.workloads[name])]
-        cells[0] = f"{'›' if name == seen.chosen else ' '} {cells[0]}"
+        cells[0] = f"{'›' if name == seen.chosen else ' '} {shortened(cells[0], max(_NAME_LEAST, width // 4))}"
         rows.append([*cells[:3], _queue(served.get(name)), *cells[3:]] if with_queues else cells)
     shown = columns_for(rows, width=width, columns=columns)
     made = Table(box=None, pad_edge=False)

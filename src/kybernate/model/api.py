@@ -412,6 +412,11 @@ class EventView(Answer):
     text: str
     data: dict[str, Any] = {}
 
+    @property
+    def said(self) -> str:
+        """Kind and text; many texts begin with the kind's own word."""
+        return self.text if self.text.startswith(f"{self.kind} ") else f"{self.kind}: {self.text}"
+
 
 class EventList(Answer):
     events: list[EventView]

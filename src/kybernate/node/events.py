@@ -48,10 +48,9 @@ class Events:
         if self._last_id % _PRUNE_EVERY == 0:
             self._database.write("DELETE FROM events WHERE id <= ?", (self._last_id - self._keep,))
         log.info(
-            "%s%s: %s",
+            "%s%s",
             f"{workload} " if workload else "",
-            kind,
-            text,
+            event.said,
             extra={"workload": workload, "kind": kind, "data": event.data},
         )
         for queue in self._subscribers:

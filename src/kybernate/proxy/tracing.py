@@ -69,7 +69,8 @@ class Tracing:
         span.set_attribute("http.response.status_code", status)
         if exchange.model is not None:
             span.set_attribute("kybernate.model", exchange.model.name)
-            span.set_attribute("kybernate.tier", exchange.tier)
+            if exchange.forwarded:
+                span.set_attribute("kybernate.tier", exchange.tier)
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         context = set_span_in_context(span, Context())

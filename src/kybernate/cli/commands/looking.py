@@ -174,4 +174,4 @@ def _seconds(report: SwitchView | None) -> str:
 
 def event_line(event: EventView) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event.time)) + f".{int(event.time % 1 * 1000):03d}"
-    return f"{clock}  {event.workload or '-'}  {event.kind}: {event.text}"
+    return f"{clock}  {event.workload or '-'}  {event.said}"
