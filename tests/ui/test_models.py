@@ -49,3 +49,18 @@ def test_a_request_is_seen_from_its_waiting_to_its_end(served: Dashboard, eventu
     page.get_by_role("button", name="Pause chat").click()
     expect(row.locator(".pill")).to_have_text("paused", timeout=60_000)
     assert agent.client.workload("chat").state == "paused"
+    expect(page.get_by_role("button", name="Resume chat")).to_have_class("primary")  # nothing else brings it back
+
+
+def test_a_model_is_started_and_explained_before_anybody_asks_for_it(served: Dashboard) -> None:
+    page = served.open()
+    row = served.row(page, "code")
+    expect(row.locator(".pill")).to_have_text("stopped")
+    page.get_by_label("More of code").click()
+    expect(page.locator("#details .why")).to_contain_text("has not been started yet")
+    page.keyboard.press("Escape")
+    row.focus()
+    page.keyboard.press("s")
+    expect(row.locator(".pill")).to_have_text("running", timeout=60_000)
+    expect(page.get_by_role("button", name="Start code")).to_have_count(0)
+    expect(page.get_by_role("button", name="Pause code")).to_be_visible()

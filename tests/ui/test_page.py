@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable
 
@@ -125,6 +126,23 @@ def test_it_is_live(dashboard: Dashboard, eventually: Eventually) -> None:
     expect(page.locator("#timeline-table")).to_contain_text("newcomer")
 
 
+def test_what_has_ended_is_folded_away(dashboard: Dashboard) -> None:
+    agent = dashboard.agent
+    for name in ("first", "second"):
+        agent.run(name, "true")
+        agent.client.wait(name)
+    page = dashboard.open()
+    fold = page.get_by_role("button", name="Show 2 ended")
+    expect(fold).to_be_visible()
+    expect(page.locator(".row-one")).to_have_count(0)
+    fold.focus()
+    page.keyboard.press("Enter")
+    expect(dashboard.row(page, "first").locator(".pill")).to_have_text("exited")
+    expect(dashboard.row(page, "second")).to_be_visible()
+    page.get_by_role("button", name="Hide 2 ended").click()
+    expect(page.locator(".row-one")).to_have_count(0)
+
+
 def test_it_comes_back_when_the_agent_does(dashboard: Dashboard, eventually: Eventually) -> None:
     agent = dashboard.agent
     agent.run_cuda("survivor", bytes_=16 * MIB)
@@ -229,7 +247,7 @@ def test_a_token_that_holds_no_more_shuts_the_page(dashboard: Dashboard) -> None
 
 
 def test_what_a_command_line_says_is_text(dashboard: Dashboard, eventually: Eventually) -> None:
-    dashboard.agent.run("hostile", "sh", "-c", f"sleep 60; : {HOSTILE!r}")
+    dashboard.agent.run("hostile", "sh", "-c", f"sleep 60; : {shlex.quote(HOSTILE)}")
     page = dashboard.open()
     expect(dashboard.row(page, "hostile")).to_contain_text("onerror=")
     page.get_by_label("More of hostile").click()

@@ -86,9 +86,20 @@ export async function prefetch(name, { tier = "ram" } = {}) {
   else await order(name, "Moving", `/v1/snapshots/${encodeURIComponent(name)}/move`, { tier }, tell);
 }
 
-/** What can be ordered of a workload as it is now: [word, function, key] each. */
-export function possible(workload) {
+export async function start(name) {
+  await order(name, "Starting", `/v1/serving/served/${encodeURIComponent(name)}/start`, {}, () => `${name}: comes as soon as it gets room`);
+}
+
+const ENDED = new Set(["exited", "lost"]);
+
+/** What can be ordered of a workload, a model or a job as it is now: word, function, key each. `urgent`: nothing happens without it. */
+export function possible(name) {
   const found = [];
+  const workload = state.workloads.get(name);
+  if (!workload || ENDED.has(workload.state)) {
+    if (served(name)?.kind !== undefined && served(name).kind !== "other") found.push({ word: "Start", key: "s", run: () => start(name) });
+    return found;
+  }
   if (workload.state === "running") {
     found.push({ word: "Pause", key: "p", run: () => pause(workload.name) });
     if (!workload.external) {
@@ -98,7 +109,7 @@ export function possible(workload) {
     }
   }
   if (workload.state === "paused") {
-    found.push({ word: "Resume", key: "r", run: () => resume(workload.name) });
+    found.push({ word: "Resume", key: "r", urgent: workload.paused_by === "user", run: () => resume(workload.name) });
     if (workload.tier !== "ram" && !workload.staged) {
       found.push({ word: "Prefetch to RAM", short: "Prefetch", key: "f", run: () => prefetch(workload.name) });
     }

@@ -4,7 +4,7 @@ import { get, workloadPath } from "./api.js";
 import { possible } from "./actions.js";
 import { swatchClass } from "./colours.js";
 import { byId, h } from "./dom.js";
-import { clock, place, seconds, size } from "./format.js";
+import { clock, place, said, seconds, size } from "./format.js";
 import { state } from "./state.js";
 
 const EVENTS = 8;
@@ -12,23 +12,20 @@ const EVENTS = 8;
 export async function openDetails(name) {
   const dialog = byId("details");
   const workload = state.workloads.get(name);
-  if (!workload) return;
   const why = h("div", { class: "why" }, h("p", { class: "quiet", text: "asking why …" }));
   const orders = h("div", { class: "row wrap" });
-  for (const order of possible(workload)) {
+  for (const order of possible(name)) {
     const run = () => {
       dialog.close();
       order.run();
     };
-    orders.append(h("button", { type: "button", class: order.key === "r" ? "primary" : "", text: order.word, onclick: run }));
+    orders.append(h("button", { type: "button", class: order.urgent ? "primary" : "", text: order.word, onclick: run }));
   }
   dialog.replaceChildren(
     h("div", { class: "head" }, h("h2", { id: "details-title" }, h("i", { class: swatchClass(name) }), name), h("span", { class: "grow" }), h("button", { type: "button", class: "ghost close", "aria-label": "Close", text: "×", onclick: () => dialog.close() })),
     why,
     ...(orders.childElementCount ? [orders] : []),
-    facts(workload),
-    ...steps("Last pause", workload.last_pause),
-    ...steps("Last resume", workload.last_resume),
+    ...(workload ? [facts(workload), ...steps("Last pause", workload.last_pause), ...steps("Last resume", workload.last_resume)] : []),
   );
   dialog.showModal();
   try {
@@ -41,7 +38,7 @@ export async function openDetails(name) {
     if (list.length) {
       dialog.append(
         h("h3", { text: "Last events" }),
-        h("ol", { class: "events" }, ...list.map((event) => h("li", {}, h("time", { text: clock(event.time) }), h("b", { text: event.kind }), h("span", { text: event.text })))),
+        h("ol", { class: "events" }, ...list.map((event) => h("li", {}, h("time", { text: clock(event.time) }), h("div", {}, ...said(event))))),
       );
     }
   } catch (error) {

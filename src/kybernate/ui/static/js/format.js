@@ -1,4 +1,6 @@
-// Numbers as people read them. Sizes are binary, as everywhere in Kybernate.
+// Numbers, times and events as people read them. Sizes are binary, as everywhere in Kybernate.
+
+import { h } from "./dom.js";
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
@@ -41,6 +43,11 @@ export function clock(epochSeconds, { fine = false } = {}) {
 
 export function plural(n, one, many = `${one}s`) {
   return `${n} ${n === 1 ? one : many}`;
+}
+
+/** What happened: the kind stands out, and many texts begin with its word. */
+export function said({ kind, text }) {
+  return [h("b", { text: kind }), text.startsWith(`${kind} `) ? text.slice(kind.length) : ` ${text}`];
 }
 
 export const PLACES = {

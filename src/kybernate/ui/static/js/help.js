@@ -10,6 +10,7 @@ const KEYS = [
   ["p", "pause the workload in focus"],
   ["r", "resume it"],
   ["f", "prefetch it into RAM"],
+  ["s", "start it, if it is a model or a job that has ended or never ran"],
   ["← → Page↑ Page↓", "move the timeline in focus"],
   ["+ −", "zoom it"],
   ["Home End", "its beginning, and now"],

@@ -2,7 +2,7 @@
 
 import { swatchClass } from "./colours.js";
 import { byId, h, Keyed, setAttribute, setText, show } from "./dom.js";
-import { clock, percent, plural, rate, seconds, size } from "./format.js";
+import { clock, percent, plural, rate, said, seconds, size } from "./format.js";
 import { state, subscribe } from "./state.js";
 
 const EVENTS_SHOWN = 120;
@@ -102,14 +102,9 @@ function makeEvent(event) {
     "li",
     { class: BAD.test(event.kind) ? "bad" : "" },
     h("time", { text: clock(event.time), datetime: new Date(event.time * 1000).toISOString() }),
-    h("div", {}, ...who, h("b", { text: event.kind }), h("span", { text: said(event) })),
+    h("div", {}, ...who, ...said(event)),
   );
   return { element, update() {} };
-}
-
-/** Many texts begin with the kind's own word. */
-function said({ kind, text }) {
-  return text.startsWith(`${kind} `) ? text.slice(kind.length) : ` ${text}`;
 }
 
 // -- the node --------------------------------------------------------------------------------------------------------

@@ -17,13 +17,16 @@ let keyed;
 let body;
 let tableElement;
 let empty;
+let fold;
+let unfolded = false;
 
 export function start() {
   body = h("div", { role: "rowgroup", class: "rows" });
   const header = h("div", { role: "row", class: "row-head" }, ...COLUMNS.map((text) => h("span", { role: "columnheader", text })));
   tableElement = h("div", { role: "table", class: "workloads", "aria-labelledby": "workloads-title" }, h("div", { role: "rowgroup" }, header), body);
   empty = h("p", { class: "empty" }, "No workload yet. ", h("code", { text: "kybernate run NAME -- COMMAND" }), " starts one.");
-  byId("workloads").append(tableElement, empty);
+  fold = h("button", { type: "button", class: "ghost fold", "aria-expanded": "false", onclick: () => ((unfolded = !unfolded), render()) });
+  byId("workloads").append(tableElement, fold, empty);
   keyed = new Keyed(body, makeRow);
   body.addEventListener("keydown", onKey);
   subscribe(render);
@@ -37,10 +40,20 @@ function rows() {
   return all.sort((a, b) => rank(a) - rank(b) || (b.served?.priority ?? 0) - (a.served?.priority ?? 0) || (a.name < b.name ? -1 : 1));
 }
 
+/** Of what has ended and won't come back by itself, people want to see that it is there, not to scroll past it. */
+function foldable(row) {
+  return row.workload !== null && ENDED.has(row.workload.state) && (row.served === null || row.served.kind === "other");
+}
+
 function render() {
-  const all = rows();
+  const everything = rows();
+  const ended = everything.filter(foldable).length;
+  const all = unfolded ? everything : everything.filter((row) => !foldable(row));
+  show(fold, ended > 0);
+  setText(fold, unfolded ? `Hide ${ended} ended` : `Show ${ended} ended`);
+  setAttribute(fold, "aria-expanded", String(unfolded));
   show(tableElement, all.length > 0);
-  show(empty, all.length === 0);
+  show(empty, everything.length === 0);
   tableElement.classList.toggle("serving", (state.serving?.served ?? []).some((one) => one.kind === "model"));
   setText(byId("workloads-count"), all.length ? String(all.length) : "");
   keyed.update(all, (row) => row.name);
@@ -70,9 +83,11 @@ function makeRow({ name }) {
       setAttribute(pill, "data-state", stands);
       tellProgress(workload, { progress, reason, served });
       tellQueue(queue, served);
-      setText(vram, vramOf(workload, served));
+      const held = vramOf(workload, served);
+      setText(vram, held);
+      vram.toggleAttribute("data-empty", held === "–");
       tellCosts(costs, workload, served);
-      buttons(workload);
+      buttons();
       element.classList.toggle("ended", Boolean(workload && ENDED.has(workload.state)));
     },
   };
@@ -111,6 +126,7 @@ function tellQueue(element, served) {
   const key = served ? `${served.waiting} ${served.in_flight} ${served.oldest_wait_s} ${served.kind}` : "";
   if (element.dataset.key === key) return;
   element.dataset.key = key;
+  element.toggleAttribute("data-empty", served?.kind !== "model");
   if (!served || served.kind !== "model") {
     element.replaceChildren(h("span", { class: "quiet", text: "–" }));
     return;
@@ -139,6 +155,7 @@ function tellCosts(element, workload, served) {
   const key = `${out} ${back}`;
   if (element.dataset.key === key) return;
   element.dataset.key = key;
+  element.toggleAttribute("data-empty", out === null && back === null);
   if (out === null && back === null) {
     element.replaceChildren(h("span", { class: "quiet", text: "–" }));
     return;
@@ -151,10 +168,10 @@ function tellCosts(element, workload, served) {
 
 function makeButtons(parent, name) {
   let key = null;
-  return (workload) => {
+  return () => {
     const busy = underWay.get(name) ?? null;
-    const orders = workload ? possible(workload).filter((order) => !order.more) : [];
-    const now = JSON.stringify([busy, workload?.state ?? null, orders.map((order) => order.word)]);
+    const orders = possible(name).filter((order) => !order.more);
+    const now = JSON.stringify([busy, orders.map((order) => [order.word, order.urgent ?? false])]);
     if (now === key) return;
     key = now;
     const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.place : null;
@@ -162,7 +179,7 @@ function makeButtons(parent, name) {
       h("button", {
         type: "button",
         "data-place": String(i),
-        class: order.key === "r" ? "primary" : "",
+        class: order.urgent ? "primary" : "",
         "aria-label": `${order.word} ${name}`,
         "aria-disabled": busy ? "true" : null,
         text: order.short ?? order.word,
@@ -170,9 +187,7 @@ function makeButtons(parent, name) {
       }),
     );
     if (busy) made.splice(0, made.length, h("button", { type: "button", "data-place": "0", "aria-disabled": "true", "aria-busy": "true", text: `${busy}…` }));
-    if (workload) {
-      made.push(h("button", { type: "button", "data-place": "more", class: "ghost", "aria-haspopup": "dialog", "aria-label": `More of ${name}`, text: "More", onclick: () => openDetails(name) }));
-    }
+    made.push(h("button", { type: "button", "data-place": "more", class: "ghost", "aria-haspopup": "dialog", "aria-label": `More of ${name}`, text: "More", onclick: () => openDetails(name) }));
     parent.replaceChildren(...made);
     if (focused !== null) (parent.querySelector(`[data-place="${focused}"]`) ?? parent.firstElementChild ?? parent.closest(".row-one"))?.focus();
   };
@@ -196,8 +211,8 @@ function onKey(event) {
     return;
   }
   if (!keysOn()) return;
-  const workload = state.workloads.get(row.dataset.name);
-  const order = workload && !underWay.has(workload.name) && possible(workload).find((one) => one.key === event.key);
+  const { name } = row.dataset;
+  const order = !underWay.has(name) && possible(name).find((one) => one.key === event.key);
   if (order) {
     event.preventDefault();
     order.run();
