@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.store.rig import PLAIN, SEALED, OpenTier, load, manifest_path, noise, packs_of, save
 
-from kybernate.model.errors import NotFound
+from kybernate.model.errors import BadInput, NotFound
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import (
     Catalog,
@@ -241,6 +241,28 @@ def test_a_damaged_manifest_stops_collection(open_tier: OpenTier, keys: Keys) ->
     space.delete("s")
     collect(space)
     assert load(space, "t") == [noise(2)]
+
+
+def test_a_manifest_of_absurd_size_is_refused_unread(open_tier: OpenTier) -> None:
+    """The file has holes only, so that this test costs nothing: reading it would."""
+    tier = open_tier()
+    space = tier.space(PLAIN)
+    save(space, "s", [noise(1)])
+    with manifest_path(tier, "s").open("r+b") as file:
+        file.truncate(manifests.BYTES_MAX + 1)
+    with pytest.raises(
+        Damaged, match=f"has {manifests.BYTES_MAX + 1} bytes, and at most {manifests.BYTES_MAX} make sense"
+    ):
+        space.reader("s")
+    assert any("make sense" in problem for problem in space.refresh().problems)
+    space.delete("s")
+
+
+def test_more_chunks_than_a_manifest_can_name_are_refused_before_it_is_written() -> None:
+    table = bytes(32) * (manifests.BYTES_MAX // 32)
+    large = Manifest(snapshot_name("large"), "00" * 16, 0.0, (), (), table, {}, {}, Needs(), ())
+    with pytest.raises(BadInput, match="more than a manifest can name"):
+        manifests.encode(large, PLAIN)
 
 
 def test_a_renamed_manifest_is_found_out(open_tier: OpenTier) -> None:

@@ -17,7 +17,7 @@ from tests.store.server import Mode, Proxy, Server, client, options
 
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import Catalog, Keys, ObjectMedium, Tier, collect, verify
+from kybernate.store import Catalog, Keys, ObjectMedium, Tier, collect, manifests, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierWiped, WrongKey
 from kybernate.store.leases import Leases
 from kybernate.store.tenants import TenantName
@@ -54,6 +54,26 @@ def test_what_goes_in_comes_out_elsewhere(open_agent: OpenAgent, tmp_path: Path,
     assert (tmp_path / "out/criu/core-7.img").read_bytes() == noise(107, 3000)
     assert verify(two).problems == ()
     assert save(two, "again", contents) == 0, "what the other agent has stored is shared"
+
+
+def test_what_is_absurdly_large_is_refused_unread(open_agent: OpenAgent, tmp_path: Path) -> None:
+    """A hole in a file, so that this test costs nothing: reading it would."""
+    root = tmp_path / "network"
+    root.mkdir()
+    space = open_agent(url=f"file://{root}").space(PLAIN)
+    save(space, "s", [noise(1)])
+    with (root / f"{PLAIN.tenant}/manifests/s").open("r+b") as file:
+        file.truncate(manifests.BYTES_MAX + 1)
+    with pytest.raises(Damaged, match=f"{manifests.BYTES_MAX + 1} bytes, and at most {manifests.BYTES_MAX} make sense"):
+        space.reader("s")
+
+
+def test_a_server_is_not_read_beyond_what_makes_sense(server: Server, bucket: str, open_agent: OpenAgent) -> None:
+    medium = open_agent().medium
+    obstore.put(client(server.port, bucket), "snapshots/odd", bytes(4096))
+    assert medium.get("odd", most=4096) == bytes(4096)
+    with pytest.raises(Damaged, match=r"odd in .* has 4096 bytes, and at most 4095 make sense"):
+        medium.get("odd", most=4095)
 
 
 def test_no_such_bucket(open_agent: OpenAgent) -> None:

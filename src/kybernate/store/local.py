@@ -24,7 +24,7 @@ from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom
 from kybernate.model.quantities import format_size
 from kybernate.model.types import MIB
 from kybernate.store.errors import Damaged
-from kybernate.store.media import Absent, Entry
+from kybernate.store.media import SMALL_BYTES_MAX, Absent, Entry, too_large
 from kybernate.store.memory import PAGE_BYTES, is_aligned
 from kybernate.store.packs import PackId
 from kybernate.store.progress import Cancel
@@ -96,13 +96,18 @@ class LocalMedium:
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int = SMALL_BYTES_MAX) -> bytes:
         try:
-            return (self.root / key).read_bytes()
+            with (self.root / key).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                content = file.read(most + 1) if size <= most else b""
         except (FileNotFoundError, NotADirectoryError) as e:
             raise Absent(key) from e
         except OSError as e:
             raise Damaged(f"can't read {self.root / key}: {e.strerror}") from e
+        if size > most or len(content) > most:
+            raise too_large(str(self.root / key), size if size > most else None, most)
+        return content
 
     def create(self, key: str, content: bytes) -> bool:
         path = self.root / key

@@ -35,6 +35,9 @@ VERSION = 2
 ZERO = ChunkId(bytes(ID_BYTES))
 """Stands for a chunk of zeros, which is stored nowhere."""
 
+BYTES_MAX = 256 << 20
+"""Enough for 16 TiB of VRAM, or for 2 TiB of process memory, which is cut finer. What says it is larger is none of ours."""
+
 _MAGIC = b"\x89KYBSNP\n"
 _HEAD = struct.Struct("<8sII16s16s12sII")
 _SEAL_BYTES = 32
@@ -181,6 +184,7 @@ class Manifest:
 
 
 def encode(manifest: Manifest, keys: Keys) -> bytes:
+    """Raises BadInput when it would be too large to be read again."""
     body = _Body(
         name=manifest.name,
         created=manifest.created,
@@ -193,6 +197,11 @@ def encode(manifest: Manifest, keys: Keys) -> bytes:
     )
     text = body.model_dump_json().encode()
     nonce = os.urandom(12)
+    if len(text) + len(manifest.table) + _HEAD.size + _TAG_BYTES + _SEAL_BYTES > BYTES_MAX:
+        raise BadInput(
+            f"snapshot {manifest.name} has {manifest.size} bytes in {len(manifest.table) // ID_BYTES} chunks, which is more than "
+            "a manifest can name"
+        )
     head = _HEAD.pack(
         _MAGIC,
         VERSION,

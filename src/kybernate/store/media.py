@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kybernate.store.errors import Damaged
 from kybernate.store.packs import PackId
 from kybernate.store.progress import Cancel
 from kybernate.store.tenants import SnapshotName, TenantName
@@ -29,6 +30,19 @@ def key_of_manifest(tenant: TenantName, name: SnapshotName) -> str:
 def key_of_key(tenant: TenantName) -> str:
     """Where the fingerprint of a tenant's key is kept."""
     return f"{tenant}/key"
+
+
+SMALL_BYTES_MAX = 1 << 20
+"""Of everything that is no manifest and no pack: identities, fingerprints, leases, claims."""
+
+
+def too_large(what: str, size: int | None, most: int) -> Damaged:
+    """Something that is far from what this product writes, so that nobody can fill an agent's memory with it."""
+    found = "more" if size is None else f"{size} bytes"
+    return Damaged(
+        f"{what} is damaged: it has {found}, and at most {most} make sense",
+        hint="Kybernate didn't write it; find out who did, and remove it",
+    )
 
 
 class Absent(Exception):
@@ -95,8 +109,8 @@ class Medium(Protocol):
 
     def close(self) -> None: ...
 
-    def get(self, key: str) -> bytes:
-        """A small thing, whole. Raises Absent."""
+    def get(self, key: str, *, most: int = SMALL_BYTES_MAX) -> bytes:
+        """A small thing, whole. Raises Absent, and Damaged, having read no more than that, if it has more than `most` bytes."""
 
     def create(self, key: str, content: bytes) -> bool:
         """Put a small thing there, whole or not at all, durable on return; False when another is there already."""

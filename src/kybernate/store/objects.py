@@ -29,7 +29,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import MIB
 from kybernate.store.errors import Damaged, TierAway
-from kybernate.store.media import Absent, Entry, key_of_pack
+from kybernate.store.media import SMALL_BYTES_MAX, Absent, Entry, key_of_pack, too_large
 from kybernate.store.packs import PackId
 from kybernate.store.progress import Cancel
 from kybernate.store.tenants import TenantName
@@ -102,8 +102,14 @@ class ObjectMedium:
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    def get(self, key: str) -> bytes:
-        return self._try(f"read {key}", lambda: bytes(obstore.get(self._store, key).bytes()))
+    def get(self, key: str, *, most: int = SMALL_BYTES_MAX) -> bytes:
+        def whole() -> bytes:
+            answer = obstore.get(self._store, key)  # its head: the body comes when it is asked for
+            if answer.meta["size"] > most:
+                raise too_large(f"{key} in {self.where}", answer.meta["size"], most)
+            return bytes(answer.bytes())
+
+        return self._try(f"read {key}", whole)
 
     def create(self, key: str, content: bytes) -> bool:
         try:
@@ -111,8 +117,8 @@ class ObjectMedium:
         except _Taken:
             # An answer may have been lost on the way, and the request sent again by itself: then it is ours.
             try:
-                return self.get(key) == content
-            except Absent:
+                return self.get(key, most=max(SMALL_BYTES_MAX, len(content))) == content
+            except (Absent, Damaged):
                 return False
         # Some servers look first and write then, so that of two that come at once both are told that they were the first.
         try:
