@@ -42,6 +42,18 @@ def test_what_waits_for_its_turn_is_read_into_the_pool_meanwhile(begin: Begin, e
     assert (staging.hits, staging.misses, staging.used_bytes) == (1, 0, 0)
 
 
+def test_what_was_staged_for_nothing_is_counted_so(begin: Begin, eventually: Eventually) -> None:
+    agent, peer = _one_on_disk_and_one_at_work(begin, eventually)
+    peer.request("b", waiting=1)
+    eventually(lambda: agent.client.workload("b").staged, timeout_s=90, what="b's content in the pool")
+    peer.answer("b")  # its client hung up
+    agent.client.stop("b")
+    staging = agent.client.serving().staging
+    assert (staging.hits, staging.misses) == (0, 1)
+    lines = agent.metrics().splitlines()
+    assert {"kybernate_staging_hits_total 0.0", "kybernate_staging_misses_total 1.0"} <= set(lines)
+
+
 def test_nothing_is_staged_without_a_budget(begin: Begin, eventually: Eventually) -> None:
     agent, peer = _one_on_disk_and_one_at_work(begin, eventually, staging={"budget": "off"})
     peer.request("b", waiting=1)

@@ -1,5 +1,6 @@
 """Staging ahead: what comes next is read from the store into the pool while others compute. Within a budget, and stopped, or given
-up, when something else became more likely. How often it was right is counted.
+up, when something else became more likely. How often it was right is counted: right when the workload is resumed from what was
+staged, wrong when that is given up or its room is needed, neither when the resume overtakes it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Staging:
         self._running: set[WorkloadName] = set()
         self._mine: dict[WorkloadName, str] = {}
         """Snapshots that were staged ahead and still lie there."""
+        self._given_up: set[WorkloadName] = set()
         self._again_at: dict[WorkloadName, float] = {}
         self.hits = 0
         self.misses = 0
@@ -91,6 +93,8 @@ class Staging:
 
     def give_up(self, name: WorkloadName) -> None:
         """Something else is more likely."""
+        if name in self._running:
+            self._given_up.add(name)
         self._gear.jobs.cancel("stage", name)
         snapshot = self._mine.pop(name, None)
         if snapshot is None:
@@ -132,7 +136,7 @@ class Staging:
         try:
             view = await self._switching.prefetch(name)
         except Cancelled:
-            self.misses += 1
+            self.misses += name in self._given_up
         except KybernateError as e:
             self._again_at[name] = self._gear.clock() + _AGAIN_S
             log.info("workload %s could not be staged ahead: %s", name, e)
@@ -142,4 +146,5 @@ class Staging:
                 self._mine[name] = entry.snapshot
         finally:
             self._running.discard(name)
+            self._given_up.discard(name)
             self._wake()
