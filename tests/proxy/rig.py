@@ -266,11 +266,13 @@ class Rig:
         self.epoch = 0
         self.log = directory / "worker.log"
 
-    def start(self, *arguments: str, **environment: str) -> None:
+    def start(self, *arguments: str, limit_nofile: int | None = None, **environment: str) -> None:
         self.agent.start()
+        limit = [] if limit_nofile is None else ["prlimit", f"--nofile={limit_nofile}:{limit_nofile}"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *limit,
                     sys.executable,
                     "-W",
                     "error",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from tests.proxy.rig import Client, request
 
+from kybernate.model.serving import Drained, Endpoint, Load
+from kybernate.proxy.__main__ import _listener
+from kybernate.proxy.front import UNREAD_S
 from kybernate.proxy.naming import BadName, model_in
 
 DEEP = 200_000
@@ -22,6 +27,12 @@ def reads_little(rig) -> Client:
     client = rig.client()
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     return client
+
+
+def status_of(rig, path: str, body: bytes, **fields: str) -> int:
+    """The status of a request on a connection of its own."""
+    with rig.client() as client:
+        return int(client.ask("POST", path, body, **fields).status)
 
 
 def reads_much(client: Client) -> None:
@@ -165,3 +176,124 @@ def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig):
     finally:
         for client, _ in clients:
             client.socket.close()
+
+
+def test_bodies_in_flight_count_as_long_as_they_are_kept(rig, eventually):
+    """A body is kept until the answer begins, as it might have to be sent again."""
+    server = rig.upstream()
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)), held_bytes_max=1 << 20)
+    rig.open()
+    body = b'{"model":"m","x":"' + b"x" * (600 << 10) + b'"}'
+    with rig.client() as first:
+        first.send(request("POST", "/v1/wait", body))
+        eventually(lambda: server.control()["waiting"] == 1)
+        with rig.client() as refused:
+            answer = refused.ask("POST", "/v1/completions", body)
+        assert (answer.status, answer.code) == (429, "held_full")
+        assert answer.fields["retry-after"] == "1"
+        with rig.client() as small:
+            assert small.model("m").status == 200
+        server.release()
+        assert first.answer().status == 200
+    with rig.client() as second:
+        assert second.ask("POST", "/v1/completions", body).status == 200
+        for _ in range(5):  # nothing stays booked, however a request ends
+            assert eventually(lambda: status_of(rig, "/v1/hang-up", body) == 502)
+            with rig.client() as leaves:
+                leaves.send(request("POST", "/v1/wait", body)[:-1000])
+            assert eventually(lambda: status_of(rig, "/v1/completions", body.replace(b'"m"', b'"n"')) == 404)
+        rig.close()
+        rig.agent.wait(Drained)
+        for _ in range(5):
+            assert eventually(lambda: status_of(rig, "/v1/completions", body, x_kybernate_max_wait="0.05") == 503)
+            with rig.client() as leaves:
+                leaves.send(request("POST", "/v1/completions", body))
+                rig.agent.wait(Load, lambda load: load.waiting == 1)
+            eventually(lambda: rig.agent.of(Load)[-1].waiting == 0)
+        rig.open()
+        assert eventually(lambda: status_of(rig, "/v1/completions", body) == 200)
+
+
+def test_bodies_that_pass_through_count_while_they_are_held(rig):
+    server = rig.upstream()
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)), held_bytes_max=100_000)
+    head = b"POST /svc HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n"
+    with rig.client() as first, rig.client() as second:
+        first.send(head)
+        rig.agent.wait(Load, lambda load: load.waiting == 1)
+        first.send(b"x" * 90_000)
+
+        def refused() -> bool:
+            answer = second.ask("POST", "/svc", b"x" * 20_000, x_kybernate_max_wait="0.05")
+            return answer.code == "held_full"
+
+        deadline = time.monotonic() + 20
+        while not refused():
+            assert time.monotonic() < deadline
+        rig.open()
+        assert first.answer().json()["size"] == 90_000
+        assert second.ask("POST", "/svc", b"x" * 20_000).status == 200
+
+
+def test_connections_that_say_nothing_leave_room_for_requests(rig, eventually):
+    """With all descriptors taken by clients, no request would reach a model."""
+    server = rig.upstream()
+    rig.start(limit_nofile=100)
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
+    rig.open()
+    with rig.client() as early:
+        assert early.ask("GET", "/svc").status == 200
+        silent = [rig.client() for _ in range(150)]
+        answer = silent[-1].answer()
+        assert (answer.status, answer.code) == (503, "too_many_connections")
+        assert answer.fields["retry-after"] == "1"
+        assert early.ask("POST", "/svc", b"x", connection="close").status == 200
+        for client in silent:
+            client.socket.close()
+
+    def answered() -> bool:
+        with rig.client() as late:
+            return bool(late.ask("GET", "/svc").status == 200)
+
+    eventually(answered)
+
+
+def test_a_worker_without_descriptors_goes_on_when_it_has_some(rig, eventually):
+    """Even if the limit is reached, accepting goes on afterwards."""
+    server = rig.upstream()
+    rig.start(limit_nofile=100)
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
+    rig.open()
+    with rig.client() as client:
+        assert client.ask("GET", "/svc").status == 200
+    used = len(list(Path(f"/proc/{rig.pid}/fd").iterdir()))
+    resource.prlimit(rig.pid, resource.RLIMIT_NOFILE, (used + 2, 100))
+    clients = [rig.client() for _ in range(30)]
+    for client in clients:
+        client.socket.close()
+    resource.prlimit(rig.pid, resource.RLIMIT_NOFILE, (100, 100))
+
+    def answered() -> bool:
+        with rig.client() as late:
+            return bool(late.ask("GET", "/svc").status == 200)
+
+    eventually(answered)
+
+
+def test_a_client_that_vanishes_is_found():
+    """By the kernel: what is accepted inherits the listener's probes."""
+    listener = _listener("127.0.0.1:0")
+    with listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            listener.setblocking(True)
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 120
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNREAD_S * 1000
+
+
+def test_a_worker_leaves_no_core(rig):
+    rig.serve()
+    assert resource.prlimit(rig.pid, resource.RLIMIT_CORE) == (0, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 
 from tests.proxy.rig import request
 
@@ -98,3 +100,79 @@ def test_a_key_that_is_taken_away(rig, eventually):
         brief = {"x_kybernate_max_wait": "0.1"}
         eventually(lambda: client.model("m", x_api_key="secret-old", **brief).status == 401)
         assert client.model("m", x_api_key="secret-new", **brief).code == "hold_timeout"
+
+
+def test_what_waits_with_a_key_that_is_taken_away_reaches_nobody(rig):
+    """Also what is still being read then, and what came while nobody needed a key."""
+    server = rig.upstream()
+    endpoint = Endpoint("m", server.port, paths=("/svc",))
+    rig.configure(endpoint, keys=(key("old"), key("less"), key("kept")))
+    body = b'{"model":"m"}'
+    half = request("POST", "/v1/completions", body, x_api_key="secret-old")
+    with rig.client() as old, rig.client() as path, rig.client() as less, rig.client() as reading, rig.client() as kept:
+        old.send(half)
+        path.send(request("GET", "/svc/x", x_api_key="secret-old"))
+        less.send(request("POST", "/v1/completions", body, x_api_key="secret-less"))
+        kept.send(request("POST", "/v1/completions", body, x_api_key="secret-kept"))
+        rig.agent.wait(Load, lambda load: load.waiting == 4)
+        reading.send(half[:-1])
+        rig.configure(endpoint, keys=(key("new"), key("less", "other"), key("kept", "m")))
+        for shut_out in (old, path, less):
+            answer = shut_out.answer()
+            assert (answer.status, answer.code) == (401, "invalid_api_key")
+        reading.send(half[-1:])
+        assert reading.answer().status == 404, "as if it weren't there"
+        rig.open()
+        assert kept.answer().status == 200
+    assert [dict(seen["fields"]).get("x-api-key") for seen in server.requests] == [None]
+
+
+def test_what_came_before_keys_were_needed_needs_one_now(rig):
+    server = rig.upstream()
+    endpoint = Endpoint("m", server.port)
+    rig.configure(endpoint)
+    with rig.client() as held:
+        held.send(request("POST", "/v1/completions", b'{"model":"m"}'))
+        rig.agent.wait(Load, lambda load: load.waiting == 1)
+        rig.configure(endpoint, keys=(key("new"),))
+        assert held.answer().status == 401
+        rig.open()
+        assert held.model("m", x_api_key="secret-new").status == 200
+    assert len(server.requests) == 1
+
+
+def test_no_key_is_written_anywhere(rig, tmp_path):
+    """Of whatever kind the request and its failure: not in logs, metrics, answers, the worker's arguments or environment."""
+    server = rig.upstream()
+    secret = "sk-UNMISTAKABLE-0123456789"
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    rig.start("--metrics-directory", str(tmp_path / "metrics"))
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)), keys=(Key("me", digest),))
+    rig.open()
+    answers = []
+    bearer = {"authorization": f"Bearer {secret}"}
+    for fields in (bearer, {"x_api_key": secret}, {**bearer, "x_api_key": secret}, {"x_api_key": secret + "wrong"}):
+        for method, path, body in (
+            ("POST", "/v1/completions", b'{"model":"m"}'),
+            ("POST", "/v1/completions", b'{"model":"nobody"}'),
+            ("POST", "/v1/completions", b"{"),
+            ("GET", "/svc/hang-up", None),
+            ("GET", "/svc/raw?" + b"nonsense\r\n\r\n".hex(), None),
+            ("GET", "/v1/models/nobody", None),
+            ("GET", "/nowhere", None),
+        ):
+            with rig.client() as client:
+                answers.append(client.ask(method, path, body, **fields))
+        with rig.client() as client:
+            client.send(b"GET /svc HTTP/1.1\r\nhost: a\r\nx-api-key: " + secret.encode() + b"\r\nno field\r\n\r\n")
+            answers.append(client.answer())
+    proc = Path("/proc") / str(rig.pid)
+    written = [rig.log.read_bytes(), (proc / "cmdline").read_bytes(), (proc / "environ").read_bytes()]
+    written += [json.dumps(server.control()).encode()]
+    rig.stop()  # what is in flight to the files is in them
+    written += [path.read_bytes() for path in (tmp_path / "metrics").iterdir()]
+    written += [answer.raw + answer.body for answer in answers]
+    assert len(written) > len(answers) + 3
+    for text in written:
+        assert secret.encode() not in text
+        assert digest.encode() not in text

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
+
 import pytest
 from tests.proxy.rig import request
+
+from kybernate.model.serving import Endpoint
 
 H = b"host: a\r\n"
 REFUSED = {
@@ -48,6 +53,16 @@ REFUSED = {
     "tunnel": b"CONNECT a:80 HTTP/1.1\r\n" + H + b"\r\n",
     "trace": b"TRACE /svc HTTP/1.1\r\n" + H + b"\r\n",
     "fragment": b"GET /svc#x HTTP/1.1\r\n" + H + b"\r\n",
+    "dots": b"GET /svc/../v1/x HTTP/1.1\r\n" + H + b"\r\n",
+    "dots at the end": b"GET /svc/.. HTTP/1.1\r\n" + H + b"\r\n",
+    "one dot": b"GET /svc/./x HTTP/1.1\r\n" + H + b"\r\n",
+    "encoded dots": b"GET /svc/%2E%2e/x HTTP/1.1\r\n" + H + b"\r\n",
+    "half encoded dots": b"GET /svc/.%2e?x HTTP/1.1\r\n" + H + b"\r\n",
+    "dots behind an encoded slash": b"GET /svc%2f..%2Fx HTTP/1.1\r\n" + H + b"\r\n",
+    "dots behind a backslash": b"GET /svc\\..\\x HTTP/1.1\r\n" + H + b"\r\n",
+    "dots with a parameter": b"GET /svc/..;/x HTTP/1.1\r\n" + H + b"\r\n",
+    "dots in an absolute target": b"GET http://a/svc/../x HTTP/1.1\r\n" + H + b"\r\n",
+    "dots in a path of OpenAI's": b"POST /v1/../admin HTTP/1.1\r\n" + H + b"content-length: 0\r\n\r\n",
     "no path": b"GET svc HTTP/1.1\r\n" + H + b"\r\n",
     "eight bits": b"GET /svc\xff HTTP/1.1\r\n" + H + b"\r\n",
     "a long target": b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n" + H + b"\r\n",
@@ -264,11 +279,59 @@ def test_slow_heads_and_silent_bodies_are_ended(rig, eventually):
 
 def test_idle_connections_are_closed(rig):
     server = rig.upstream()
-    from kybernate.model.serving import Endpoint
-
     rig.configure(Endpoint("m", server.port), idle_s=0.2)
     rig.open()
     with rig.client() as client, rig.client() as fresh:
         assert client.model("m").status == 200
         assert client.ended
         assert fresh.ended
+
+
+def test_dots_that_are_no_way_up_pass(rig):
+    rig.serve()
+    with rig.client() as client:
+        for target in ("/svc/...", "/svc/.x/y..", "/svc/a.b/c%2e", "/svc?a=/../b", "/svc/..x", "//svc"):
+            assert client.ask("GET", target).status == (404 if target == "//svc" else 200), target
+
+
+class _Careless(http.server.BaseHTTPRequestHandler):
+    """Python's own, which doesn't read a body that nobody asked for, and takes it for the next request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = self.path.encode()
+        self.send_response(200 if self.path.startswith("/svc") else 403)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.send_response(403)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_body_that_the_server_leaves_unread_is_no_request_of_the_next_client(rig):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Careless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            rig.configure(Endpoint("m", server.server_address[1], paths=("/svc",)))
+            rig.open()
+            inner = request("GET", "/stolen")
+            for method in ("GET", "POST"):
+                for _ in range(20):
+                    with rig.client() as attacker, rig.client() as victim:
+                        # At once, so that the second is sent on the first one's connection as soon as it is free.
+                        attacker.send(request(method, "/svc/attacker", inner))
+                        victim.send(request("GET", "/svc/victim"))
+                        assert attacker.answer().status == (200 if method == "GET" else 403)
+                        assert victim.answer().body == b"/svc/victim"
+                        assert victim.ask("GET", "/svc/again").body == b"/svc/again"
+        finally:
+            server.shutdown()
+            thread.join()

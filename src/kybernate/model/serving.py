@@ -77,7 +77,7 @@ class Configure:
     held_max: int = 20_000
     """Requests held by one worker at most, all models together."""
     held_bytes_max: int = 1 << 30
-    """Bytes of their bodies at most, by one worker."""
+    """Bytes of bodies at most that one worker keeps: of those held, and of those in flight whose answer hasn't begun."""
     idle_s: float = 75.0
     """A client's connection is closed after so long without a request."""
 

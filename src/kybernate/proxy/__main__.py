@@ -20,7 +20,7 @@ import structlog
 import uvloop
 
 from kybernate.model.errors import BadInput, KybernateError
-from kybernate.proxy.front import Front
+from kybernate.proxy.front import UNREAD_S, Front
 from kybernate.proxy.worker import Worker
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _BACKLOG: Final = 4096
 _GRACE_S: Final = 10.0
 _HANDSHAKE_S: Final = 10.0
+_PROBE_AFTER_S: Final = 60
+_PROBE_EVERY_S: Final = 30
 _GC_THRESHOLDS: Final = (50_000, 20, 100)
 """Requests make no reference cycles; a full collection with 10,000 held ones costs tens of milliseconds, which is a p99."""
 
@@ -75,7 +77,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    _raise_file_limit()
+    _set_limits()
     listener = _listener(options.listen)
     tls = _tls(options.tls_certificate, options.tls_key)
     meter = _meter(options.metrics_directory)
@@ -136,6 +138,7 @@ def _listener(address: str) -> socket.socket:
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _find_the_vanished(made)
         made.bind(where)
     except OSError as e:
         raise BadInput(
@@ -180,11 +183,21 @@ def _tracing(url: str | None, *, worker: int) -> Tracing | None:
     return Tracing(url, worker=worker)
 
 
-def _raise_file_limit() -> None:
-    """10,000 held requests are as many descriptors."""
+def _find_the_vanished(listener: socket.socket) -> None:
+    """A client whose machine is gone says no goodbye, and a stream or websocket of its would keep the model from ever leaving. What
+    is accepted inherits these, so that no connection pays for them."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
+
+
+def _set_limits() -> None:
+    """10,000 held requests are as many descriptors. No core files: clients' keys and prompts would be in them."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

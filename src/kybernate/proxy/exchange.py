@@ -14,7 +14,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from kybernate.model.serving import Key
+from kybernate.model.serving import Endpoint, Key
 from kybernate.proxy import naming
 from kybernate.proxy.answering import AnswerReader, BadAnswer
 from kybernate.proxy.framing import BadBody, ChunkedBody, Framing, LengthBody
@@ -51,11 +51,12 @@ class Exchange:
         "_at_once",
         "_body",
         "_body_size",
+        "_booked",
         "_can_repeat",
+        "_has_body",
         "_head",
         "_key",
         "_payload",
-        "_reading",
         "_retries",
         "_safe",
         "_swap_s",
@@ -110,14 +111,15 @@ class Exchange:
         self._body_size = 0
         self._payload: list[bytes] | None = None
         """Content of a body that is read whole."""
-        self._reading = 0
-        """Bytes of it that are booked."""
+        self._booked = 0
+        """Bytes of the body that are kept here, by the worker's account."""
         self._ahead: list[bytes] = []
         """What is to be sent as soon as there is a connection; kept until the answer begins, if it can be sent again."""
         self._at_once = False
         """Nothing had to be waited for to know where it goes."""
         self._can_repeat = True
         self._safe = head.method in _SAFE
+        self._has_body = head.has_body
         self._retries = 0
         self._tier: str | None = None
         self._swap_s = 0.0
@@ -138,6 +140,14 @@ class Exchange:
     def is_in_the_way(self) -> bool:
         """Its model shall leave and can't before this is over."""
         return self.upstream is not None and self.model is not None and not self.model.queue.is_open
+
+    def may_ask(self, endpoint: Endpoint) -> bool:
+        """By the keys that are valid now: who has waited may have been shut out meanwhile."""
+        keys = self.front.worker.keys
+        if not keys.needed:
+            return True
+        key = keys.present(self._key)
+        return key is not None and allows(key, endpoint)
 
     # -- the client's side -----------------------------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class Exchange:
         if self.phase is Phase.OVER:
             return
         phase, self.phase = self.phase, Phase.OVER
-        self._read()
+        self._let_go()
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
@@ -210,12 +220,14 @@ class Exchange:
         if self._body_size > self.front.worker.body_max:
             self._too_large()
         elif self._payload is not None:
-            if self.body_complete:
-                return used  # at once it is forwarded, held or refused
             if self.front.worker.budget.take_bytes(used):
-                self._reading += used
+                self._booked += used
             else:
-                self._spoiled(Refusal(429, "held_full", "too many bodies wait here", 1.0))
+                full = Refusal(429, "held_full", "too many bodies wait here", 1.0)
+                if self.body_complete:
+                    self.refuse(full)
+                else:
+                    self._spoiled(full)
         elif used:
             piece = data if used == len(data) else data[:used]
             if self.phase is Phase.SENT and self.upstream is not None:
@@ -223,13 +235,19 @@ class Exchange:
                 self.upstream.write(piece)
             else:
                 self._ahead.append(piece)
+                self._book(used)
         return used
 
-    def _read(self) -> None:
-        """The body isn't being read any more."""
-        self.front.worker.budget.give_bytes(self._reading)
-        self._reading = 0
+    def _book(self, size: int) -> None:
+        self.front.worker.budget.book_bytes(size)
+        self._booked += size
+
+    def _let_go(self) -> None:
+        """Nothing of the body is kept any more."""
+        self.front.worker.budget.give_bytes(self._booked)
+        self._booked = 0
         self._payload = None
+        self._ahead.clear()
 
     def _spoiled(self, refusal: Refusal) -> None:
         """The body is not to be passed on; what was, was only a beginning, which no server takes for the whole."""
@@ -256,7 +274,7 @@ class Exchange:
         assert head is not None
         payload = self._payload or []
         body = payload[0] if len(payload) == 1 else b"".join(payload)
-        self._read()
+        self._payload = None
         content_type = head.named.get(b"content-type", b"")
         try:
             name = naming.model_in(body, content_type)
@@ -264,7 +282,7 @@ class Exchange:
             self.refuse(Refusal(400, "invalid_body", str(e)))
             return
         model = self.front.worker.model_named(name)
-        if model is None or not allows(self._key, model.endpoint):
+        if model is None or not self.may_ask(model.endpoint):
             self.refuse(Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here"))
             return
         wanted = model.endpoint.rewrite_model
@@ -290,7 +308,7 @@ class Exchange:
             traceparent=traceparent,
         )
         self._ahead.insert(0, text)
-        self.held_size = self._ahead_size()
+        self.held_size = len(text)  # the body is booked by itself, since it is kept until the answer begins
         wait = head.named.get(b"x-kybernate-max-wait")
         if wait is not None and not _SECONDS.fullmatch(wait):
             self.refuse(Refusal(400, "bad_header", "x-kybernate-max-wait is no number of seconds"))
@@ -304,7 +322,7 @@ class Exchange:
         model.arrive(self, now=now, max_wait=max_wait)
         if self.phase is Phase.HELD:
             self.waited = True
-            if self.held_size > _AHEAD_MAX and not self.body_complete:
+            if self._ahead_size() > _AHEAD_MAX and not self.body_complete:
                 front.pause_reading()
 
     def forward(self) -> None:
@@ -357,7 +375,7 @@ class Exchange:
         answer = self.answer
         if not self.answered:
             self.answered = time.monotonic()
-            self._ahead.clear()
+            self._let_go()
         if not answer.status and (self.front.closing or not self.body_complete):
             answer.close = True  # a body that is half read leaves no place where the next request could begin
         try:
@@ -404,16 +422,23 @@ class Exchange:
         complete = self.body_complete
         tunnel = self.phase is Phase.TUNNEL
         self.phase = Phase.OVER
+        self._let_go()
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             if tunnel or not complete:
                 upstream.abort()
             else:
-                upstream.release(reusable=answer.reusable)
+                upstream.release(reusable=answer.reusable and not self._may_be_unread)
         assert self.model is not None
         self.model.ended(self, service_s=None if tunnel else time.monotonic() - self.forwarded)
         self._count(answer.status)
         front.answered(keep=not answer.close and complete)
+
+    @property
+    def _may_be_unread(self) -> bool:
+        """Simple servers leave a body unread where they expect none, or when they refuse, and take it for the next request: whose
+        answer must not meet the next one's client."""
+        return self._has_body and (self._safe or self.answer.status >= 400)
 
     # -- the answers that are ours ---------------------------------------------------------------------------------------
 
@@ -422,8 +447,7 @@ class Exchange:
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
-        self._read()
-        self._ahead.clear()
+        self._let_go()
         self._count(refusal.status)
         self.front.answer_error(refusal, complete=self.body_complete, head_only=self.answer.head_only, exchange=self)
 
@@ -449,6 +473,7 @@ class Exchange:
             self._fail(refusal)
             return
         self.phase = Phase.OVER
+        self._let_go()
         assert self.model is not None
         self.model.ended(self, service_s=None)
         self._count(self.answer.status)

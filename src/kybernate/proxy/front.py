@@ -161,6 +161,12 @@ class Front(asyncio.Protocol):
         self.secure = transport.get_extra_info("sslcontext") is not None
         self._since = time.monotonic()
         self.worker.fronts.add(self)
+        if self.worker.is_full:
+            # At once, without lingering: that would take the descriptors that are to be left.
+            self.closing = True
+            full = Refusal(503, "too_many_connections", "too many clients are connected here", 1.0)
+            self.write(answers.error(full, extra=b"", close=True))
+            transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._stirred = True

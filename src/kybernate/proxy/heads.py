@@ -19,6 +19,7 @@ _LENGTH_MAX_DIGITS: Final = 18
 
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*|\*")
 _ABSOLUTE = re.compile(rb"https?://([A-Za-z0-9.\-_:\[\]%]+)(/[\x21\x22\x24-\x7e]*)?", re.IGNORECASE)
+_DOTS = re.compile(rb"(?:/|%2f|%5c|\\)(?:\.|%2e){1,2}(?:[/;\\]|%2f|%5c|%3b|$)", re.IGNORECASE)
 _HOST = re.compile(rb"[A-Za-z0-9.\-_:\[\]%]*")
 _TOKENS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*")
 
@@ -254,6 +255,9 @@ def _request_target(head: RequestHead) -> None:
         head.target = absolute[2] or b"/"
     elif not _TARGET.fullmatch(head.target) or (head.target == b"*" and head.method != b"OPTIONS"):
         raise BadHead("the target must be a path")
+    if (b"." in head.target or b"%" in head.target) and _DOTS.search(head.path):
+        # We route by the text as it is; a server that takes such parts away would answer for another path.
+        raise BadHead("a path with . or .. as a part of it")
 
 
 def request_for_upstream(

@@ -14,10 +14,15 @@ class Keys:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = tuple((bytes.fromhex(key.sha256), key) for key in keys)
+        self._by_hash = {key.sha256: key for _, key in self._keys}
 
     @property
     def needed(self) -> bool:
         return bool(self._keys)
+
+    def present(self, key: Key | None) -> Key | None:
+        """What an earlier configuration's key may do now. None: nothing."""
+        return None if key is None else self._by_hash.get(key.sha256)
 
     def find(self, token: bytes) -> Key | None:
         """All are compared, so that the time taken tells nothing of which one it was."""

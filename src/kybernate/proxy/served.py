@@ -29,6 +29,8 @@ class Request(User, Protocol):
 
     def cut(self, refusal: Refusal) -> None: ...
 
+    def may_ask(self, endpoint: Endpoint) -> bool: ...
+
 
 class ServedModel:
     """Owns the queue and the pool. `tell` sends to the agent; `wake` sees to it that `tick` is called."""
@@ -137,6 +139,14 @@ class ServedModel:
                 case SayDrained(epoch):
                     self._let_go()  # a network namespace that is kept open outlives its workload
                     self._tell(Drained(self.name, epoch))
+
+    def refuse_strangers(self) -> None:
+        """The keys have changed: what is held with one that isn't valid any more, or not for this model, reaches no model."""
+        for request in [each for each in self.queue.waiting if not each.may_ask(self.endpoint)]:
+            self._ended += 1
+            self.run(self.queue.hang_up(request))
+            request.refuse(Refusal(401, "invalid_api_key", "the API key is not valid any more"))
+            self._changed(time.monotonic())
 
     # -- time ------------------------------------------------------------------------------------------------------------
 

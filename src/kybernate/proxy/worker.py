@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _SWEEP_S: Final = 1.0
 _END_POLL_S: Final = 0.02
+_RESERVE: Final = 4096
+"""Descriptors, or a quarter of all, that are not for clients: connections to models, their networks and the agent need them."""
 _FAREWELL_S: Final = 0.5
 """What models' servers get at the end to close their side."""
 _DEFAULTS: Final = Configure()
@@ -60,6 +64,7 @@ class Worker:
         self._meter = meter
         self._number = number
         self._workers = workers
+        self.fronts_max = _clients_max()
         self.budget = HeldBudget(requests=_DEFAULTS.held_max, size_bytes=_DEFAULTS.held_bytes_max)
         self._gone: dict[str, ServedModel] = {}
         """Models no longer configured, as long as requests of theirs are in flight."""
@@ -102,6 +107,11 @@ class Worker:
         self._link.tell(Listening())
 
     # -- for connections -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """With more clients there would be no descriptors left by which a request could reach its model."""
+        return len(self.fronts) > self.fronts_max
 
     def model_named(self, name: str) -> ServedModel | None:
         endpoint = self.routes.by_name(name)
@@ -154,6 +164,9 @@ class Worker:
                 model.configure(endpoint)
             self.models[endpoint.model] = model
         self.routes = Routes(message.endpoints)
+        if self.keys.needed:
+            for model in self.models.values():
+                model.refuse_strangers()
         for name, model in old.items():
             model.remove()
             self._gone[name] = model
@@ -208,3 +221,10 @@ class Worker:
         self._gone = {name: model for name, model in self._gone.items() if not model.queue.idle}
         if self._meter is not None:
             self._meter.flush(self.models.values())
+
+
+def _clients_max() -> int:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return most - min(_RESERVE, most // 4)

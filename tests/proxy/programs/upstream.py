@@ -148,6 +148,7 @@ class Connection:
         await asyncio.wait((waits, reads), return_when=asyncio.FIRST_COMPLETED)
         if waits.done():
             reads.cancel()
+            await asyncio.wait((reads,))  # two may not read at once
             return True
         waits.cancel()
         self.seen.hung_up += 1

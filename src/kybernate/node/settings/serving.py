@@ -200,7 +200,7 @@ class ActivatorLimits(Section):
     held: Annotated[int, Field(ge=1, le=10_000_000)] = Configure().held_max
     """Requests that one worker holds at most, all models together."""
     held_bytes: Size = Configure().held_bytes_max
-    """What their bodies may take in one worker's memory."""
+    """What bodies may take in one worker's memory: of requests held, and of those in flight until their answer begins."""
     idle: Annotated[float, Field(gt=0, le=86400)] = Configure().idle_s
     """Seconds after which a client's connection without a request is closed."""
 
