@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 from tests.proxy.rig import request
 
 from kybernate.model.serving import Endpoint, Load, Refuse
+from kybernate.node.serving.metrics import OfWorkers, workers_text
 
 
 def test_metrics(rig, tmp_path, eventually):
@@ -25,7 +25,7 @@ def test_metrics(rig, tmp_path, eventually):
         client.send(request("POST", "/v1/completions", b'{"model":"m"}'))
         rig.agent.wait(Load, lambda load: load.waiting == 1)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(directory))
+        registry.register(OfWorkers(directory))
 
         def value(name, **labels):
             return registry.get_sample_value(f"kybernate_{name}", {"model": "m", **labels})
@@ -51,6 +51,11 @@ def test_metrics(rig, tmp_path, eventually):
     assert value("request_seconds_count") == 6
     assert value("request_bytes_total", direction="in") == 13 + 4 * 14
     assert value("request_bytes_total", direction="out") > 1000
+
+
+def test_a_worker_that_has_just_opened_its_file_costs_no_metrics(tmp_path):
+    (tmp_path / "counter_1.db").touch()
+    assert workers_text(tmp_path) == b""
 
 
 @pytest.fixture

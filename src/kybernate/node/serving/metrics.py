@@ -74,10 +74,31 @@ class ServingCollector(Collector):
         yield workers
 
 
+class OfWorkers(MultiProcessCollector):
+    """What all workers counted together, out of the files in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(None, path=str(directory))  # type: ignore[no-untyped-call]
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in self._directory.glob("*.db") if _has_begun(file)]
+        found: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _has_begun(file: Path) -> bool:
+    """A worker that starts has opened a file before there is anything in it."""
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def workers_text(directory: Path) -> bytes:
     """What all workers counted together; empty where there never was one."""
     if not directory.is_dir():
         return b""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    registry.register(OfWorkers(directory))
     return generate_latest(registry)
