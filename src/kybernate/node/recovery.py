@@ -26,6 +26,8 @@ from kybernate.process.tree import DOOR, Tree, attach
 
 log = logging.getLogger(__name__)
 
+_FOUND = "found by a new agent"
+
 
 class Recovery:
     """Run it once, before the API answers."""
@@ -107,7 +109,7 @@ class Recovery:
         target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
         try:
             state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))
-            why = "found by a new agent"
+            why = _FOUND
         except ContentGone as e:
             self._workloads.adopt(name, tree)
             if (tier := await self._parking.fall_back(gpu, name)) is not None:
@@ -123,7 +125,10 @@ class Recovery:
             depth = entry.depth if copy is None else copy.manifest.depth
             evicted = dict(entry.evicted) if copy is None else gpu.engine.away_bytes(name)
             by = RECOVERY if gpu.engine.unfinished(name) else entry.paused_by
-            gear.ledger.apply(name, Event.FOUND_PAUSED, reason=why, depth=depth, evicted=evicted, paused_by=by)
+            # One that is as it was is still paused for the reason that it was paused for.
+            same = entry.state is WorkloadState.PAUSED and by == entry.paused_by and why == _FOUND
+            reason = entry.reason if same and entry.reason else why
+            gear.ledger.apply(name, Event.FOUND_PAUSED, reason=reason, depth=depth, evicted=evicted, paused_by=by)
         else:
             gear.ledger.apply(
                 name,
@@ -209,7 +214,7 @@ class Recovery:
         state = record.state
         if gpu is not None:
             target = target_of(record, None)
-            why = "found by a new agent"
+            why = _FOUND
             try:
                 state = await in_thread(f"recover {pid}", lambda: gpu.engine.recover(target))
             except ContentGone as e:

@@ -56,6 +56,7 @@ export const PLACES = {
   nvme: "NVMe",
   object: "object store",
   switching: "switching",
+  nothing: "runs, no VRAM",
 };
 
 export function place(name) {

@@ -312,15 +312,24 @@ function drawLane({ name, intervals }, shown, { top, narrow }) {
   for (const one of intervals) {
     const left = Math.max(x(one.began, shown), box.left - 2);
     const right = Math.min(x(one.ended ?? shown.to, shown), box.left + box.width + 2);
-    shape(one.place, colour, left, bar, Math.max(right - left, 1.2));
+    shape(placeOf(one), colour, left, bar, Math.max(right - left, 1.2));
   }
   context.restore();
+}
+
+/** A program that runs and holds no VRAM is no bar of it. */
+function placeOf({ place: where, bytes }) {
+  return where === "vram" && !bytes ? "nothing" : where;
 }
 
 function shape(where, colour, left, top, width) {
   context.fillStyle = colour;
   const middle = top + LANE / 2;
-  if (where === "vram") context.fillRect(left, top, width, LANE);
+  if (where === "nothing") {
+    context.strokeStyle = colour;
+    context.lineWidth = 1;
+    context.strokeRect(left + 0.5, top + 0.5, width - 1, LANE - 1);
+  } else if (where === "vram") context.fillRect(left, top, width, LANE);
   else if (where === "ram") {
     context.globalAlpha = 0.55;
     context.fillRect(left, middle - 4, width, 8);
@@ -383,8 +392,8 @@ function hover(shown, height) {
   const under = lanes.find((lane) => view.hover.y >= lane.top && view.hover.y <= lane.top + lane.height);
   for (const lane of under ? [under] : lanes) {
     const one = lane.intervals.find((i) => i.began <= t && t < (i.ended ?? Infinity));
-    if (!one || (!under && one.place !== "vram" && one.place !== "switching")) continue;
-    const how = under ? `${place(one.place)} for ${seconds((one.ended ?? now()) - one.began)}` : place(one.place);
+    if (!one || (!under && placeOf(one) !== "vram" && one.place !== "switching")) continue;
+    const how = under ? `${place(placeOf(one))} for ${seconds((one.ended ?? now()) - one.began)}` : place(one.place);
     const much = one.bytes ? `, ${size(one.bytes)}` : "";
     lines.push(h("div", {}, h("i", { class: swatchClass(lane.name) }), h("b", { text: lane.name }), ` ${how}${much}`));
   }
@@ -418,7 +427,7 @@ function table(rows) {
       "tr",
       {},
       h("th", { scope: "row" }, h("i", { class: swatchClass(one.workload) }), one.workload),
-      h("td", { text: place(one.place) }),
+      h("td", { text: place(placeOf(one)) }),
       h("td", { text: clock(one.began) }),
       h("td", { text: one.ended === null ? "now" : clock(one.ended) }),
       h("td", { text: one.ended === null ? "–" : seconds(one.ended - one.began) }),
