@@ -156,10 +156,10 @@ class Keeper:
     async def _sweep(self) -> None:
         for entry in list(self._gear.ledger.entries().values()):
             if entry.snapshot is not None and _left(entry):
-                self._parking.left_behind(entry.name)
+                self._parking.leftovers.left_behind(entry.name)
             now = self._gear.ledger.get(entry.name)
             if now is not None and now.stale and self._workloads.idle(entry.name):
-                await self._parking.sweep(entry.name)
+                await self._parking.leftovers.sweep(entry.name)
         if any(entry.stale and not self._workloads.idle(entry.name) for entry in self._gear.ledger.entries().values()):
             self._dirty.set()
 

@@ -294,7 +294,7 @@ class Library:
                 with gear.jobs.begin("move", subject) as job:
                     await self._parking.copy(job, subject, source, wanted.tier, away=not wanted.keep)
                 if not wanted.keep:
-                    await in_thread(f"forget {subject}", lambda: self._parking.delete(subject, source))
+                    await in_thread(f"forget {subject}", lambda: self._parking.leftovers.delete(subject, source))
                 gear.events.record(
                     "moved", f"snapshot {subject} from {source} to {wanted.tier}{', too' if wanted.keep else ''}"
                 )

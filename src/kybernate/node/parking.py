@@ -16,7 +16,7 @@ import json
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,13 +35,13 @@ from kybernate.model.errors import (
 )
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
-from kybernate.node import claims, staged
 from kybernate.node.claims import Claims, Taken, agent_id
 from kybernate.node.demotion import least_valuable
 from kybernate.node.found import evicted_in, later
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.jobs import Job
 from kybernate.node.ledger import Entry
+from kybernate.node.leftovers import Leftovers, with_name
 from kybernate.node.stores import BELOW_RAM
 from kybernate.node.targets import target_of
 from kybernate.node.threads import in_thread
@@ -85,9 +85,11 @@ class Parking:
     def __init__(self, *, gear: Gear, workloads: Workloads) -> None:
         self._gear = gear
         self._workloads = workloads
-        workloads.forget_snapshots = self.forget
         workloads.fall_back = self.ended_in_ram
-        self._claims = Claims(gear.stores, by=agent_id(gear.state.root))
+        me = agent_id(gear.state.root)
+        self._claims = Claims(gear.stores, by=me)
+        self.leftovers = Leftovers(gear, by=me)
+        workloads.forget_snapshots = self.leftovers.forget
         self._failed: dict[WorkloadName, str] = {}
         """Snapshots from which a restore failed the last time, whole as they are."""
         self._stuck: dict[WorkloadName, float] = {}
@@ -162,7 +164,7 @@ class Parking:
         target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
         await in_thread(f"open {tier}", lambda: gear.stores.space(tier))
         snapshot = f"{Kind.PARKED}.{name}.{secrets.token_hex(4)}"
-        ledger.update(name, snapshot=snapshot, stale=_with(entry.stale, entry.snapshot))
+        ledger.update(name, snapshot=snapshot, stale=with_name(entry.stale, entry.snapshot))
         await gear.flush()
         try:
             with gear.jobs.begin("park", name, yielding=by_itself) as job:
@@ -183,7 +185,7 @@ class Parking:
                     ),
                 )
         except BaseException as e:
-            ledger.update(name, snapshot=None, stale=_with(ledger.entry(name).stale, snapshot))
+            ledger.update(name, snapshot=None, stale=with_name(ledger.entry(name).stale, snapshot))
             self._trouble(tier, e)
             text = e.message if isinstance(e, KybernateError) else repr(e)
             gear.events.record("park-failed", f"stays in RAM: {text}", workload=name, data={"tier": tier})
@@ -244,7 +246,7 @@ class Parking:
         also = tuple(other for other in entry.also if other not in (tier, source))
         ledger.update(name, tier=tier, also=also, reason=f"moved from {source} to {tier}")
         await gear.flush()
-        await in_thread(f"forget {snapshot}", lambda: self.delete(snapshot, source))
+        await in_thread(f"forget {snapshot}", lambda: self.leftovers.delete(snapshot, source))
         gear.events.record("moved", f"from {source} to {tier}", workload=name, data={"snapshot": snapshot})
         return manifest
 
@@ -441,7 +443,7 @@ class Parking:
             snapshot=row.name,
             tier=tier,
             also=(),
-            kept=_with(entry.kept, entry.snapshot),
+            kept=with_name(entry.kept, entry.snapshot),
             evicted=evicted_in(row) or entry.evicted,
             reason=f"found in {tier}, where another agent left it",
         )
@@ -597,60 +599,6 @@ class Parking:
         self._gear.events.record("fell-back", why, workload=name, data={"tier": tier})
         return True
 
-    # -- what is left behind -----------------------------------------------------------------------------------------
-
-    def left_behind(self, name: WorkloadName) -> None:
-        """It runs again, or has ended: its snapshot is of a state it has left. `sweep` deletes it."""
-        entry = self._gear.ledger.get(name)
-        if entry is not None and entry.snapshot is not None:
-            self._gear.ledger.update(
-                name, snapshot=None, tier=TierName.RAM, also=(), stale=_with(entry.stale, entry.snapshot)
-            )
-
-    async def forget(self, name: WorkloadName) -> bool:
-        """It has ended and is about to be forgotten: delete all it has in the store. Whether nothing is left."""
-        self.left_behind(name)
-        if (entry := self._gear.ledger.get(name)) is not None and entry.kept:
-            self._gear.ledger.update(name, stale=tuple(dict.fromkeys((*entry.stale, *entry.kept))), kept=())
-        return await self.sweep(name)
-
-    async def sweep(self, name: WorkloadName) -> bool:
-        """Delete a workload's stale snapshots, from every tier. Whether none is left."""
-        gear = self._gear
-        entry = gear.ledger.get(name)
-        if entry is None:
-            return True
-        for snapshot in entry.stale:
-            if await in_thread(f"forget {name}", lambda snapshot=snapshot: self.delete_everywhere(snapshot)):  # type: ignore[misc]
-                now = gear.ledger.get(name)
-                if now is not None:
-                    gear.ledger.update(name, stale=tuple(other for other in now.stale if other != snapshot))
-        left = gear.ledger.get(name)
-        return left is None or not left.stale
-
-    def delete_everywhere(self, snapshot: str) -> bool:
-        """In a thread. Whether no tier has it any more, as far as anybody can tell."""
-        gone = True
-        for tier in self._gear.stores.names():
-            if tier is not TierName.NVME or self._gear.stores.exists(tier):
-                gone = self.delete(snapshot, tier) and gone
-        if gone and self._gear.gpu is not None:
-            staged.drop_of(self._gear.gpu.engine, snapshot)
-        return gone
-
-    def delete(self, snapshot: str, tier: TierName) -> bool:
-        """In a thread. Whether it isn't in that tier any more."""
-        try:
-            space = self._gear.stores.space(tier)
-            space.delete(snapshot)
-            claims.release(space, snapshot, by=self._claims.by)
-        except (NotFound, store.TierWiped):
-            return True
-        except KybernateError as e:
-            log.warning("snapshot %s can't be deleted from %s: %s", snapshot, tier, e)
-            return False
-        return True
-
     def _trouble(self, tier: TierName, error: BaseException) -> None:
         if isinstance(error, store.TierAway | store.TierWiped):
             self._gear.stores.troubled(tier, error)
@@ -675,7 +623,3 @@ def launched_of(tree: Tree) -> Launched | None:
     with contextlib.suppress(KybernateError):
         return read_launched(tree.run_directory)
     return None
-
-
-def _with(names: Sequence[str], more: str | None) -> tuple[str, ...]:
-    return (*names, more) if more is not None and more not in names else tuple(names)

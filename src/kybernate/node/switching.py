@@ -495,7 +495,7 @@ class Switching:
         tier = TierName.RAM if back is None else back.tier
         if serve:
             self.gate.came(name, tier=tier, seconds=took, victims=tuple(made_room))
-        self._parking.left_behind(name)
+        self._parking.leftovers.left_behind(name)
         notes = [back.note] if back is not None and back.note is not None else []
         notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []
         view = switch_view(report, note="; ".join(notes) or None)
