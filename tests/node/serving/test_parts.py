@@ -132,6 +132,30 @@ def test_the_dry_run_says_who_would_be_paused_for_whom() -> None:
     assert "more than this node" in steps[-1].plan.reasons[WorkloadName("e")]
 
 
+def test_the_dry_run_begins_with_eager_models() -> None:
+    text = (
+        "models:\n"
+        "  a: {command: x, port: 1, vram: 20GiB, start: eager}\n"
+        "  b: {command: x, port: 1, vram: 20GiB}\n"
+        "jobs:\n  train: {command: x, vram: 50GiB}\n"
+    )
+    gpu = GpuUuid("GPU-0")
+    served = served_of(parse(text, origin="k.yaml"))
+    steps = rehearse(
+        served,
+        policy=policy_named("balanced"),
+        numbers=PolicySettings(),
+        capacity={gpu: 60 * GIB},
+        needs={name: hinted(each, [gpu], None) for name, each in served.items()},
+        now=1_700_000_000.0,
+    )
+    first, asked_a, asked_b = steps
+    assert [action.name for action in first.plan.actions] == ["a"]
+    assert first.plan.reasons.keys() == {"train"}
+    assert not asked_a.plan.actions, "it is there already"
+    assert [action.name for action in asked_b.plan.actions] == ["b"]
+
+
 GPUS = [GpuUuid(f"GPU-{letter}") for letter in "abc"]
 
 

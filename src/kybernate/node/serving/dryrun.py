@@ -54,6 +54,8 @@ def rehearse(
     models = [name for name, each in served.items() if each.kind is Kind.MODEL and name in needs]
     for asked in [None, *models]:
         step, members, now = _ask(asked, members, policy, numbers, capacity, now)
+        if asked is None:  # eager ones had their turn, or will have it; from now on they wait to be asked like others
+            members |= {name: replace(members[name], wanted=False) for name in models}
         steps.append(step)
         now += _APART_S
     return steps
@@ -119,6 +121,6 @@ def _absent(served: Served, sizes: Mapping[GpuUuid, int], now: float) -> Member:
         phase=Phase.ABSENT,
         bytes=sizes,
         cost=Costs().cost(served.name, size=sum(sizes.values()), lies=None),
-        wanted=in_window(served.schedule, now) if job else False,
+        wanted=in_window(served.schedule, now) if job else served.eager,
         idle_s=served.idle_s,
     )
