@@ -2,7 +2,8 @@
 
 A model of a node, not a measurement of one (see the simulator's own text for what it leaves out); the same numbers on
 every machine. Each set has three loads; a set's numbers are of all its requests together. `--trace FILE` instead compares on a
-recorded trace and writes nothing; `--export SET-LOAD` prints a shipped trace in that form.
+recorded trace and writes nothing; `--export SET-LOAD` prints a shipped trace in that form. (`kybernate simulate` compares on a
+configuration and traffic of one's own.)
 """
 
 from __future__ import annotations

@@ -279,3 +279,74 @@ def test_the_address_has_the_token_where_browsers_do_not_send_it() -> None:
         address = kybernate("dashboard", state=state).stdout.strip()
         assert address.endswith(f"/#token={token}")
         assert kybernate("down", state=state).returncode == 0
+
+
+NODE = """
+models:
+  chat: {command: x, port: 1, vram: 24GiB}
+  code: {command: x, port: 1, vram: 40GiB, limits: {concurrency: 2}}
+  unknown: {command: x, port: 1}
+jobs:
+  train: {command: x, vram: 30GiB}
+"""
+
+
+def test_simulate_compares_policies_on_drawn_requests(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kybernate.yaml"
+    file.write_text(NODE)
+    words = ["simulate", "-f", str(file), "--vram", "60GiB", "--traffic", "two-hot", "--requests", "200"]
+    told = kybernate(*words, "--policy", "balanced,lru", state=state).stdout.splitlines()
+    assert told[0].startswith("SIMULATED: two-hot, 200 requests in ")
+    assert told[0].endswith("to 2 models and 1 job on 60.0 GiB of VRAM")
+    assert [line.split()[0] for line in told[2:4]] == ["balanced", "lru"]
+    assert told[-1] == "unknown: nobody knows what it needs, so it was left out; set its `vram`"
+    found = json.loads(kybernate(*words, "--json", state=state).stdout)
+    assert (found["simulated"], found["requests"], found["unknown"]) == (True, 200, ["unknown"])
+    assert {one["name"]: one["class"] for one in found["workloads"]} == {
+        "chat": "interactive",
+        "code": "interactive",
+        "train": "batch",
+    }
+    assert found["policies"].keys() == {"balanced", "fifo", "lru"}
+    for one in found["policies"].values():
+        assert (one["requests"], one["unanswered"]) == (200, 0)
+        assert 0 < one["mean"] <= one["p99"] <= one["worst"]
+        assert one["batch_share"] > 0
+    again = json.loads(kybernate(*words, "--json", state=state).stdout)
+    assert again == found, "the same seed, the same requests"
+    other = json.loads(kybernate(*words, "--seed", "1", "--json", state=state).stdout)
+    assert other["policies"] != found["policies"]
+
+
+def test_simulate_replays_a_trace(state: Path, tmp_path: Path) -> None:
+    file, trace = tmp_path / "kybernate.yaml", tmp_path / "monday.jsonl"
+    file.write_text(NODE)
+    lines = [{"at_s": 1764067200 + 60 * k, "model": "chat" if k % 2 else "code", "tokens": 100} for k in range(10)]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["simulate", "-f", str(file), "--trace", str(trace), "--vram", "60GiB", "--json"]
+    found = json.loads(kybernate(*words, "--policy", "lru", state=state).stdout)
+    assert (found["trace"], found["requests"], found["span_s"]) == ("monday", 10, 540.0)
+    # They don't fit together: the job's turns aside, each request finds the other one there.
+    assert found["policies"]["lru"]["switches"] >= 9
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "simulate what?"),
+        (["-f", "FILE", "--vram", "30GiB"], "code needs 40.0 GiB on gpu 0, which hands out 30.0 GiB"),
+        (["-f", "FILE"], "how much VRAM is there?"),
+        (["-f", "FILE", "--vram", "60GiB", "--traffic", "floods"], "no traffic is called 'floods'"),
+        (["-f", "FILE", "--vram", "60GiB", "--policy", "best"], "no policy is called 'best'"),
+        (["-f", "FILE", "--vram", "60GiB", "--rate", "0"], "--rate"),
+        (["-f", "FILE", "--traffic", "zipf", "--trace", "x"], "not both"),
+        (["--trace", "/no/such/trace"], "can't read the trace /no/such/trace"),
+    ],
+)
+def test_simulate_refuses_in_one_line(state: Path, tmp_path: Path, more: list[str], said: str) -> None:
+    file = tmp_path / "kybernate.yaml"
+    file.write_text(NODE)
+    done = kybernate("simulate", *(str(file) if word == "FILE" else word for word in more), state=state)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -42,6 +42,11 @@ _COMMANDS = (
     ("models", "commands.serving:models", "Show models and jobs: who has the VRAM, who waits, what switches cost."),
     ("start", "commands.serving:start", "Start a model or a job of kybernate.yaml before anybody asks for it."),
     ("plan", "commands.serving:plan", "Say what would be paused for what, and why: plan [MODEL ...]"),
+    (
+        "simulate",
+        "commands.simulating:simulate",
+        "Say what requests would wait under each policy, in a simulated node.",
+    ),
     ("reload", "commands.serving:reload", "Have the agent read its kybernate.yaml again, without a request lost."),
     ("top", "commands.top:top", "Watch the node."),
     ("dashboard", "commands.browsing:dashboard", "Print the dashboard's address, the token in it."),

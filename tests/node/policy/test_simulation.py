@@ -98,14 +98,33 @@ def test_a_recorded_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_trace(file) == seen
 
 
+def test_requests_alone_are_of_the_node_that_is_meant(tmp_path: Path) -> None:
+    """In the order in which answers ended, on a recorder's clock, with tokens for seconds."""
+    node = trace(workload("a"), workload("b"), requests=[])
+    file = tmp_path / "monday.jsonl"
+    file.write_text(
+        '{"at_s": 1764067203.5, "model": "b", "seconds": 1.5}\n\n{"at_s": 1764067200, "model": "a", "tokens": 100}\n'
+    )
+    seen = read_trace(file, node=node, tokens_per_s=20)
+    assert (seen.name, seen.workloads, seen.capacity) == ("monday", node.workloads, node.capacity)
+    assert seen.requests == (Request(0.0, name("a"), 5.0), Request(3.5, name("b"), 1.5))
+    file.write_text('{"at_s": 0, "model": "c", "tokens": 1}\n')
+    with pytest.raises(BadInput, match="is for c, which isn't there"):
+        read_trace(file, node=node)
+    file.write_text('{"at_s": 0, "model": "a", "tokens": 1}\n{"at_s": 0, "model": "a"}\n')
+    with pytest.raises(BadInput, match=r"monday.jsonl:2: .*'tokens' is missing"):
+        read_trace(file, node=node)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("", 1),
         ("{}", 1),
-        ('{"capacity": {"g": "1 GiB"}, "workloads": []}\n{"at": 1}', 2),
+        ('{"capacity": {"g": "1 GiB"}, "workloads": []}\n{"at_s": 1}', 2),
+        ('{"capacity": {"g": "1 GiB"}, "workloads": []}\n{"at_s": 1e999, "model": "a", "seconds": 1}', 2),
         ('{"capacity": {"g": "many"}, "workloads": []}', 1),
-        ('{"capacity": {"g": "1 GiB"}, "workloads": []}\n{"at": 1, "model": "a", "seconds": 1}', None),
+        ('{"capacity": {"g": "1 GiB"}, "workloads": []}\n{"at_s": 1, "model": "a", "seconds": 1}', None),
     ],
 )
 def test_a_senseless_trace_is_one_line(tmp_path: Path, text: str, line: int | None) -> None:

@@ -8,22 +8,21 @@ and seed, same trace.
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from kybernate.model.types import GIB, GpuUuid, TierName, WorkloadName
+from kybernate.node.policy import traffic
 from kybernate.node.policy.costs import PRIORS, Direction
 from kybernate.node.policy.picture import Class
 from kybernate.node.policy.simulation import Request, Trace, Workload
+from kybernate.node.policy.traffic import answer_s
 
 GPU = GpuUuid("GPU-0")
 SIZES_GIB = (24, 28, 32, 36, 40)
 REQUESTS = 1000
-DAY_S = 1800.0
-"""A day of the set `day-night`: half an hour, so that a thousand requests see some."""
 LOADS: Mapping[str, float] = MappingProxyType({"light": 0.05, "medium": 0.3, "heavy": 1.0})
 """Requests a second, all models together."""
 SUSTAINED = frozenset({"light", "medium"})
@@ -69,8 +68,7 @@ def _zipf(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
 
     def make(rng: random.Random, count: int) -> Trace:
         models = _models(rng)
-        weights = [1 / (k + 1) for k in range(len(models))]
-        return _trace(name, 60, models, list(_poisson(rng, rate, count, models, weights)))
+        return _trace(name, 60, models, traffic.zipf(rng, rate, count, _names(models), answer_s))
 
     return make
 
@@ -80,17 +78,7 @@ def _bursts(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
 
     def make(rng: random.Random, count: int) -> Trace:
         models = _models(rng)
-        weights = [1 / math.sqrt(k + 1) for k in range(len(models))]
-        found: list[Request] = []
-        now, mean_length = 0.0, 11.5
-        while len(found) < count:
-            now += rng.expovariate(rate / mean_length)
-            model = rng.choices(models, weights)[0]
-            when = now
-            for _ in range(rng.randint(3, 20)):
-                found.append(Request(when, model.name, _service(rng)))
-                when += rng.expovariate(1.0)
-        return _trace(name, 60, models, sorted(found, key=lambda r: r.at)[:count])
+        return _trace(name, 60, models, traffic.bursts(rng, rate, count, _names(models), answer_s))
 
     return make
 
@@ -100,15 +88,8 @@ def _day_night(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
 
     def make(rng: random.Random, count: int) -> Trace:
         models = _models(rng)
-        found: list[Request] = []
-        now = 0.0
-        while len(found) < count:
-            now += rng.expovariate(2 * rate)
-            light = math.sin(2 * math.pi * now / DAY_S)
-            if rng.random() < (1 + 0.95 * light) / 2:
-                weights = [4, 3, 1, 1, 1] if light > 0 else [1, 1, 4, 3, 2]
-                found.append(Request(now, rng.choices(models, weights)[0].name, _service(rng)))
-        return _trace(name, 80, [*models, _job(24)], found)
+        requests = traffic.day_night(rng, rate, count, _names(models), answer_s)
+        return _trace(name, 80, [*models, _job(24)], requests)
 
     return make
 
@@ -118,7 +99,8 @@ def _two_hot(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
 
     def make(rng: random.Random, count: int) -> Trace:
         models = [_model("hot-a", 36), _model("hot-b", 40), _model("c", 24), _model("d", 28), _model("e", 32)]
-        return _trace(name, 60, models, list(_poisson(rng, rate, count, models, [45, 45, 4, 3, 3])))
+        requests = list(traffic.poisson(rng, rate, count, _names(models), [45, 45, 4, 3, 3], answer_s))
+        return _trace(name, 60, models, requests)
 
     return make
 
@@ -133,7 +115,8 @@ def _slow_fast(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
         for _ in range(count):
             now += rng.expovariate(rate)
             model = rng.choices([slow, fast, other], [10, 80, 10])[0]
-            seconds = {"slow": rng.uniform(5, 10), "fast": rng.uniform(0.3, 0.7)}.get(model.name) or _service(rng)
+            seconds = {"slow": rng.uniform(5, 10), "fast": rng.uniform(0.3, 0.7)}.get(model.name)
+            seconds = seconds or answer_s(rng, model.name)
             found.append(Request(now, model.name, seconds))
         return _trace(name, 60, [slow, fast, other], found)
 
@@ -145,8 +128,7 @@ def _training(name: str, rate: float) -> Callable[[random.Random, int], Trace]:
 
     def make(rng: random.Random, count: int) -> Trace:
         models = _models(rng)
-        weights = [1 / (k + 1) for k in range(len(models))]
-        return _trace(name, 80, [*models, _job(40)], list(_poisson(rng, rate, count, models, weights)))
+        return _trace(name, 80, [*models, _job(40)], traffic.zipf(rng, rate, count, _names(models), answer_s))
 
     return make
 
@@ -167,18 +149,8 @@ def _job(gib: int) -> Workload:
     return Workload(WorkloadName("training"), {GPU: gib * GIB}, leave=leave, come=come, klass=Class.BATCH, wanted=True)
 
 
-def _service(rng: random.Random) -> float:
-    """Half a second to ten, half of them below two: lengths of answers are spread like that."""
-    return min(10.0, max(0.5, rng.lognormvariate(math.log(2.0), 0.8)))
-
-
-def _poisson(
-    rng: random.Random, rate: float, count: int, models: list[Workload], weights: list[float]
-) -> Iterator[Request]:
-    now = 0.0
-    for _ in range(count):
-        now += rng.expovariate(rate)
-        yield Request(now, rng.choices(models, weights)[0].name, _service(rng))
+def _names(models: list[Workload]) -> list[WorkloadName]:
+    return [model.name for model in models]
 
 
 def _trace(name: str, gib: int, workloads: list[Workload], requests: list[Request]) -> Trace:
