@@ -397,3 +397,56 @@ def test_how_far_a_switch_has_come(slow_agent: AgentProcess, eventually: Eventua
             assert 0 < middle.seconds_left < 30
             assert " MiB of 80.0 MiB, " in moved(middle)
             assert moved(middle).endswith(" s left")
+
+
+CONTEXT = """
+import signal
+from kybernate.cli.bench_driver import Driver
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+driver = Driver()
+print("has a context", flush=True)
+signal.sigwait({signal.SIGUSR1})
+held = driver.allocate(16 << 20)
+driver.call("cuMemsetD32_v2", held, 7, 4 << 20)
+print("has memory", flush=True)
+signal.sigwait({signal.SIGUSR1})
+"""
+"""A context, and an allocation only when it is told to."""
+NO_GPU = """
+import signal
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+print("has a context", flush=True)
+signal.sigwait({signal.SIGUSR1})
+print("has memory", flush=True)
+signal.sigwait({signal.SIGUSR1})
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "depth", "found"),
+    [
+        pytest.param(CONTEXT, Depth.WARM, Depth.WARM, id="a context, warm"),
+        pytest.param(CONTEXT, Depth.ZERO, Depth.ZERO, id="a context, zero"),
+        pytest.param(NO_GPU, Depth.WARM, Depth.ZERO, id="no CUDA yet, so it stands still at either depth"),
+        pytest.param(NO_GPU, Depth.ZERO, Depth.ZERO, id="no CUDA yet, zero"),
+    ],
+)
+def test_one_that_was_paused_before_its_first_allocation_is_so_for_a_new_agent(
+    gpu_agent: AgentProcess, eventually: Eventually, program: str, depth: Depth, found: Depth
+) -> None:
+    client = gpu_agent.client
+    gpu_agent.run("early", sys.executable, "-c", program)
+    eventually(lambda: "has a context" in gpu_agent.output("early"), timeout_s=60)
+    client.pause("early", depth=depth)
+    before = client.workload("early")
+    gpu_agent.kill()
+    gpu_agent.start()
+    view = client.workload("early")
+    assert (view.state, view.depth, view.paused_by) == (WorkloadState.PAUSED, found, "user")
+    assert view.reason == before.reason
+    os.kill(view.pids[0], signal.SIGUSR1)
+    client.resume("early")
+    assert client.workload("early").state is WorkloadState.RUNNING
+    eventually(lambda: "has memory" in gpu_agent.output("early"), timeout_s=30)

@@ -360,6 +360,10 @@ class Switching:
         timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
         try:
             target = await self._target(entry)
+            if entry.backend is Backend.BROKER and not target.processes:
+                depth = (
+                    Depth.ZERO
+                )  # it has no gates yet to wait at: only standing still keeps it from beginning to compute
             free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
             ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
         except BaseException:
