@@ -13,6 +13,12 @@ from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import GIB, MIB
 from kybernate.node.settings import Settings, load, parse
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+"""Ten lines that stand for ten thousand million values."""
+
 
 def test_everything_left_out_is_the_default() -> None:
     assert parse("", origin="k.yaml") == parse("agent: {}", origin="k.yaml") == Settings()
@@ -45,6 +51,14 @@ def test_a_whole_file() -> None:
         pytest.param("- agent", 1, "mapping", id="list"),
         pytest.param("agent:\n  api: {}\n  api: {}\n", 3, "twice", id="twice"),
         pytest.param("agent:\n  arbiter:\n    depth: shallow\n", 3, "'warm' or 'zero'", id="depth"),
+        pytest.param(BOMB, 6, "written out", id="anchors of anchors"),
+        pytest.param(f"{BOMB}models: {{a: {{command: *k}}}}", 6, "written out", id="anchors of anchors, used"),
+        pytest.param("agent: 1\nmodels: &m\n  a: *m\n", 2, "contains itself", id="an endless anchor"),
+        pytest.param("agent: " + "[" * 3000, 1, "nested too deeply", id="deep"),
+        pytest.param("models: {a: {port: " + "9" * 5000 + "}}", 1, "digits", id="a number without end"),
+        pytest.param("models: {a: {command: x, port: 2020-02-30}}", 1, "no valid YAML", id="no such day"),
+        pytest.param("models:\n  ../a: {command: x, port: 1}\n", 2, "no name", id="a way out"),
+        pytest.param("a: !!python/object/apply:os.system [id]", 1, "no valid YAML", id="a call"),
         pytest.param("agent: 3", 1, "a mapping", id="number"),
         pytest.param("agent:\n  store:\n    object: {url: 'ftp://x'}\n", 3, "s3://", id="no such store"),
         pytest.param("agent:\n  store:\n    object: {endpoint: 'x:1'}\n", 3, "http://", id="no server"),

@@ -83,6 +83,9 @@ def test_keys_leave_their_file_as_hashes_only(tmp_path: Path) -> None:
         ("web: {sha256: abc}\n", 0o600, "64"),
         ("a: sk-0123456789abcdef\nb: sk-0123456789abcdef\n", 0o600, "two clients"),
         ("a: [sk-0123456789abcdef", 0o600, "no YAML"),
+        ("a: " + "[" * 3000 + "sk-0123456789abcdef", 0o600, "no YAML"),
+        ("a: 2020-02-30\nb: sk-0123456789abcdef\n", 0o600, "no YAML"),
+        ("a: sk-0123456789abcdef\na: sk-0123456789abcdeg\n", 0o600, "twice"),
     ],
 )
 def test_senseless_keys_are_refused_and_not_shown(tmp_path: Path, text: str, mode: int, words: str) -> None:

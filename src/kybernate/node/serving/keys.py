@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,20 @@ def load_keys(path: Path) -> tuple[Key, ...]:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            content = yaml.safe_load(file.read().decode())
+            text = file.read().decode()
+        root, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except OSError as e:
         raise BadInput(f"can't read the keys in {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(f"the keys in {path} are no YAML") from None  # the cause would show a line of it
     if status.st_mode & _SECRET_MODE or status.st_uid not in (0, os.geteuid()):
         raise BadInput(f"the keys in {path} are open to others", hint=f"chmod 600 {path}")
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict) or not content or root is None:
         raise BadInput(f"{path} names no keys", hint="NAME: KEY, one a line; without keys_file nobody needs one")
+    given = Counter(str(name.value) for name, _ in root.value)
+    if twice := next((name for name, count in given.items() if count > 1), None):
+        # YAML takes the last silently; the first one's key would be refused, and nobody would know why.
+        raise BadInput(f"client {twice[:60]!r} is in {path} twice", hint="give each client one name")
     keys = tuple(_key(str(name), value, path) for name, value in content.items())
     if len({key.sha256 for key in keys}) < len(keys):
         raise BadInput(f"two clients in {path} have one key", hint="give each its own")

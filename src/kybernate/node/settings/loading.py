@@ -13,6 +13,8 @@ from kybernate.node.settings.crosschecks import problems
 from kybernate.node.settings.whole import Settings
 from kybernate.node.settings.wording import first_of, place_of, suggestion
 
+_VALUES_MAX = 200_000
+
 
 def load(path: Path) -> Settings:
     """Read and check a file.
@@ -40,8 +42,13 @@ def parse(text: str, *, origin: str) -> Settings:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             return Settings()
+        refuse_bombs(root, origin)
         _refuse_duplicates(root, origin)
         data = yaml.safe_load(text)
+    except RecursionError:
+        raise BadInput(f"{origin}:1: it is nested too deeply", hint="no setting is deeper than ten levels") from None
+    except ValueError as e:  # a number of thousands of digits, or a day that there isn't
+        raise BadInput(f"{origin}:1: no valid YAML: {str(e)[:80]}", hint="put texts in quotes") from e
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -83,6 +90,34 @@ def _step(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
         return node.value[part].start_mark.line + 1, node.value[part]
     return None
+
+
+def refuse_bombs(root: yaml.Node, origin: str) -> None:
+    """A few lines of anchors that name each other can stand for billions of values, or for endless ones.
+
+    Raises:
+        BadInput: so it is.
+    """
+    sizes: dict[yaml.Node, int | None] = {}
+
+    def size(node: yaml.Node) -> int:
+        if node in sizes:
+            if (known := sizes[node]) is None:
+                raise BadInput(f"{origin}:{node.start_mark.line + 1}: an anchor that contains itself")
+            return known
+        sizes[node] = None
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inside = [each for pair in node.value for each in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        found = sizes[node] = 1 + sum(map(size, inside))
+        if found > _VALUES_MAX:
+            where = f"{origin}:{node.start_mark.line + 1}"
+            raise BadInput(f"{where}: with its anchors written out this would be more than {_VALUES_MAX} values")
+        return found
+
+    size(root)
 
 
 def _refuse_duplicates(node: yaml.Node, origin: str) -> None:

@@ -216,7 +216,8 @@ class ActivatorSettings(Section):
     characters at least, and nobody but the agent's user may read the file. Left out: nobody needs a key."""
     limits: ActivatorLimits = ActivatorLimits()
     traces: Annotated[str, AfterValidator(server_url)] | None = None
-    """OTLP/HTTP collector of traces, as in http://127.0.0.1:4318: each request with its holding, its swap and its answer."""
+    """OTLP/HTTP collector of traces, as in http://127.0.0.1:4318: each request with its holding, its swap and its answer.
+    What it must be told besides goes into the agent's environment, as $OTEL_EXPORTER_OTLP_HEADERS."""
     grace: Duration = 30.0
     """Seconds that answers under way get to end when a worker is replaced or `kybernate down` ends it."""
 

@@ -56,6 +56,8 @@ def tier_url(value: str) -> str:
 def server_url(value: str) -> str:
     if not re.match(r"https?://[^/]", value):
         raise ValueError("use http://HOST:PORT or https://HOST:PORT")
+    if "@" in value.split("/")[2]:
+        raise ValueError("no user or password in an address: addresses are shown, in lists of processes too")
     return value
 
 
