@@ -207,6 +207,17 @@ def test_a_new_token_holds_at_once(tmp_path: Path) -> None:
     assert not file.matches("")
 
 
+def test_a_token_that_was_opened_to_others_lets_nobody_in(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path / "token")
+    file.make()
+    token = file.path.read_text().strip()
+    assert file.matches(token)
+    file.path.chmod(0o640)
+    assert not file.matches(token)
+    file.path.chmod(0o600)
+    assert file.matches(token)
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "says"),
     [

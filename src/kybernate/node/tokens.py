@@ -23,7 +23,7 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, int, int, int] | None = None
         self._digest: bytes | None = None
 
     def make(self) -> None:
@@ -56,12 +56,12 @@ class TokenFile:
     def _look(self) -> None:
         try:
             found = self.path.stat()
-            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+            seen = (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
         except OSError:
             seen = None
         if seen == self._seen and seen is not None:
             return
-        self._digest = None
+        self._seen = self._digest = None
         self._digest = _digest(self._read())
         self._seen = seen
 

@@ -213,6 +213,40 @@ def test_keys_are_asked_for_and_reloaded(begin: Begin, eventually: Eventually, h
     text_of(complete(http, agent, "a"))
 
 
+def test_workers_are_told_no_secrets(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
+    """What the agent has for its bucket is not for whoever talks to clients; what a collector of traces wants is."""
+    secrets = {"AWS_SECRET_ACCESS_KEY": "UNMISTAKABLE-1", "MY_TOKEN": "UNMISTAKABLE-2"}
+    agent = begin(
+        port=free_port(),
+        environment={**secrets, "OTEL_EXPORTER_OTLP_HEADERS": "x=y"},
+        models={"a": server("a", size=16 * MIB)},
+    )
+    up(agent, eventually)
+    keys = agent.file.parent / "keys"
+    keys.write_text("web: UNMISTAKABLE-3-0123456789\n")
+    keys.chmod(0o600)
+    agent.write(models={"a": server("a", size=16 * MIB)}, activator={"keys_file": str(keys)})
+    agent.client.reload()
+    eventually(lambda: complete(http, agent, "a").status_code == 401, what="a refusal")
+    http.headers["authorization"] = "Bearer UNMISTAKABLE-3-0123456789"
+    text_of(complete(http, agent, "a"))
+    worker = Path("/proc") / str(agent.client.serving().workers[0].pid)
+    environment = (worker / "environ").read_bytes()
+    assert b"OTEL_EXPORTER_OTLP_HEADERS=x=y" in environment
+    said = [
+        environment,
+        (worker / "cmdline").read_bytes(),
+        agent.output("a").encode(),
+        agent.metrics().encode(),
+        json.dumps([event.model_dump() for event in agent.client.events()]).encode(),
+        agent.client.serving().model_dump_json().encode(),
+        *(file.read_bytes() for file in agent.state.root.iterdir() if file.suffix in {".log", ".json"}),
+    ]
+    assert len(said) > 7, "logs and records of the agent are among them"
+    for text in said:
+        assert b"UNMISTAKABLE" not in text
+
+
 def test_down_ends_the_workers_and_their_socket(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
     agent = begin(port=free_port(), models={"a": server("a", size=16 * MIB)})
     up(agent, eventually)

@@ -12,11 +12,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from kybernate.process import procfs
 
 log = logging.getLogger(__name__)
 
+_PASSED_ON = re.compile(
+    r"PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV|COVERAGE_.*|SSL_CERT_(FILE|DIR)|OTEL_.*|(https?|no|all)_proxy|"
+    r"(HTTPS?|NO|ALL)_PROXY"
+)
 _AGAIN_S = 0.2
 _AGAIN_MOST_S = 30.0
 _STEADY_S = 60.0
@@ -165,7 +170,13 @@ class Processes:
             with places.log.open("ab") as output:
                 places.log.chmod(0o600)
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    cwd="/",
+                    env=worker_environment(os.environ),
                 )
         except OSError as e:
             self._crashed(number, f"can't be started: {e.strerror}")
@@ -256,6 +267,11 @@ class Processes:
             log.warning("can't read %s: %s", self._places.record, e)
             return []
         return [worker for worker in found if _lives(worker)]
+
+
+def worker_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Of the agent's, what a worker needs: the bucket's secrets, for example, are not for whoever talks to clients."""
+    return {name: value for name, value in own.items() if _PASSED_ON.fullmatch(name)}
 
 
 def _lives(worker: Worker) -> bool:
