@@ -45,8 +45,9 @@ def server(name: str, *, size: int = 80 * MIB, port: int = 8000, **more: object)
     return {"command": command, "port": port, "ready": "/health", "environment": environment, "vram": size, **more}
 
 
-def training(*, size: int = 40 * MIB, steps: int = 100000, **more: object) -> dict[str, object]:
-    command = [sys.executable, "-m", "kybernate.cli.demo_training", "--bytes", size, "--steps", steps]
+def training(*, size: int = 40 * MIB, steps: int = 100000, pace_s: float = 0.0, **more: object) -> dict[str, object]:
+    """A job. `pace_s`: how long a step takes at least."""
+    command = [sys.executable, "-m", "kybernate.cli.demo_training", "--bytes", size, "--steps", steps, "--pace", pace_s]
     environment = {key: os.environ[key] for key in NEEDED if key in os.environ}
     return {"command": command, "environment": environment, "vram": size, **more}
 

@@ -31,7 +31,8 @@ def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Be
     """Its program compares every step with what it must be."""
     agent = begin(
         models={"chat": server("chat", size=96 * MIB)},
-        jobs={"train": training(size=64 * MIB, steps=400)},
+        # Slow enough that it isn't through before it has been interrupted twice, however long this takes.
+        jobs={"train": training(size=64 * MIB, steps=300, pace_s=0.03)},
     )
     peer = agent.peer()
 
