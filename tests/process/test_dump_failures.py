@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
+from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom, NotFound, Unsupported
 from kybernate.process import images
 from kybernate.process.criu import Criu
 from kybernate.process.dumping import MARK, Settled, dump, settle
@@ -57,7 +57,9 @@ def test_a_full_disk(tree, tmp_path, frozen):
     try:
         if frozen:
             tree.freeze()
-        with pytest.raises(KybernateError, match=r"could not be dumped, it is as before: no space left") as failure:
+        with pytest.raises(
+            NoRoom, match=r"can't be dumped into .*small: No space left on device .*it is as before"
+        ) as failure:
             dump(tree, small / "images", hold=True)
         assert "\n" not in str(failure.value)
         assert names(small) == []

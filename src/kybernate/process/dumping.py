@@ -42,6 +42,8 @@ MARK = "dump.json"
 """In the run directory while a dump runs; locked by the programs that make it."""
 _START = "import sys; sys.path.append(sys.argv[1]); from kybernate.process.dumper import main; main()"
 _SETTLE_S = 60.0
+_LEAST_ROOM = 1 << 20
+"""Bytes: a disk that has fewer left was full to whoever wrote much."""
 _POLL_S = 0.01
 
 
@@ -332,8 +334,22 @@ def _run_dumper(tree: Tree, job: dict[str, Any], partial: Path, mark: int) -> di
 
 
 def _failed(tree: Tree, partial: Path, otherwise: str) -> KybernateError:
+    if _room_left(partial) < _LEAST_ROOM:  # then CRIU couldn't write its log either
+        return NoRoom(
+            f"workload {tree.name} can't be dumped into {partial.parent}: No space left on device",
+            hint="make room there; it is as before",
+        )
     why = criu_commands.sentence(partial / images.LOG) or " ".join(otherwise.split())[-400:]
     return KybernateError(f"workload {tree.name} could not be dumped, it is as before: {why}")
+
+
+def _room_left(directory: Path) -> int:
+    """Bytes. Where nobody can tell there is room."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return _LEAST_ROOM
+    return found.f_bavail * found.f_frsize
 
 
 def _drop_zeros(tree: Tree, partial: Path) -> None:

@@ -106,7 +106,8 @@ def print_plan(view: PlanView, *, asked: Collection[str] = ()) -> None:
     for action in view.actions:
         print(_sentence(action, asked))
     for name, reason in view.reasons.items():
-        print(f"a request for {name} now would wait: {reason}" if name in asked else f"{name} waits: {reason}")
+        waits = reason if reason.startswith("waits ") else f"waits: {reason}"
+        print(f"a request for {name} now would wait: {reason}" if name in asked else f"{name} {waits}")
 
 
 def _sentence(action: ActionView, asked: Collection[str]) -> str:
