@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from prometheus_client import CollectorRegistry
 from tests.proxy.rig import request
 
 from kybernate.model.serving import Endpoint, Load, Refuse
+from kybernate.model.types import WorkloadName
+from kybernate.node.policy.recorded import read_trace
+from kybernate.node.policy.simulation import Trace, Workload
 from kybernate.node.serving.metrics import OfWorkers, workers_text
 
 
@@ -51,6 +56,37 @@ def test_metrics(rig, tmp_path, eventually):
     assert value("request_seconds_count") == 6
     assert value("request_bytes_total", direction="in") == 13 + 4 * 14
     assert value("request_bytes_total", direction="out") > 1000
+
+
+def test_answered_requests_are_recorded_as_a_trace(rig, tmp_path, eventually):
+    file = tmp_path / "trace.jsonl"
+    server = rig.upstream()
+    rig.start()
+    began = time.time()
+    rig.configure(Endpoint("m", server.port, names=("other",)), Endpoint("n", server.port), record=str(file))
+    rig.open()
+    with rig.client() as client:
+        assert client.model("m").status == 200
+        assert client.model("other").status == 200
+        assert client.model("nobody").status == 404
+        rig.agent.send(Refuse("n", 503, "is away"))
+        assert client.model("n").status == 503
+    lines = eventually(lambda: file.exists() and (lines := file.read_text().splitlines()) and len(lines) == 2 and lines)
+    for line in map(json.loads, lines):
+        assert line["model"] == "m", "the workload's name, whatever the client called it"
+        assert began - 1 <= line["at_s"] <= time.time()
+        assert line["seconds"] >= 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    node = Trace("node", {}, (Workload(WorkloadName("m"), {}, leave=0.0, come=0.0),), ())
+    assert len(read_trace(file, node=node).requests) == 2
+    file.rename(tmp_path / "monday.jsonl")
+    with rig.client() as client:
+        assert client.model("m").status == 200
+        eventually(file.exists, what="a new file in the place of the one that was moved away")
+        rig.configure(Endpoint("m", server.port), record=str(tmp_path))  # no file can be there
+        assert client.model("m").status == 200
+        eventually(lambda: "requests can't be recorded" in rig.log.read_text(), what="a line about it")
+        assert client.model("m").status == 200
 
 
 def test_a_worker_that_has_just_opened_its_file_costs_no_metrics(tmp_path):

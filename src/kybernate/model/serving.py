@@ -80,6 +80,8 @@ class Configure:
     """Bytes of bodies at most that one worker keeps: of those held, and of those in flight whose answer hasn't begun."""
     idle_s: float = 75.0
     """A client's connection is closed after so long without a request."""
+    record: str | None = None
+    """File to which each request that a model answered is appended as a line of a trace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -20,6 +21,7 @@ from kybernate.proxy.front import Front
 from kybernate.proxy.keys import Keys
 from kybernate.proxy.link import AgentLink
 from kybernate.proxy.queueing import HeldBudget
+from kybernate.proxy.recording import Recorder
 from kybernate.proxy.routing import Routes
 from kybernate.proxy.served import LOADS_EVERY_S, ServedModel
 from kybernate.proxy.upstream import POOL_IDLE_S
@@ -62,6 +64,7 @@ class Worker:
         self.grace_s: float | None = None
         self.configured = asyncio.Event()
         self._meter = meter
+        self._recorder: Recorder | None = None
         self._number = number
         self._workers = workers
         self.fronts_max = _clients_max()
@@ -99,6 +102,8 @@ class Worker:
             await asyncio.sleep(_END_POLL_S)
         for pool in pools:
             pool.abort()
+        if self._recorder is not None:
+            self._recorder.flush()
         await asyncio.sleep(_END_POLL_S)
 
     def listening(self) -> None:
@@ -126,6 +131,11 @@ class Worker:
 
     def over(self, exchange: Exchange, status: int) -> None:
         """A request ended with this status; 499: its client hung up."""
+        if self._recorder is not None and exchange.forwarded and exchange.model is not None and 200 <= status < 500:
+            now = time.monotonic()
+            self._recorder.answered(
+                exchange.model.name, arrived=exchange.arrived, forwarded=exchange.forwarded, now=now
+            )
         if self._meter is not None:
             self._meter.count(exchange, status, now=time.monotonic())
         if exchange.span is not None and self.tracing is not None:
@@ -155,6 +165,11 @@ class Worker:
         self.budget.requests_max = message.held_max
         self.budget.bytes_max = message.held_bytes_max
         self.keys = Keys(message.keys)
+        if self._recorder is not None and str(self._recorder.path) != message.record:
+            self._recorder.flush()
+            self._recorder = None
+        if self._recorder is None and message.record is not None:
+            self._recorder = Recorder(Path(message.record))
         old, self.models = self.models, {}
         for endpoint in message.endpoints:
             model = old.pop(endpoint.model, None) or self._gone.pop(endpoint.model, None)
@@ -219,6 +234,8 @@ class Worker:
             if model.pool is not None:
                 model.pool.close_idle(older_than=now - POOL_IDLE_S)
         self._gone = {name: model for name, model in self._gone.items() if not model.queue.idle}
+        if self._recorder is not None:
+            self._recorder.flush()
         if self._meter is not None:
             self._meter.flush(self.models.values())
 

@@ -313,6 +313,7 @@ class Serving:
             held_max=limits.held,
             held_bytes_max=limits.held_bytes,
             idle_s=limits.idle,
+            record=None if self.settings.activator.record is None else str(self.settings.activator.record),
         )
 
     def _compare(self, wanted: Configured) -> ReloadView:

@@ -218,6 +218,9 @@ class ActivatorSettings(Section):
     traces: Annotated[str, AfterValidator(server_url)] | None = None
     """OTLP/HTTP collector of traces, as in http://127.0.0.1:4318: each request with its holding, its swap and its answer.
     What it must be told besides goes into the agent's environment, as $OTEL_EXPORTER_OTLP_HEADERS."""
+    record: AbsolutePath | None = None
+    """File to which each request that a model answered is appended, for `kybernate simulate --trace`: when it came, for whom, and
+    how long the model worked on it; nothing of what was said. It grows until it is moved away. Left out: nothing is recorded."""
     grace: Duration = 30.0
     """Seconds that answers under way get to end when a worker is replaced or `kybernate down` ends it."""
 
