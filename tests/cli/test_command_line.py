@@ -118,6 +118,7 @@ def test_check(state: Path, tmp_path: Path) -> None:
 def test_check_says_what_the_file_means_and_what_may_not_be_meant(state: Path, tmp_path: Path) -> None:
     file = tmp_path / "kybernate.yaml"
     file.write_text(
+        "agent: {store: {directory: /no/disk/store, object: {url: 'file:///no/bucket'}}}\n"
         "models:\n"
         "  chat: {command: sh -c true, port: 1, names: [gpt], paths: [/chat], health: /ok, vram: 1GiB}\n"
         "  code: {command: /no/such/server, port: 1, health: /ok, directory: /no/such/place}\n"
@@ -140,6 +141,8 @@ def test_check_says_what_the_file_means_and_what_may_not_be_meant(state: Path, t
             "look at models.code.directory: there is no directory /no/such/place here",
             "look at models.code.health: nobody can ask there: only `hosts` or `paths` lead a probe to a model",
             "look at jobs.train.user: there is no user nobody-of-that-name here",
+            "look at agent.store.directory: there is no directory /no/disk here in which to make it",
+            "look at agent.store.object.url: there is no directory /no/bucket here",
             "look at activator.tls.certificate: there is no /no/c here",
             "look at activator.tls.key: there is no /no/k here",
             "look at activator.keys_file: without it whoever reaches 0.0.0.0:80 may ask the models",

@@ -28,6 +28,11 @@ def _advice(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"models.{name}.health", "nobody can ask there: only `hosts` or `paths` lead a probe to a model"
     for name, job in settings.jobs.items():
         yield from _program(f"jobs.{name}", job)
+    store = settings.agent.store
+    if store.directory is not None and not store.directory.parent.is_dir():
+        yield "agent.store.directory", f"there is no directory {store.directory.parent} here in which to make it"
+    if (bucket := store.object.url or "").startswith("file://") and not Path(bucket.removeprefix("file://")).is_dir():
+        yield "agent.store.object.url", f"there is no directory {bucket.removeprefix('file://')} here"
     activator = settings.activator
     files = [("keys_file", activator.keys_file)]
     files += [("tls.certificate", activator.tls.certificate), ("tls.key", activator.tls.key)]
