@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from kybernate.model.errors import BadInput, Busy, WorkloadLost
+from kybernate.process.connections import listens
 from kybernate.process.entering import run_inside
 from kybernate.process.networks import open_socket
 from kybernate.process.tree import Tree
@@ -50,7 +51,7 @@ def wait_ready(
     """Until it is ready; at once where nothing is to be asked.
 
     Args:
-        port: something has to listen there.
+        port: one of its own processes has to listen there, so that nobody else answers in its name.
 
     Raises:
         Busy: not in time; the message says what was found the last time.
@@ -64,10 +65,10 @@ def wait_ready(
                 f"`kybernate logs {tree.name}` has its output"
             )
         found = _answer(tree, path) if path is not None else None
-        if found is None and port is not None:
-            found = _listens(tree, port)
         if found is None and command:
             found = _run(tree, command, left_s=max(0.1, deadline - time.monotonic()))
+        if found is None and port is not None and not listens(tree, port):
+            found = f"none of its processes listens at port {port}"
         if found is None:
             return
         if time.monotonic() >= deadline:
@@ -105,17 +106,6 @@ def _answer(tree: Tree, path: HttpPath) -> str | None:
     finally:
         connection.close()
     return None if 200 <= response.status < 300 else f"{path.path} answers {response.status}"
-
-
-def _listens(tree: Tree, port: int) -> str | None:
-    """What is wrong with the port; None when somebody listens there."""
-    with open_socket(tree) as knocking:
-        knocking.settimeout(_ANSWER_S)
-        try:
-            knocking.connect(("127.0.0.1", port))
-        except OSError as e:
-            return f"port {port}: {e.strerror or type(e).__name__}"
-    return None
 
 
 def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> str | None:

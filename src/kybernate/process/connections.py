@@ -36,6 +36,12 @@ def sockets_of(tree: Tree) -> Sockets:
         return Sockets(tuple(sock_diag.tcp_sockets(connection)), tuple(sock_diag.unix_sockets(connection)))
 
 
+def listens(tree: Tree, port: int) -> bool:
+    """Whether one of its own processes listens at that TCP port: in a network that others share, somebody else may."""
+    ports = {entry.inode for entry in sockets_of(tree).tcp if entry.state is State.LISTENING and entry.local[1] == port}
+    return any(file.socket_inode in ports for pid in tree.pids() for file in open_files(pid))
+
+
 def half_connections(tree: Tree) -> int:
     """How many Unix sockets its processes hold that were accepted from somebody outside of its network namespace.
 

@@ -8,9 +8,11 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -211,6 +213,43 @@ def test_keys_are_asked_for_and_reloaded(begin: Begin, eventually: Eventually, h
     eventually(lambda: complete(http, agent, "a").status_code == 401, what="a refusal")
     http.headers["authorization"] = "Bearer sk-0123456789abcdef"
     text_of(complete(http, agent, "a"))
+
+
+@pytest.mark.parametrize("probe", [{"ready": "/health"}, {"ready": ["true"]}, {}], ids=str)
+def test_nobody_else_answers_in_a_models_name(
+    begin: Begin, eventually: Eventually, http: httpx2.Client, probe: dict[str, object]
+) -> None:
+    """A model in the host's network whose port somebody else has taken: it isn't ready, and no request goes there."""
+    asked: list[str] = []
+
+    class Impostor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as impostor:
+        thread = threading.Thread(target=impostor.serve_forever)
+        thread.start()
+        try:
+            port = impostor.server_address[1]
+            sleeps = {"command": ["sleep", "1000"], "port": port, "network": "host", "vram": 16 * MIB}
+            agent = begin(port=free_port(), models={"m": {**sleeps, **probe, "ready_timeout": 2}})
+            up(agent, eventually)
+            answer = complete(http, agent, "m")
+            assert answer.status_code == 503, answer.text
+            assert "listens at port" in answer.text
+        finally:
+            impostor.shutdown()
+            thread.join()
+    assert set(asked) <= {"/health"}, "probes alone"
 
 
 def test_workers_are_told_no_secrets(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:

@@ -92,11 +92,10 @@ class Coming:
         if tree is None:
             raise WorkloadLost(f"workload {name} ended before it was ready", hint=f"`kybernate logs {name}`")
         path = None if probe.path is None else HttpPath("127.0.0.1", probe.port, probe.path)
-        port = None if probe.path is not None or probe.command else probe.port
         try:
             await in_thread(
                 f"ready {name}",
-                lambda: wait_ready(tree, path=path, command=probe.command, timeout_s=probe.timeout_s, port=port),
+                lambda: wait_ready(tree, path=path, command=probe.command, timeout_s=probe.timeout_s, port=probe.port),
             )
         except KybernateError as e:
             entry = self._gear.ledger.get(name)
