@@ -12,10 +12,11 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
-from tests.node.serving.conftest import ServingAgent, server
+from tests.node.serving.conftest import ServingAgent, free_port, server
 
 from kybernate.cli.main import main
 from kybernate.model.errors import BadInput
@@ -24,6 +25,7 @@ from kybernate.model.types import MIB
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 Begin = Callable[..., ServingAgent]
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 def test_the_next_agent_confirms_what_is_open_and_serves_what_waits(begin: Begin, eventually: Eventually) -> None:
@@ -158,6 +160,58 @@ def on_a_terminal(words: list[str], *, columns: int) -> list[str]:
     finally:
         os.close(theirs)
         os.close(ours)
+
+
+def test_a_workload_of_roots_finds_no_way_out(begin: Begin, eventually: Eventually) -> None:
+    """It isn't meant to be a sandbox, but neither the agent, the activator nor another workload stands open."""
+    port, api = free_port(), free_port()
+    agent = begin(
+        port=port,
+        models={"a": server("a", size=16 * MIB, start="eager"), "b": server("b", size=16 * MIB)},
+        agent={"api": {"listen": f"127.0.0.1:{api}"}},
+    )
+    eventually(lambda: agent.state_of("a") == "resident", timeout_s=90, what="a running")
+    eventually(lambda: answers(port) and answers(api), what="the ports")
+    agent.run("spy", sys.executable, str(PROGRAMS / "spy.py"), str(agent.state.root), "a,b", f"{port},{api},8000")
+    agent.client.wait("spy", timeout_s=60)
+    said = agent.output("spy").splitlines()
+    assert said[-1] == "end"
+    assert [line for line in said if not line.startswith("nothing ")] == ["end"]
+
+
+def test_a_workload_in_the_hosts_network_needs_a_key_and_a_token(begin: Begin, eventually: Eventually) -> None:
+    port, api = free_port(), free_port()
+    models = {"a": server("a", size=16 * MIB)}
+    agent = begin(port=port, models=models, agent={"api": {"listen": f"127.0.0.1:{api}"}})
+    keys = agent.file.parent / "keys"
+    keys.write_text("web: sk-0123456789abcdef\n")
+    keys.chmod(0o600)
+    agent.write(models=models, agent={"api": {"listen": f"127.0.0.1:{api}"}}, activator={"keys_file": str(keys)})
+    agent.client.reload()
+    eventually(lambda: answers(port), what="the port")
+    program = (
+        "import http.client, os, sys\n"
+        "for port, method, path in ((sys.argv[1], 'POST', '/v1/completions'), (sys.argv[2], 'GET', '/v1/node'),\n"
+        "                           (sys.argv[2], 'POST', '/v1/workloads')):\n"
+        "    asking = http.client.HTTPConnection('127.0.0.1', int(port), timeout=20)\n"
+        "    asking.request(method, path, body='{\"model\":\"a\"}' if method == 'POST' else None)\n"
+        "    print(asking.getresponse().status)\n"
+    )
+    eventually(lambda: said_in_hosts_network(agent, program, port, api) == ["401"] * 3, what="refusals")
+    assert agent.state_of("a") == "absent"
+
+
+def said_in_hosts_network(agent: ServingAgent, program: str, *ports: int) -> list[str]:
+    agent.run("spy", sys.executable, "-c", program, *map(str, ports), network="host")
+    agent.client.wait("spy", timeout_s=60)
+    said = agent.output("spy").split()
+    agent.client.remove("spy")
+    return said
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as knocking:
+        return knocking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_stranger_is_no_worker(begin: Begin, eventually: Eventually) -> None:
