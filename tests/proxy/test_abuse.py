@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import resource
 import socket
 import time
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import assume, example, given
 from tests.proxy.rig import Client, request
 
 from kybernate.model.serving import Drained, Endpoint, Load
 from kybernate.proxy.__main__ import _listener
 from kybernate.proxy.front import UNREAD_S
-from kybernate.proxy.naming import BadName, model_in
+from kybernate.proxy.naming import BadName, model_in, with_model
 
 DEEP = 200_000
 
@@ -95,6 +99,8 @@ def test_forms():
         part("models", b"m"),
         part("file", b"model") + b"--b--\r\n",
         part("model", b"m" * 2000),
+        part("model", b"m") + part("model", b"m"),
+        part("model", b"m") + part("x", b"") * 1000,
         part("x", b"") * 1000 + part("model", b"m"),
         b"--b\r\n" + b"x" * 5000 + part("model", b"m")[3:],
         b'--b\r\nx-content-disposition: form-data; name="model"\r\n\r\nm\r\n--b--',
@@ -297,3 +303,84 @@ def test_a_client_that_vanishes_is_found():
 def test_a_worker_leaves_no_core(rig):
     rig.serve()
     assert resource.prlimit(rig.pid, resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_pages_of_other_sites_do_not_ask_through_a_browser(rig):
+    """By what a browser sends without asking first: a form, or a script's text."""
+    server = rig.serve()
+    body = b'{"model":"m"}'
+    with rig.client() as client:
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b", ""):
+            for origin in ("http://evil.example", "null", "http://here:81", "https://here.evil.example"):
+                answer = client.ask("POST", "/v1/completions", body, content_type=kind, origin=origin)
+                assert (answer.status, answer.code) == (403, "foreign_page"), (kind, origin)
+        assert client.ask("OPTIONS", "/v1/completions", origin="http://evil.example").status == 404
+        assert server.requests == []
+        assert client.ask("POST", "/v1/completions", body, content_type="text/plain").status == 200
+        assert (
+            client.ask("POST", "/v1/completions", body, content_type="text/plain", origin="http://Here").status == 200
+        )
+        assert client.ask("POST", "/v1/completions", body, origin="http://evil.example").status == 200
+        assert client.ask("POST", "/svc", body, content_type="text/plain", origin="http://evil.example").status == 200
+    assert dict(server.requests[-1]["fields"])["origin"] == "http://evil.example", "services see to it themselves"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "Model", "\n"]), inner),
+    max_leaves=8,
+)
+
+
+@given(JSON, st.sampled_from([None, 1, "\t"]), st.booleans())
+def test_bodies_name_what_pythons_parser_finds(value, indent, ascii_only):
+    body = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
+    name = value.get("model") if isinstance(value, dict) else None
+    if isinstance(name, str):
+        assert model_in(body, b"application/json") == name
+        again = json.loads(with_model(body, "new"))
+        assert again == {**value, "model": "new"}
+    else:
+        with pytest.raises(BadName):
+            model_in(body, b"application/json")
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b'{"model":"m",', b'{"model":', b'{"a":[', b'"model":"m"}']))
+@example(b'"\\u0000"}', b'{"model":')
+@example(b'"\\ud83d\\ude00"}', b'{"model":')
+def test_noise_names_nothing_that_pythons_parser_does_not_find(noise, before):
+    body = before + noise
+    try:
+        name = model_in(body, b"application/json")
+    except BadName:
+        return
+    assert json.loads(body)["model"] == name
+    assert json.loads(with_model(body, "new"))["model"] == "new"
+
+
+FIELD = st.sampled_from(["model", "file", "models", "x model", "MODEL"])
+CONTENT = st.binary(max_size=40) | st.sampled_from([b"m", b"--XyZ", b"\r\n--Xy", b'\r\n\r\nname="model"', b"\r\n"])
+
+
+@given(st.lists(st.tuples(FIELD, CONTENT), max_size=6), st.booleans(), st.sampled_from([b"", b"preamble\r\n"]))
+def test_forms_name_what_their_field_holds(fields, quoted, preamble):
+    whole = preamble
+    for name, content in fields:
+        shown = f'"{name}"' if quoted or " " in name else name
+        whole += f"--XyZ\r\nContent-Disposition: form-data; name={shown}\r\n\r\n".encode() + content + b"\r\n"
+    whole += b"--XyZ--\r\n"
+    assume(all(b"\r\n--XyZ" not in b"\r\n" + content for _, content in fields))
+    wanted = [content for name, content in fields if name == "model"]
+    if len(wanted) != 1:
+        with pytest.raises(BadName):
+            model_in(whole, b"multipart/form-data; boundary=XyZ")
+    else:
+        assert model_in(whole, b'multipart/form-data; charset=x; boundary="XyZ"') == wanted[0].decode(errors="replace")
+
+
+@given(st.binary(max_size=300), st.binary(max_size=60))
+def test_forms_of_noise(noise, kind):
+    with contextlib.suppress(BadName):
+        model_in(noise, b"multipart/" + kind)
+    with contextlib.suppress(BadName):
+        model_in(noise, b"multipart/form-data; boundary=" + kind)

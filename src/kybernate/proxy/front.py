@@ -370,6 +370,9 @@ class Front(asyncio.Protocol):
         if route is Page.MODELS:
             endpoints = [endpoint for endpoint in worker.routes.endpoints if allows(key, endpoint)]
             return self._page(head, 200, answers.models(endpoints, worker.statuses()), request_id, rest)
+        if route is BY_BODY and not worker.keys.needed and _is_of_a_foreign_page(named):
+            refusal = Refusal(403, "foreign_page", "a page of another site may not ask here without a key")
+            return self._refusal(head, refusal, request_id, rest)
         if isinstance(route, OneModel):
             return self._one_model(head, route.name, key, request_id, rest)
         if route is not BY_BODY and (model is None or not allows(key, model.endpoint)):
@@ -429,6 +432,15 @@ class Front(asyncio.Protocol):
         except OSError:
             return True
         return state[0] in _TCP_GONE
+
+
+def _is_of_a_foreign_page(named: dict[bytes, bytes]) -> bool:
+    """What a browser on this machine sends for any page, unasked: whoever may reach us could else be made to ask. JSON that
+    says it is JSON isn't: before that a browser asks by OPTIONS, and is told no."""
+    origin = named.get(b"origin")
+    if origin is None or named.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json":
+        return False
+    return origin.partition(b"://")[2].lower() != named.get(b"host", b"").lower()
 
 
 def _skippable(head: RequestHead, rest: bytes) -> int | None:

@@ -55,7 +55,14 @@ _NAMED = (
     _SINGLE
     | _HOP
     | _OURS
-    | {b"traceparent", b"x-kybernate-max-wait", b"x-kybernate-wait-ms", b"x-kybernate-swap-ms", b"x-kybernate-tier"}
+    | {
+        b"origin",
+        b"traceparent",
+        b"x-kybernate-max-wait",
+        b"x-kybernate-wait-ms",
+        b"x-kybernate-swap-ms",
+        b"x-kybernate-tier",
+    }
 )
 _DROPPED = frozenset((b"x-kybernate-max-wait", b"x-kybernate-wait-ms", b"x-kybernate-swap-ms", b"x-kybernate-tier"))
 _NEVER_LISTED = frozenset((b"host", b"content-type", b"authorization", b"x-forwarded-for", b"x-forwarded-proto"))

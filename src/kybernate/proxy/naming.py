@@ -9,7 +9,7 @@ import msgspec
 
 _BOUNDARY = re.compile(rb"""multipart/form-data;.*?boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))""", re.IGNORECASE)
 _NAME_IS_MODEL = re.compile(
-    rb"""content-disposition:[^;]{1,64};(?:.*;)?[ \t]*name=(?:"model"|model)[ \t]*(?:;|$)""", re.IGNORECASE
+    rb"""(?i:content-disposition):[^;]{1,64};(?:.*;)?[ \t]*(?i:name)=(?:"model"|model)[ \t]*(?:;|$)"""
 )
 _FORM_NAME_MAX: Final = 1024
 _FORM_HEAD_MAX: Final = 2048
@@ -61,6 +61,7 @@ def _model_in_form(body: bytes, content_type: bytes) -> str:
         raise BadName("the form has no boundary")
     delimiter = b"\r\n--" + (boundary[1] or boundary[2])
     begin = len(delimiter) - 2 if body.startswith(delimiter[2:]) else _behind(body, delimiter, 0)
+    name: bytes | None = None
     for _ in range(_FORM_PARTS_MAX):
         if begin < 0:
             break
@@ -68,11 +69,15 @@ def _model_in_form(body: bytes, content_type: bytes) -> str:
         end = after - len(delimiter) if after >= 0 else len(body)
         separator = body.find(b"\r\n\r\n", begin, min(end, begin + _FORM_HEAD_MAX))
         if separator >= 0 and _is_of_model(body[begin:separator]):
-            if end - separator - 4 > _FORM_NAME_MAX:
-                break
-            return body[separator + 4 : end].decode(errors="replace")
+            if name is not None:
+                raise BadName("the form has two model fields")  # servers disagree which one counts
+            name = body[separator + 4 : end]
         begin = after
-    raise BadName("you must provide a model field")
+    else:
+        raise BadName(f"the form has more than {_FORM_PARTS_MAX} parts")
+    if name is None or len(name) > _FORM_NAME_MAX:
+        raise BadName("you must provide a model field")
+    return name.decode(errors="replace")
 
 
 def _behind(body: bytes, delimiter: bytes, start: int) -> int:
