@@ -404,8 +404,8 @@ class Workloads:
             return None
         try:
             await self.resume_to_end(name, "resumed, since it is to be stopped")
-        except KybernateError as e:
-            return e.message
+        except Exception as e:  # whatever kept it from the GPU, its end is what was ordered
+            return e.message if isinstance(e, KybernateError) else repr(e)
         return None
 
     async def _finish(self, name: WorkloadName, tree: Tree) -> Entry:
