@@ -27,6 +27,14 @@ def free_port() -> int:
         return port
 
 
+def around_the_kernels_limit() -> range:
+    """Sizes of answers of which the kernel takes all but a part that the worker has to keep. It may take a bit more or less
+    than its setting says."""
+    with open("/proc/sys/net/ipv4/tcp_wmem") as file:  # noqa: PTH123
+        most = int(file.read().split()[2])
+    return range(most - (256 << 10), most + (768 << 10), 64 << 10)
+
+
 class AgentPeer:
     """The agent's end of the workers' socket. It can go away and come back."""
 

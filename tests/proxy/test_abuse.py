@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, example, given
-from tests.proxy.rig import Client, request
+from tests.proxy.rig import Client, around_the_kernels_limit, request
 
 from kybernate.model.serving import Drained, Endpoint, Load
 from kybernate.proxy.__main__ import _listener
@@ -143,14 +143,6 @@ def test_who_reads_no_answers_is_read_no_requests_from(rig):
             assert client.answer().status == 200, "and it goes on as soon as they are read"
     with rig.client() as other:
         assert other.model("m").status == 200
-
-
-def around_the_kernels_limit() -> range:
-    """Sizes of answers of which the kernel takes all but a part that the worker has to keep. It may take a bit more or less
-    than its setting says."""
-    with open("/proc/sys/net/ipv4/tcp_wmem") as file:  # noqa: PTH123
-        most = int(file.read().split()[2])
-    return range(most - (256 << 10), most + (768 << 10), 64 << 10)
 
 
 def test_one_that_does_not_read_stops_nobody_elses_answer(rig):

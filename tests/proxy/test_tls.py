@@ -7,11 +7,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from tests.certificates import self_signed
-from tests.proxy.rig import Client
+from tests.proxy.rig import Client, around_the_kernels_limit, request
 
 from kybernate.model.serving import Endpoint
 
@@ -51,6 +52,32 @@ def test_https(rig, certificate):
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with Client(rig.port, wrap=wrap) as client:
         assert client.ask("GET", "/health").status == 200
+
+
+def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig, certificate):
+    """As without TLS. It reads after longer than a closed connection is lingered for."""
+    path, key = certificate
+    server = rig.upstream()
+    rig.start("--tls-certificate", str(path), "--tls-key", str(key))
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
+    rig.open()
+    context = ssl.create_default_context(cafile=str(path))
+
+    def wrap(plain: socket.socket) -> socket.socket:
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for size in around_the_kernels_limit():
+            client = stack.enter_context(Client(rig.port, wrap=wrap))
+            client.send(request("GET", f"/svc/bytes?{size}", connection="close"))
+            clients.append((client, size))
+        deadline = time.monotonic() + 4.5
+        while time.monotonic() < deadline:
+            with Client(rig.port, wrap=wrap) as other:
+                assert other.ask("GET", "/health").status == 200
+        for client, size in clients:
+            assert len(client.answer().body) == size
 
 
 def test_a_certificate_that_can_not_be_used(tmp_path):
