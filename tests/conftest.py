@@ -47,14 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Eventually(Protocol):
     """`eventually(lambda: ..., timeout_s=5, what="...")` returns the first true value the condition gives."""
 
-    def __call__(self, condition: Callable[[], T], *, timeout_s: float = 10.0, what: str = "") -> T: ...
+    def __call__(self, condition: Callable[[], T], *, timeout_s: float = 30.0, what: str = "") -> T: ...
 
 
 @pytest.fixture(scope="session")
 def eventually() -> Eventually:
     """Wait for a condition by polling it every 5 ms; fail with `what` at the deadline."""
 
-    def wait(condition: Callable[[], T], *, timeout_s: float = 10.0, what: str = "") -> T:
+    def wait(condition: Callable[[], T], *, timeout_s: float = 30.0, what: str = "") -> T:
         deadline = time.monotonic() + timeout_s * SLOWER
         while True:
             if value := condition():

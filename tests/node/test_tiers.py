@@ -42,7 +42,7 @@ from kybernate.model.errors import (
 )
 from kybernate.model.types import MIB, TierName, WorkloadState
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 SIZE = 16 * MIB
 
@@ -605,7 +605,7 @@ def test_an_image_and_its_clones(agent: AgentProcess, eventually: Eventually) ->
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("running") == 4
     for number in range(1, 5):
-        answered = SnapshotRequest.of(image=f"of-{number}", ready="8000/", ready_timeout_s=20)
+        answered = SnapshotRequest.of(image=f"of-{number}", ready="8000/", ready_timeout_s=60)
         agent.client.snapshot(f"replica-{number}", answered)  # each answers on its own port 8000
         view = agent.client.workload(f"replica-{number}")
         assert (view.state, view.image) == (WorkloadState.RUNNING, "gold")
@@ -637,7 +637,9 @@ def test_twenty_clones_wait_for_their_turn(agent: AgentProcess, eventually: Even
             seen.add(name)
         if not running:
             eventually(
-                lambda: any(w.state is WorkloadState.RUNNING for w in agent.client.workloads()), what="others follow"
+                lambda: any(w.state is WorkloadState.RUNNING for w in agent.client.workloads()),
+                timeout_s=60,
+                what="others follow",
             )
 
 
