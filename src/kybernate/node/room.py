@@ -25,7 +25,7 @@ from kybernate.node.arbiter import Parked, Room, choose_resume, judge
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.events import Events
 from kybernate.node.ledger import ARBITER, RECOVERY, Entry, Ledger
-from kybernate.node.policy.picture import Class, Cost, Member, Phase, Picture
+from kybernate.node.policy.picture import PHASES, Class, Cost, Member, Picture
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.policy.victims import Choice, choose_victims
 from kybernate.node.settings import ArbiterSettings, VramSettings
@@ -45,7 +45,6 @@ _RETRY_MOST_S = 60.0
 """A resume that fails again and again is tried at most so seldom."""
 _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
-_MOVING = frozenset({WorkloadState.STARTING, WorkloadState.PAUSING, WorkloadState.RESUMING, WorkloadState.STOPPING})
 _SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
 
 
@@ -472,7 +471,7 @@ class RoomKeeper:
                 name=entry.name,
                 klass=Class.BATCH,
                 priority=0,
-                phase=_phase(entry.state),
+                phase=PHASES[entry.state],
                 bytes=self.evicted_bytes(entry.name),
                 cost=_SAME_COST,
                 last_use=entry.last_use,
@@ -527,9 +526,3 @@ class RoomKeeper:
 
     def _untouched(self, name: WorkloadName, now: float) -> bool:
         return now - self._touched.get(name, 0.0) >= _TOUCH_S
-
-
-def _phase(state: WorkloadState) -> Phase:
-    if state is WorkloadState.RUNNING:
-        return Phase.RESIDENT
-    return Phase.LEAVING if state in _MOVING else Phase.AWAY

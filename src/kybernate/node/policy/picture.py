@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kybernate.model.types import GpuUuid, TierName, WorkloadName
+from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 
 
 class Class(enum.StrEnum):
@@ -31,6 +31,19 @@ class Phase(enum.Enum):
     """Not started yet, or ended: coming is a cold start or a clone."""
     COMING = "coming"
     LEAVING = "leaving"
+
+
+PHASES = {
+    WorkloadState.STARTING: Phase.COMING,
+    WorkloadState.RUNNING: Phase.RESIDENT,
+    WorkloadState.PAUSING: Phase.LEAVING,
+    WorkloadState.PAUSED: Phase.AWAY,
+    WorkloadState.RESUMING: Phase.COMING,
+    WorkloadState.STOPPING: Phase.LEAVING,
+    WorkloadState.EXITED: Phase.ABSENT,
+    WorkloadState.LOST: Phase.ABSENT,
+}
+"""What a workload's state looks like to a policy, where nothing more is known of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,22 +8,11 @@ from dataclasses import dataclass, field
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
 from kybernate.node.policy.costs import Costs, Place
-from kybernate.node.policy.picture import Class, Member, Phase
+from kybernate.node.policy.picture import PHASES, Class, Member, Phase
 from kybernate.node.policy.schedule import in_window, next_change
 from kybernate.node.serving.loads import Demand
 from kybernate.node.serving.memory import Memory
 from kybernate.node.serving.specs import Kind, Served
-
-_PHASES = {
-    WorkloadState.STARTING: Phase.COMING,
-    WorkloadState.RUNNING: Phase.RESIDENT,
-    WorkloadState.PAUSING: Phase.LEAVING,
-    WorkloadState.PAUSED: Phase.AWAY,
-    WorkloadState.RESUMING: Phase.COMING,
-    WorkloadState.STOPPING: Phase.LEAVING,
-    WorkloadState.EXITED: Phase.ABSENT,
-    WorkloadState.LOST: Phase.ABSENT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +97,7 @@ def phase_of(seen: Seen) -> Phase:
     entry = seen.entry
     if entry is None:
         return Phase.COMING if seen.acting is not None else Phase.ABSENT
-    phase = _PHASES[entry.state]
+    phase = PHASES[entry.state]
     if seen.acting is not None:
         # Begun and not yet to be seen in the ledger: a victim that drains, one whose victims leave.
         there = Phase.RESIDENT if seen.acting.phase is Phase.COMING else Phase.AWAY
