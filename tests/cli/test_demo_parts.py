@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from kybernate.cli.demo_chart import chart, rows
 from kybernate.cli.demo_load import quantile, zipf
-from kybernate.cli.demo_transformer import Transformer, shape_for
+from kybernate.cli.demo_torch import Computing
+from kybernate.cli.demo_transformer import CHUNK, SLOTS, Transformer, shape_for
 from kybernate.model.api_history import IntervalView
 from kybernate.model.types import GIB, MIB
 
@@ -69,10 +71,53 @@ def test_a_transformer_too_small() -> None:
         shape_for(16 * MIB)
 
 
-def test_a_transformer_answers_the_same_with_and_without_its_cache() -> None:
+def test_a_transformer_answers_the_same_whoever_asks_beside() -> None:
     pytest.importorskip("torch", reason="left out: needs PyTorch")
     one, two, other = (Transformer(size=200 * MIB, seed=seed, device="cpu") for seed in (1, 1, 2))
-    words = list(one.generate("some words to begin with", 6))
-    assert words == list(two.generate("some words to begin with", 6))
-    assert words[:3] == list(one.generate("some words to begin with", 3))
-    assert words != list(other.generate("some words to begin with", 6))
+    long = " ".join(f"word-{k}" for k in range(2 * CHUNK + 5))
+    alone = {prompt: words(one, 0, prompt, 6) for prompt in ("some words to begin with", long)}
+    assert len(set(alone[long])) == 6
+    assert alone[long] == words(two, SLOTS - 1, long, 6)
+    assert alone[long] != words(other, 0, long, 6)
+    first, word_1 = two.begin(3, long, count=6)
+    together = {long: [word_1, *two.go_on([first])]}
+    second, word_2 = two.begin(5, "some words to begin with", count=6)
+    together["some words to begin with"] = [word_2]
+    for _ in range(4):
+        for prompt, word in zip(together, two.go_on([first, second]), strict=True):
+            together[prompt].append(word)
+    assert together[long] == alone[long]
+    assert together["some words to begin with"] == alone["some words to begin with"][:5]
+
+
+def test_what_a_transformer_says_depends_on_all_that_was_said() -> None:
+    pytest.importorskip("torch", reason="left out: needs PyTorch")
+    model = Transformer(size=200 * MIB, seed=1, device="cpu")
+    prompt = " ".join(f"word-{k}" for k in range(CHUNK + 1))
+    said = [word.partition(".")[0].strip() for word in words(model, 0, prompt, 3)]
+    assert words(model, 1, f"other {prompt.partition(' ')[2]}", 3)[0] != words(model, 1, prompt, 3)[0]
+    assert len(set(said)) == 3
+
+
+def test_a_transformer_server_answers_many_at_once_and_forgets_who_hung_up() -> None:
+    pytest.importorskip("torch", reason="left out: needs PyTorch")
+    computing = Computing(lambda: Transformer(size=200 * MIB, seed=1, device="cpu"), name="one")
+    assert computing.wait().total_bytes <= 200 * MIB
+    prompts = [f"prompt {k}" for k in range(2 * SLOTS)]
+    alone = {prompt: list(computing.generate(prompt, 4)) for prompt in prompts}
+    embedded = computing.embed("prompt 1")
+    hung_up = [computing.generate(prompt, 400) for prompt in prompts[:SLOTS]]
+    for stream in hung_up:
+        assert next(stream)
+        stream.close()
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = dict(
+            zip(prompts, pool.map(lambda prompt: list(computing.generate(prompt, 4)), prompts), strict=True)
+        )
+    assert together == alone
+    assert computing.embed("prompt 1") == embedded
+
+
+def words(model: Transformer, slot: int, prompt: str, count: int) -> list[str]:
+    answer, word = model.begin(slot, prompt, count=count)
+    return [word, *(model.go_on([answer])[0] for _ in range(count - 1))]
