@@ -150,6 +150,19 @@ def test_check_says_what_the_file_means_and_what_may_not_be_meant(state: Path, t
     ]
 
 
+def test_check_says_by_which_names_models_may_be_asked(state: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kybernate.yaml"
+    model = "models: {m: {command: sh, port: 1, hosts: [chat.example]}}\n"
+    file.write_text(model)
+    said = kybernate("check", str(file), state=state).stdout
+    assert "\nasked as localhost, any IP address, " in said
+    assert "chat.example; 421 to requests for other hosts\n" in said
+    file.write_text(model + "activator: {listen: '0.0.0.0:80'}\n")
+    said = kybernate("check", str(file), state=state).stdout
+    assert "asked as" not in said
+    assert "so may any page in a browser that gets there (`activator.hosts`)\n" in said
+
+
 def test_version_without_an_agent(tmp_path: Path) -> None:
     assert json.loads(kybernate("version", "--json", state=tmp_path).stdout)["agent"] is None
 

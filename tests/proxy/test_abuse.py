@@ -318,6 +318,47 @@ def test_pages_of_other_sites_do_not_ask_through_a_browser(rig):
     assert dict(server.requests[-1]["fields"])["origin"] == "http://evil.example", "services see to it themselves"
 
 
+def test_names_that_are_not_ours_are_not_answered(rig, eventually):
+    """A page that comes by a name of its own, which leads here, is to a browser no foreign one: it could read the answers."""
+    server = rig.upstream()
+    rig.configure(Endpoint("m", server.port, hosts=("chat.example",)), hosts=("box", "chat.example", "127.0.0.1"))
+    rig.open()
+    body = b'{"model":"m"}'
+    with rig.client() as client:
+        for host in (
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "xlocalhost",
+            "127.0.0.1.evil.example",
+        ):
+            for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/x")):
+                answer = client.ask(method, path, body if method == "POST" else None, host=host)
+                assert (answer.status, answer.code) == (421, "misdirected"), (host, path)
+                assert repr(host) in answer.json()["error"]["message"]
+        client.send(b"GET http://evil.example/v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert client.answer().status == 421, "the target is what counts"
+        assert server.requests == []
+        ours = (
+            "localhost",
+            "LocalHost:8080",
+            "box",
+            "Box.:1",
+            "127.0.0.1:8080",
+            "192.0.2.7",
+            "[::1]:8080",
+            "[2001:db8::1]",
+            "",
+        )
+        for host in ours:
+            assert client.ask("POST", "/v1/completions", body, host=host).status == 200, host
+        assert client.ask("GET", "/any", host="chat.example").json()["target"] == "/any"
+        client.send(b"GET /v1/models HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+        assert client.answer().status == 200, "no browser leaves it out"
+        rig.configure(Endpoint("m", server.port))
+        eventually(lambda: client.ask("POST", "/v1/completions", body, host="evil.example").status == 200)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "Model", "\n"]), inner),

@@ -10,6 +10,7 @@ from pathlib import Path
 from kybernate.cli.common import table
 from kybernate.model.quantities import format_size
 from kybernate.node.advice import advice
+from kybernate.node.serving.address import answered_hosts
 from kybernate.node.settings import ModelSettings, Settings
 
 _COLUMNS = ("NAME", "KIND", "CLASS", "START", "VRAM", "ASKED FOR BY")
@@ -22,6 +23,8 @@ def tell(file: Path, settings: Settings) -> None:
         scheme = "http" if activator.tls.certificate is None else "https"
         keys = "no key is needed" if activator.keys_file is None else f"with a key of {activator.keys_file}"
         print(f"models on {scheme}://{activator.listen}, {keys}, policy {settings.serving.policy}")
+        if (hosts := answered_hosts(settings)) is not None:
+            print(f"asked as localhost, any IP address, {', '.join(hosts)}; 421 to requests for other hosts")
     if settings.models or settings.jobs:
         table(_COLUMNS, list(_rows(settings)), width=_width())
     for line in advice(settings):

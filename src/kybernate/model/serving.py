@@ -72,6 +72,8 @@ class Configure:
     endpoints: tuple[Endpoint, ...] = ()
     keys: tuple[Key, ...] = ()
     """Empty: nobody needs one."""
+    hosts: tuple[str, ...] | None = None
+    """Names by which requests may come, in lower case, besides `localhost` and addresses; 421 to others. None: any."""
     body_max: int = 64 << 20
     """Bytes of a request's body at most, 413 above it."""
     held_max: int = 20_000

@@ -11,9 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from kybernate.node.serving.address import on_loopback
 from kybernate.node.settings import JobSettings, ModelSettings, Settings
-
-_LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 def advice(settings: Settings) -> list[str]:
@@ -39,8 +38,10 @@ def _advice(settings: Settings) -> Iterator[tuple[str, str]]:
     for setting, path in files:
         if path is not None and not path.exists():
             yield f"activator.{setting}", f"there is no {path} here"
-    if settings.models and activator.keys_file is None and not activator.listen.startswith(_LOOPBACK):
-        yield "activator.keys_file", f"without it whoever reaches {activator.listen} may ask the models"
+    if settings.models and activator.keys_file is None and not on_loopback(activator.listen):
+        unnamed = activator.hosts is None and activator.tls.certificate is None
+        pages = ", and so may any page in a browser that gets there (`activator.hosts`)" if unnamed else ""
+        yield "activator.keys_file", f"without it whoever reaches {activator.listen} may ask the models{pages}"
 
 
 def _program(place: str, program: ModelSettings | JobSettings) -> Iterator[tuple[str, str]]:

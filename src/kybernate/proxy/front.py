@@ -351,7 +351,11 @@ class Front(asyncio.Protocol):
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = worker.next_request_id()
         path = head.path
-        route = worker.routes.of(head.method, path, named.get(b"host", b""))
+        host = named.get(b"host", b"")
+        if not worker.hosts.answers(host):
+            text = f"this is not {host[:100].decode('latin-1')!r}: name it in activator.hosts"
+            return self._refusal(head, Refusal(421, "misdirected", text), request_id, rest)
+        route = worker.routes.of(head.method, path, host)
         if route is Page.ALIVE or route is Page.READY:
             ready = worker.ready or route is Page.ALIVE
             return self._page(head, 200 if ready else 503, {"status": "ok" if ready else "not ready"}, request_id, rest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kybernate.model.serving import Endpoint
+from kybernate.proxy.hosts import without_port
 
 _OPENAI: Final = b"/v1"
 
@@ -55,7 +56,7 @@ class Routes:
 
     def of(self, method: bytes, path: bytes, host: bytes) -> Route:
         """A host of its own wins, then the longest prefix; ours are prefixes like any other. None: nobody's."""
-        if self._hosts and (found := self._hosts.get(_without_port(host).lower())):
+        if self._hosts and (found := self._hosts.get(without_port(host).lower())):
             return found
         shortest = len(_OPENAI) if _is_below(path, _OPENAI) or path in _PAGES else -1
         for prefix, endpoint in self._paths:
@@ -82,9 +83,3 @@ def _own(method: bytes, path: bytes) -> Route:
 
 def _is_below(path: bytes, prefix: bytes) -> bool:
     return path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == 0x2F)
-
-
-def _without_port(host: bytes) -> bytes:
-    if host.startswith(b"["):
-        return host.partition(b"]")[0] + b"]"
-    return host.partition(b":")[0]

@@ -18,6 +18,7 @@ import structlog
 from kybernate.model.serving import Close, Configure, End, Hello, Listening, Message, Open, Refuse, Share, Status
 from kybernate.proxy.exchange import Exchange
 from kybernate.proxy.front import Front
+from kybernate.proxy.hosts import Hosts
 from kybernate.proxy.keys import Keys
 from kybernate.proxy.link import AgentLink
 from kybernate.proxy.queueing import HeldBudget
@@ -52,6 +53,7 @@ class Worker:
         self.models: dict[str, ServedModel] = {}
         self.routes = Routes(())
         self.keys = Keys(())
+        self.hosts = Hosts(None)
         self.body_max = _DEFAULTS.body_max
         self.idle_s = _DEFAULTS.idle_s
         self.ending = False
@@ -165,6 +167,7 @@ class Worker:
         self.budget.requests_max = message.held_max
         self.budget.bytes_max = message.held_bytes_max
         self.keys = Keys(message.keys)
+        self.hosts = Hosts(message.hosts)
         if self._recorder is not None and str(self._recorder.path) != message.record:
             self._recorder.flush()
             self._recorder = None

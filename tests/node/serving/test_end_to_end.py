@@ -215,6 +215,18 @@ def test_keys_are_asked_for_and_reloaded(begin: Begin, eventually: Eventually, h
     text_of(complete(http, agent, "a"))
 
 
+def test_foreign_names_are_refused_unless_the_file_says_otherwise(
+    begin: Begin, eventually: Eventually, http: httpx2.Client
+) -> None:
+    agent = begin(port=free_port(), models={"a": server("a", size=16 * MIB)})
+    up(agent, eventually)
+    http.headers["host"] = "evil.example"
+    assert complete(http, agent, "a").status_code == 421
+    agent.write(models={"a": server("a", size=16 * MIB)}, activator={"hosts": ["evil.example"]})
+    assert agent.client.reload().settings == ["activator.hosts"]
+    eventually(lambda: complete(http, agent, "a").status_code == 200, what="an answer")
+
+
 @pytest.mark.parametrize("probe", [{"ready": "/health"}, {"ready": ["true"]}, {}], ids=str)
 def test_nobody_else_answers_in_a_models_name(
     begin: Begin, eventually: Eventually, http: httpx2.Client, probe: dict[str, object]

@@ -1,5 +1,5 @@
-"""Where the activator's workers listen, and with which certificate: found out before any of them is started or ended, so that an
-address that can't be had is a line of an error, and not an activator that is gone.
+"""Where the activator's workers listen, with which certificate, and by which names they are asked: found out before any of them is
+started or ended, so that an address that can't be had is a line of an error, and not an activator that is gone.
 
 Limits: somebody else may take the address between the look and the worker's own attempt; the worker says so in its log then.
 """
@@ -7,13 +7,14 @@ Limits: somebody else may take the address between the look and the worker's own
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from kybernate.model.errors import BadInput
-from kybernate.node.settings import ActivatorSettings
+from kybernate.node.settings import ActivatorSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,8 @@ def refuse_taken(address: Address) -> None:
     Raises:
         BadInput: somebody else has it, or this machine doesn't.
     """
-    host, _, port = address.listen.rpartition(":")
     try:
-        found = socket.getaddrinfo(
-            host.removeprefix("[").removesuffix("]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, where = found[0]
+        family, kind, protocol, _, where = _found(address.listen)
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -68,6 +65,42 @@ def refuse_taken(address: Address) -> None:
             f"can't listen on {address.listen}: {e.strerror or e}",
             hint="choose another `activator.listen`, or end who has it",
         ) from e
+
+
+def answered_hosts(settings: Settings) -> tuple[str, ...] | None:
+    """Names by which requests may come, besides `localhost` and addresses. None: any. May ask the resolver.
+
+    A foreign page gets no further where a key is needed or a certificate must fit its name. Where other machines come, nobody
+    knows by which names they do.
+    """
+    activator = settings.activator
+    if activator.hosts == "any":
+        return None
+    open_to_pages = activator.keys_file is None and activator.tls.certificate is None
+    if activator.hosts is None and not (open_to_pages and on_loopback(activator.listen)):
+        return None
+    host = activator.listen.rpartition(":")[0]
+    own = (socket.gethostname(), socket.getfqdn(), host, *(activator.hosts or ()))
+    names = (*own, *(name for model in settings.models.values() for name in model.hosts))
+    return tuple(dict.fromkeys(name.lower() for name in names))
+
+
+def on_loopback(listen: str) -> bool:
+    """Whether only this machine gets there. May ask the resolver."""
+    try:
+        return ipaddress.ip_address(_found(listen)[4][0]).is_loopback
+    except OSError:
+        return False
+
+
+def _found(listen: str) -> tuple[int, int, int, str, tuple[str, int]]:
+    """As getaddrinfo has it, of HOST:PORT."""
+    host, _, port = listen.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    family, kind, protocol, name, where = socket.getaddrinfo(
+        bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return family, kind, protocol, name, (str(where[0]), int(where[1]))
 
 
 def _pair(certificate: Path, key: Path) -> str:

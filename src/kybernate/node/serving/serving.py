@@ -21,7 +21,7 @@ from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.parking import Parking
 from kybernate.node.serving.accounts import Accounts
-from kybernate.node.serving.address import Address, refuse_taken
+from kybernate.node.serving.address import Address, answered_hosts, refuse_taken
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.controller import Controller
 from kybernate.node.serving.gates import Came, Gates
@@ -54,6 +54,8 @@ class Configured:
     keys: tuple[Key, ...]
     address: Address | None
     """None: there are no models."""
+    hosts: tuple[str, ...] | None = None
+    """Names by which requests may come. None: any."""
 
 
 def configured(settings: Settings) -> Configured:
@@ -67,7 +69,7 @@ def configured(settings: Settings) -> Configured:
     address = Address.of(settings.activator) if settings.models else None
     if address is not None:
         refuse_taken(address)
-    return Configured(settings, served_of(settings), keys, address)
+    return Configured(settings, served_of(settings), keys, address, answered_hosts(settings))
 
 
 class Serving:
@@ -309,6 +311,7 @@ class Serving:
         return Configure(
             endpoints=tuple(each.endpoint for each in served if each.endpoint is not None),
             keys=self._configured.keys,
+            hosts=self._configured.hosts,
             body_max=limits.body,
             held_max=limits.held,
             held_bytes_max=limits.held_bytes,

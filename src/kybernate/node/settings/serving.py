@@ -208,6 +208,10 @@ class ActivatorLimits(Section):
 class ActivatorSettings(Section):
     listen: ListenAddress = "127.0.0.1:8080"
     """Where requests come in: HOST:PORT. Only this machine, unless you say so: without `keys_file` whoever gets there may ask."""
+    hosts: tuple[HostName, ...] | Literal["any"] | None = None
+    """Names by which requests may come, besides localhost, the machine's own name, every IP address and the `hosts` of models:
+    others are answered 421, so that no foreign page reaches the models by a name of its own (DNS rebinding). `any`: by whatever
+    name. Left out: none besides these while it listens on the loopback without keys and TLS, else any."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port: one does some thousand requests a second."""
     tls: ActivatorTls = ActivatorTls()
