@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import hashlib
 import json
 import threading
 import time
@@ -14,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client import CollectorRegistry
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Endpoint, Load, Refuse
+from kybernate.model.serving import Endpoint, Key, Load, Refuse
 from kybernate.model.types import WorkloadName
 from kybernate.node.policy.recorded import read_trace
 from kybernate.node.policy.simulation import Trace, Workload
@@ -56,6 +58,54 @@ def test_metrics(rig, tmp_path, eventually):
     assert value("request_seconds_count") == 6
     assert value("request_bytes_total", direction="in") == 13 + 4 * 14
     assert value("request_bytes_total", direction="out") > 1000
+
+
+def test_errors_are_counted_by_their_reason(rig, tmp_path, eventually):
+    """Also of those that reach no model, of which else nobody would know."""
+    directory = tmp_path / "metrics"
+    server = rig.upstream()
+    rig.start("--metrics-directory", str(directory))
+    secret = hashlib.sha256(b"secret").hexdigest()
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)), keys=(Key("me", secret),), hosts=())
+    mine = {"x_api_key": "secret", "host": "localhost"}
+    with rig.client() as client:
+        for number in range(3):
+            assert client.ask("GET", "/v1/models", host="localhost", x_api_key=f"guess-{number}").status == 401
+        assert client.model(f"nobody-{'x' * 50}", **mine).status == 404
+        assert client.ask("GET", "/nowhere", **mine).status == 404
+        assert client.ask("GET", "/v1/models", x_api_key="secret", host="evil.example").status == 421
+        assert client.model("m", x_kybernate_max_wait="0.01", **mine).status == 503
+    with rig.client() as client:
+        client.send(b"no request\r\n\r\n")
+        assert client.answer().status == 400
+    rig.open()
+    with rig.client() as client:
+        client.send(request("GET", "/svc/events", **mine))
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+        rig.close(preempt=True)
+        with contextlib.suppress(OSError):
+            client.rest()
+    registry = CollectorRegistry()
+    registry.register(OfWorkers(directory))
+
+    def counted() -> dict[tuple[str, str], float]:
+        return {
+            (sample.labels["model"], sample.labels["reason"]): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name == "kybernate_request_errors_total"
+        }
+
+    wanted = {
+        ("", "invalid_api_key"): 3,
+        ("", "model_not_found"): 1,
+        ("", "not_found"): 1,
+        ("", "misdirected"): 1,
+        ("m", "hold_timeout"): 1,
+        ("", "bad_request"): 1,
+        ("m", "preempted"): 1,
+    }
+    eventually(lambda: counted() == wanted, what=f"{wanted}")
 
 
 def test_answered_requests_are_recorded_as_a_trace(rig, tmp_path, eventually):

@@ -477,6 +477,7 @@ class Exchange:
         assert self.model is not None
         self.model.ended(self, service_s=None)
         self._count(self.answer.status)
+        self.front.worker.failed(refusal, self)
         self.front.cut()
 
     def _count(self, status: int) -> None:

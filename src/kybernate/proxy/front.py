@@ -132,6 +132,7 @@ class Front(asyncio.Protocol):
 
     def answer_error(self, refusal: Refusal, *, complete: bool, head_only: bool, exchange: Exchange | None) -> None:
         """`complete`: the request was read to its end."""
+        self.worker.failed(refusal, exchange)
         extra = b""
         keep = complete and not self.closing
         if exchange is not None:
@@ -165,6 +166,7 @@ class Front(asyncio.Protocol):
             # At once, without lingering: that would take the descriptors that are to be left.
             self.closing = True
             full = Refusal(503, "too_many_connections", "too many clients are connected here", 1.0)
+            self.worker.failed(full, None)
             self.write(answers.error(full, extra=b"", close=True))
             transport.close()
 
@@ -419,6 +421,7 @@ class Front(asyncio.Protocol):
         return used or 0
 
     def _refusal(self, head: RequestHead, refusal: Refusal, request_id: bytes, rest: bytes) -> int:
+        self.worker.failed(refusal, None)
         used = _skippable(head, rest)
         keep = head.keep_alive and used is not None
         extra = b"x-request-id: %b\r\n" % request_id

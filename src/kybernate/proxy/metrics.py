@@ -103,7 +103,14 @@ class Meter:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._errors = Counter(
+            "kybernate_request_errors",
+            "Requests that ended with an error of the activator's own, by its code; cut off where the answer had begun",
+            ("model", "reason"),
+            registry=registry,
+        )
         self._models: dict[str, _OfModel] = {}
+        self._failed: dict[tuple[str, str], int] = {}
 
     def count(self, exchange: Exchange, status: int, *, now: float) -> None:
         """One request is over."""
@@ -128,10 +135,19 @@ class Meter:
                 batch = entry.ttfb[tier] = _Batch(_TIMES)
             batch.observe(exchange.answered - exchange.arrived)
 
+    def fail(self, model: str, reason: str) -> None:
+        """One got no answer of a model's. `model` is empty where it is not known or not to be told; `reason` is the error's code, of
+        which there are some twenty, none of a client's choice."""
+        label = (model, reason)
+        self._failed[label] = self._failed.get(label, 0) + 1
+
     def flush(self, models: Iterable[ServedModel]) -> None:
         """To be called about once a second."""
         for name, entry in self._models.items():
             self._flush(name, entry)
+        for label, count in self._failed.items():
+            self._errors.labels(*label).inc(count)
+        self._failed.clear()
         for model in models:
             self._held.labels(model.name).set(len(model.queue.waiting))
             self._in_flight.labels(model.name).set(len(model.queue.in_flight))

@@ -21,7 +21,7 @@ from kybernate.proxy.front import Front
 from kybernate.proxy.hosts import Hosts
 from kybernate.proxy.keys import Keys
 from kybernate.proxy.link import AgentLink
-from kybernate.proxy.queueing import HeldBudget
+from kybernate.proxy.queueing import HeldBudget, Refusal
 from kybernate.proxy.recording import Recorder
 from kybernate.proxy.routing import Routes
 from kybernate.proxy.served import LOADS_EVERY_S, ServedModel
@@ -142,6 +142,12 @@ class Worker:
             self._meter.count(exchange, status, now=time.monotonic())
         if exchange.span is not None and self.tracing is not None:
             self.tracing.end(exchange, status, now=time.monotonic())
+
+    def failed(self, refusal: Refusal, exchange: Exchange | None) -> None:
+        """A request ended with an error of ours."""
+        if self._meter is not None:
+            model = exchange.model if exchange is not None else None
+            self._meter.fail("" if model is None else model.name, refusal.code)
 
     # -- the agent -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,8 @@ def test_every_metric_of_the_dashboard_is_exported(
     eventually(lambda: any(worker.connected for worker in agent.client.serving().workers), timeout_s=40)
     for model in ("a", "b", "a"):
         ask(port, model)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask(port, "nobody")
     names = {name for name, _ in wanted()}
     eventually(lambda: names <= samples(agent).keys(), timeout_s=20, what=f"all of {sorted(names)}")
     answered = lambda: {sample["model"] for sample in samples(agent)["kybernate_requests_total"]}  # noqa: E731
