@@ -136,8 +136,8 @@ class Meter:
             batch.observe(exchange.answered - exchange.arrived)
 
     def fail(self, model: str, reason: str) -> None:
-        """One got no answer of a model's. `model` is empty where it is not known or not to be told; `reason` is the error's code, of
-        which there are some twenty, none of a client's choice."""
+        """One got no answer of a model's, which is empty where none was found yet. `reason` is the error's code: one of some
+        twenty, none of a client's choice."""
         label = (model, reason)
         self._failed[label] = self._failed.get(label, 0) + 1
 
