@@ -41,7 +41,7 @@ from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import MIB
 from kybernate.node.policy.registry import DEFAULT
 
-MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 13 / 60, 110 / 60
+MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 16 / 60, 120 / 60
 """Of the VRAM budget: two servers fit, but not two servers and the training; in RAM there is room for three that wait, one that
 leaves for another that comes, and the training."""
 STAGES = ("alone", "start-stop", "trace", "fifo", "switch", "nvme")
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--simulated", action="store_true", help="a small run on the simulated driver")
     parser.add_argument("--vram", type=parse_size, help="budget; 60GiB, simulated 64MiB")
     parser.add_argument(
-        "--pool", type=parse_size, help="host memory for what is paused; left out: 1.6 times the budget"
+        "--pool", type=parse_size, help="host memory for what is paused; left out: twice the budget"
     )
     parser.add_argument(
         "--disk", type=Path, default=Path("/var/tmp"), help="directory on the disk that is the tier nvme"

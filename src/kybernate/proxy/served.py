@@ -195,6 +195,7 @@ class ServedModel:
         old = self.pool
         if old is not None and (old.place.identity, old.place.port) == (place.identity, place.port):
             place.close()
+            old.refill()
         else:
             self.pool = Pool(place, connected=self.queue.connected, disconnected=self._disconnected)
             if old is not None:
@@ -210,7 +211,7 @@ class ServedModel:
             return
         for request in reversed(pool.withdraw_all()):
             self._put_back(request)
-        pool.close_idle()
+        pool.drain()
 
     def _let_go(self) -> None:
         if self.pool is not None:

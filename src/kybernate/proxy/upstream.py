@@ -200,6 +200,7 @@ class Pool(Generic[U]):
         self._attempts: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
+        self._draining = False
         self._retired = False
 
     @property
@@ -242,6 +243,8 @@ class Pool(Generic[U]):
             upstream.say_farewell()
         elif self._waiting:
             self._hand_over(upstream, self._waiting.popleft()[0])
+        elif self._draining:
+            upstream.say_farewell()
         else:
             upstream.idle_since = time.monotonic()
             self._idle.append(upstream)
@@ -255,6 +258,15 @@ class Pool(Generic[U]):
             else:
                 kept.append(upstream)
         self._idle = kept
+
+    def drain(self) -> None:
+        """Keep no connection that nobody uses, until `refill`: the model is to be paused as soon as there is none."""
+        self._draining = True
+        self.close_idle()
+
+    def refill(self) -> None:
+        """Keep them again."""
+        self._draining = False
 
     def abort(self) -> None:
         """Reset what is still there."""
