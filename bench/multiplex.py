@@ -166,9 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--simulated", action="store_true", help="a small run on the simulated driver")
     parser.add_argument("--vram", type=parse_size, help="budget; 60GiB, simulated 64MiB")
-    parser.add_argument(
-        "--pool", type=parse_size, help="host memory for what is paused; left out: twice the budget"
-    )
+    parser.add_argument("--pool", type=parse_size, help="host memory for what is paused; left out: twice the budget")
     parser.add_argument(
         "--disk", type=Path, default=Path("/var/tmp"), help="directory on the disk that is the tier nvme"
     )
