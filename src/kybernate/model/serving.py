@@ -26,6 +26,8 @@ class Limits:
     """Requests held for it at most; more are answered 429."""
     hold_s: float = 600.0
     """How long one is held at most, then 503."""
+    stream_idle_s: float | None = 120.0
+    """An answer that has begun, on which nothing moves for so long, ends when the model shall leave. None: it never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,8 @@ class Load:
     """Answered in whole, of those."""
     service_s: float | None = None
     """Moving average of a request's time at the model, without holding."""
+    still: int = 0
+    """Of those in flight, how many have not moved for `Limits.stream_idle_s`: they don't keep the model."""
 
 
 @dataclass(frozen=True, slots=True)

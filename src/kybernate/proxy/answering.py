@@ -32,6 +32,7 @@ class AnswerReader:
         "_wants_keep_alive",
         "close",
         "done",
+        "early",
         "excess",
         "extra",
         "head_only",
@@ -50,6 +51,8 @@ class AnswerReader:
         """The protocol was changed; whatever comes is passed on."""
         self.reusable = False
         """Whether the server's connection can take another request, once done."""
+        self.early = b""
+        """What came with the head of an answer that changed the protocol."""
         self.excess = False
         """The server sent more than its answer."""
         self.head_only = head_only
@@ -99,6 +102,7 @@ class AnswerReader:
             data = data[end + 4 :]
             out += self._take_head(head)
         if self.status == 101:
+            self.early = data
             return out + data
         if self.done:
             self._check_excess(len(data))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import re
 import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from kybernate.model.serving import Endpoint, Key
@@ -20,6 +21,7 @@ from kybernate.proxy.answering import AnswerReader, BadAnswer
 from kybernate.proxy.framing import BadBody, ChunkedBody, Framing, LengthBody
 from kybernate.proxy.heads import RequestHead, request_for_upstream
 from kybernate.proxy.keys import allows, fields_with_keys
+from kybernate.proxy.movement import Movement
 from kybernate.proxy.queueing import Refusal
 from kybernate.proxy.served import ServedModel
 from kybernate.proxy.upstream import Upstream
@@ -55,7 +57,9 @@ class Exchange:
         "_can_repeat",
         "_has_body",
         "_head",
+        "_is_websocket",
         "_key",
+        "_movement",
         "_payload",
         "_retries",
         "_safe",
@@ -120,9 +124,12 @@ class Exchange:
         self._can_repeat = True
         self._safe = head.method in _SAFE
         self._has_body = head.has_body
+        self._is_websocket = head.upgrade == b"websocket"
         self._retries = 0
         self._tier: str | None = None
         self._swap_s = 0.0
+        self._movement: Movement | None = None
+        """From the first look behind the answer's head on."""
 
     @property
     def tier(self) -> str:
@@ -140,6 +147,22 @@ class Exchange:
     def is_in_the_way(self) -> bool:
         """Its model shall leave and can't before this is over."""
         return self.upstream is not None and self.model is not None and not self.model.queue.is_open
+
+    @property
+    def still(self) -> bool:
+        return self._movement is not None and self._movement.still
+
+    def look(self, now: float, *, left: int) -> None:
+        """Once a second. `left`: bytes of the answer that the client hasn't taken."""
+        model = self.model
+        if model is None or self.upstream is None or not self.answer.status:
+            return
+        if self._movement is None:
+            self._movement = Movement()
+        patience = model.endpoint.limits.stream_idle_s
+        moved = self.bytes_in + self.bytes_out - left
+        if self._movement.look(now, moved=moved, unread=left > 0, patience_s=inf if patience is None else patience):
+            model.stilled(self)
 
     def may_ask(self, endpoint: Endpoint) -> bool:
         """By the keys that are valid now: who has waited may have been shut out meanwhile."""
@@ -175,6 +198,8 @@ class Exchange:
         """More of the body; how much of `data` belongs to it. A tunnel takes all."""
         if self.phase is Phase.TUNNEL:
             self.bytes_in += len(data)
+            if self._movement is not None:
+                self._movement.came(data)
             if self.upstream is not None:
                 self.upstream.write(data)
             return len(data)
@@ -373,6 +398,8 @@ class Exchange:
 
     def answer_data(self, data: bytes) -> None:
         answer = self.answer
+        if self.phase is Phase.TUNNEL and self._movement is not None:
+            self._movement.went(data)
         if not self.answered:
             self.answered = time.monotonic()
             self._let_go()
@@ -390,6 +417,8 @@ class Exchange:
             self._finish()
         elif answer.tunnel and self.phase is Phase.SENT:
             self.phase = Phase.TUNNEL
+            self._movement = Movement(websocket=self._is_websocket)
+            self._movement.went(answer.early)
             self.front.begin_tunnel()
 
     def answer_end(self, error: Exception | None) -> None:

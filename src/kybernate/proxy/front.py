@@ -223,6 +223,11 @@ class Front(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None and self._is_being_read(now):
             return
+        if exchange is not None:
+            left = self._transport.get_write_buffer_size() if self._transport is not None else 0
+            exchange.look(now, left=left)
+            if self.exchange is not exchange:
+                return  # it was cut off
         if self.write_paused and now - self._unread_since > self._patience(exchange):
             self.abandon()
         elif self._linger_until:

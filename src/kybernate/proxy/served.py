@@ -22,6 +22,10 @@ class Request(User, Protocol):
     arrived: float
     held_size: int
 
+    @property
+    def still(self) -> bool:
+        """Its answer has begun, and nothing moves on it any more."""
+
     def forward(self) -> None:
         """Its turn has come; to be sent on a connection of the model."""
 
@@ -55,6 +59,8 @@ class ServedModel:
         self._begun = 0
         self._ended = 0
         self._service_s: float | None = None
+        self._still = 0
+        """Requests in flight that are."""
         self._dirty = False
         self._told_at = 0.0
         self._told_busy = (False, False)
@@ -80,6 +86,7 @@ class ServedModel:
 
     def ended(self, request: Request, *, service_s: float | None) -> None:
         """One in flight is over. `service_s`: what the model took, if it answered in whole."""
+        self._still -= request.still
         self._ended += 1
         if service_s is not None:
             average = self._service_s
@@ -89,10 +96,18 @@ class ServedModel:
 
     def hung_up(self, request: Request) -> None:
         self._ended += 1
+        self._still -= request.still
         if self.pool is not None:
             self.pool.withdraw(request)
         self.run(self.queue.hang_up(request))
         self._changed(time.monotonic())
+
+    def stilled(self, request: Request) -> None:
+        """It has become still, or moves again."""
+        self._still += 1 if request.still else -1
+        self._changed(time.monotonic())
+        if request.still and not self.queue.is_open:
+            self._cut_still(request)
 
     # -- the agent's word ------------------------------------------------------------------------------------------------
 
@@ -103,6 +118,8 @@ class ServedModel:
                 self._open(message, now)
             case Close():
                 self.run(self.queue.close(message.epoch, preempt=message.preempt))
+                for request in [each for each in self.queue.in_flight if each.still]:
+                    self._cut_still(request)
             case Share():
                 self.run(self.queue.share(message.concurrency))
             case Status():
@@ -173,6 +190,7 @@ class ServedModel:
             begun=self._begun,
             ended=self._ended,
             service_s=self._service_s,
+            still=self._still,
         )
 
     # -- inside ----------------------------------------------------------------------------------------------------------
@@ -221,6 +239,11 @@ class ServedModel:
     def _disconnected(self) -> None:
         if self.pool is None or not self.pool.size:
             self.run(self.queue.disconnected())
+
+    def _cut_still(self, request: Request) -> None:
+        request.cut(
+            Refusal(502, "stream_idle", f"nothing moved any more, and model {self.name!r} had to leave the GPU")
+        )
 
     def _take_back(self, request: Request) -> bool:
         """It waits for a connection: nothing was sent, so it is held again."""

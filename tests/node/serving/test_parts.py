@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import socket
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_loads_of_two_workers_add_up() -> None:
     demand = loads.of(A, 110.0)
     assert (demand.waiting, demand.in_flight, demand.begun, demand.ended, demand.last_use) == (0, 0, 7, 5, 102.0)
     assert loads.arrivals() == ((102.0, A),) * 3, "what was counted before the first word is no arrival of now"
+
+
+def test_streams_that_are_only_open_are_no_use() -> None:
+    loads = Loads()
+    loads.heard(1, load(in_flight=1, begun=1), now=100.0)
+    loads.heard(1, dataclasses.replace(load(in_flight=1, begun=1), still=1), now=220.0)
+    demand = loads.of(A, 300.0)
+    assert (demand.in_flight, demand.last_use) == (0, 100.0)
+    assert loads.by_worker(A)[1].in_flight == 1, "it is sent to the model all the same"
+    loads.heard(1, load(in_flight=1, begun=1), now=310.0)
+    assert (loads.of(A, 320.0).in_flight, loads.of(A, 320.0).last_use) == (1, 320.0)
 
 
 @given(

@@ -20,6 +20,7 @@ class Demand:
     waiting: int = 0
     oldest_wait: float | None = None
     in_flight: int = 0
+    """Without streams that are only open."""
     begun: int = 0
     ended: int = 0
     service_s: float | None = None
@@ -56,7 +57,7 @@ class Loads:
         model.said[worker] = (now, load)
         model.begun += max(0, begun)
         model.ended += max(0, ended)
-        if begun > 0 or ended > 0 or load.waiting or load.in_flight:
+        if begun > 0 or ended > 0 or load.waiting or load.in_flight > load.still:
             model.last_use = now
         if before is not None:  # what an adopted worker counted before is no arrival of now
             for _ in range(min(max(0, begun), _ARRIVALS)):
@@ -73,7 +74,7 @@ class Loads:
             return Demand()
         loads = list(model.said.values())
         waits = [at - (load.oldest_s or 0.0) for at, load in loads if load.waiting]
-        in_flight = sum(load.in_flight for _, load in loads)
+        in_flight = sum(load.in_flight - load.still for _, load in loads)
         waiting = sum(load.waiting for _, load in loads)
         return Demand(
             waiting=waiting,

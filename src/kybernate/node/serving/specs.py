@@ -100,7 +100,12 @@ def served_of(settings: Settings) -> dict[WorkloadName, Served]:
 def _model(name: WorkloadName, said: ModelSettings) -> Served:
     program = _program(said)
     image = None if said.image is None else Image(said.image.name, said.image.take)
-    limits = Limits(concurrency=said.limits.concurrency, queue=said.limits.queue, hold_s=said.limits.hold)
+    limits = Limits(
+        concurrency=said.limits.concurrency,
+        queue=said.limits.queue,
+        hold_s=said.limits.hold,
+        stream_idle_s=said.limits.stream_idle,
+    )
     return Served(
         name=name,
         kind=Kind.MODEL,

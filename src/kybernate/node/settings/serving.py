@@ -131,6 +131,10 @@ class ModelLimits(Section):
     """Requests held for it at most, by all workers together; more are answered 429."""
     hold: Annotated[float, Field(gt=0, le=86400)] = Limits().hold_s
     """Seconds one is held at most, then 503: longer than the slowest cold start."""
+    stream_idle: DurationOrOff = Limits().stream_idle_s
+    """Seconds after which a stream or websocket that is only open no longer counts as a request in flight, and is cut off when its
+    model shall leave: nothing came in either direction but a websocket's pings, or the client took less than 16 KiB/s of what waits
+    for it. `off`: it keeps its model. Longer than a model is silent between two words."""
 
 
 class ModelSettings(ProgramSettings):
