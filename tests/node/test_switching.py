@@ -312,6 +312,20 @@ def test_a_new_agent_resumes_what_the_old_one_paused(gpu_agent: AgentProcess, ev
     goes_on(gpu_agent, eventually, "sleeps")
 
 
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_new_agent_knows_since_when(gpu_agent: AgentProcess, eventually: Eventually, depth: Depth) -> None:
+    client = gpu_agent.client
+    started(gpu_agent, eventually, "sleeps", seed=1)
+    client.pause("sleeps", depth=depth)
+    started(gpu_agent, eventually, "runs", seed=2)
+    before = {view.name: view.since for view in client.workloads()}
+    gpu_agent.end()
+    gpu_agent.start()
+    assert {view.name: view.since for view in client.workloads()} == before
+    client.resume("sleeps")
+    assert client.workload("sleeps").since > before["sleeps"]
+
+
 def test_a_process_that_was_not_started_by_us(gpu_agent: AgentProcess, eventually: Eventually) -> None:
     gpu = simulated.describe(gpu_path(gpu_agent.state))
     environment = simulated.environment([gpu], os.environ)

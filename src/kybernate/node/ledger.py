@@ -121,7 +121,8 @@ class Ledger:
         return entry
 
     def apply(self, name: WorkloadName, event: Event, **changes: Any) -> Entry:
-        """Move to the next state and set further fields with it.
+        """Move to the next state and set further fields with it. One that stays in its state, as when a new agent finds it as it
+        was, has been in it since the same moment.
 
         Raises:
             NotFound: no such workload.
@@ -129,7 +130,8 @@ class Ledger:
         """
         old = self.entry(name)
         state = next_state(old.state, event)
-        new = dataclasses.replace(old, state=state, since=self._clock(), **changes)
+        since = old.since if state is old.state else self._clock()
+        new = dataclasses.replace(old, state=state, since=since, **changes)
         self._put(old, new)
         return new
 
