@@ -289,7 +289,7 @@ class _Agent:
             return None
         for gpu in hardware.gpus:
             simulated = " (simulated)" if gpu.simulated else ""
-            self._say(f"GPU {gpu.index}: {gpu.name}{simulated}, {format_size(keeper.capacity(gpu))} to hand out")
+            self._say(f"GPU {gpu.index}: {gpu.name}{simulated}, {format_size(keeper.vram.capacity(gpu))} to hand out")
         hardware.pool.start()
         return _Opened(hardware, keeper)
 
@@ -434,7 +434,7 @@ class _Agent:
             name=gpu.name,
             total_bytes=gpu.total_bytes,
             free_bytes=gpu.free_bytes(),
-            limit_bytes=opened.room.capacity(gpu),
+            limit_bytes=opened.room.vram.capacity(gpu),
             resident_bytes=opened.hardware.broker.resident_bytes(None, gpu),
             simulated=gpu.simulated,
         )

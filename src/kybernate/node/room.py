@@ -13,22 +13,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from kybernate.cuda.broker import Verdict
 from kybernate.cuda.driver import Gpu
 from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.quantities import format_size
-from kybernate.model.types import GIB, GpuUuid, HostPid, WorkloadName, WorkloadState
-from kybernate.node.arbiter import Parked, Room, choose_resume, judge
+from kybernate.model.types import GpuUuid, HostPid, WorkloadName, WorkloadState
+from kybernate.node.arbiter import Room
+from kybernate.node.auto_resume import AutoResume
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.events import Events
-from kybernate.node.ledger import ARBITER, RECOVERY, Entry, Ledger
+from kybernate.node.ledger import Entry, Ledger
 from kybernate.node.policy.picture import PHASES, Class, Cost, Member, Picture
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.policy.victims import Choice, choose_victims
 from kybernate.node.settings import ArbiterSettings, VramSettings
+from kybernate.node.vram import Holdings, Vram
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ _DEPARTURE_S = 120.0
 """Likewise while its victims leave; released when the resume is over, either way."""
 _BUSY_RETRY_S = 2.0
 """A victim that was busy, or found no room in the host pool, is left alone for so long."""
-_RETRY_MOST_S = 60.0
-"""A resume that fails again and again is tried at most so seldom."""
 _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
 _SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
@@ -61,12 +60,6 @@ class Workloads(Protocol):
         """Resume it on the arbiter's behalf, if it still fits."""
 
 
-class Holdings(Protocol):
-    """What the broker knows."""
-
-    def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
-
-
 class Chooser(Protocol):
     """A policy that knows more than the ledger."""
 
@@ -76,21 +69,6 @@ class Chooser(Protocol):
         Args:
             quantum_s: 0 for a resume that somebody ordered; None: as it finds right.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """Of one GPU, in bytes."""
-
-    capacity: int
-    unheld: int
-    """Of that, held by nobody."""
-    reserved: Mapping[WorkloadName, int]
-    """Promised to whoever was told to ask again."""
-
-
-def default_reserve(total_bytes: int) -> int:
-    return min(GIB, total_bytes // 50)
 
 
 class RoomKeeper:
@@ -107,22 +85,18 @@ class RoomKeeper:
         clock: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._gpus = {gpu.uuid: gpu for gpu in gpus}
+        self.vram = Vram(gpus=gpus, settings=vram, clock=clock)
         self._ledger = ledger
         self._events = events
-        self._vram = vram
         self._arbiter = arbiter
         self._clock = clock
         self._loop = loop
         self._deciding = asyncio.Lock()
-        self._reserved: dict[tuple[WorkloadName, GpuUuid], tuple[int, float]] = {}
+        self._returning = AutoResume(vram=self.vram, settings=arbiter)
         self._refused_until: dict[WorkloadName, float] = {}
-        self._fits_since: dict[WorkloadName, float] = {}
-        self._again_after: dict[WorkloadName, float] = {}
         self._touched: dict[WorkloadName, float] = {}
         self._said_never: dict[WorkloadName, float] = {}
         self._waiting = 0
-        self._holdings: Holdings | None = None
         self._workloads: Workloads | None = None
         self._watch_process: Callable[[WorkloadName, HostPid], None] | None = None
         self._chooser: Chooser | None = None
@@ -139,7 +113,7 @@ class RoomKeeper:
         watch_process: Callable[[WorkloadName, HostPid], None],
     ) -> None:
         """The ends that are made after this one. `watch_process` is called in the loop for each process that says hello."""
-        self._holdings = holdings
+        self.vram.attach(holdings)
         self._workloads = workloads
         self._watch_process = watch_process
 
@@ -150,7 +124,7 @@ class RoomKeeper:
 
     def may_allocate(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> Verdict:
         """Bookkeeping only; the broker may still find less than this promised and says so itself."""
-        room = self._judge(workload, gpu, size)
+        room = self.vram.judge(workload, gpu, size)
         if room is Room.NEVER:
             self._loop.call_soon_threadsafe(self._never, workload, gpu, size)
             return Verdict.NEVER
@@ -158,7 +132,7 @@ class RoomKeeper:
             self._loop.call_soon_threadsafe(self._touch, workload)
         if room is Room.LATER:
             return Verdict.WAIT
-        self._reserved.pop((workload, gpu.uuid), None)
+        self.vram.take(workload, gpu.uuid)
         return Verdict.GRANT
 
     def make_room(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> bool:
@@ -168,34 +142,9 @@ class RoomKeeper:
 
     # -- the loop's thread ---------------------------------------------------------------------------------------
 
-    def capacity(self, gpu: Gpu) -> int:
-        """What is handed out on this GPU at most, in bytes."""
-        usable = gpu.total_bytes - self._reserve(gpu)
-        return usable if self._vram.limit is None else min(usable, self._vram.limit)
-
-    def numbers(self) -> dict[GpuUuid, Numbers]:
-        """How each GPU stands."""
-        now = self._clock()
-        found = {}
-        for uuid, gpu in self._gpus.items():
-            capacity = self.capacity(gpu)
-            promised = {
-                name: size
-                for (name, where), (size, until) in list(self._reserved.items())
-                if where == uuid and until > now
-            }
-            unheld = min(self._free(gpu), capacity - self._resident(None, gpu))
-            found[uuid] = Numbers(capacity=capacity, unheld=unheld, reserved=promised)
-        return found
-
     def refused_until(self, name: WorkloadName) -> float:
         """Until when it is left alone, since it could not be paused."""
         return self._refused_until.get(name, 0.0)
-
-    def evicted_bytes(self, name: WorkloadName) -> dict[GpuUuid, int]:
-        """What it holds on each GPU, to be remembered when it is paused."""
-        held = {uuid: self._resident(name, gpu) for uuid, gpu in self._gpus.items()}
-        return {uuid: size for uuid, size in held.items() if size}
 
     async def clear_room(self, name: WorkloadName, victims: Sequence[WorkloadName]) -> list[WorkloadName]:
         """Pause these before a workload is started that will ask for their room. Returns who left."""
@@ -216,12 +165,12 @@ class RoomKeeper:
         """
         paused: list[WorkloadName] = []
         for uuid, size in entry.evicted.items():
-            gpu = self._gpus.get(uuid)
+            gpu = self.vram.gpus.get(uuid)
             if gpu is None:
                 raise NoRoom(f"workload {entry.name} needs GPU {uuid}, which this node doesn't have")
-            if size > self.capacity(gpu):
+            if size > (capacity := self.vram.capacity(gpu)):
                 raise NoRoom(
-                    f"workload {entry.name} needs {size} bytes on GPU {gpu.index}, which hands out {self.capacity(gpu)} at most",
+                    f"workload {entry.name} needs {size} bytes on GPU {gpu.index}, which hands out {capacity} at most",
                     hint="raise agent.vram.limit",
                 )
             deadline = self._clock() + wait_s
@@ -232,13 +181,12 @@ class RoomKeeper:
                 paused += [victim for victim in choice.victims if victim not in paused]
                 helpless = choice.wait_s is None and not choice.victims
                 # A process that has ended gives its VRAM back a moment after the broker forgot its extents.
-                coming = size + self._reserved_for_others(entry.name, gpu) <= self.capacity(gpu) - self._resident(
-                    None, gpu
-                )
+                held = self.vram.resident(None, gpu) + self.vram.reserved_for_others(entry.name, gpu)
+                coming = size + held <= capacity
                 if (helpless and not coming) or self._clock() >= deadline:
                     raise NoRoom(
                         f"workload {entry.name} needs {size} bytes ({format_size(size)}) on GPU {gpu.index}, "
-                        f"{max(0, self._free(gpu))} are free and no other workload can be paused to make room",
+                        f"{max(0, self.vram.free(gpu))} are free and no other workload can be paused to make room",
                         hint="`kybernate ps` shows who holds them; pause or stop one",
                     )
                 if choice.wait_s is not None or helpless:
@@ -258,39 +206,34 @@ class RoomKeeper:
             missing: dict[GpuUuid, int] = {}
             spare: dict[GpuUuid, int] = {}
             for uuid, size in entry.evicted.items():
-                gpu = self._gpus.get(uuid)
+                gpu = self.vram.gpus.get(uuid)
                 if gpu is None:
                     return None
-                room = self._judge(entry.name, gpu, size)
+                room = self.vram.judge(entry.name, gpu, size)
                 if room is Room.LATER:
-                    missing[uuid] = self._missing(entry.name, gpu, size)
+                    missing[uuid] = self.vram.missing(entry.name, gpu, size)
                 elif room is Room.NEVER:
                     return None
-                spare[uuid] = max(0, size - self._missing(entry.name, gpu, size))
+                spare[uuid] = max(0, size - self.vram.missing(entry.name, gpu, size))
             if not missing:
                 return None
             victims = self._choose(entry.name, missing, quantum_s=0.0, preferred=preferred).victims
             if not victims:
                 return None
             for uuid, size in entry.evicted.items():
-                self._reserved[entry.name, uuid] = (size, self._clock() + _DEPARTURE_S)
+                self.vram.reserve(entry.name, uuid, size, for_s=_DEPARTURE_S)
             return Departure(
                 victims=victims,
-                resident={victim: self.evicted_bytes(victim) for victim in victims},
+                resident={victim: self.vram.held_by(victim) for victim in victims},
                 spare=spare,
                 leave=lambda victim, freed: self._leave(victim, requester=entry.name, freed=freed),
             )
 
-    def release_reservation(self, name: WorkloadName) -> None:
-        for key in [key for key in self._reserved if key[0] == name]:
-            self._reserved.pop(key, None)
-
     def forget(self, name: WorkloadName) -> None:
         """A workload ended or began anew: what was remembered of it is void."""
-        self.release_reservation(name)
+        self.vram.release(name)
         self._refused_until.pop(name, None)
-        self._fits_since.pop(name, None)
-        self._again_after.pop(name, None)
+        self._returning.forget(name)
         self._touched.pop(name, None)
         self._said_never.pop(name, None)
 
@@ -299,37 +242,20 @@ class RoomKeeper:
         assert self._workloads is not None
         while True:
             await asyncio.sleep(_LOOK_S * 2)
-            name = self._next_to_resume()
+            name = self._returning.choose(
+                self._ledger.entries().values(),
+                now=self._clock(),
+                somebody_waits=self._waiting > 0,
+                by_policy=self._chooser is not None,
+            )
             if name is not None and self._workloads.idle(name):
                 try:
                     await self._workloads.bring_back(name)
                 except KybernateError as e:
                     log.warning("can't resume workload %s: %s", name, e)
-                    again = self._again_after[name] = min(
-                        2 * self._again_after.get(name, _BUSY_RETRY_S / 2), _RETRY_MOST_S
-                    )
-                    self._fits_since[name] = self._clock() + again
+                    self._returning.failed(name, now=self._clock())
                 else:
-                    self._again_after.pop(name, None)
-
-    def _next_to_resume(self) -> WorkloadName | None:
-        now = self._clock()
-        by_policy = self._chooser is not None or not self._arbiter.auto_resume
-        resumed = (RECOVERY,) if by_policy else (ARBITER, RECOVERY)
-        parked = []
-        for entry in self._ledger.entries().values():
-            if entry.state is not WorkloadState.PAUSED or entry.paused_by not in resumed:
-                self._fits_since.pop(entry.name, None)
-                continue
-            fits = all(
-                uuid in self._gpus and self._judge(entry.name, self._gpus[uuid], size) is Room.FITS
-                for uuid, size in entry.evicted.items()
-            )
-            if not fits:
-                self._fits_since.pop(entry.name, None)
-            since = self._fits_since.setdefault(entry.name, now) if fits else now
-            parked.append(Parked(name=entry.name, paused_at=entry.since, fits=fits, fits_since=since))
-        return choose_resume(parked, now=now, settle_s=self._arbiter.settle, somebody_waits=self._waiting > 0)
+                    self._returning.came_back(name)
 
     async def _make_room_for_allocation(self, name: WorkloadName, gpu: Gpu, size: int) -> bool:
         waited = 0.0
@@ -344,7 +270,7 @@ class RoomKeeper:
                     # Paused while it waited: its turn comes when it runs again, and nobody is paused for it now.
                     await asyncio.sleep(_LOOK_S)
                     continue
-                if self._judge(name, gpu, size) is Room.NEVER:
+                if self.vram.judge(name, gpu, size) is Room.NEVER:
                     return False
                 choice = await self._step(name, gpu, size, quantum_s=self._arbiter.quantum, may_evict=True)
                 if choice is None:
@@ -357,10 +283,10 @@ class RoomKeeper:
             self._waiting -= 1
         self._events.record(
             "out-of-memory",
-            f"{format_size(size)} asked for on GPU {gpu.index}: {format_size(max(0, self._free(gpu)))} are free and no "
+            f"{format_size(size)} asked for on GPU {gpu.index}: {format_size(max(0, self.vram.free(gpu)))} are free and no "
             "workload could be paused to make room",
             workload=name,
-            data={"bytes": size, "free": self._free(gpu), "gpu": gpu.uuid, "waited_s": waited},
+            data={"bytes": size, "free": self.vram.free(gpu), "gpu": gpu.uuid, "waited_s": waited},
         )
         return False
 
@@ -370,13 +296,13 @@ class RoomKeeper:
         if now - self._said_never.get(name, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
             return
         self._said_never[name] = now
-        held = 0 if self._holdings is None else self._holdings.resident_bytes(name, gpu)
+        held = self.vram.resident(name, gpu)
         self._events.record(
             "out-of-memory",
             f"{format_size(size)} asked for on GPU {gpu.index} besides {format_size(held)} held: more than the "
-            f"{format_size(self.capacity(gpu))} that are handed out there",
+            f"{format_size(self.vram.capacity(gpu))} that are handed out there",
             workload=name,
-            data={"bytes": size, "held": held, "capacity": self.capacity(gpu), "gpu": gpu.uuid},
+            data={"bytes": size, "held": held, "capacity": self.vram.capacity(gpu), "gpu": gpu.uuid},
         )
 
     async def _step(
@@ -391,12 +317,12 @@ class RoomKeeper:
     ) -> Choice | None:
         """One decision: None when the room is there and reserved, else what was done or is to be waited for."""
         async with self._deciding:
-            if self._judge(name, gpu, size) is not Room.LATER:
-                self._reserved[name, gpu.uuid] = (size, self._clock() + _RESERVED_S)
+            if self.vram.judge(name, gpu, size) is not Room.LATER:
+                self.vram.reserve(name, gpu.uuid, size, for_s=_RESERVED_S)
                 return None
             if not may_evict:
                 return Choice()
-            missing = {gpu.uuid: self._missing(name, gpu, size)}
+            missing = {gpu.uuid: self.vram.missing(name, gpu, size)}
             choice = self._choose(name, missing, quantum_s=quantum_s, preferred=preferred)
             if choice.victims:
                 # gather() makes the tasks now, but their first step comes later: evict() itself checks once more.
@@ -430,7 +356,7 @@ class RoomKeeper:
             if entry is None or entry.state is not WorkloadState.RUNNING or not self._workloads.idle(victim):
                 return False
         return all(
-            sum(self._resident(victim, self._gpus[uuid]) for victim in victims) >= size
+            sum(self.vram.resident(victim, self.vram.gpus[uuid]) for victim in victims) >= size
             for uuid, size in missing.items()
         )
 
@@ -472,7 +398,7 @@ class RoomKeeper:
                 klass=Class.BATCH,
                 priority=0,
                 phase=PHASES[entry.state],
-                bytes=self.evicted_bytes(entry.name),
+                bytes=self.vram.held_by(entry.name),
                 cost=_SAME_COST,
                 last_use=entry.last_use,
                 since=entry.running_since,
@@ -480,38 +406,6 @@ class RoomKeeper:
                 settling=refused != float("inf") and (not idle or refused > now),
             )
         return Picture(now=now, members=members, capacity={}, free={})
-
-    def _judge(self, name: WorkloadName, gpu: Gpu, size: int) -> Room:
-        return judge(
-            size=size,
-            own=self._resident(name, gpu),
-            free=self._free(gpu),
-            capacity=self.capacity(gpu),
-            handed_out=self._resident(None, gpu),
-            reserved=self._reserved_for_others(name, gpu),
-        )
-
-    def _missing(self, name: WorkloadName, gpu: Gpu, size: int) -> int:
-        available = min(self._free(gpu), self.capacity(gpu) - self._resident(None, gpu))
-        return size + self._reserved_for_others(name, gpu) - available
-
-    def _reserved_for_others(self, name: WorkloadName, gpu: Gpu) -> int:
-        now = self._clock()
-        return sum(
-            size
-            for (holder, uuid), (size, until) in list(self._reserved.items())
-            if holder != name and uuid == gpu.uuid and until > now
-        )
-
-    def _free(self, gpu: Gpu) -> int:
-        return gpu.free_bytes() - self._reserve(gpu)
-
-    def _reserve(self, gpu: Gpu) -> int:
-        return default_reserve(gpu.total_bytes) if self._vram.reserve is None else self._vram.reserve
-
-    def _resident(self, name: WorkloadName | None, gpu: Gpu) -> int:
-        assert self._holdings is not None
-        return self._holdings.resident_bytes(name, gpu)
 
     def _said_hello(self, name: WorkloadName, pid: HostPid) -> None:
         assert self._watch_process is not None

@@ -480,7 +480,7 @@ class Switching:
             await self._failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
             raise
         finally:
-            gpu.room.release_reservation(name)
+            gpu.room.vram.release(name)
         now = self._gear.clock()
         ledger.apply(
             name,

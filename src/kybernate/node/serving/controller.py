@@ -211,7 +211,7 @@ class Controller:
     def look(self) -> Picture:
         now = self._gear.clock()
         gpu = self._gear.gpu
-        numbers = {} if gpu is None else gpu.room.numbers()
+        numbers = {} if gpu is None else gpu.room.vram.numbers()
         members = {name: self._member(name, list(numbers), now) for name in self._names()}
         free: dict[GpuUuid, int] = {}
         for uuid, number in numbers.items():
@@ -233,7 +233,7 @@ class Controller:
     def member(self, name: WorkloadName) -> Member:
         """One of the picture, as it is now."""
         gpu = self._gear.gpu
-        return self._member(name, [] if gpu is None else list(gpu.room.numbers()), self._gear.clock())
+        return self._member(name, [] if gpu is None else list(gpu.room.vram.numbers()), self._gear.clock())
 
     def _names(self) -> list[WorkloadName]:
         alive = [entry.name for entry in self._gear.ledger.entries().values() if not entry.ended]
@@ -277,7 +277,7 @@ class Controller:
 
     def _resident(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
         gpu = self._gear.gpu
-        return {} if gpu is None else gpu.room.evicted_bytes(name)
+        return {} if gpu is None else gpu.room.vram.held_by(name)
 
     # -- deciding ----------------------------------------------------------------------------------------------------
 
@@ -502,7 +502,7 @@ class Controller:
         lasting = not isinstance(error, _PASSING) or entry is None or entry.ended
         if what == "come" and isinstance(error, NoRoom):
             # Its extents would have fit, but not what the driver keeps for it: the next time others make more room.
-            numbers = {} if self._gear.gpu is None else self._gear.gpu.room.numbers()
+            numbers = {} if self._gear.gpu is None else self._gear.gpu.room.vram.numbers()
             self._short[name] = {
                 uuid: min(number.unheld + 2 * CHUNK_BYTES, number.capacity) for uuid, number in numbers.items()
             }

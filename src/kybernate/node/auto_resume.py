@@ -1,0 +1,62 @@
+"""Who is resumed unasked: what the arbiter paused, and what waits for its recovery, once it has fitted for a while.
+
+Decides only; room.py asks a few times a second and resumes. Use it in the loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kybernate.model.types import WorkloadName, WorkloadState
+from kybernate.node.arbiter import Parked, choose_resume
+from kybernate.node.ledger import ARBITER, RECOVERY, Entry
+from kybernate.node.settings import ArbiterSettings
+from kybernate.node.vram import Vram
+
+_AGAIN_S = 2.0
+_AGAIN_MOST_S = 60.0
+"""A resume that fails again and again is tried at most so seldom."""
+
+
+class AutoResume:
+    """Remembers since when each workload fits, and what failed."""
+
+    def __init__(self, *, vram: Vram, settings: ArbiterSettings) -> None:
+        self._vram = vram
+        self._settings = settings
+        self._fits_since: dict[WorkloadName, float] = {}
+        self._again_after: dict[WorkloadName, float] = {}
+
+    def choose(
+        self, entries: Iterable[Entry], *, now: float, somebody_waits: bool, by_policy: bool
+    ) -> WorkloadName | None:
+        """Whom to resume now.
+
+        Args:
+            somebody_waits: an allocation waits for room.
+            by_policy: a policy resumes what the arbiter paused.
+        """
+        resumed = (RECOVERY,) if by_policy or not self._settings.auto_resume else (ARBITER, RECOVERY)
+        parked = []
+        for entry in entries:
+            if entry.state is not WorkloadState.PAUSED or entry.paused_by not in resumed:
+                self._fits_since.pop(entry.name, None)
+                continue
+            fits = self._vram.fits(entry.name, entry.evicted)
+            if not fits:
+                self._fits_since.pop(entry.name, None)
+            since = self._fits_since.setdefault(entry.name, now) if fits else now
+            parked.append(Parked(name=entry.name, paused_at=entry.since, fits=fits, fits_since=since))
+        return choose_resume(parked, now=now, settle_s=self._settings.settle, somebody_waits=somebody_waits)
+
+    def failed(self, name: WorkloadName, *, now: float) -> None:
+        """Its resume did: it is left alone for a while, longer each time."""
+        again = self._again_after[name] = min(2 * self._again_after.get(name, _AGAIN_S / 2), _AGAIN_MOST_S)
+        self._fits_since[name] = now + again
+
+    def came_back(self, name: WorkloadName) -> None:
+        self._again_after.pop(name, None)
+
+    def forget(self, name: WorkloadName) -> None:
+        self._fits_since.pop(name, None)
+        self._again_after.pop(name, None)

@@ -1,0 +1,133 @@
+"""What there is of each GPU's memory: how much is handed out at most, what is held of it, and what is promised to whom.
+
+Numbers only; who is paused for room is room.py's business. Also asked in the broker's threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kybernate.cuda.driver import Gpu
+from kybernate.model.types import GIB, GpuUuid, WorkloadName
+from kybernate.node.arbiter import Room, judge
+from kybernate.node.settings import VramSettings
+
+
+class Holdings(Protocol):
+    """What the broker knows."""
+
+    def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Of one GPU, in bytes."""
+
+    capacity: int
+    unheld: int
+    """Of that, held by nobody."""
+    reserved: Mapping[WorkloadName, int]
+    """Promised to whoever was told to ask again."""
+
+
+class Vram:
+    """See the module. `attach` comes before the first question."""
+
+    def __init__(self, *, gpus: Sequence[Gpu], settings: VramSettings, clock: Callable[[], float]) -> None:
+        self.gpus: Mapping[GpuUuid, Gpu] = {gpu.uuid: gpu for gpu in gpus}
+        self._settings = settings
+        self._clock = clock
+        self._reserved: dict[tuple[WorkloadName, GpuUuid], tuple[int, float]] = {}
+        self._holdings: Holdings | None = None
+
+    def attach(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def capacity(self, gpu: Gpu) -> int:
+        """What is handed out on this GPU at most, in bytes."""
+        usable = gpu.total_bytes - self._reserve(gpu)
+        return usable if self._settings.limit is None else min(usable, self._settings.limit)
+
+    def free(self, gpu: Gpu) -> int:
+        """Above the reserve, in bytes; below zero where others have taken of that."""
+        return gpu.free_bytes() - self._reserve(gpu)
+
+    def resident(self, name: WorkloadName | None, gpu: Gpu) -> int:
+        """What a workload holds there, in bytes. None: all of them."""
+        assert self._holdings is not None
+        return self._holdings.resident_bytes(name, gpu)
+
+    def held_by(self, name: WorkloadName) -> dict[GpuUuid, int]:
+        held = {uuid: self.resident(name, gpu) for uuid, gpu in self.gpus.items()}
+        return {uuid: size for uuid, size in held.items() if size}
+
+    def numbers(self) -> dict[GpuUuid, Numbers]:
+        """How each GPU stands."""
+        now = self._clock()
+        found = {}
+        for uuid, gpu in self.gpus.items():
+            capacity = self.capacity(gpu)
+            promised = {
+                name: size
+                for (name, where), (size, until) in list(self._reserved.items())
+                if where == uuid and until > now
+            }
+            unheld = min(self.free(gpu), capacity - self.resident(None, gpu))
+            found[uuid] = Numbers(capacity=capacity, unheld=unheld, reserved=promised)
+        return found
+
+    # -- whether something fits ------------------------------------------------------------------------------------
+
+    def judge(self, name: WorkloadName, gpu: Gpu, size: int) -> Room:
+        return judge(
+            size=size,
+            own=self.resident(name, gpu),
+            free=self.free(gpu),
+            capacity=self.capacity(gpu),
+            handed_out=self.resident(None, gpu),
+            reserved=self.reserved_for_others(name, gpu),
+        )
+
+    def fits(self, name: WorkloadName, needed: Mapping[GpuUuid, int]) -> bool:
+        return all(
+            uuid in self.gpus and self.judge(name, self.gpus[uuid], size) is Room.FITS for uuid, size in needed.items()
+        )
+
+    def missing(self, name: WorkloadName, gpu: Gpu, size: int) -> int:
+        """How much must become free before it fits, in bytes."""
+        available = min(self.free(gpu), self.capacity(gpu) - self.resident(None, gpu))
+        return size + self.reserved_for_others(name, gpu) - available
+
+    # -- promises --------------------------------------------------------------------------------------------------
+
+    def reserve(self, name: WorkloadName, uuid: GpuUuid, size: int, *, for_s: float) -> None:
+        """Promise it, in place of an earlier promise."""
+        self._reserved[name, uuid] = (size, self._clock() + for_s)
+
+    def take(self, name: WorkloadName, uuid: GpuUuid) -> None:
+        """What was promised is there, or the promise void."""
+        self._reserved.pop((name, uuid), None)
+
+    def release(self, name: WorkloadName) -> None:
+        """On all GPUs."""
+        for key in [key for key in self._reserved if key[0] == name]:
+            self._reserved.pop(key, None)
+
+    def reserved_for_others(self, name: WorkloadName, gpu: Gpu) -> int:
+        now = self._clock()
+        return sum(
+            size
+            for (holder, uuid), (size, until) in list(self._reserved.items())
+            if holder != name and uuid == gpu.uuid and until > now
+        )
+
+    def _reserve(self, gpu: Gpu) -> int:
+        return default_reserve(gpu.total_bytes) if self._settings.reserve is None else self._settings.reserve
+
+
+def default_reserve(total_bytes: int) -> int:
+    return min(GIB, total_bytes // 50)
