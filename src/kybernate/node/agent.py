@@ -48,6 +48,7 @@ from kybernate.node.ledger import Ledger
 from kybernate.node.library import Library
 from kybernate.node.metrics import Metrics
 from kybernate.node.parking import Parking
+from kybernate.node.reception import Reception
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
 from kybernate.node.serving.metrics import ServingCollector, workers_text
@@ -172,6 +173,7 @@ class _Agent:
         self._say = say
         self._pages = pages
         self._door: Door | None = None
+        self._reception: Reception | None = None
         self._started = time.time()
         self._notes: list[str] = []
         self.clock: Callable[[], float] = time.time
@@ -213,6 +215,8 @@ class _Agent:
             self._state.socket.unlink(missing_ok=True)
             await self.serving.end()
             await self.workloads.drain()
+            if self._reception is not None:
+                await self._reception.stop()
             for runner in runners:
                 await runner.cleanup()
             tasks.cancel()
@@ -368,11 +372,17 @@ class _Agent:
         await runners[0].setup()
         await web.SockSite(runners[0], self._listen()).start()
         if (door := self._door) is not None:
-            application = api.application(Guard(door, self._pages).check)
+            guard = Guard(door, self._pages)
+            application = api.application(guard.check)
             application.on_response_prepare.append(dress)
             runners.insert(0, web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S))
             await runners[0].setup()
-            await web.SockSite(runners[0], door.listener, ssl_context=door.tls).start()
+            server = runners[0].server
+            assert server is not None
+            most = self._settings.api.connections
+            self._reception = Reception(door.listener, server, tls=door.tls, most=most)
+            guard.admit = self._reception.admit
+            self._reception.start()
         return runners
 
     def _listen(self) -> socket.socket:

@@ -5,7 +5,9 @@ in is the agent's own user. The dashboard's files alone are for everybody: there
 foreign page has nothing to abuse but a client certificate, hence requests that a browser marks as another site's are refused. A
 request must name a host that is known to be ours, so that a foreign page can't get here by a name of its own.
 
-Limits: certificate and key are read once. Nothing holds off somebody who opens very many connections: that is the firewall's.
+How many connections there may be is reception.py's.
+
+Limits: certificate and key are read once.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import hashlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -163,6 +165,8 @@ class Guard:
     def __init__(self, door: Door, pages: Pages) -> None:
         self._door = door
         self._pages = pages
+        self.admit: Callable[[asyncio.BaseTransport | None], None] = lambda _: None
+        """Told of each connection on which somebody was let in."""
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -172,6 +176,7 @@ class Guard:
             return _answer(request, page)
         _refuse_foreign_page(request)
         self._refuse_unknown(request)
+        self.admit(request.transport)
         request[http.CALLER] = own_user()
         return await handler(request)
 

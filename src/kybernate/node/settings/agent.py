@@ -83,6 +83,9 @@ class ApiSettings(Section):
     hosts: tuple[str, ...] = ()
     """Names by which browsers may address it, besides localhost, the machine's own name and every IP address: any other is
     refused, so that no foreign page reaches it by a name of its own (DNS rebinding)."""
+    connections: Annotated[int, Field(ge=8, le=65536)] = 256
+    """Connections over TCP at once; more are answered 503. A page of the dashboard takes one or two. One that nobody was let in on
+    for 30 s is closed."""
     plaintext: bool = False
     """Listen on other addresses than the loopback even without TLS. Token and answers can be read on the way then."""
     tls: TlsSettings = TlsSettings()
