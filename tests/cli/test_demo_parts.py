@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kybernate.cli.demo_chart import chart, rows
+from kybernate.cli.chart import chart, rows
 from kybernate.cli.demo_load import quantile, zipf
 from kybernate.cli.demo_torch import Computing
 from kybernate.cli.demo_transformer import CHUNK, SLOTS, Transformer, shape_for
@@ -36,6 +37,20 @@ def test_a_slice_shows_where_most_of_it_was_spent() -> None:
     drawn = chart(known, ["a", "b"], since=100, until=108, width=8)
     assert drawn[0] == "a ████····"
     assert len(drawn) == 4
+
+
+def test_a_chart_by_the_clock() -> None:
+    noon = time.mktime((2026, 11, 25, 12, 0, 0, 0, 0, -1))
+    known = [interval("a", "object", noon, None)]
+
+    def scale(seconds: float, width: int) -> str:
+        return chart(known, ["a"], since=noon, until=noon + seconds, width=width, clock=True)[1]
+
+    assert scale(120, 40) == "  |12:00:00   |12:00:36   |12:01:12"
+    assert scale(7200, 24) == "  |12:00      |13:00"
+    assert scale(4 * 86400, 24) == "  |Wed 12:00  |Fri 12:00"
+    assert scale(120, 20) == "  |12:00:00", "the next would stand out"
+    assert chart(known, ["a"], since=noon, until=noon + 9, width=9, clock=True)[0] == "a ========="
 
 
 def test_a_trace_is_that_of_its_seed_and_follows_zipf() -> None:

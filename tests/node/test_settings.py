@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
-from kybernate.model.quantities import format_size, parse_size
+from kybernate.model.quantities import format_size, parse_seconds, parse_size
 from kybernate.model.types import GIB, MIB
 from kybernate.node.settings import Settings, load, parse
 
@@ -112,6 +112,19 @@ def test_sizes(text: str, size: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(BadInput, match="no size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), (" 15 m ", 900), ("1.5H", 5400), ("2d", 172800), ("0.5", 0.5)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0h", "-1", "soon", "1 h 2 m", "nan", "inf", "1e3", "9" * 400])
+def test_no_times(text: str) -> None:
+    with pytest.raises(BadInput, match="no time"):
+        parse_seconds(text)
 
 
 def test_sizes_for_people() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kybernate.cli.bench_results import wide_console
-from kybernate.cli.demo_chart import chart
+from kybernate.cli.chart import chart
 from kybernate.cli.demo_fleet import TRAINING
 from kybernate.cli.demo_load import Told, quantile
 from kybernate.model.api_history import HistoryView

@@ -24,6 +24,8 @@ _UNITS = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T")) if prefix},
 }
 _DAY_SECONDS = 86400
+_SPAN = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smhdSMHD]?)\s*")
+_SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": _DAY_SECONDS}
 
 
 def parse_size(value: str | int) -> int:
@@ -43,6 +45,19 @@ def parse_size(value: str | int) -> int:
         raise BadInput(f"{value[:40]!r} is no size", hint="write a number with a unit, such as 40GiB")
     # Exact: a double holds no more than 53 bits of a number of bytes.
     return int(Fraction(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_seconds(value: str) -> float:
+    """Seconds of `90`, `90s`, `15m`, `1.5h` or `2d`.
+
+    Raises:
+        BadInput: not a time, or none at all.
+    """
+    match = _SPAN.fullmatch(value)
+    seconds = 0.0 if match is None else float(match[1]) * _SPANS[match[2].lower()]
+    if not seconds:
+        raise BadInput(f"{value[:40]!r} is no time", hint="write seconds, or a number with s, m, h or d, such as 15m")
+    return seconds
 
 
 def format_size(size_bytes: int) -> str:

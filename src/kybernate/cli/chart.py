@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from kybernate.model.api_history import IntervalView
 
 MARKS: Mapping[str, str] = {"vram": "█", "switching": "▒", "ram": "·", "nvme": "-", "object": "="}
 """What a slice shows for the place where most of it was spent."""
-LEGEND = "█ in VRAM  ▒ switching  · in RAM  - on the disk"
+LEGEND = "█ in VRAM  ▒ switching  · in RAM  - on the disk  = in the bucket"
 _NOWHERE = " "
 
 
@@ -39,14 +40,33 @@ def _mark(intervals: Sequence[IntervalView], begins: float, ends: float) -> str:
 
 
 def chart(
-    intervals: Iterable[IntervalView], names: Sequence[str], *, since: float, until: float, width: int
+    intervals: Iterable[IntervalView],
+    names: Sequence[str],
+    *,
+    since: float,
+    until: float,
+    width: int,
+    clock: bool = False,
 ) -> list[str]:
-    """Lines: the rows with their names, a scale in seconds, the legend."""
+    """Lines: the rows with their names, a scale, the legend. The scale is in seconds from the beginning, or by the clock."""
     label = max(map(len, names))
     lines = [
         f"{name:>{label}} {row}" for name, row in rows(intervals, names, since=since, until=until, width=width).items()
     ]
-    return [*lines, f"{'':{label}} {_scale(until - since, width)}", f"{'':{label}} {LEGEND}"]
+    scale = _clock_scale(since, until, width) if clock else _scale(until - since, width)
+    return [*lines, f"{'':{label}} {scale}", f"{'':{label}} {LEGEND}"]
+
+
+def _clock_scale(since: float, until: float, width: int) -> str:
+    """Marks every twelve columns, of this machine's time; none that would stand out on the right."""
+    span = until - since
+    form = "%H:%M:%S" if span < 3600 else "%H:%M" if span < 86400 else "%a %H:%M"
+    line = ""
+    for column in range(0, width, 12):
+        text = "|" + time.strftime(form, time.localtime(since + span * column / width))
+        if column + len(text) <= width:
+            line = line.ljust(column) + text
+    return line
 
 
 def _scale(seconds: float, width: int) -> str:
