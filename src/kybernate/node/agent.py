@@ -35,6 +35,7 @@ from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
 from kybernate.model.types import CHUNK_BYTES, Backend, HostPid, TierName, WorkloadName
 from kybernate.node.api import Api
+from kybernate.node.claims import Claims, agent_id
 from kybernate.node.database import Database
 from kybernate.node.events import Events
 from kybernate.node.external import ExternalWatcher
@@ -45,9 +46,11 @@ from kybernate.node.holders import Holders
 from kybernate.node.jobs import Jobs
 from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Ledger
+from kybernate.node.leftovers import Leftovers
 from kybernate.node.library import Library
 from kybernate.node.metrics import Metrics
 from kybernate.node.parking import Parking
+from kybernate.node.pool_room import PoolRoom
 from kybernate.node.reception import Reception
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
@@ -60,6 +63,8 @@ from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
 from kybernate.node.tcp import Door, Guard, Pages, dress, open_door
 from kybernate.node.threads import in_thread
+from kybernate.node.transfers import Transfers
+from kybernate.node.unparking import Unparking
 from kybernate.node.workloads import Workloads
 
 if TYPE_CHECKING:
@@ -316,10 +321,33 @@ class _Agent:
         )
         self.workloads = Workloads(gear=gear, tasks=tasks)
         self._external = ExternalWatcher(gear=gear, workloads=self.workloads, tasks=tasks)
-        parking = Parking(gear=gear, workloads=self.workloads)
-        self.switching = Switching(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
-        self.keeper = Keeper(gear=gear, workloads=self.workloads, parking=parking)
-        self.library = Library(gear=gear, workloads=self.workloads, switching=self.switching, parking=parking)
+        me = agent_id(self._state.root)
+        claims = Claims(self._stores, by=me)
+        leftovers = Leftovers(gear, by=me)
+        self.workloads.forget_snapshots = leftovers.forget
+        transfers = Transfers(gear, claims=claims, leftovers=leftovers)
+        parking = Parking(gear=gear, workloads=self.workloads, transfers=transfers)
+        pool_room = PoolRoom(gear=gear, workloads=self.workloads, parking=parking)
+        self.switching = Switching(
+            gear=gear,
+            workloads=self.workloads,
+            external=self._external,
+            parking=parking,
+            unparking=Unparking(gear=gear, workloads=self.workloads, claims=claims, pool_room=pool_room),
+            transfers=transfers,
+            pool_room=pool_room,
+            leftovers=leftovers,
+        )
+        self.keeper = Keeper(gear=gear, workloads=self.workloads, leftovers=leftovers, pool_room=pool_room)
+        self.library = Library(
+            gear=gear,
+            workloads=self.workloads,
+            switching=self.switching,
+            parking=parking,
+            transfers=transfers,
+            pool_room=pool_room,
+            leftovers=leftovers,
+        )
         self.jobs = gear.jobs
         self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
         if gpu is not None:
@@ -332,7 +360,7 @@ class _Agent:
             workloads=self.workloads,
             switching=self.switching,
             library=self.library,
-            parking=parking,
+            pool_room=pool_room,
             database=self._database,
             tasks=tasks,
             pool=None if self._opened is None else self._opened.hardware.pool,

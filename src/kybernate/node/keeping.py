@@ -17,7 +17,8 @@ from kybernate.node.demotion import idle_too_long
 from kybernate.node.found import evicted_in, labels_in, number_in, rows, tiers, workload_of
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
-from kybernate.node.parking import Parking
+from kybernate.node.leftovers import Leftovers
+from kybernate.node.pool_room import PoolRoom
 from kybernate.node.stores import BELOW_RAM
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
@@ -34,10 +35,11 @@ _STAGED_AGAIN_S = 60.0
 class Keeper:
     """`run` is a task's body; `find` is for orders. Use it in the loop's thread."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, parking: Parking) -> None:
+    def __init__(self, *, gear: Gear, workloads: Workloads, leftovers: Leftovers, pool_room: PoolRoom) -> None:
         self._gear = gear
         self._workloads = workloads
-        self._parking = parking
+        self._leftovers = leftovers
+        self._pool_room = pool_room
         self._dirty = asyncio.Event()
         gear.ledger.observe(self._changed)
 
@@ -156,10 +158,10 @@ class Keeper:
     async def _sweep(self) -> None:
         for entry in list(self._gear.ledger.entries().values()):
             if entry.snapshot is not None and _left(entry):
-                self._parking.leftovers.left_behind(entry.name)
+                self._leftovers.left_behind(entry.name)
             now = self._gear.ledger.get(entry.name)
             if now is not None and now.stale and self._workloads.idle(entry.name):
-                await self._parking.leftovers.sweep(entry.name)
+                await self._leftovers.sweep(entry.name)
         if any(entry.stale and not self._workloads.idle(entry.name) for entry in self._gear.ledger.entries().values()):
             self._dirty.set()
 
@@ -175,9 +177,9 @@ class Keeper:
         idle_s = gear.settings.store.demote.idle
         if gpu is None or idle_s is None:
             return
-        may = [entry for entry in gear.ledger.entries().values() if self._parking.may_go(gpu, entry)]
+        may = [entry for entry in gear.ledger.entries().values() if self._pool_room.may_go(gpu, entry)]
         for entry in idle_too_long(may, now=gear.clock(), idle_s=idle_s)[:1]:
-            await self._parking.demote(gpu, entry, TierName.NVME, why="went to the disk, being idle for long")
+            await self._pool_room.demote(gpu, entry, TierName.NVME, why="went to the disk, being idle for long")
 
 
 def _left(entry: Entry) -> bool:

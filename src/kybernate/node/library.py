@@ -18,12 +18,16 @@ from kybernate.node.caller import Caller
 from kybernate.node.found import labels_in, number_in, rows
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import ARBITER, Entry
+from kybernate.node.leftovers import Leftovers
 from kybernate.node.lifecycle import Event
-from kybernate.node.parking import Parking, labels_of, launched_of
+from kybernate.node.parking import Parking, labels_of
+from kybernate.node.pool_room import PoolRoom
 from kybernate.node.ready import http_path, wait_ready
 from kybernate.node.switching import Switching
 from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.threads import in_thread
+from kybernate.node.transfers import Transfers
+from kybernate.node.unparking import launched_of
 from kybernate.node.workloads import Workloads, left_of
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree
@@ -36,11 +40,24 @@ _AT_ONCE = max(2, os.cpu_count() or 2)
 class Library:
     """Use it in the loop's thread."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, switching: Switching, parking: Parking) -> None:
+    def __init__(
+        self,
+        *,
+        gear: Gear,
+        workloads: Workloads,
+        switching: Switching,
+        parking: Parking,
+        transfers: Transfers,
+        pool_room: PoolRoom,
+        leftovers: Leftovers,
+    ) -> None:
         self._gear = gear
         self._workloads = workloads
         self._switching = switching
         self._parking = parking
+        self._transfers = transfers
+        self._pool_room = pool_room
+        self._leftovers = leftovers
 
     # -- images ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +122,7 @@ class Library:
         with self._gear.jobs.begin("snapshot", name) as job:
             return await in_thread(
                 f"image {name}",
-                lambda: self._parking.with_room(
+                lambda: self._transfers.with_room(
                     wanted.tier,
                     lambda space: gpu.engine.snapshot(
                         target,
@@ -208,7 +225,7 @@ class Library:
                         keep_staged=True,
                     )
 
-                tree = await self._parking.with_pool_room(gpu, name, revive)
+                tree = await self._pool_room.with_room(gpu, name, revive)
         except Exception as e:
             reason = e.message if isinstance(e, KybernateError) else repr(e)
             gear.ledger.apply(name, Event.START_FAILED, reason=f"could not be cloned: {reason}")
@@ -292,9 +309,9 @@ class Library:
             already = source is wanted.tier
             if not already:
                 with gear.jobs.begin("move", subject) as job:
-                    await self._parking.copy(job, subject, source, wanted.tier, away=not wanted.keep)
+                    await self._transfers.copy(job, subject, source, wanted.tier, away=not wanted.keep)
                 if not wanted.keep:
-                    await in_thread(f"forget {subject}", lambda: self._parking.leftovers.delete(subject, source))
+                    await in_thread(f"forget {subject}", lambda: self._leftovers.delete(subject, source))
                 gear.events.record(
                     "moved", f"snapshot {subject} from {source} to {wanted.tier}{', too' if wanted.keep else ''}"
                 )

@@ -33,6 +33,7 @@ from kybernate.store import (
     Space,
     Tier,
     TierAway,
+    TierWiped,
     TooNew,
     keys_of,
     secret_from_command,
@@ -148,8 +149,10 @@ class Stores:
         """Whether that tier is in use, or was asked for: the agent's own ideas make no store."""
         return self.ready(name) is not None or (name is TierName.NVME and self._at_start)
 
-    def troubled(self, name: TierName, error: KybernateError) -> None:
-        """An order about that tier found that it doesn't answer, or that another one didn't that it needed as well."""
+    def trouble(self, name: TierName, error: BaseException) -> None:
+        """An order about that tier failed: perhaps since it doesn't answer, or another one that it needed as well."""
+        if not isinstance(error, TierAway | TierWiped):
+            return
         where = error.where if isinstance(error, TierAway) else None
         there = [place for place in self._places.values() if place.space and place.space.medium.where == where]
         place = there[0] if there else self._places[name]

@@ -24,10 +24,14 @@ from kybernate.node.external import ExternalWatcher
 from kybernate.node.gate import Gate, OpenGate
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import ARBITER, RECOVERY, USER, Entry
+from kybernate.node.leftovers import Leftovers
 from kybernate.node.lifecycle import Event
-from kybernate.node.parking import Back, NoCopy, Parking
+from kybernate.node.parking import Parking
+from kybernate.node.pool_room import PoolRoom
 from kybernate.node.targets import external_name, target_of
 from kybernate.node.threads import in_thread
+from kybernate.node.transfers import Transfers
+from kybernate.node.unparking import Back, NoCopy, Unparking
 from kybernate.node.views import switch_view
 from kybernate.node.workloads import Workloads
 from kybernate.process.preflight import Connections
@@ -45,11 +49,26 @@ _UNCHANGED = (Busy, Unsupported, NoRoom, Conflict)
 class Switching:
     """Also what the room keeper asks for evictions (`idle`, `evict`, `bring_back`)."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, external: ExternalWatcher, parking: Parking) -> None:
+    def __init__(
+        self,
+        *,
+        gear: Gear,
+        workloads: Workloads,
+        external: ExternalWatcher,
+        parking: Parking,
+        unparking: Unparking,
+        transfers: Transfers,
+        pool_room: PoolRoom,
+        leftovers: Leftovers,
+    ) -> None:
         self._gear = gear
         self._workloads = workloads
         self._external = external
         self._parking = parking
+        self._unparking = unparking
+        self._transfers = transfers
+        self._pool_room = pool_room
+        self._leftovers = leftovers
         self.gate: Gate = OpenGate()
         """Set before the first order by whoever serves requests."""
         workloads.resume_to_end = self._resume_to_end
@@ -127,7 +146,7 @@ class Switching:
                 report = await self._parking.park(gpu, name, tier, connections=connections)
                 total, stored = report.bytes_total, report.bytes_stored
             else:
-                manifest = await self._parking.move(name, tier, keep=keep)
+                manifest = await self._transfers.move(name, tier, keep=keep)
                 total = 0 if manifest is None else manifest.size
             now = self._gear.ledger.entry(name)
             return StoredView(
@@ -152,7 +171,7 @@ class Switching:
 
     async def _prefetch(self, gpu: GpuGear, name: WorkloadName) -> StoredView:
         began = self._gear.clock()
-        already, size = await self._parking.stage(gpu, name)
+        already, size = await self._unparking.stage(gpu, name)
         entry = self._gear.ledger.entry(name)
         return StoredView(
             subject=name,
@@ -179,7 +198,7 @@ class Switching:
             stored = report.bytes_stored
             steps = [StepView(step=step.step, seconds=step.seconds) for step in report.steps]
         else:
-            await self._parking.move(name, tier)
+            await self._transfers.move(name, tier)
             steps = [StepView(step="move", seconds=self._gear.clock() - began)]
         return view.model_copy(
             update={
@@ -377,7 +396,7 @@ class Switching:
                     )
                     break
                 except NoRoom:
-                    if not await self._parking.make_pool_room(gpu, name):
+                    if not await self._pool_room.make(gpu, name):
                         raise
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
@@ -450,11 +469,11 @@ class Switching:
         back: Back | None = None
         if entry.tier is not TierName.RAM:
             try:
-                back = await self._parking.unpark(gpu, name, take_over=take_over)
+                back = await self._unparking.unpark(gpu, name, take_over=take_over)
             except NoCopy as e:
                 if entry.cold_start is None:
                     raise
-                if not self._parking.given_up(name, e):
+                if not self._unparking.given_up(name, e):
                     raise Busy(
                         e.message, hint="it lies there as before: try again; should that fail, too, it is started anew"
                     ) from e
@@ -499,7 +518,7 @@ class Switching:
         tier = TierName.RAM if back is None else back.tier
         if serve:
             self.gate.came(name, tier=tier, seconds=took, victims=tuple(made_room))
-        self._parking.leftovers.left_behind(name)
+        self._leftovers.left_behind(name)
         notes = [back.note] if back is not None and back.note is not None else []
         notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []
         view = switch_view(report, note="; ".join(notes) or None)

@@ -14,7 +14,7 @@ from kybernate.model.types import TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
-from kybernate.node.parking import Parking
+from kybernate.node.pool_room import PoolRoom
 from kybernate.node.ready import HttpPath, wait_ready
 from kybernate.node.serving.gates import Came, Gates
 from kybernate.node.serving.memory import Memories
@@ -40,7 +40,7 @@ class Coming:
         workloads: Workloads,
         switching: Switching,
         library: Library,
-        parking: Parking,
+        pool_room: PoolRoom,
         gates: Gates,
         memories: Memories,
     ) -> None:
@@ -48,7 +48,7 @@ class Coming:
         self._workloads = workloads
         self._switching = switching
         self._library = library
-        self._parking = parking
+        self._pool_room = pool_room
         self._gates = gates
         self._memories = memories
 
@@ -118,13 +118,13 @@ class Coming:
         return tree.supervisor_pid if tree is not None and tree.isolated else None
 
     def may_sink(self, gpu: GpuGear, entry: Entry) -> bool:
-        return self._parking.may_go(gpu, entry)
+        return self._pool_room.may_go(gpu, entry)
 
     async def sink(self, served: Served) -> bool:
         """One that has been paused in RAM for long goes to its lowest tier. Whether it left."""
         gpu, entry = self._gear.gpu, self._gear.ledger.entry(served.name)
         assert gpu is not None
-        return await self._parking.demote(
+        return await self._pool_room.demote(
             gpu, entry, served.lowest, why=f"went to {served.lowest}, being idle for long"
         )
 

@@ -19,7 +19,7 @@ from kybernate.node.database import Database
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
-from kybernate.node.parking import Parking
+from kybernate.node.pool_room import PoolRoom
 from kybernate.node.serving.accounts import Accounts
 from kybernate.node.serving.address import Address, answered_hosts, refuse_taken
 from kybernate.node.serving.coming import Coming
@@ -82,7 +82,7 @@ class Serving:
         workloads: Workloads,
         switching: Switching,
         library: Library,
-        parking: Parking,
+        pool_room: PoolRoom,
         database: Database,
         tasks: Tasks,
         pool: Pool | None,
@@ -115,7 +115,7 @@ class Serving:
             workloads=workloads,
             switching=switching,
             library=library,
-            parking=parking,
+            pool_room=pool_room,
             gates=self.gates,
             memories=self.memories,
         )
@@ -141,7 +141,7 @@ class Serving:
         self.gates.changed = self._tell_status
         switching.gate = self
         workloads.before_stop = self.before_stop
-        parking.keeps_in_ram = self._keeps_in_ram
+        pool_room.keeps_in_ram = self._keeps_in_ram
 
     @property
     def settings(self) -> Settings:

@@ -1,0 +1,276 @@
+"""Workloads on their way back from below RAM: content and processes restored, paused; an ordinary resume follows.
+
+Each step runs in the workload's owner task. The tier it lies in is tried first, then every other that may have a copy; what
+is lost for good is told apart from what may work another time. See parking.py for the order of what is durable when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from kybernate import store
+from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, NotFound, Unsupported, WorkloadLost
+from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.types import TierName, WorkloadName
+from kybernate.node.claims import Claims, Taken
+from kybernate.node.found import evicted_in, later
+from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.jobs import Job
+from kybernate.node.ledger import Entry
+from kybernate.node.leftovers import with_name
+from kybernate.node.pool_room import PoolRoom
+from kybernate.node.stores import BELOW_RAM
+from kybernate.node.threads import in_thread
+from kybernate.node.workloads import Workloads
+from kybernate.process.images import Launched, read_launched
+from kybernate.process.tree import Tree, attach
+
+_LASTING = (BadInput, Unsupported)
+"""Reasons that another copy of the same state would have as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """What brought a workload back into RAM."""
+
+    tier: TierName
+    seconds: float
+    note: str | None
+
+
+class NoCopy(WorkloadLost):
+    """Every copy of a workload's state was tried, and none can be used."""
+
+    sure = True
+    """False: a copy is whole, but its restore failed, which another time it may not."""
+    left: str | None = None
+    """The snapshot that is there all the same."""
+
+
+class Unparking:
+    """See the module. Use it in the loop's thread."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads, claims: Claims, pool_room: PoolRoom) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._claims = claims
+        self._pool_room = pool_room
+        self._failed: dict[WorkloadName, str] = {}
+        """Snapshots from which a restore failed the last time, whole as they are."""
+
+    async def stage(self, gpu: GpuGear, name: WorkloadName) -> tuple[bool, int]:
+        """Read a parked workload's content into the pool, ahead of its resume. In its owner task.
+
+        Returns whether it was there already, and its bytes.
+
+        Raises:
+            Conflict: it isn't in the store. NoRoom: the pool is full. Damaged, TierAway, ...
+        """
+        entry = self._gear.ledger.entry(name)
+        if entry.tier is TierName.RAM or entry.snapshot is None:
+            return True, 0
+        if self.staged(gpu, entry):
+            return True, 0
+        snapshot = entry.snapshot
+        with self._gear.jobs.begin("stage", name, yielding=False) as job:
+            errors: list[KybernateError] = []
+            for tier in self._order(entry):
+                try:
+                    report = await in_thread(
+                        f"stage {name}",
+                        lambda tier=tier: gpu.engine.stage(  # type: ignore[misc]
+                            self._gear.stores.space(tier), snapshot, progress=job.tell, cancel=job.stop
+                        ),
+                    )
+                except NotFound:
+                    continue
+                except (store.TierWiped, store.WrongKey) as e:
+                    self._gear.stores.trouble(tier, e)
+                    errors.append(e)
+                except (NoRoom, store.Cancelled, *_LASTING):
+                    raise
+                except KybernateError as e:
+                    self._gear.stores.trouble(tier, e)
+                    errors.append(e)
+                else:
+                    size = report.bytes_read
+                    self._gear.events.record(
+                        "staged", f"{format_size(size)} read from {tier} into the pool", workload=name
+                    )
+                    return False, size
+        raise errors[0] if errors else self._gone(entry)
+
+    def staged(self, gpu: GpuGear, entry: Entry) -> bool:
+        return entry.snapshot is not None and any(view.snapshot == entry.snapshot for view in gpu.engine.staged())
+
+    async def unpark(self, gpu: GpuGear, name: WorkloadName, *, take_over: bool = False) -> Back:
+        """Bring a workload back from the store: it is paused in RAM then. In its owner task.
+
+        Args:
+            take_over: also where another agent says that it is bringing it back.
+
+        Raises:
+            NoRoom: the pool is too small, also after others went to the disk. BadInput, Unsupported: not on this host, or no
+            longer. TierAway and the like: not now. It lies where it lay then.
+            Taken: another agent seems to have it. NoCopy: there is no copy that can be used.
+        """
+        gear, ledger = self._gear, self._gear.ledger
+        entry = ledger.entry(name)
+        snapshot = entry.snapshot
+        if snapshot is None:
+            raise NoCopy(
+                f"nobody knows where the state of workload {name} is", hint=f"`kybernate stop --remove {name}`"
+            )
+        began = gear.clock()
+        errors: list[tuple[TierName, KybernateError]] = []
+        for tier in self._order(entry):
+            try:
+                with gear.jobs.begin("restore", name) as job:
+                    tree = await self._revive(gpu, entry, snapshot, tier, job, take_over=take_over)
+            except NotFound:
+                continue  # it never was in this tier, or is no more
+            except Taken as e:
+                if await self._follow(entry):
+                    return await self.unpark(gpu, name, take_over=take_over)
+                self._tell_failure(entry, tier, e)
+                raise
+            except (store.TierWiped, store.WrongKey) as e:
+                self._gear.stores.trouble(tier, e)
+                self._tell_failure(entry, tier, e)
+                errors.append((tier, e))
+                continue
+            except (NoRoom, store.Cancelled, *_LASTING) as e:
+                self._tell_failure(entry, tier, e)
+                raise
+            except KybernateError as e:
+                self._gear.stores.trouble(tier, e)
+                self._tell_failure(entry, tier, e)
+                errors.append((tier, e))
+                continue
+            launched = await in_thread(f"look at {name}", lambda tree=tree: launched_of(tree))  # type: ignore[misc]
+            self._failed.pop(name, None)
+            self._workloads.adopt(name, tree)
+            ledger.update(
+                name,
+                tier=TierName.RAM,
+                pids=tuple(tree.pids()),
+                evicted=gpu.engine.away_bytes(name) or dict(entry.evicted),
+                reason=f"restored from {tier}",
+                **({} if launched is None else {"argv": launched.argv, "directory": launched.directory}),
+            )
+            await gear.flush()
+            seconds = gear.clock() - began
+            note = f"restored from {tier}"
+            if errors:
+                note += f", since {errors[0][0]} could not be used: {errors[0][1].message}"
+            gear.events.record(
+                "restored", f"{note}, {format_seconds(seconds)}", workload=name, data={"tier": tier, "seconds": seconds}
+            )
+            return Back(tier, seconds, note)
+        if not errors:
+            if await self._follow(entry):
+                return await self.unpark(gpu, name, take_over=take_over)
+            raise self._gone(entry)
+        for _, error in errors:
+            if isinstance(error, store.TierAway | store.TierWiped | store.WrongKey | store.TooNew | Busy):
+                raise error  # there may be a good copy
+        last = errors[-1][1]
+        no_copy = NoCopy(
+            f"workload {name} can't be brought back from the store: {last.message}",
+            hint=f"its snapshot {snapshot} stays there; `kybernate verify {snapshot}`",
+        )
+        no_copy.left = snapshot
+        no_copy.sure = all(isinstance(error, store.Damaged) for _, error in errors)
+        raise no_copy from last
+
+    def given_up(self, name: WorkloadName, error: NoCopy) -> bool:
+        """Whether a workload may be started anew for this reason: its state is gone or damaged, or its restore failed before.
+
+        What fails once may have failed for want of memory or time.
+        """
+        snapshot = self._gear.ledger.entry(name).snapshot
+        if error.sure or snapshot is None or self._failed.get(name) == snapshot:
+            self._failed.pop(name, None)
+            return True
+        self._failed[name] = snapshot
+        return False
+
+    async def _follow(self, entry: Entry) -> bool:
+        """The snapshot it lay in has gone: if another agent has had it since and left a later state, that is the workload."""
+        but = {entry.snapshot, *entry.stale, *entry.kept}
+        found = await in_thread(f"look for {entry.name}", lambda: later(self._gear.stores, entry, but=but))
+        if found is None:
+            return False
+        tier, row = found
+        self._gear.ledger.update(
+            entry.name,
+            snapshot=row.name,
+            tier=tier,
+            also=(),
+            kept=with_name(entry.kept, entry.snapshot),
+            evicted=evicted_in(row) or entry.evicted,
+            reason=f"found in {tier}, where another agent left it",
+        )
+        await self._gear.flush()
+        self._gear.events.record(
+            "found",
+            f"a later state lies in {tier}: another agent has had it meanwhile",
+            workload=entry.name,
+            data={"tier": tier, "snapshot": row.name, "instead": entry.snapshot},
+        )
+        return True
+
+    def _order(self, entry: Entry) -> list[TierName]:
+        """The tiers in which a copy of it may be, the one it lies in first."""
+        stores = self._gear.stores
+        there = [
+            tier for tier in stores.names() if tier is not TierName.NVME or stores.exists(tier) or tier is entry.tier
+        ]
+        return sorted(there, key=lambda tier: (tier is not entry.tier, BELOW_RAM.index(tier)))
+
+    @staticmethod
+    def _gone(entry: Entry) -> NoCopy:
+        return NoCopy(
+            f"the snapshot {entry.snapshot}, in which workload {entry.name} lies, has gone from every tier",
+            hint=f"somebody removed it, or resumed it elsewhere; `kybernate stop --remove {entry.name}` forgets it",
+        )
+
+    async def _revive(
+        self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, job: Job, *, take_over: bool
+    ) -> Tree:
+        name = entry.name
+        run_directory = self._gear.state.run_directory(name)
+
+        def work() -> Tree:
+            space = self._gear.stores.space(tier)
+            with contextlib.suppress(NotFound):
+                attach(run_directory).remove()  # a leftover: the snapshot is the workload
+            gpu.engine.release_parked(name)
+            space.manifest(snapshot)  # before a claim of nothing is left there
+            claimed = self._claims.of(entry, snapshot, tier, take_over=take_over)
+            try:
+                return gpu.engine.revive(
+                    space, snapshot, name, run_directory=run_directory, progress=job.tell, cancel=job.stop
+                )
+            except BaseException:
+                self._claims.release(claimed, snapshot)
+                raise
+
+        return await self._pool_room.with_room(gpu, name, work)
+
+    def _tell_failure(self, entry: Entry, tier: TierName, error: KybernateError) -> None:
+        self._gear.ledger.update(entry.name, reason=f"its restore from {tier} failed: {error.message}")
+        self._gear.events.record(
+            "restore-failed",
+            f"from {tier}: {error.message}",
+            workload=entry.name,
+            data={"tier": tier, "code": error.code},
+        )
+
+
+def launched_of(tree: Tree) -> Launched | None:
+    """In a thread. How a restored workload was started, once; None where that can't be read."""
+    with contextlib.suppress(KybernateError):
+        return read_launched(tree.run_directory)
+    return None
