@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kybernate.model.errors import Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.node.environment import Simulation
 from kybernate.node.events import Events
@@ -45,3 +46,12 @@ class Gear:
     jobs: Jobs
     flush: Callable[[], Awaitable[None]]
     """Returns once everything that the ledger says is on disk."""
+
+    def need_gpu(self) -> GpuGear:
+        """Raises Unsupported: this agent has none."""
+        if self.gpu is None:
+            raise Unsupported(
+                "this agent has no GPU, so there is nothing to pause or resume",
+                hint="`kybernate doctor` says what is missing; `kybernate up --simulated` needs none",
+            )
+        return self.gpu

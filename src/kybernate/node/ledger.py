@@ -167,3 +167,12 @@ class Ledger:
         self._entries = MappingProxyType(entries)
         for observer in self._observers:
             observer(old, new)
+
+
+def refuse_ended(entry: Entry, what: str) -> None:
+    """Raises Conflict: it has ended or is about to, and can't be, in the past participle, `what`."""
+    if entry.ended or entry.state is WorkloadState.STOPPING:
+        raise Conflict(
+            f"workload {entry.name} is {entry.state} and can't be {what}",
+            hint=f"`kybernate explain {entry.name}` says why; run it again",
+        )

@@ -24,7 +24,7 @@ from kybernate.node.parking import Parking, labels_of
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.ready import http_path, wait_ready
 from kybernate.node.switching import Switching
-from kybernate.node.targets import is_external_name, target_of
+from kybernate.node.targets import is_external_name, look_at
 from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
 from kybernate.node.unparking import launched_of
@@ -117,7 +117,7 @@ class Library:
 
     async def _take(self, gpu: GpuGear, name: WorkloadName, wanted: api.SnapshotRequest) -> StoredReport:
         entry, tree = self._gear.ledger.entry(name), self._workloads.tree(name)
-        target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
+        target = await look_at(entry, tree)
         connections = Connections(wanted.connections or self._gear.settings.store.connections)
         with self._gear.jobs.begin("snapshot", name) as job:
             return await in_thread(

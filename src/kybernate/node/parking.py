@@ -24,7 +24,7 @@ from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import Entry
 from kybernate.node.leftovers import with_name
-from kybernate.node.targets import target_of
+from kybernate.node.targets import look_at
 from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
 from kybernate.node.views import program
@@ -107,7 +107,7 @@ class Parking:
         if entry.state is not WorkloadState.PAUSED or entry.depth is not Depth.ZERO or gpu.engine.unfinished(name):
             raise Conflict(f"workload {name} isn't paused to depth zero", hint=f"`kybernate pause {name}` first")
         tree = self._workloads.tree(name)
-        target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
+        target = await look_at(entry, tree)
         await in_thread(f"open {tier}", lambda: gear.stores.space(tier))
         snapshot = f"{Kind.PARKED}.{name}.{secrets.token_hex(4)}"
         ledger.update(name, snapshot=snapshot, stale=with_name(entry.stale, entry.snapshot))

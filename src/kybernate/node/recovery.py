@@ -18,7 +18,7 @@ from kybernate.node.guests import Identity, procfs_identity
 from kybernate.node.ledger import RECOVERY, USER, Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.parking import Parking
-from kybernate.node.targets import external_pid, target_of
+from kybernate.node.targets import external_pid, look_at, target_of
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
 from kybernate.process.records import ExitRecord, read_exit
@@ -106,7 +106,7 @@ class Recovery:
             return gear.ledger.entry(name).state, why
         door = gear.state.run_directory(name) / DOOR
         await in_thread(f"door {name}", lambda: gpu.broker.open_door(name, door, uid=entry.uid, gid=entry.gid))
-        target = await in_thread(f"look at {name}", lambda: target_of(entry, tree))
+        target = await look_at(entry, tree)
         try:
             state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))
             why = _FOUND

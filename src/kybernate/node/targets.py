@@ -15,6 +15,7 @@ from kybernate.engine import target
 from kybernate.engine.target import CudaProcess, Target
 from kybernate.model.types import Backend, HostPid, WorkloadName
 from kybernate.node.ledger import Entry
+from kybernate.node.threads import in_thread
 from kybernate.process.tree import CONTROL, Tree
 
 
@@ -44,6 +45,11 @@ def target_of(entry: Entry, tree: Tree | None) -> Target:
     broker = tree is not None and entry.backend is Backend.BROKER
     processes = cuda_processes(tree) if tree is not None and broker else []
     return Target(name=entry.name, tree=members, processes=processes, backend=entry.backend)
+
+
+async def look_at(entry: Entry, tree: Tree | None) -> Target:
+    """`target_of`, without holding up the loop."""
+    return await in_thread(f"look at {entry.name}", lambda: target_of(entry, tree))
 
 
 def cuda_processes(tree: Tree) -> list[CudaProcess]:

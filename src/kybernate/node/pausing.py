@@ -1,0 +1,129 @@
+"""The pause of a workload, in its owner task: requests end, the engine pauses, the ledger follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from kybernate.model.api import SwitchView
+from kybernate.model.errors import NoRoom
+from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
+from kybernate.node.aftermath import Aftermath
+from kybernate.node.departure import Freed
+from kybernate.node.gate import Gate
+from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.ledger import ARBITER, USER, Entry, refuse_ended
+from kybernate.node.lifecycle import Event
+from kybernate.node.pool_room import PoolRoom
+from kybernate.node.targets import look_at
+from kybernate.node.threads import in_thread
+from kybernate.node.views import switch_view
+from kybernate.node.workloads import Workloads
+
+_LEAST_DRAIN_S = 1.0
+"""For the GPU, where requests in flight took nearly all of an order's time: kernels end within milliseconds."""
+
+
+class Pausing:
+    """`gate` says who lets requests through to workloads now."""
+
+    def __init__(
+        self,
+        *,
+        gear: Gear,
+        workloads: Workloads,
+        pool_room: PoolRoom,
+        aftermath: Aftermath,
+        gate: Callable[[], Gate],
+    ) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._pool_room = pool_room
+        self._aftermath = aftermath
+        self._gate = gate
+
+    async def pause(
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        *,
+        depth: Depth,
+        timeout_s: float,
+        by: str,
+        why: str,
+        freed: Freed | None = None,
+    ) -> SwitchView:
+        ledger = self._gear.ledger
+        entry = ledger.entry(name)
+        refuse_ended(entry, "paused")
+        if gpu.engine.unfinished(name):
+            entry = await self._aftermath.settle(gpu, entry)
+        deeper = entry.state is WorkloadState.PAUSED
+        if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
+            return self._already_paused(entry, by)
+        began = self._gear.clock()
+        await self._gate().close(name, timeout_s=timeout_s, by_arbiter=by == ARBITER)
+        timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
+        try:
+            target = await look_at(entry, self._workloads.tree(entry.name))
+            if entry.backend is Backend.BROKER and not target.processes:
+                depth = (
+                    Depth.ZERO
+                )  # it has no gates yet to wait at: only standing still keeps it from beginning to compute
+            free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
+            ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
+        except BaseException:
+            self._gate().stays(name)
+            raise
+        try:
+            while True:
+                try:
+                    report = await in_thread(
+                        f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed)
+                    )
+                    break
+                except NoRoom:
+                    if not await self._pool_room.make(gpu, name):
+                        raise
+        except Exception as e:
+            undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
+            await self._aftermath.failed(gpu, name, target, e, operation="pause", undone=undone)
+            if ledger.entry(name).state is WorkloadState.RUNNING:
+                self._gate().stays(name)
+            raise
+        # What is asked for at the resume is what left, which may be less than it held: it gives back what it can spare first.
+        evicted = dict(entry.evicted) if deeper else gpu.engine.away_bytes(name)
+        if deeper and entry.last_pause is not None:
+            # The content had gone before; the host copy was right and is all the workload has.
+            before = entry.last_pause
+            content = before.bytes_total - before.bytes_zero
+            report = dataclasses.replace(
+                report, bytes_total=before.bytes_total, bytes_clean=content, bytes_zero=before.bytes_zero
+            )
+        if free_before:
+            # The driver doesn't say what it moved; what became free is near enough to ask for it back later.
+            gained = {g.uuid: g.free_bytes() - free_before[g.uuid] for g in gpu.gpus}
+            evicted = {uuid: size for uuid, size in gained.items() if size > 0}
+        ledger.apply(
+            name,
+            Event.PAUSED,
+            reason=why,
+            depth=depth,
+            paused_by=by,
+            evicted=evicted,
+            pids=tuple(target.tree.pids()),
+            last_pause=report,
+        )
+        self._aftermath.done(report, why)
+        return switch_view(report)
+
+    def _already_paused(self, entry: Entry, by: str) -> SwitchView:
+        assert entry.depth is not None
+        note = f"was paused already ({entry.reason})"
+        if by == USER and entry.paused_by == ARBITER:
+            self._gear.ledger.update(entry.name, paused_by=USER, reason="paused by order")
+            note += "; stays so until it is resumed"
+        report = entry.last_pause or SwitchReport(
+            workload=entry.name, operation="pause", depth=entry.depth, backend=entry.backend, seconds=0.0
+        )
+        return switch_view(report, already=True, note=note)

@@ -1,0 +1,168 @@
+"""The resume of a workload, in its owner task: back from the store where it lies there, room made for it, the engine resumes, the
+ledger follows. Where no copy of its state can be used, it is started anew if it allows that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kybernate.engine.target import Target
+from kybernate.model.api import StepView, SwitchView
+from kybernate.model.errors import Busy, NoRoom
+from kybernate.model.types import Depth, SwitchReport, TierName, WorkloadName, WorkloadState
+from kybernate.node.aftermath import Aftermath
+from kybernate.node.departure import Departure
+from kybernate.node.gate import Gate
+from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.ledger import refuse_ended
+from kybernate.node.leftovers import Leftovers
+from kybernate.node.lifecycle import Event
+from kybernate.node.targets import look_at
+from kybernate.node.threads import in_thread
+from kybernate.node.unparking import Back, NoCopy, Unparking
+from kybernate.node.views import switch_view
+from kybernate.node.workloads import Workloads
+
+
+class Resuming:
+    """`gate` says who lets requests through to workloads now."""
+
+    def __init__(
+        self,
+        *,
+        gear: Gear,
+        workloads: Workloads,
+        unparking: Unparking,
+        leftovers: Leftovers,
+        aftermath: Aftermath,
+        gate: Callable[[], Gate],
+    ) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._unparking = unparking
+        self._leftovers = leftovers
+        self._aftermath = aftermath
+        self._gate = gate
+
+    async def resume(
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        *,
+        may_evict: bool,
+        wait_s: float,
+        why: str,
+        take_over: bool = False,
+        victims: Sequence[WorkloadName] = (),
+        serve: bool = True,
+    ) -> SwitchView:
+        """
+        Args:
+            victims: who shall make room, if that suffices.
+            serve: requests may come to it again.
+        """
+        ledger = self._gear.ledger
+        entry = ledger.entry(name)
+        refuse_ended(entry, "resumed")
+        if entry.state is WorkloadState.RUNNING:
+            report = entry.last_resume or SwitchReport(
+                workload=name, operation="resume", depth=Depth.ZERO, backend=entry.backend, seconds=0.0
+            )
+            return switch_view(report, already=True, note="was running already")
+        back: Back | None = None
+        if entry.tier is not TierName.RAM:
+            try:
+                back = await self._unparking.unpark(gpu, name, take_over=take_over)
+            except NoCopy as e:
+                if entry.cold_start is None:
+                    raise
+                if not self._unparking.given_up(name, e):
+                    raise Busy(
+                        e.message, hint="it lies there as before: try again; should that fail, too, it is started anew"
+                    ) from e
+                return await self._start_anew(name, e)
+            entry = ledger.entry(name)
+        ledger.apply(name, Event.RESUME, reason=why.replace("resumed", "being resumed", 1))
+        target: Target | None = None
+        try:
+            target = to_resume = await look_at(entry, self._workloads.tree(entry.name))
+            overlapping = may_evict and not gpu.engine.unfinished(name)
+            departure = await gpu.room.begin_room_for_resume(entry, victims) if overlapping else None
+            began: SwitchReport | None = None
+            if departure is not None:
+                began = await self._resume_while_others_leave(gpu, to_resume, departure)
+                made_room = list(departure.victims)
+            if began is None:
+                made_room = await gpu.room.make_room_for_resume(
+                    entry, may_evict=may_evict, wait_s=wait_s, victims=victims
+                )
+                began = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
+            report = began
+        except Exception as e:
+            await self._aftermath.failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
+            raise
+        finally:
+            gpu.room.vram.release(name)
+        now = self._gear.clock()
+        ledger.apply(
+            name,
+            Event.RESUMED,
+            reason=why,
+            depth=None,
+            paused_by=None,
+            evicted={},
+            pids=(),
+            last_use=now,
+            running_since=now,
+            last_resume=report,
+        )
+        self._aftermath.done(report, why)
+        took = report.seconds + (0.0 if back is None else back.seconds)
+        tier = TierName.RAM if back is None else back.tier
+        if serve:
+            self._gate().came(name, tier=tier, seconds=took, victims=tuple(made_room))
+        self._leftovers.left_behind(name)
+        notes = [back.note] if back is not None and back.note is not None else []
+        notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []
+        view = switch_view(report, note="; ".join(notes) or None)
+        if back is None:
+            return view
+        return view.model_copy(
+            update={
+                "tier": back.tier,
+                "seconds": view.seconds + back.seconds,
+                "steps": [StepView(step="restore", seconds=back.seconds), *view.steps],
+            }
+        )
+
+    async def _start_anew(self, name: WorkloadName, error: NoCopy) -> SwitchView:
+        """The last resort, for a workload that allows it."""
+        began = self._gear.clock()
+        kept = "" if error.left is None else f"; its snapshot {error.left} is kept"
+        self._gear.events.record(
+            "cold-start", f"started anew: {error.message}{kept}", workload=name, data={"kept": error.left}
+        )
+        entry = await self._workloads.start_anew(name, f"{error.message}{kept}", keep=error.left)
+        return SwitchView(
+            workload=name,
+            operation="resume",
+            depth=Depth.ZERO,
+            backend=entry.backend,
+            seconds=self._gear.clock() - began,
+            note=f"started anew, its state {'is lost' if error.left is None else 'is not used'}: {error.message}{kept}",
+        )
+
+    async def _resume_while_others_leave(
+        self, gpu: GpuGear, target: Target, departure: Departure
+    ) -> SwitchReport | None:
+        """None: a victim would not leave, and the workload is paused as before; others may make room."""
+        try:
+            return await in_thread(
+                f"resume {target.name}", lambda: gpu.engine.resume(target, room=departure.handover.take)
+            )
+        except NoRoom:
+            if await departure.settled():
+                raise
+            return None
+        finally:
+            await departure.settled()
