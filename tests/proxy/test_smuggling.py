@@ -310,7 +310,7 @@ class _Careless(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        self.send_response(403)
+        self.send_response(200 if self.path.endswith(("/ok", "completions")) else 403)
         self.send_header("content-length", "0")
         self.end_headers()
 
@@ -326,15 +326,70 @@ def test_a_body_that_the_server_leaves_unread_is_no_request_of_the_next_client(r
             rig.configure(Endpoint("m", server.server_address[1], paths=("/svc",)))
             rig.open()
             inner = request("GET", "/stolen")
-            for method in ("GET", "POST"):
+            for method, path, status in (
+                ("GET", "/svc/attacker", 200),
+                ("POST", "/svc/attacker", 403),
+                ("POST", "/svc/attacker/ok", 200),
+            ):
                 for _ in range(20):
                     with rig.client() as attacker, rig.client() as victim:
                         # At once, so that the second is sent on the first one's connection as soon as it is free.
-                        attacker.send(request(method, "/svc/attacker", inner))
+                        attacker.send(request(method, path, inner))
                         victim.send(request("GET", "/svc/victim"))
-                        assert attacker.answer().status == (200 if method == "GET" else 403)
+                        assert attacker.answer().status == status
                         assert victim.answer().body == b"/svc/victim"
                         assert victim.ask("GET", "/svc/again").body == b"/svc/again"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_connection_that_carried_a_body_is_for_its_client_only(rig):
+    """And kept for it, as if it were connected itself, unless another needs one."""
+    server = rig.serve()
+
+    def made() -> int:
+        """Connections that carried requests."""
+        return len(server.control()["raw"])
+
+    with rig.client() as one, rig.client() as two:
+        for _ in range(5):
+            assert one.model("m").status == 200
+        assert made() == 1
+        assert two.ask("GET", "/svc").status == 200
+        assert made() == 2
+        for _ in range(5):
+            assert two.model("m").status == 200
+        assert made() == 2, "what carried none was for anybody, and is the second's now"
+        assert one.model("m").status == 200
+        assert made() == 3, "the first one's gave way to the second's"
+        assert server.control()["connections"] <= 2
+    rig.close()
+    rig.agent.wait(Drained, lambda drained: drained.epoch == rig.epoch)
+
+
+def test_a_client_that_leaves_leaves_no_connection(rig, eventually):
+    server = rig.serve()
+    for _ in range(20):
+        with rig.client() as client:
+            assert client.model("m").status == 200
+    eventually(lambda: server.control()["connections"] == 0, timeout_s=3, what="an end before they are idle for long")
+
+
+def test_a_body_that_the_servers_kernel_has_not_taken_was_not_read(rig):
+    """Its connection isn't even for the same client any more."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Careless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            rig.configure(Endpoint("m", server.server_address[1], paths=("/svc",)))
+            rig.open()
+            body = b'{"model":"m","x":"' + b"x" * (1 << 20) + b'"}'
+            for _ in range(10):
+                with rig.client() as client:
+                    client.send(request("POST", "/v1/completions", body))
+                    assert client.answer().status == 200
+                    assert client.ask("GET", "/svc/next").body == b"/svc/next"
         finally:
             server.shutdown()
             thread.join()

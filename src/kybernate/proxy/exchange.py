@@ -132,6 +132,10 @@ class Exchange:
         """From the first look behind the answer's head on."""
 
     @property
+    def client(self) -> Front:
+        return self.front
+
+    @property
     def tier(self) -> str:
         return self._tier or "warm"
 
@@ -453,21 +457,24 @@ class Exchange:
         self.phase = Phase.OVER
         self._let_go()
         upstream, self.upstream = self.upstream, None
+        keep = not answer.close and complete
         if upstream is not None:
             if tunnel or not complete:
                 upstream.abort()
+            elif self._has_body:
+                keeps = keep and answer.reusable and not self._is_unread(upstream)
+                front.keeps |= keeps
+                upstream.release(reusable=keeps, only_for=front)
             else:
-                upstream.release(reusable=answer.reusable and not self._may_be_unread)
+                upstream.release(reusable=answer.reusable)
         assert self.model is not None
         self.model.ended(self, service_s=None if tunnel else time.monotonic() - self.forwarded)
         self._count(answer.status)
-        front.answered(keep=not answer.close and complete)
+        front.answered(keep=keep)
 
-    @property
-    def _may_be_unread(self) -> bool:
-        """Simple servers leave a body unread where they expect none, or when they refuse, and take it for the next request: whose
-        answer must not meet the next one's client."""
-        return self._has_body and (self._safe or self.answer.status >= 400)
+    def _is_unread(self, upstream: Upstream) -> bool:
+        """Simple servers leave a body unread where they expect none, or when they refuse, and take it for the next request."""
+        return self._safe or self.answer.status >= 400 or not upstream.all_accepted
 
     # -- the answers that are ours ---------------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ class Front(asyncio.Protocol):
         "_unread_since",
         "closing",
         "exchange",
+        "keeps",
         "peer",
         "secure",
         "worker",
@@ -75,6 +76,8 @@ class Front(asyncio.Protocol):
         self.write_paused = False
         self.closing = False
         """No further request is read from it."""
+        self.keeps = False
+        """A model's connection may be kept for it."""
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._stirred = False
@@ -211,6 +214,8 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone()
+        if self.keeps:
+            self.worker.forget(self)
         self._transport = None
         self.worker.fronts.discard(self)
 

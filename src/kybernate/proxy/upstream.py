@@ -2,6 +2,10 @@
 
 Whether a request may be sent again is decided by what the kernel knows: if the other side's TCP has acknowledged none of its
 bytes, no program there can have read any. That closes the race of a server that ends an idle connection while we take it.
+
+A server may have answered without having read the request's body, and takes that for the next request: its answer must not go to
+somebody else. Nobody can see from here what a program has read, so a connection that has carried a body is from then on for the
+client that sent it, and closed with that client's or when another needs the room.
 """
 
 from __future__ import annotations
@@ -34,6 +38,10 @@ _TCP_INFO_BYTES_ACKED: Final = 120
 class User(Protocol):
     """Who uses a connection: one request."""
 
+    @property
+    def client(self) -> object:
+        """Whose it is: the same for all requests of one connection."""
+
     def connected(self, upstream: Upstream) -> None: ...
 
     def unreachable(self, why: str) -> None: ...
@@ -60,6 +68,7 @@ class Upstream(asyncio.Protocol):
         "_reading_paused",
         "_socket",
         "idle_since",
+        "kept_for",
         "sent",
         "sent_before",
         "transport",
@@ -83,6 +92,8 @@ class Upstream(asyncio.Protocol):
         self.sent = 0
         self.sent_before = 0
         self.idle_since = 0.0
+        self.kept_for: object | None = None
+        """The only client whose requests it may carry."""
 
     # -- for its user ----------------------------------------------------------------------------------------------------
 
@@ -108,8 +119,16 @@ class Upstream(asyncio.Protocol):
         return acked is not None and self._acked is not None and acked - self._acked <= self.sent_before
 
     @property
+    def all_accepted(self) -> bool:
+        """Whether the other side's TCP has all that was sent: if not, no program there has read it all."""
+        if self.transport is None or self.transport.get_write_buffer_size():
+            return False
+        acked = _bytes_acked(self._socket)
+        return acked is None or self._acked is None or acked - self._acked >= self.sent
+
+    @property
     def looks_alive(self) -> bool:
-        """Costs a system call: for requests that can't be sent again."""
+        """And says nothing, since nobody asked. Costs a system call."""
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -118,9 +137,11 @@ class Upstream(asyncio.Protocol):
             return False
         return False
 
-    def release(self, *, reusable: bool) -> None:
-        """Its user needs it no more."""
+    def release(self, *, reusable: bool, only_for: object | None = None) -> None:
+        """Its user needs it no more. `only_for`: nobody but that client may have it from now on."""
         self.user = None
+        if only_for is not None:
+            self.kept_for = only_for
         self.resume_reading()  # a client that didn't read the end of its answer must not stop the next one's
         self._pool.released(self, reusable=reusable and not self.write_paused)
 
@@ -193,6 +214,9 @@ class Pool(Generic[U]):
         self._connected = connected
         self._disconnected = disconnected
         self._idle: list[Upstream] = []
+        """For anybody."""
+        self._kept: dict[object, Upstream] = {}
+        """Idle, too, by their clients; the longest idle first."""
         self._waiting: deque[tuple[U, float]] = deque()
         self._count = 0
         """Connections there are, those that are attempted or closing included."""
@@ -209,6 +233,12 @@ class Pool(Generic[U]):
 
     def acquire(self, user: U, *, fresh: bool = False) -> None:
         """`user.connected` is called: at once if one is idle. `fresh`: one that was never used, or was seen to be alive."""
+        own = self._kept.pop(user.client, None)
+        if own is not None and own.transport is not None and not own.transport.is_closing():
+            if own.looks_alive:
+                self._hand_over(own, user)
+                return
+            own.transport.abort()
         while self._idle:
             upstream = self._idle.pop()
             if upstream.transport is None or upstream.transport.is_closing():
@@ -218,8 +248,16 @@ class Pool(Generic[U]):
                 continue
             self._hand_over(upstream, user)
             return
+        if self._kept:  # as many connections as if they were for anybody: a server may have a thread for each
+            self.forget(next(iter(self._kept)))
         self._waiting.append((user, time.monotonic()))
         self._connect_more()
+
+    def forget(self, client: object) -> None:
+        """End what is kept for it."""
+        upstream = self._kept.pop(client, None)
+        if upstream is not None:
+            upstream.say_farewell()
 
     def withdraw(self, user: U) -> bool:
         """It waits for a connection no longer. False: it didn't."""
@@ -241,6 +279,8 @@ class Pool(Generic[U]):
             return
         if not reusable or self._retired:
             upstream.say_farewell()
+        elif upstream.kept_for is not None:
+            self._keep(upstream, upstream.kept_for)
         elif self._waiting:
             self._hand_over(upstream, self._waiting.popleft()[0])
         elif self._draining:
@@ -258,6 +298,9 @@ class Pool(Generic[U]):
             else:
                 kept.append(upstream)
         self._idle = kept
+        for client, upstream in list(self._kept.items()):
+            if older_than is None or upstream.idle_since < older_than:
+                self.forget(client)
 
     def drain(self) -> None:
         """Keep no connection that nobody uses, until `refill`: the model is to be paused as soon as there is none."""
@@ -290,6 +333,8 @@ class Pool(Generic[U]):
         """It can't be used any more."""
         if upstream.user is None and upstream in self._idle:
             self._idle.remove(upstream)
+        elif self._kept.get(upstream.kept_for) is upstream:
+            del self._kept[upstream.kept_for]
 
     def closed(self, upstream: Upstream | None = None) -> None:
         """One is gone, or an attempt at one."""
@@ -307,6 +352,14 @@ class Pool(Generic[U]):
     def _close_place(self) -> None:
         if self._retired and not self._count:
             self.place.close()
+
+    def _keep(self, upstream: Upstream, client: object) -> None:
+        self.forget(client)  # one is enough
+        if self._draining or (self._waiting and self._count >= CONNECTIONS_MAX):
+            upstream.say_farewell()
+        else:
+            upstream.idle_since = time.monotonic()
+            self._kept[client] = upstream
 
     def _hand_over(self, upstream: Upstream, user: User) -> None:
         upstream.user = user

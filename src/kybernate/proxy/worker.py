@@ -120,6 +120,12 @@ class Worker:
         """With more clients there would be no descriptors left by which a request could reach its model."""
         return len(self.fronts) > self.fronts_max
 
+    def forget(self, client: Front) -> None:
+        """It is gone, and with it what was kept for it."""
+        for model in (*self.models.values(), *self._gone.values()):
+            if model.pool is not None:
+                model.pool.forget(client)
+
     def model_named(self, name: str) -> ServedModel | None:
         endpoint = self.routes.by_name(name)
         return None if endpoint is None else self.models.get(endpoint.model)
