@@ -16,6 +16,10 @@ class Asking:
     def __init__(self) -> None:
         self.upstream: asyncio.Future[Upstream] = asyncio.get_running_loop().create_future()
 
+    @property
+    def client(self) -> object:
+        return self
+
     def connected(self, upstream: Upstream) -> None:
         self.upstream.set_result(upstream)
 
@@ -67,6 +71,19 @@ def run(test: Callable[[Model], Awaitable[None]]) -> None:
             await test(made)
 
     asyncio.run(within())
+
+
+def test_what_is_kept_for_a_client_waits_for_no_drain_either() -> None:
+    async def test(model: Model) -> None:
+        kept, busy = Asking(), Asking()
+        model.pool.acquire(kept)
+        model.pool.acquire(busy)
+        (await kept.upstream).release(reusable=True, only_for=kept)
+        model.pool.drain()
+        (await busy.upstream).release(reusable=True, only_for=busy)
+        await asyncio.wait_for(model.empty.wait(), 1)
+
+    run(test)
 
 
 def test_a_connection_is_used_again() -> None:
