@@ -137,7 +137,7 @@ class Serving:
         self._said: dict[WorkloadName, Status] = {}
         self._active = False
         self._reloading = asyncio.Lock()
-        self.controller.pardoned = self._pardoned
+        self.controller.housekeeping.pardoned = self._pardoned
         self.gates.changed = self._tell_status
         switching.gate = self
         workloads.before_stop = self.before_stop
@@ -234,9 +234,9 @@ class Serving:
         self._reopen(name)
 
     def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
-        self.controller.learn_coming(name, TierName(tier), seconds)
+        self.controller.came(name, TierName(tier), seconds)
         served = self.controller.served.get(name)
-        if served is None or served.probe is None or name in self.controller.starting:
+        if served is None or served.probe is None or self.controller.starting(name):
             return
         came = Came(tier, seconds, victims)
         if self.memories.of(name).was_ready:
@@ -459,7 +459,7 @@ class Serving:
     def _expected(self, name: WorkloadName) -> float | None:
         if self.gates.is_open(name):
             return 0.0
-        return round(self.controller.member(name).cost.come, 1)
+        return round(self.controller.looking.member(name).cost.come, 1)
 
 
 def _changed(old: Configured, new: Configured) -> list[str]:

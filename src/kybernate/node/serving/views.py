@@ -12,7 +12,7 @@ from kybernate.node.serving.serving import Serving
 
 
 def serving_view(serving: Serving, now: float) -> words.ServingView:
-    picture = serving.controller.look()
+    picture = serving.controller.looking.look()
     address = serving.processes.address
     listening = serving.workers.listening()
     classes = serving.accounts.by_class()
@@ -47,7 +47,7 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
     name = member.name
     served = serving.controller.served.get(name)
     demand = serving.loads.of(name, now)
-    seen = serving.controller.see(name, now)
+    seen = serving.controller.looking.see(name, now)
     entry = seen.entry
     alive = entry is not None and not entry.ended
     state = "stopped" if entry is None or (entry.ended and served is not None) else str(entry.state)

@@ -1,0 +1,108 @@
+"""What is learnt from what happens: how long switches take, what workloads need, how jobs end, who has the GPU for how long."""
+
+from __future__ import annotations
+
+from kybernate.model.types import Backend, TierName, WorkloadName, WorkloadState
+from kybernate.node.gear import Gear
+from kybernate.node.ledger import Entry
+from kybernate.node.policy.costs import Direction
+from kybernate.node.policy.picture import Class
+from kybernate.node.serving.accounts import Accounts, Holding
+from kybernate.node.serving.failures import Failures
+from kybernate.node.serving.loads import Loads
+from kybernate.node.serving.looking import Looking
+from kybernate.node.serving.memory import Memories
+from kybernate.node.serving.notes import Notes
+from kybernate.node.serving.specs import Kind, Served
+from kybernate.node.settings import Restart
+from kybernate.node.workloads import STOPPED
+
+
+class Learning:
+    """Use it in the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        gear: Gear,
+        loads: Loads,
+        memories: Memories,
+        accounts: Accounts,
+        notes: Notes,
+        failures: Failures,
+        looking: Looking,
+    ) -> None:
+        self._gear = gear
+        self._loads = loads
+        self._memories = memories
+        self._accounts = accounts
+        self._notes = notes
+        self._failures = failures
+        self._looking = looking
+
+    def take_over(self) -> None:
+        """After the recovery: what lives was up before, and a job that ended while no agent ran has ended."""
+        for name, served in self._notes.served.items():
+            entry = self._gear.ledger.get(name)
+            if entry is None:
+                continue
+            if not entry.ended:
+                self._notes.been_up.add(name)
+            elif served.kind is Kind.JOB and self._memories.of(name).fingerprint:
+                self._job_ended(served, entry, by_order=entry.reason.startswith(STOPPED))
+
+    def up(self, name: WorkloadName) -> None:
+        """It may be asked, or computes."""
+        self._notes.been_up.add(name)
+        if held := self._looking.resident(name):
+            self._memories.update(name, needs=dict(held))
+
+    def count(self, now: float) -> None:
+        holdings = []
+        for entry in self._gear.ledger.entries().values():
+            if entry.state is not WorkloadState.RUNNING or entry.external:
+                continue
+            served = self._notes.served.get(entry.name)
+            klass = Class.BATCH if served is None else served.klass
+            is_model = served is not None and served.kind is Kind.MODEL
+            busy = not is_model or self._loads.of(entry.name, now).in_flight > 0
+            size = sum(self._looking.resident(entry.name).values())
+            if not size and entry.backend is Backend.BROKER:
+                continue  # it could compute, and has nothing to compute on
+            holdings.append(Holding(name=entry.name, klass=klass, resident=size, busy=busy))
+        self._accounts.tick(holdings, now)
+
+    def changed(self, old: Entry | None, new: Entry) -> None:
+        """From a switch that has just been reported, and from an end."""
+        name = new.name
+        if new.ended:
+            self._notes.short.pop(name, None)
+        if old is not None and (old.state, new.state) == (WorkloadState.PAUSING, WorkloadState.PAUSED):
+            self._failures.forgive(name)
+        before = None if old is None else old.last_pause
+        if new.last_pause is not None and new.last_pause is not before:
+            self._memories.learn(name, self._memories.costs.reported(new.last_pause, place=TierName.RAM))
+            if new.evicted:
+                self._memories.update(name, needs=dict(new.evicted))
+        served = self._notes.served.get(name)
+        if served is None or old is None or old.ended or not new.ended or name in self._notes.replacing:
+            return
+        by_order = old.state is WorkloadState.STOPPING
+        if served.kind is Kind.JOB:
+            self._job_ended(served, new, by_order=by_order)
+        elif not by_order and name not in self._notes.starting:
+            self._failures.back_off(name, f"ended with status {new.exit_status}")
+
+    def _job_ended(self, served: Served, entry: Entry, *, by_order: bool) -> None:
+        """Whether it is started again, and when."""
+        over = entry.exit_status == 0 and served.restart is not Restart.ALWAYS
+        done = over or by_order or served.restart is Restart.NEVER
+        self._memories.update(served.name, done=done)
+        if not done:
+            self._failures.back_off(served.name, f"ended with status {entry.exit_status}")
+
+    def came(self, name: WorkloadName, place: TierName | None, seconds: float) -> None:
+        """It came from there, which took so long. None: it was started, or cloned."""
+        size = sum(self._looking.resident(name).values())
+        costs = self._memories.costs.observed(name, Direction.COME, place, seconds=seconds, size=size)
+        self._memories.learn(name, costs)
