@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from cyclopts import Parameter
 
 from kybernate.cli.agent_log import configure
 from kybernate.cli.common import Common, print_json, say, working
-from kybernate.cli.simulated import remove_simulated, simulated_environment
+from kybernate.cli.simulated import MADE_VARIABLE, remove_simulated, simulated_environment, taken_away_on_failure
 from kybernate.model.errors import AgentAway, BadInput, KybernateError
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.quantities import format_size, parse_size
@@ -53,32 +54,29 @@ def up(
         listen: HOST:PORT where API and dashboard answer over TCP, too, over what the file says.
         log_format: text for people or json for machines, over what the file says.
     """
+    made = os.environ.pop(MADE_VARIABLE, None) is not None
     whole, settings = _settings(file, pool, listen, common)
+    state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else common.state
+    command = _command(file=file, simulated=simulated, pool=pool, listen=listen, log_format=log_format, common=common)
     if simulated is not None:
-        state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else common.state
         environment = simulated_environment(state, parse_size(simulated), os.environ)
         if environment != dict(os.environ):
             # The loader reads LD_LIBRARY_PATH at the start of a process only.
-            command = _command(
-                file=file, simulated=simulated, pool=pool, listen=listen, log_format=log_format, common=common
-            )
             _restart(environment, command, detach=detach, common=common)
-    if detach:
-        command = _command(
-            file=file, simulated=simulated, pool=pool, listen=listen, log_format=log_format, common=common
-        )
-        _detach(command, settings=settings, pool=pool, file=file, common=common)
-        return
-    from kybernate.node.agent import serve
-    from kybernate.ui.pages import pages
+    with taken_away_on_failure(state) if made else contextlib.nullcontext():
+        if detach:
+            _detach(command, settings=settings, pool=pool, file=file, common=common)
+            return
+        from kybernate.node.agent import serve
+        from kybernate.ui.pages import pages
 
-    serve(
-        settings,
-        whole=whole,
-        file=None if file is None else file.absolute(),
-        say=configure(log_format or settings.log.format),
-        pages=pages(),
-    )
+        serve(
+            settings,
+            whole=whole,
+            file=None if file is None else file.absolute(),
+            say=configure(log_format or settings.log.format),
+            pages=pages(),
+        )
 
 
 def down(
