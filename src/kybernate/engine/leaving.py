@@ -282,3 +282,23 @@ class Leaving:
             bytes_zero=sum(plan.stats.bytes_zero for plan in self.plans),
             steps=tuple(self.clock.steps),
         )
+
+
+def send_residual_away(parts: Parts, target: Target, clock: Clock, timeout_s: float) -> None:
+    """Residual out and threads frozen, from whatever state each process is in."""
+    pids = residual_pids(target.tree)
+    with clock.step("checkpoint"):
+        states = {pid: residual.state(pid) for pid in pids}
+        running = [pid for pid in pids if states[pid] is ResidualState.RUNNING]
+        here = running + [pid for pid in pids if states[pid] is ResidualState.LOCKED]
+        if running:
+            residual.lock_all(running, timeout_s)
+        try:
+            refuse_newcomers(parts, target.name, here, known=())
+        except Busy:
+            residual.unlock_all(running)
+            raise
+        if here:
+            residual.checkpoint_all(here)
+    with clock.step("freeze"):
+        target.tree.freeze(FREEZE_SECONDS)
