@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,24 @@ def test_the_pool_is_full(make_agent: MakeAgent, eventually: Eventually) -> None
     goes_on(agent, eventually, "first")
     agent.client.resume("second")
     goes_on(agent, eventually, "second")
+
+
+def test_two_swaps_at_once_for_which_the_pool_has_room_one_after_the_other(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    """Whoever comes back gives its place in the pool up in a moment: nobody goes to the disk for that."""
+    agent = make_agent(gpu=100 * MIB, pool=136 * MIB, KYBERNATE_SIMULATED_LINK_GIB_S="0.1")
+    names = ("a", "b", "c", "d")
+    for seed, name in enumerate(names, 1):
+        started(agent, eventually, name, size=40 * MIB, seed=seed)
+    for coming in (("a", "b"), ("c", "d")):
+        with contextlib.ExitStack() as clients, ThreadPoolExecutor(2) as pool:
+            each = [clients.enter_context(Client(agent.state.socket)) for _ in coming]
+            list(pool.map(Client.resume, each, coming))
+        for name in coming:
+            goes_on(agent, eventually, name)
+        assert {view.tier for view in agent.client.workloads() if view.name not in coming} == {"ram"}
+    assert not {"parked", "restored"} & {event.kind for name in names for event in agent.client.events(name)}
 
 
 def test_what_is_idle_for_long_goes_to_the_disk(make_agent: MakeAgent, eventually: Eventually) -> None:

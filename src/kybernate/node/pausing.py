@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 
 from kybernate.model.api import SwitchView
-from kybernate.model.errors import NoRoom
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.aftermath import Aftermath
 from kybernate.node.departure import Freed
@@ -16,7 +15,6 @@ from kybernate.node.ledger import ARBITER, USER, Entry, refuse_ended
 from kybernate.node.lifecycle import Event
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.targets import look_at
-from kybernate.node.threads import in_thread
 from kybernate.node.views import switch_view
 from kybernate.node.workloads import Workloads
 
@@ -52,7 +50,9 @@ class Pausing:
         by: str,
         why: str,
         freed: Freed | None = None,
+        whom: WorkloadName | None = None,
     ) -> SwitchView:
+        """`whom`: who waits for its VRAM."""
         ledger = self._gear.ledger
         entry = ledger.entry(name)
         refuse_ended(entry, "paused")
@@ -76,15 +76,12 @@ class Pausing:
             self._gate().stays(name)
             raise
         try:
-            while True:
-                try:
-                    report = await in_thread(
-                        f"pause {name}", lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed)
-                    )
-                    break
-                except NoRoom:
-                    if not await self._pool_room.make(gpu, name):
-                        raise
+            report = await self._pool_room.with_room(
+                gpu,
+                name,
+                lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed),
+                whom=whom,
+            )
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
             await self._aftermath.failed(gpu, name, target, e, operation="pause", undone=undone)

@@ -93,6 +93,7 @@ class Resuming:
                 began = await self._resume_while_others_leave(gpu, to_resume, departure)
                 made_room = list(departure.victims)
             if began is None:
+                gpu.room.vram.release(name)  # of what didn't leave: others would wait for it in vain
                 made_room = await gpu.room.make_room_for_resume(
                     entry, may_evict=may_evict, wait_s=wait_s, victims=victims
                 )

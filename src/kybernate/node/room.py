@@ -197,7 +197,7 @@ class RoomKeeper:
         """Let victims begin to leave where that is all it takes, so that the resume can begin at once.
 
         None: everything fits already, or it takes more than victims that can be paused now; `make_room_for_resume` sees to
-        both. The room is reserved for the workload until `release_reservation`.
+        both. The room is reserved for the workload until that is released.
 
         Args:
             preferred: who shall leave, if that suffices.
@@ -221,13 +221,15 @@ class RoomKeeper:
             if not victims:
                 return None
             for uuid, size in entry.evicted.items():
-                self.vram.reserve(entry.name, uuid, size, for_s=_DEPARTURE_S)
-            return Departure(
+                self.vram.reserve(entry.name, uuid, size, for_s=_DEPARTURE_S, leaving=victims, spare=spare.get(uuid, 0))
+            departure = Departure(
                 victims=victims,
                 resident={victim: self.vram.held_by(victim) for victim in victims},
                 spare=spare,
                 leave=lambda victim, freed: self._leave(victim, requester=entry.name, freed=freed),
             )
+            await asyncio.sleep(0)  # the victims' orders are in line before anybody else chooses
+            return departure
 
     def forget(self, name: WorkloadName) -> None:
         """A workload ended or began anew: what was remembered of it is void."""

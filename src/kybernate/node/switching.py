@@ -268,7 +268,14 @@ class Switching:
             name,
             "pause",
             lambda: self._pausing.pause(
-                gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why, freed=freed
+                gpu,
+                name,
+                depth=settings.depth,
+                timeout_s=settings.drain,
+                by=ARBITER,
+                why=why,
+                freed=freed,
+                whom=requester,
             ),
             detail=(settings.depth, TierName.RAM, None),
         )

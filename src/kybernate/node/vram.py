@@ -32,6 +32,27 @@ class Numbers:
     """Promised to whoever was told to ask again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """Of bytes on one GPU to one workload."""
+
+    size: int
+    until: float
+    leaving: tuple[WorkloadName, ...]
+    spare: int
+
+    def claim(self, *, taken: int, held: int) -> int:
+        """What of it has to come from what is free now.
+
+        Args:
+            taken: what the workload has by now.
+            held: what those who leave for it still hold, which nobody else gets.
+        """
+        if not self.leaving:
+            return self.size
+        return max(0, self.size - taken - held, self.spare - taken)
+
+
 class Vram:
     """See the module. `attach` comes before the first question."""
 
@@ -39,7 +60,7 @@ class Vram:
         self.gpus: Mapping[GpuUuid, Gpu] = {gpu.uuid: gpu for gpu in gpus}
         self._settings = settings
         self._clock = clock
-        self._reserved: dict[tuple[WorkloadName, GpuUuid], tuple[int, float]] = {}
+        self._reserved: dict[tuple[WorkloadName, GpuUuid], _Promise] = {}
         self._holdings: Holdings | None = None
 
     def attach(self, holdings: Holdings) -> None:
@@ -72,9 +93,9 @@ class Vram:
         for uuid, gpu in self.gpus.items():
             capacity = self.capacity(gpu)
             promised = {
-                name: size
-                for (name, where), (size, until) in list(self._reserved.items())
-                if where == uuid and until > now
+                name: promise.size
+                for (name, where), promise in list(self._reserved.items())
+                if where == uuid and promise.until > now
             }
             unheld = min(self.free(gpu), capacity - self.resident(None, gpu))
             found[uuid] = Numbers(capacity=capacity, unheld=unheld, reserved=promised)
@@ -104,9 +125,24 @@ class Vram:
 
     # -- promises --------------------------------------------------------------------------------------------------
 
-    def reserve(self, name: WorkloadName, uuid: GpuUuid, size: int, *, for_s: float) -> None:
-        """Promise it, in place of an earlier promise."""
-        self._reserved[name, uuid] = (size, self._clock() + for_s)
+    def reserve(
+        self,
+        name: WorkloadName,
+        uuid: GpuUuid,
+        size: int,
+        *,
+        for_s: float,
+        leaving: Sequence[WorkloadName] = (),
+        spare: int = 0,
+    ) -> None:
+        """Promise it, in place of an earlier promise.
+
+        Args:
+            size: bytes.
+            leaving: whose memory becomes the workload's as they leave: a promise of that, not of what is free.
+            spare: what it takes of what is free all the same, in bytes.
+        """
+        self._reserved[name, uuid] = _Promise(size, self._clock() + for_s, tuple(leaving), spare)
 
     def take(self, name: WorkloadName, uuid: GpuUuid) -> None:
         """What was promised is there, or the promise void."""
@@ -120,9 +156,11 @@ class Vram:
     def reserved_for_others(self, name: WorkloadName, gpu: Gpu) -> int:
         now = self._clock()
         return sum(
-            size
-            for (holder, uuid), (size, until) in list(self._reserved.items())
-            if holder != name and uuid == gpu.uuid and until > now
+            promise.claim(
+                taken=self.resident(holder, gpu), held=sum(self.resident(other, gpu) for other in promise.leaving)
+            )
+            for (holder, uuid), promise in list(self._reserved.items())
+            if holder != name and uuid == gpu.uuid and promise.until > now
         )
 
     def _reserve(self, gpu: Gpu) -> int:
