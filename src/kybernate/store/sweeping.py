@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kybernate.model.errors import NoRoom, NotFound
+from kybernate.store.chunks import ChunkWriter
 from kybernate.store.errors import Damaged
 from kybernate.store.manifests import ZERO
 from kybernate.store.media import Absent
@@ -21,7 +22,6 @@ from kybernate.store.packs import PackId, Record
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
 from kybernate.store.records import read_record
 from kybernate.store.tenants import ChunkId
-from kybernate.store.writing import ChunkWriter
 
 if TYPE_CHECKING:
     from kybernate.store.spaces import Space

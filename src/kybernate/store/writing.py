@@ -29,136 +29,22 @@ from pydantic import ValidationError
 
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import coding, cutting, manifests
+from kybernate.store import cutting, manifests
 from kybernate.store.catalog import SnapshotRow
+from kybernate.store.chunks import ChunkWriter
 from kybernate.store.errors import Damaged
 from kybernate.store.manifests import Manifest, StoredExtent, StoredFile, relative_path
 from kybernate.store.media import key_of_manifest
-from kybernate.store.memory import Buffer, BufferPool, is_zero
+from kybernate.store.memory import Buffer, is_zero
 from kybernate.store.needs import Needs
-from kybernate.store.packing import PackWriter
-from kybernate.store.packs import Codec, PackId, Record
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
-from kybernate.store.tenants import ID_BYTES, ChunkId, SnapshotName
+from kybernate.store.tenants import ID_BYTES, SnapshotName
 
 if TYPE_CHECKING:
     from kybernate.store.spaces import Space
 
 
 log = logging.getLogger(__name__)
-
-
-class ChunkWriter:
-    """Stores chunks for one session and knows which packs it relies on. Thread-safe."""
-
-    def __init__(self, space: Space, cancel: Cancel) -> None:
-        medium = space.medium
-        self._space = space
-        self._cancel = cancel
-        self._pins = space.pin_set()
-        held = (medium.held_bytes + 2 * medium.pack_bytes) // CHUNK_BYTES if medium.keeps_views else 0
-        self.buffers = BufferPool(held + 3 * medium.threads + 2)
-        self._seen: set[ChunkId] = set()
-        self._lock = threading.Lock()
-        self.own: set[PackId] = set()
-        """Packs of this session."""
-        self._packer = PackWriter(
-            medium=medium,
-            keys=space.keys,
-            room=space.tier,
-            buffers=self.buffers,
-            cancel=cancel,
-            begun=self._begun,
-            finished=self._finished,
-        )
-
-    @property
-    def stored(self) -> int:
-        """Bytes put into packs so far."""
-        return self._packer.stored
-
-    @property
-    def compresses(self) -> bool:
-        return self._space.compress_below > 0
-
-    @property
-    def packs(self) -> set[PackId]:
-        """All packs that hold chunks of this session."""
-        return self._pins.packs
-
-    def has(self, chunk: ChunkId) -> bool:
-        """Whether the chunk need not be stored; if it must be, the caller is the one to do so."""
-        with self._lock:
-            if chunk in self._seen:
-                return True
-            self._seen.add(chunk)
-        return self._space.share(chunk, self._pins)
-
-    def put(self, chunk: ChunkId, content: memoryview, owner: Buffer | None) -> int:
-        """Store what `has` said isn't there: compressed where it pays, encrypted where there is a key. Returns its bytes."""
-        codec = Codec.RAW
-        raw = len(content)
-        if (packed := coding.compressed(content, below=self._space.compress_below)) is not None:
-            codec = Codec.ZSTD
-            content = memoryview(packed)
-            self._give(owner)
-            owner = None
-        length = len(content)
-        if self._space.keys.encrypted:
-            sealed = self.buffers.take()
-            nonce, tag = coding.encrypt(content, sealed, chunk, raw=raw, codec=codec, keys=self._space.keys)
-            self._give(owner)
-            self._packer.put(chunk, sealed.view[:length], raw=raw, codec=codec, nonce=nonce, tag=tag, owner=sealed)
-        else:
-            self._packer.put(chunk, content, raw=raw, codec=codec, owner=owner)
-        return length
-
-    def put_stored(self, record: Record, content: memoryview, owner: Buffer | None) -> None:
-        """Store a record as it was in another pack of the same tenant."""
-        self._packer.put(
-            record.id,
-            content,
-            raw=record.raw,
-            codec=record.codec,
-            nonce=record.nonce,
-            tag=record.tag,
-            owner=owner,
-        )
-
-    def finish(self) -> None:
-        """Everything put is durable once this returns; what was shared is still there.
-
-        Raises:
-            Damaged: packs relied on have gone; the catalog has been put right.
-        """
-        self._packer.finish()
-        self._space.medium.sync(self._space.keys.tenant)
-        self._space.check_there(self._pins.packs - self.own)
-
-    def abort(self) -> None:
-        """Forget it. No thread may be in `put` any more. Whole packs stay for who tries again where that is likely."""
-        self._packer.abort()
-        own = set(self.own)
-        self.release()
-        if not self._space.medium.shared:
-            self._space.drop_garbage(own)
-
-    def release(self) -> None:
-        """Rely on nothing any more."""
-        self.buffers.close()
-        self._pins.release()
-
-    def _give(self, buffer: Buffer | None) -> None:
-        if buffer is not None:
-            self.buffers.give(buffer)
-
-    def _begun(self, pack: PackId) -> None:
-        self._pins.add(pack)
-
-    def _finished(self, pack: PackId, size: int, records: list[Record]) -> None:
-        self._space.add_pack(pack, size, records)
-        with self._lock:
-            self.own.add(pack)
 
 
 class SnapshotWriter:
