@@ -25,7 +25,8 @@ from kybernate.model.native import preload_library, simulated_driver
 from kybernate.model.types import MIB, Backend, Depth, HostPid, WorkloadName, WorkloadState
 from kybernate.node.environment import SIMULATED_VARIABLE, Simulation, workload_environment
 from kybernate.node.targets import cuda_processes
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import OUTPUT, Tree, attach
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, Space, Tier, keys_of
 

@@ -15,7 +15,8 @@ import pytest
 
 from kybernate.model.types import WorkloadName
 from kybernate.process import cgroups, procfs
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import OUTPUT, Tree
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONUNBUFFERED": "1"}

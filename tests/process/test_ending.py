@@ -163,7 +163,8 @@ def test_others_are_left_alone(workloads):
 LAUNCHER = """
 import sys
 from pathlib import Path
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 launch(LaunchSpec(name="left", argv=["/bin/sleep", "100"], run_directory=Path(sys.argv[1], "workloads/left")))
 """
 

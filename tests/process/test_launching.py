@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import BadInput, Conflict, NotFound
-from kybernate.process.launching import LaunchSpec, Network
 from kybernate.process.records import supervisor_path
+from kybernate.process.specs import LaunchSpec, Network
 from kybernate.process.tree import attach
 
 pytestmark = pytest.mark.root
@@ -305,7 +305,8 @@ def test_a_workload_outlives_the_one_who_launched_it(state_directory, workloads,
     program = f"""
 import os, signal
 from pathlib import Path
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 launch(LaunchSpec(name="work", argv=["sleep", "100"], run_directory=Path({str(state_directory)!r}, "workloads/work"),
                   environment={{"PATH": os.environ["PATH"]}}))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -333,7 +334,8 @@ def test_without_the_right_to_make_namespaces(state_directory, leftovers):
     program = f"""
 from pathlib import Path
 from kybernate.model.errors import Unsupported
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 try:
     launch(LaunchSpec(name="work", argv=["true"], run_directory=Path({str(state_directory)!r}, "workloads/work")))
 except Unsupported as e:

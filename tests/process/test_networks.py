@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from kybernate.model.errors import WorkloadLost
-from kybernate.process.launching import Network
 from kybernate.process.networks import open_socket
+from kybernate.process.specs import Network
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import BadInput
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 
 NOBODY = 65534
 
@@ -45,7 +46,8 @@ def test_daemons_belong_to_the_tree(workloads, eventually):
 AS_NOBODY = """
 import json, signal, sys
 from pathlib import Path
-from kybernate.process.launching import LaunchSpec, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import attach, terminate
 run_directory = Path(sys.argv[1], "workloads/work")
 spec = LaunchSpec(name="work", argv=["sh", "-c", "id -u; sleep 100 & sleep 100"], run_directory=run_directory,

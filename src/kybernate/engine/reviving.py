@@ -27,8 +27,8 @@ from kybernate.engine.stored import Described
 from kybernate.engine.undo import UndoStack
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, HostPid, WorkloadName
-from kybernate.process.launching import Network
 from kybernate.process.restoring import restore
+from kybernate.process.specs import Network
 from kybernate.process.tree import DOOR, Tree
 
 

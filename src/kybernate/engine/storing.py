@@ -21,8 +21,8 @@ from kybernate.engine.stored import Described, Kind, describe
 from kybernate.engine.target import Target
 from kybernate.model.errors import BadInput, Conflict, NotFound, Unsupported
 from kybernate.model.types import Depth, WorkloadName
-from kybernate.process.launching import Network
 from kybernate.process.preflight import Connections
+from kybernate.process.specs import Network
 from kybernate.process.tree import Tree, attach
 from kybernate.store import Manifest, ProgressCallback, Space, differences
 

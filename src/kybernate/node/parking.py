@@ -29,8 +29,8 @@ from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
 from kybernate.node.views import program
 from kybernate.node.workloads import Workloads
-from kybernate.process.launching import LAYERS
 from kybernate.process.preflight import Connections, dumpable
+from kybernate.process.specs import LAYERS
 from kybernate.process.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,8 @@ from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.views import program, workload_view
-from kybernate.process.launching import LaunchSpec, Network, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec, Network
 from kybernate.process.tree import DOOR, Tree, attach, sweep
 
 log = logging.getLogger(__name__)

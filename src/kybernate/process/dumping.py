@@ -33,9 +33,9 @@ from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoR
 from kybernate.process import criu_commands, criu_images, criu_zeros, images, mending, records
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
-from kybernate.process.launching import Network
 from kybernate.process.preflight import Connections, close_connections, dumpable
 from kybernate.process.records import SupervisorRecord
+from kybernate.process.specs import Network
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach
 
 MARK = "dump.json"

@@ -11,11 +11,8 @@ It is no sandbox: a workload that runs as root and means harm isn't stopped by t
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
-import enum
-import errno
 import json
 import marshal
 import os
@@ -25,140 +22,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
-from kybernate.model.types import WorkloadName, workload_name
 from kybernate.process import archives, procfs, records
 from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.reports import RESTORE, check_reports
+from kybernate.process.specs import LAYERS, LaunchSpec, Network, Restored
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach, clear, locked, sweep_locked
 
 _START_TIMEOUT_S = 30.0
-_SOCKET_PATH_MAX = 107
-_LONGEST_SOCKET = f"{CONTROL}/4194304.sock"
 _START = "import sys; sys.path.append(sys.argv[1]); from kybernate.process.supervisor import main; main()"
-
-
-LAYERS = "layers"
-"""Directory of the writable layers, below the run directory."""
-RESTORE = "restore"
-"""Directory of CRIU's log, below the run directory, while a restore runs."""
-
-
-class Network(enum.StrEnum):
-    """What a workload sees of the network."""
-
-    NONE = "none"
-    """A network of its own in which only loopback is up."""
-    HOST = "host"
-    """The host's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What CRIU brings back instead of a program that is started. Made by `restoring`."""
-
-    images: Path
-    """The dump."""
-    pid: int
-    """Of the first process, as it sees itself."""
-    last_pid: int
-    run_directory: Path
-    """Where the processes know their run directory; this one is shown to them there."""
-    state_directory: Path
-    """Hidden around it."""
-    shared_memory: str
-    """Name of the tar of /dev/shm in `images`."""
-    control: str
-    """Name of the tar of the run directory's part that is the workload's."""
-    layers: Sequence[str]
-    """Names of the tars of the layers in `images`, one for each layer."""
-    command: Callable[[int, int], Sequence[str]]
-    """CRIU's command line, given the descriptors of the images and of a directory for its log."""
-    failure: Callable[[Path], str]
-    """What went wrong, in a sentence, given the directory with the log."""
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchSpec:
-    """What to start. The run directory is STATE/workloads/NAME; STATE is what the workload won't see.
-
-    Raises:
-        BadInput: a name, path, argument or variable that can't be right.
-    """
-
-    name: WorkloadName
-    argv: Sequence[str]
-    run_directory: Path
-    directory: Path = Path("/")
-    """Working directory."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """The whole environment. KYBERNATE_WORKLOAD and KYBERNATE_RUN_DIRECTORY are added."""
-    uid: int = field(default_factory=os.geteuid)
-    gid: int = field(default_factory=os.getegid)
-    groups: Sequence[int] = ()
-    network: Network = Network.NONE
-    isolated: bool = True
-    """False: no namespaces and no cgroup, as without root."""
-    layers: Sequence[Path] = ()
-    """Directories of which the workload sees the host's content, but writes into a layer of its own, RUN/layers/N: the
-    host's files stay as they are, a dump takes the layer along, clones don't see each other's. Elsewhere it writes
-    the host's files, as any program does. What is mounted below a layer isn't seen in it."""
-    layers_at: Path | None = None
-    """Keep the layers here instead of below the run directory, which often lies in RAM. Laid anew at each launch."""
-    restored: Restored | None = None
-    """Start nothing, but have CRIU bring processes back; `argv` and `environment` are those they were started with."""
-
-    def __post_init__(self) -> None:
-        workload_name(self.name)
-        if not (self.argv and self.argv[0]):
-            raise BadInput(f"workload {self.name}: no command", hint="say what to run")
-        if any("\0" in text for text in (*self.argv, *self.environment, *self.environment.values())):
-            raise BadInput(f"workload {self.name}: a NUL byte in the command or its environment")
-        if bad := [name for name in self.environment if not name or "=" in name]:
-            raise BadInput(f"workload {self.name}: bad variable name {bad[0]!r}")
-        for what, path in (("directory", self.directory), ("run directory", self.run_directory)):
-            if not path.is_absolute() or ".." in path.parts:
-                raise BadInput(f"workload {self.name}: the {what} {path} must be absolute and without '..'")
-        if self.run_directory.name != self.name or len(self.run_directory.parts) < 4:
-            raise BadInput(
-                f"workload {self.name}: bad run directory {self.run_directory}", hint="use STATE/workloads/NAME"
-            )
-        if len(os.fsencode(self.run_directory / _LONGEST_SOCKET)) > _SOCKET_PATH_MAX:
-            raise BadInput(
-                f"workload {self.name}: the run directory {self.run_directory} is too long for a socket's path",
-                hint="use a shorter state directory",
-            )
-        self._check_layers()
-        if min(self.uid, self.gid, *self.groups) < 0:
-            raise BadInput(f"workload {self.name}: a negative user or group number")
-
-    def _check_layers(self) -> None:
-        if self.layers_at is not None and (not self.layers_at.is_absolute() or ".." in self.layers_at.parts):
-            raise BadInput(f"workload {self.name}: the directory {self.layers_at} must be absolute and without '..'")
-        for layer in self.layers:
-            if not layer.is_absolute() or ".." in layer.parts or len(layer.parts) < 2:
-                raise BadInput(f"workload {self.name}: no layer can be laid over {layer}", hint="name a directory")
-            for place in (self.run_directory, self.layers_at):
-                if place is not None and place.is_relative_to(layer):
-                    raise BadInput(
-                        f"workload {self.name}: no layer can be laid over {layer}: {place}, where it would be kept, is in it"
-                    )
-
-    @property
-    def state_directory(self) -> Path:
-        return self.run_directory.parents[1]
-
-    @property
-    def layer_directories(self) -> list[tuple[Path, Path]]:
-        """Of each layer: what is written, and a directory of the kernel's beside it."""
-        base = self.layers_at or self.run_directory / LAYERS
-        return [(base / str(number), base / f"{number}.work") for number in range(len(self.layers))]
 
 
 def launch(spec: LaunchSpec) -> Tree:
@@ -421,7 +298,7 @@ def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
         opener.send_signal(signal.SIGKILL)
         opener.communicate()
         raise
-    _check_reports(spec, raw.decode("utf-8", "replace"))
+    check_reports(spec, raw.decode("utf-8", "replace"))
 
 
 def _directories_to_pass(spec: LaunchSpec) -> list[Path]:
@@ -440,49 +317,6 @@ def _opened(directory: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _check_reports(spec: LaunchSpec, text: str) -> None:
-    reports: list[tuple[Any, ...]] = []
-    other: list[str] = []
-    for line in text.splitlines():
-        try:
-            reports.append(ast.literal_eval(line))
-        except (ValueError, SyntaxError):
-            other.append(line)
-    for report in reports:
-        if report[0] == "error":
-            _, step, number, cause = report
-            raise _start_error(spec, step=step, number=number, text=cause)
-    if ("exec",) not in reports:
-        detail = " ".join(other)[-400:] or "its supervisor was killed"
-        raise KybernateError(f"workload {spec.name} did not start: {detail}")
-
-
-def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) -> KybernateError:
-    head = f"workload {spec.name}"
-    if step == "restore" and spec.restored is not None:
-        why = spec.restored.failure(spec.run_directory / RESTORE)
-        return KybernateError(f"{head} could not be restored: {why or text}")
-    if step == "directory":
-        return BadInput(f"{head}: can't use the directory {spec.directory}: {os.strerror(number or 0)}")
-    if step != "exec":
-        if number == errno.EPERM:
-            hint = "the agent needs CAP_SYS_ADMIN, in a container too; or launch without isolation"
-            return Unsupported(f"{head} can't be isolated: {text}", hint=hint)
-        return KybernateError(f"{head} did not start: {step}: {text}")
-    command = spec.argv[0]
-    if number == errno.ENOENT:
-        if "/" in command and (spec.directory / command).exists():
-            return BadInput(f"{head}: the interpreter that {command} asks for was not found")
-        return BadInput(f"{head}: command not found: {command}")
-    if number in (errno.EACCES, errno.EPERM):
-        return BadInput(f"{head}: no permission to run {command}", hint=f"as user {spec.uid}")
-    if number == errno.ENOEXEC:
-        return BadInput(f"{head}: {command} is no program", hint="a script must begin with #!")
-    if number == errno.E2BIG:
-        return BadInput(f"{head}: its arguments and environment are too large")
-    return BadInput(f"{head}: can't run {command}: {os.strerror(number or 0)}")
 
 
 def _flat(pairs: Iterable[tuple[Path, Path]]) -> list[Path]:

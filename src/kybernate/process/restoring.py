@@ -17,7 +17,8 @@ from kybernate.model.types import WorkloadName
 from kybernate.process import criu_commands, images, needs
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import TreeRecord
-from kybernate.process.launching import LaunchSpec, Network, Restored, launch
+from kybernate.process.launching import launch
+from kybernate.process.specs import LaunchSpec, Network, Restored
 from kybernate.process.tree import Tree
 
 LOG = "restore.log"
