@@ -44,8 +44,8 @@ class Peer:
         self._thread = threading.Thread(target=self._hear, daemon=True)
         self._thread.start()
 
-    def request(self, model: str, *, waiting: int = 0, in_flight: int = 0, ended: int = 0) -> None:
-        """From now on it has so many of them; `ended` more have ended."""
+    def request(self, model: str, *, waiting: int = 0, in_flight: int = 0, ended: int = 0, still: int = 0) -> None:
+        """From now on it has so many of them; `ended` more have ended. `still`: of those in flight."""
         with self._lock:
             old = self._loads.get(model)
             done = (0 if old is None else old.ended) + ended
@@ -59,6 +59,7 @@ class Peer:
                 begun=begun,
                 ended=done,
                 service_s=None,
+                still=still,
             )
             self._loads[model] = load
             self._socket.sendall(encode(load))
@@ -107,7 +108,7 @@ class Peer:
                 self.epochs.pop(model, None)
                 self.closes.append(message)
                 load = self._loads.get(model)
-                if load is None or not load.in_flight or preempt:
+                if load is None or load.in_flight <= load.still or preempt:
                     self._drain(model)
             case Status(model=model):
                 self.statuses[model] = message

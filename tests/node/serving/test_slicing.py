@@ -65,6 +65,24 @@ def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Be
     assert 'kybernate_served_in_flight{model="chat"} 0.0' in text
 
 
+def test_a_stream_that_is_only_open_keeps_no_training_away(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(
+        models={"chat": {**server("chat", size=96 * MIB), "limits": {"stream_idle": 7}}},
+        jobs={"train": training(size=64 * MIB)},
+    )
+    peer = agent.peer()
+    peer.request("chat", waiting=1)
+    eventually(lambda: peer.is_open("chat"), timeout_s=90, what="chat open")
+    assert peer.configured is not None
+    assert peer.configured.endpoints[0].limits.stream_idle_s == 7
+    peer.request("chat", in_flight=1)
+    eventually(lambda: next(each for each in agent.client.serving().served if each.name == "chat").in_flight == 1)
+    assert agent.state_of("train") != "resident"
+    peer.request("chat", in_flight=1, still=1)
+    eventually(lambda: agent.state_of("train") == "resident", timeout_s=90, what="training beside an idle stream")
+    assert not peer.is_open("chat")
+
+
 def test_a_job_runs_in_its_hours_only(begin: Begin, eventually: Eventually) -> None:
     agent = begin(
         jobs={
