@@ -345,7 +345,7 @@ def test_a_body_that_the_server_leaves_unread_is_no_request_of_the_next_client(r
 
 
 def test_a_connection_that_carried_a_body_is_for_its_client_only(rig):
-    """And kept for it, as if it were connected itself, unless another needs one."""
+    """And kept for it, as if it were connected itself."""
     server = rig.serve()
 
     def made() -> int:
@@ -361,9 +361,6 @@ def test_a_connection_that_carried_a_body_is_for_its_client_only(rig):
         for _ in range(5):
             assert two.model("m").status == 200
         assert made() == 2, "what carried none was for anybody, and is the second's now"
-        assert one.model("m").status == 200
-        assert made() == 3, "the first one's gave way to the second's"
-        assert server.control()["connections"] <= 2
     rig.close()
     rig.agent.wait(Drained, lambda drained: drained.epoch == rig.epoch)
 

@@ -86,6 +86,45 @@ def test_what_is_kept_for_a_client_waits_for_no_drain_either() -> None:
     run(test)
 
 
+def test_what_is_kept_for_a_client_gives_way_when_it_is_idle() -> None:
+    async def test(model: Model) -> None:
+        first, second, third = Asking(), Asking(), Asking()
+        model.pool.acquire(first)
+        kept = await first.upstream
+        kept.release(reusable=True, only_for=first)
+        kept.idle_since += 60  # however slow this machine is
+        model.pool.acquire(second)
+        other = await second.upstream
+        assert other is not kept
+        assert model.pool.size == 2, "it has only just become idle"
+        kept.idle_since -= 120
+        model.pool.acquire(third)
+        await third.upstream
+        model.pool.drain()
+        for each in (other, await third.upstream):
+            each.release(reusable=False)
+        await asyncio.wait_for(model.empty.wait(), 1)
+        assert kept.transport is None
+
+    run(test)
+
+
+def test_what_is_kept_for_a_client_is_that_clients() -> None:
+    async def test(model: Model) -> None:
+        asking = Asking()
+        model.pool.acquire(asking)
+        kept = await asking.upstream
+        kept.release(reusable=True, only_for=asking)
+        asking.upstream = asyncio.get_running_loop().create_future()
+        model.pool.acquire(asking)
+        assert await asking.upstream is kept
+        kept.release(reusable=True, only_for=asking)
+        model.pool.forget(asking)
+        await asyncio.wait_for(model.empty.wait(), 1)
+
+    run(test)
+
+
 def test_a_connection_is_used_again() -> None:
     async def test(model: Model) -> None:
         first = await model.connection()

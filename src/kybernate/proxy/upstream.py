@@ -5,7 +5,7 @@ bytes, no program there can have read any. That closes the race of a server that
 
 A server may have answered without having read the request's body, and takes that for the next request: its answer must not go to
 somebody else. Nobody can see from here what a program has read, so a connection that has carried a body is from then on for the
-client that sent it, and closed with that client's or when another needs the room.
+client that sent it, and closed with that client's, or when another client needs one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ CONNECTIONS_MAX: Final = 4096
 """Of one model; further requests wait for one of them."""
 POOL_IDLE_S: Final = 4.0
 """Common servers close idle connections after 5 s; we are first."""
+KEPT_S: Final = 0.1
+"""For so long a connection that is idle is its client's in any case, so that one that asks again and again doesn't connect each
+time; then it gives way to another client's, since a server may have a thread for each, and few of them."""
 PATIENCE_S: Final = 10.0
 """How long connections are attempted to a model that should be there."""
 _CONNECT_S: Final = 5.0
@@ -248,9 +251,12 @@ class Pool(Generic[U]):
                 continue
             self._hand_over(upstream, user)
             return
-        if self._kept:  # as many connections as if they were for anybody: a server may have a thread for each
-            self.forget(next(iter(self._kept)))
-        self._waiting.append((user, time.monotonic()))
+        now = time.monotonic()
+        if self._kept:
+            client, oldest = next(iter(self._kept.items()))
+            if oldest.idle_since < now - KEPT_S or self._count >= CONNECTIONS_MAX:
+                self.forget(client)
+        self._waiting.append((user, now))
         self._connect_more()
 
     def forget(self, client: object) -> None:
