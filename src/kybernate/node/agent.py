@@ -43,6 +43,7 @@ from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.guests import Guests
 from kybernate.node.history import History
 from kybernate.node.holders import Holders
+from kybernate.node.images import Images
 from kybernate.node.jobs import Jobs
 from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Ledger
@@ -65,6 +66,7 @@ from kybernate.node.tcp import Door, Guard, Pages, dress, open_door
 from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
 from kybernate.node.unparking import Unparking
+from kybernate.node.upkeep import Upkeep
 from kybernate.node.workloads import Workloads
 
 if TYPE_CHECKING:
@@ -339,15 +341,17 @@ class _Agent:
             leftovers=leftovers,
         )
         self.keeper = Keeper(gear=gear, workloads=self.workloads, leftovers=leftovers, pool_room=pool_room)
-        self.library = Library(
+        self.library = Library(gear=gear, switching=self.switching, transfers=transfers, leftovers=leftovers)
+        self.images = Images(
             gear=gear,
             workloads=self.workloads,
             switching=self.switching,
             parking=parking,
             transfers=transfers,
             pool_room=pool_room,
-            leftovers=leftovers,
+            library=self.library,
         )
+        self.upkeep = Upkeep(gear=gear, library=self.library)
         self.jobs = gear.jobs
         self._recovery = Recovery(gear=gear, workloads=self.workloads, external=self._external, parking=parking)
         if gpu is not None:
@@ -360,6 +364,7 @@ class _Agent:
             workloads=self.workloads,
             switching=self.switching,
             library=self.library,
+            images=self.images,
             pool_room=pool_room,
             database=self._database,
             tasks=tasks,

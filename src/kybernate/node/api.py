@@ -1,4 +1,5 @@
-"""The REST API: routes and handlers. Reads, writes and errors are in http.py, what is special over TCP in tcp.py.
+"""The REST API: routes and handlers. Those about what is stored are in api_stored.py, about serving in api_served.py; reads, writes
+and errors in http.py, what is special over TCP in tcp.py.
 
 A client that hangs up cancels nothing: handlers are not cancelled by aiohttp, and operations belong to their owner tasks.
 """
@@ -7,32 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from kybernate.model import api as words
-from kybernate.model import api_serving
 from kybernate.model.api_history import HistoryView
 from kybernate.model.errors import NotFound
 from kybernate.model.types import WorkloadName
 from kybernate.node import http, logs
+from kybernate.node.api_served import Served, ServedApi
+from kybernate.node.api_stored import Stored, StoredApi
 from kybernate.node.caller import Caller
 from kybernate.node.events import Events
 from kybernate.node.explain import explain
 from kybernate.node.history import History
-from kybernate.node.jobs import Jobs
 from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Entry, Ledger
-from kybernate.node.library import Library
 from kybernate.node.openapi import describe
 from kybernate.node.routes import Query, Route
-from kybernate.node.serving.plans import plan_view
 from kybernate.node.serving.reasons import unstarted
-from kybernate.node.serving.serving import Serving
-from kybernate.node.serving.views import reason, serving_view
+from kybernate.node.serving.views import reason
 from kybernate.node.streams import follow_events, follow_node
 from kybernate.node.switching import Switching
 from kybernate.node.views import for_strangers
@@ -48,20 +45,16 @@ _EXPLAIN_EVENTS = 20
 _HISTORY_S = 3600.0
 
 
-class Agent(Protocol):
+class Agent(Stored, Served, Protocol):
     """What the API asks of the agent itself."""
 
     ledger: Ledger
     events: Events
     workloads: Workloads
     switching: Switching
-    library: Library
     keeper: Keeper
-    jobs: Jobs
-    serving: Serving
     history: History
     closing: asyncio.Event
-    clock: Callable[[], float]
 
     def node_view(self) -> words.NodeView: ...
 
@@ -75,7 +68,7 @@ class Api:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self.routes = self._routes()
+        self.routes = (*self._routes(), *StoredApi(agent).routes(), *ServedApi(agent).routes())
 
     def application(self, *guards: Middleware) -> web.Application:
         """Guards see each request before its handler does, and may answer it or raise."""
@@ -156,78 +149,6 @@ class Api:
                 query=(_COUNT, _AFTER, _FOLLOW),
             ),
             Route("GET", f"{one}/explain", self.explain, "Why it is in its state", answer=words.ExplainView),
-            Route("GET", "/v1/snapshots", self.snapshots, "All snapshots in all tiers", answer=words.SnapshotList),
-            Route(
-                "DELETE",
-                "/v1/snapshots/{name}",
-                self.remove_snapshot,
-                "Delete a snapshot",
-                answer=words.StoredView,
-                query=(Query("tier", "string", "only from this tier"),),
-            ),
-            Route(
-                "POST",
-                "/v1/snapshots/{name}/move",
-                self.move,
-                "Let a snapshot, or a paused workload of that name, lie in another tier",
-                body=words.MoveRequest,
-                answer=words.StoredView,
-            ),
-            Route(
-                "POST",
-                "/v1/snapshots/{name}/clone",
-                self.clone,
-                "Make workloads of an image",
-                body=words.CloneRequest,
-                answer=words.CloneList,
-                status=201,
-            ),
-            Route(
-                "POST",
-                "/v1/store/verify",
-                self.verify,
-                "Read what is stored and compare it with its hashes",
-                body=words.VerifyRequest,
-                answer=words.VerifiedList,
-            ),
-            Route(
-                "POST",
-                "/v1/store/gc",
-                self.collect,
-                "Remove what no snapshot needs",
-                body=words.CollectRequest,
-                answer=words.CollectedList,
-            ),
-            Route(
-                "GET",
-                "/v1/serving",
-                self.show_serving,
-                "Models and jobs, their queues, what switches cost, who had the GPU",
-                answer=api_serving.ServingView,
-            ),
-            Route(
-                "POST",
-                "/v1/serving/plan",
-                self.plan,
-                "What would be done now, were there requests for these models",
-                body=api_serving.PlanRequest,
-                answer=api_serving.PlanView,
-            ),
-            Route(
-                "POST",
-                "/v1/serving/served/{name}/start",
-                self.start_served,
-                "Start a model or a job of the configuration as soon as it gets room",
-                answer=api_serving.ServedView,
-            ),
-            Route(
-                "POST",
-                "/v1/serving/reload",
-                self.reload,
-                "Read the configuration again, all but `agent`; nothing changes if it makes no sense",
-                answer=api_serving.ReloadView,
-            ),
-            Route("GET", "/v1/jobs", self.list_jobs, "Long steps of the store under way", answer=words.JobList),
             Route(
                 "POST",
                 "/v1/external/pause",
@@ -337,7 +258,7 @@ class Api:
 
     async def snapshot(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.SnapshotRequest)
-        return http.answer(await self._agent.library.snapshot(self._own(request), wanted))
+        return http.answer(await self._agent.images.snapshot(self._own(request), wanted))
 
     async def stop(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.StopRequest)
@@ -393,63 +314,6 @@ class Api:
         finally:
             os.close(descriptor)
         return response
-
-    # -- snapshots -----------------------------------------------------------------------------------------------
-
-    async def snapshots(self, _: web.Request) -> web.Response:
-        return http.answer(await self._agent.library.listing())
-
-    async def remove_snapshot(self, request: web.Request) -> web.Response:
-        name, tier = http.snapshot_of(request), http.tier(request)
-        return http.answer(await self._agent.library.remove(name, tier, http.caller(request)))
-
-    async def move(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.MoveRequest)
-        return http.answer(await self._agent.library.move(http.snapshot_of(request), wanted, http.caller(request)))
-
-    async def clone(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.CloneRequest)
-        made = await self._agent.library.clone(http.snapshot_of(request), wanted, http.caller(request))
-        return http.answer(made, status=201)
-
-    async def verify(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.VerifyRequest)
-        return http.answer(await self._agent.library.verify(wanted, http.caller(request)))
-
-    async def collect(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.CollectRequest)
-        return http.answer(await self._agent.library.collect(wanted, http.caller(request)))
-
-    async def list_jobs(self, _: web.Request) -> web.Response:
-        return http.answer(words.JobList(jobs=self._agent.jobs.views()))
-
-    # -- serving -------------------------------------------------------------------------------------------------
-
-    async def show_serving(self, _: web.Request) -> web.Response:
-        return http.answer(serving_view(self._agent.serving, self._agent.clock()))
-
-    async def plan(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, api_serving.PlanRequest)
-        serving = self._agent.serving
-        names = [WorkloadName(name) for name in wanted.models]
-        for name in names:
-            if name not in serving.controller.served:
-                raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
-        picture, plan, refused = serving.controller.preview(names)
-        policy = serving.settings.serving.policy
-        return http.answer(plan_view(picture, plan, policy=policy, asked=names, refused=refused))
-
-    async def start_served(self, request: web.Request) -> web.Response:
-        http.caller(request).require_owner(os.geteuid(), "what the configuration names")
-        name = http.name_of(request)
-        serving = self._agent.serving
-        serving.begin(name)
-        view = serving_view(serving, self._agent.clock())
-        return http.answer(next(each for each in view.served if each.name == name))
-
-    async def reload(self, request: web.Request) -> web.Response:
-        http.caller(request).require_owner(os.geteuid(), "the agent")
-        return http.answer(await self._agent.serving.reload())
 
     # -- external processes --------------------------------------------------------------------------------------
 

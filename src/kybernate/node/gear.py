@@ -47,11 +47,11 @@ class Gear:
     flush: Callable[[], Awaitable[None]]
     """Returns once everything that the ledger says is on disk."""
 
-    def need_gpu(self) -> GpuGear:
-        """Raises Unsupported: this agent has none."""
+    def need_gpu(self, *, so: str = "there is nothing to pause or resume") -> GpuGear:
+        """Raises Unsupported: this agent has none, so ..."""
         if self.gpu is None:
             raise Unsupported(
-                "this agent has no GPU, so there is nothing to pause or resume",
+                f"this agent has no GPU, so {so}",
                 hint="`kybernate doctor` says what is missing; `kybernate up --simulated` needs none",
             )
         return self.gpu

@@ -12,6 +12,7 @@ from kybernate.model.api import CloneRequest, SnapshotRequest
 from kybernate.model.errors import Conflict, KybernateError, NotFound, WorkloadLost
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.images import Images
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.pool_room import PoolRoom
@@ -40,6 +41,7 @@ class Coming:
         workloads: Workloads,
         switching: Switching,
         library: Library,
+        images: Images,
         pool_room: PoolRoom,
         gates: Gates,
         memories: Memories,
@@ -48,6 +50,7 @@ class Coming:
         self._workloads = workloads
         self._switching = switching
         self._library = library
+        self._images = images
         self._pool_room = pool_room
         self._gates = gates
         self._memories = memories
@@ -70,7 +73,7 @@ class Coming:
             # Its image was taken when it could be asked, so it can be as soon as it runs.
             self._memories.update(name, was_ready=True)
             wanted = CloneRequest.of(name=name, timeout_s=wait_s)
-            await self._library.clone(served.image.name, wanted, owner_of(served))
+            await self._images.clone(served.image.name, wanted, owner_of(served))
             if self._gear.ledger.entry(name).state is WorkloadState.PAUSED:
                 await self._switching.bring(name, victims=victims, wait_s=wait_s, why=f"started: {served.image.name}")
             how = CLONE
@@ -156,7 +159,7 @@ class Coming:
             return
         tier = TierName.OBJECT if served.lowest is TierName.OBJECT else TierName.NVME
         try:
-            await self._library.snapshot(served.name, SnapshotRequest.of(image=image.name, tier=tier))
+            await self._images.snapshot(served.name, SnapshotRequest.of(image=image.name, tier=tier))
         except Conflict as e:
             log.info("image %s of %s: %s", image.name, served.name, e)
             return

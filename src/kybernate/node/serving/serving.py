@@ -17,6 +17,7 @@ from kybernate.model.serving import Configure, Drained, Hello, Key, Load, Status
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
 from kybernate.node.database import Database
 from kybernate.node.gear import Gear
+from kybernate.node.images import Images
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.pool_room import PoolRoom
@@ -82,6 +83,7 @@ class Serving:
         workloads: Workloads,
         switching: Switching,
         library: Library,
+        images: Images,
         pool_room: PoolRoom,
         database: Database,
         tasks: Tasks,
@@ -115,6 +117,7 @@ class Serving:
             workloads=workloads,
             switching=switching,
             library=library,
+            images=images,
             pool_room=pool_room,
             gates=self.gates,
             memories=self.memories,
