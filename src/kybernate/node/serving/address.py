@@ -80,7 +80,8 @@ def answered_hosts(settings: Settings) -> tuple[str, ...] | None:
     if activator.hosts is None and not (open_to_pages and on_loopback(activator.listen)):
         return None
     host = activator.listen.rpartition(":")[0]
-    own = (socket.gethostname(), socket.getfqdn(), host, *(activator.hosts or ()))
+    # Not getfqdn, which may wait long for a resolver that isn't there, for a name that nobody uses on the loopback.
+    own = (socket.gethostname(), host, *(activator.hosts or ()))
     names = (*own, *(name for model in settings.models.values() for name in model.hosts))
     return tuple(dict.fromkeys(name.lower() for name in names))
 
