@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.conftest import SLOWER
+from tests.conftest import SLOWER, Eventually
 from tests.guardian import guarded
 from tests.store.server import ACCESS, SECRET, Proxy, Server, Unbuildable
 
@@ -28,6 +28,8 @@ from kybernate.model.layout import StateDirectory
 from kybernate.model.types import MIB
 
 GPU_BYTES = 128 * MIB
+SIZE = 16 * MIB
+"""Of workloads that are `started`, if nothing else is said."""
 POOL = 192 * MIB
 """Of agents with tiers."""
 POOL_BYTES = 128 * MIB
@@ -259,3 +261,40 @@ def bucket(server: Server, tmp_path: Path) -> Callable[..., str]:
         return json.dumps({"object": place, **more})
 
     return setting
+
+
+@pytest.fixture
+def first(make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually) -> AgentProcess:
+    """An agent with a bucket; the workload `one` computes there."""
+    agent = make_agent(store=bucket())
+    started(agent, eventually, "one")
+    return agent
+
+
+@pytest.fixture
+def make_second(make_agent: MakeAgent, bucket: Callable[..., str], first: AgentProcess) -> Callable[[], AgentProcess]:
+    """Another agent with nothing but the bucket of the first."""
+    return lambda: make_agent(store=bucket(), beside=first)
+
+
+# -- workloads and the command line ---------------------------------------------------------------------------------------
+
+
+def started(agent: AgentProcess, eventually: Eventually, name: str, *, size: int = SIZE, seed: int = 1) -> None:
+    agent.run_cuda(name, bytes_=size, seed=seed)
+    eventually(lambda: agent.steps(name) > 2, timeout_s=60, what=f"{name} computes")
+
+
+def goes_on(agent: AgentProcess, eventually: Eventually, name: str) -> None:
+    before = agent.steps(name)
+    eventually(lambda: agent.steps(name) > before + 2, timeout_s=60, what=f"{name} goes on")
+
+
+def kybernate(agent: AgentProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kybernate.cli", words[0], "--state-dir", str(agent.state.root), *words[1:]],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
-from tests.node.conftest import AgentProcess, MakeAgent
-from tests.node.test_tiers import goes_on, kybernate, started
+from tests.node.conftest import AgentProcess, MakeAgent, goes_on, kybernate, started
 
 from kybernate.engine.faults import VARIABLE
 from kybernate.model.api import SnapshotRequest
@@ -223,13 +222,11 @@ def pids_below(record: Path) -> list[int]:
 
 
 def test_a_state_that_another_agent_left_later_is_found(
-    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+    first: AgentProcess, make_second: Callable[[], AgentProcess], eventually: Eventually
 ) -> None:
     """It lay in the bucket, another agent had it meanwhile and parked it again: that is it now, where it got to there."""
-    first = make_agent(store=bucket())
-    started(first, eventually, "one")
     first.client.pause("one", tier=TierName.OBJECT)
-    second = make_agent(store=bucket(), beside=first)
+    second = make_second()
     second.client.resume("one")
     eventually(lambda: second.steps("one") > 20, timeout_s=60, what="it comes further there")
     eventually(lambda: not names(second), what="the older snapshot is deleted")
@@ -246,13 +243,11 @@ def test_a_state_that_another_agent_left_later_is_found(
 
 
 def test_a_copy_on_the_disk_is_not_resumed_while_another_agent_has_the_one_in_the_bucket(
-    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+    first: AgentProcess, make_second: Callable[[], AgentProcess], eventually: Eventually
 ) -> None:
-    first = make_agent(store=bucket())
-    started(first, eventually, "one")
     first.client.pause("one", tier=TierName.NVME)
     first.client.move("one", TierName.OBJECT, keep=True)
-    second = make_agent(store=bucket(), beside=first)
+    second = make_second()
     second.client.resume("one")
     eventually(lambda: not names(second), what="it is the second agent's alone")
     with pytest.raises(Conflict, match="the copy of workload one in object has gone") as caught:
@@ -269,17 +264,15 @@ def test_a_copy_on_the_disk_is_not_resumed_while_another_agent_has_the_one_in_th
 
 
 def test_one_that_is_claimed_is_not_moved_out_of_the_bucket(
-    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+    first: AgentProcess, make_second: Callable[[], AgentProcess], eventually: Eventually
 ) -> None:
-    first = make_agent(store=bucket())
-    started(first, eventually, "one")
     first.client.pause("one", tier=TierName.OBJECT)
     [snapshot] = names(first)
     first.kill()
     first.start(**{VARIABLE: "revive.restored:kill"})
     with pytest.raises(KybernateError):
         first.client.resume("one")
-    second = make_agent(store=bucket(), beside=first)
+    second = make_second()
     with pytest.raises(Busy, match="claimed by the agent"):
         second.client.move(snapshot, TierName.NVME)
     assert [view.tiers for view in second.client.snapshots().snapshots] == [[TierName.OBJECT]]

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 from tests.conftest import SLOWER, Eventually
-from tests.node.conftest import POOL, AgentProcess, MakeAgent
+from tests.node.conftest import POOL, SIZE, AgentProcess, MakeAgent, goes_on, kybernate, started
 from tests.node.test_agent import as_nobody
 from tests.store.server import Mode, Proxy
 
@@ -44,8 +44,6 @@ from kybernate.model.errors import (
 from kybernate.model.types import MIB, TierName, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
-
-SIZE = 16 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +80,6 @@ def agent(lasting_agent: AgentProcess, eventually: Eventually) -> Iterator[Agent
     assert node.pool is not None
     assert node.gpus[0].resident_bytes == 0
     assert [tier.used_bytes for tier in node.tiers] == [0]
-
-
-def started(agent: AgentProcess, eventually: Eventually, name: str, *, size: int = SIZE, seed: int = 1) -> None:
-    agent.run_cuda(name, bytes_=size, seed=seed)
-    eventually(lambda: agent.steps(name) > 2, timeout_s=60, what=f"{name} computes")
-
-
-def goes_on(agent: AgentProcess, eventually: Eventually, name: str) -> None:
-    before = agent.steps(name)
-    eventually(lambda: agent.steps(name) > before + 2, timeout_s=60, what=f"{name} goes on")
-
-
-def kybernate(agent: AgentProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kybernate.cli", words[0], "--state-dir", str(agent.state.root), *words[1:]],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
 
 
 def wipe_state(agent: AgentProcess) -> None:
@@ -359,15 +337,13 @@ def _fill(disk: Path) -> None:
 
 
 def test_to_a_bucket_and_back_on_another_disk(
-    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+    first: AgentProcess, make_second: Callable[[], AgentProcess], eventually: Eventually
 ) -> None:
     """A second agent that has nothing but the bucket resumes it by its name; the first one is told that it has gone."""
-    first = make_agent(store=bucket())
-    started(first, eventually, "one")
     report = first.client.pause("one", tier=TierName.OBJECT)
     assert report.tier is TierName.OBJECT
     assert first.client.node().gpus[0].resident_bytes == 0
-    second = make_agent(store=bucket(), beside=first)
+    second = make_second()
     with pytest.raises(NotFound):
         second.client.resume("another")
     assert second.client.workloads() == []
@@ -384,17 +360,15 @@ def test_to_a_bucket_and_back_on_another_disk(
 
 
 def test_two_agents_do_not_resume_one_workload(
-    make_agent: MakeAgent, bucket: Callable[..., str], eventually: Eventually
+    first: AgentProcess, make_second: Callable[[], AgentProcess], eventually: Eventually
 ) -> None:
     """One that was killed in the middle keeps its claim, and goes on itself; another one may take over when told so."""
-    first = make_agent(store=bucket())
-    started(first, eventually, "one")
     first.client.pause("one", tier=TierName.OBJECT)
     first.kill()
     first.start(**{VARIABLE: "revive.restored:kill"})
     with pytest.raises(KybernateError):
         first.client.resume("one")
-    second = make_agent(store=bucket(), beside=first)
+    second = make_second()
     with pytest.raises(Busy, match="claimed by the agent"):
         second.client.resume("one")
     first.kill()

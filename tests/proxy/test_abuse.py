@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, example, given
-from tests.proxy.rig import Client, around_the_kernels_limit, request
+from tests.proxy.rig import Client, Rig, around_the_kernels_limit, request
 
 from kybernate.model.serving import Drained, Endpoint, Load
 from kybernate.proxy.__main__ import _listener
@@ -234,12 +234,22 @@ def test_bodies_that_pass_through_count_while_they_are_held(rig):
         assert second.ask("POST", "/svc", b"x" * 20_000).status == 200
 
 
-def test_connections_that_say_nothing_leave_room_for_requests(rig, eventually):
-    """With all descriptors taken by clients, no request would reach a model."""
-    server = rig.upstream()
+@pytest.fixture
+def poor(rig: Rig) -> Rig:
+    """A worker with few descriptors."""
     rig.start(limit_nofile=100)
-    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
-    rig.open()
+    rig.serve()
+    return rig
+
+
+def answers(rig: Rig) -> bool:
+    with rig.client() as client:
+        return bool(client.ask("GET", "/svc").status == 200)
+
+
+def test_connections_that_say_nothing_leave_room_for_requests(poor, eventually):
+    """With all descriptors taken by clients, no request would reach a model."""
+    rig = poor
     with rig.client() as early:
         assert early.ask("GET", "/svc").status == 200
         silent = [rig.client() for _ in range(150)]
@@ -249,34 +259,20 @@ def test_connections_that_say_nothing_leave_room_for_requests(rig, eventually):
         assert early.ask("POST", "/svc", b"x", connection="close").status == 200
         for client in silent:
             client.socket.close()
-
-    def answered() -> bool:
-        with rig.client() as late:
-            return bool(late.ask("GET", "/svc").status == 200)
-
-    eventually(answered)
+    eventually(lambda: answers(rig))
 
 
-def test_a_worker_without_descriptors_goes_on_when_it_has_some(rig, eventually):
+def test_a_worker_without_descriptors_goes_on_when_it_has_some(poor, eventually):
     """Even if the limit is reached, accepting goes on afterwards."""
-    server = rig.upstream()
-    rig.start(limit_nofile=100)
-    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
-    rig.open()
-    with rig.client() as client:
-        assert client.ask("GET", "/svc").status == 200
+    rig = poor
+    assert answers(rig)
     used = len(list(Path(f"/proc/{rig.pid}/fd").iterdir()))
     resource.prlimit(rig.pid, resource.RLIMIT_NOFILE, (used + 2, 100))
     clients = [rig.client() for _ in range(30)]
     for client in clients:
         client.socket.close()
     resource.prlimit(rig.pid, resource.RLIMIT_NOFILE, (100, 100))
-
-    def answered() -> bool:
-        with rig.client() as late:
-            return bool(late.ask("GET", "/svc").status == 200)
-
-    eventually(answered)
+    eventually(lambda: answers(rig))
 
 
 def test_a_client_that_vanishes_is_found():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 import subprocess
 import sys
@@ -12,28 +11,24 @@ from pathlib import Path
 
 import pytest
 from tests.certificates import self_signed
-from tests.proxy.rig import Client, around_the_kernels_limit, request
-
-from kybernate.model.serving import Endpoint
+from tests.proxy.rig import Client, Rig, around_the_kernels_limit, request
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    return self_signed(tmp_path)
+def context(rig: Rig, tmp_path: Path) -> ssl.SSLContext:
+    """What a client needs for a worker that speaks TLS and serves the model `m`."""
+    certificate, key = self_signed(tmp_path)
+    rig.start("--tls-certificate", str(certificate), "--tls-key", str(key))
+    rig.serve()
+    return ssl.create_default_context(cafile=str(certificate))
 
 
-def test_https(rig, certificate):
-    path, key = certificate
-    server = rig.upstream()
-    rig.start("--tls-certificate", str(path), "--tls-key", str(key))
-    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
-    rig.open()
-    context = ssl.create_default_context(cafile=str(path))
+def secure(rig: Rig, context: ssl.SSLContext) -> Client:
+    return Client(rig.port, wrap=lambda plain: context.wrap_socket(plain, server_hostname="localhost"))
 
-    def wrap(plain: socket.socket) -> socket.socket:
-        return context.wrap_socket(plain, server_hostname="localhost")
 
-    with Client(rig.port, wrap=wrap) as client:
+def test_https(rig, context):
+    with secure(rig, context) as client:
         assert client.socket.version() in ("TLSv1.2", "TLSv1.3")  # type: ignore[attr-defined]
         for _ in range(2):
             fields = dict(client.model("m").json()["fields"])
@@ -50,31 +45,21 @@ def test_https(rig, certificate):
         with contextlib.suppress(ConnectionResetError):
             assert b"HTTP/1.1 200" not in plain.rest()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with Client(rig.port, wrap=wrap) as client:
+    with secure(rig, context) as client:
         assert client.ask("GET", "/health").status == 200
 
 
-def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig, certificate):
+def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig, context):
     """As without TLS. It reads after longer than a closed connection is lingered for."""
-    path, key = certificate
-    server = rig.upstream()
-    rig.start("--tls-certificate", str(path), "--tls-key", str(key))
-    rig.configure(Endpoint("m", server.port, paths=("/svc",)))
-    rig.open()
-    context = ssl.create_default_context(cafile=str(path))
-
-    def wrap(plain: socket.socket) -> socket.socket:
-        return context.wrap_socket(plain, server_hostname="localhost")
-
     with contextlib.ExitStack() as stack:
         clients = []
         for size in around_the_kernels_limit():
-            client = stack.enter_context(Client(rig.port, wrap=wrap))
+            client = stack.enter_context(secure(rig, context))
             client.send(request("GET", f"/svc/bytes?{size}", connection="close"))
             clients.append((client, size))
         deadline = time.monotonic() + 4.5
         while time.monotonic() < deadline:
-            with Client(rig.port, wrap=wrap) as other:
+            with secure(rig, context) as other:
                 assert other.ask("GET", "/health").status == 200
         for client, size in clients:
             assert len(client.answer().body) == size
