@@ -6,7 +6,7 @@ nothing. Each stage has its own time; what is left out or cut is said in the not
     alone       each server by itself, without Kybernate: the answers that all others must equal, and what a cold start takes
     start-stop  llama-swap, if given, ends one server and starts the next for each request (else: the cold starts of `alone`)
     trace       all of them behind one address, requests by Zipf's law with gaps, a training job in the gaps
-    fifo        the beginning of the same trace with the policy `fifo`
+    policies    the beginning of the same trace twice, the training over: with the default policy, and with `fifo`
     switch      one request at a time, each for a model that is parked in RAM: like with like against start-stop
     nvme        the same for models parked on the disk
 
@@ -44,8 +44,8 @@ from kybernate.node.policy.registry import DEFAULT
 MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 16 / 60, 120 / 60
 """Of the VRAM budget: two servers fit, but not two servers and the training; in RAM there is room for three that wait, one that
 leaves for another that comes, and the training."""
-STAGES = ("alone", "start-stop", "trace", "fifo", "switch", "nvme")
-SECONDS = {"alone": 110.0, "start-stop": 45.0, "trace": 220.0, "fifo": 70.0, "switch": 30.0, "nvme": 110.0}
+STAGES = ("alone", "start-stop", "trace", "policies", "switch", "nvme")
+SECONDS = {"alone": 110.0, "start-stop": 45.0, "trace": 220.0, "policies": 120.0, "switch": 30.0, "nvme": 110.0}
 """What each stage may take at most; all together may not take more than --limit-s."""
 
 
@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace, diary: Diary) -> None:
         tokens=options.tokens,
         every=options.every,
         gap=options.gap,
-        fifo_requests=options.fifo_requests,
+        compared=options.compared,
         rounds=options.rounds,
         llama_swap=options.llama_swap,
     )
@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace, diary: Diary) -> None:
             flush=True,
         )
         stage("trace", lambda deadline: multiplex_stages.trace(run, agent, deadline))
-        stage("fifo", lambda deadline: multiplex_stages.fifo(run, agent, deadline))
+        stage("policies", lambda deadline: multiplex_stages.policies(run, agent, deadline))
         stage("switch", lambda deadline: multiplex_stages.switch(run, agent, deadline))
         stage("nvme", lambda deadline: multiplex_stages.nvme(run, agent, deadline))
     print(f"{time.monotonic() - began:6.1f} s  done", flush=True)
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gap", type=float, default=6.0, help="seconds in which nobody asks")
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--steps", type=int, default=400, help="of the training job")
-    parser.add_argument("--fifo-requests", type=int, default=200)
+    parser.add_argument("--compared", type=int, default=200, help="requests of `policies`")
     parser.add_argument(
         "--rounds", type=int, default=16, help="single requests of `switch`, and of `start-stop` as time allows"
     )

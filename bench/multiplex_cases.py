@@ -8,6 +8,7 @@ from typing import Any
 
 from kybernate.cli.bench_results import Baseline, Case
 from kybernate.cli.demo_load import quantile
+from kybernate.node.policy.registry import DEFAULT
 
 HELD_S = 0.01
 """A request that was held for less found its model there."""
@@ -19,8 +20,8 @@ def cases(found: dict[str, Any]) -> list[Case]:
     made += _equal(found)
     if trace := found.get("trace"):
         made += _trace(trace)
-    if (trace := found.get("trace")) and (fifo := found.get("fifo")):
-        made += _fifo(trace, fifo)
+    if policies := found.get("policies"):
+        made += _policies(policies[DEFAULT]["told"], policies["fifo"]["told"])
     made += _switch(found)
     if nvme := found.get("nvme"):
         made += _firsts("ttft.parked_nvme", nvme["told"])
@@ -45,7 +46,7 @@ def _told(found: dict[str, Any], *stages: str) -> list[dict[str, Any]]:
 
 def _equal(found: dict[str, Any]) -> list[Case]:
     """Over all that was answered, and how much of what was asked was."""
-    told = _told(found, "trace", "fifo", "switch", "nvme")
+    told = _told({**found, **found.get("policies", {})}, "trace", DEFAULT, "fifo", "switch", "nvme")
     complete = [each for each in told if each["complete"]]
     if not complete:
         return []
@@ -105,9 +106,8 @@ def _wait(told: dict[str, Any]) -> float:
     return float(told["held_s"] if told["complete"] else told["total_s"])
 
 
-def _fifo(trace: dict[str, Any], fifo: dict[str, Any]) -> list[Case]:
-    ours = [_wait(each) for each in trace["told"][: fifo["asked"]]]
-    theirs = [_wait(each) for each in fifo["told"]]
+def _policies(default: Sequence[dict[str, Any]], fifo: Sequence[dict[str, Any]]) -> list[Case]:
+    ours, theirs = ([_wait(each) for each in told] for told in (default, fifo))
     if not ours or not theirs or not statistics.fmean(theirs):
         return []
     baseline = Baseline("fifo", statistics.fmean(theirs), len(theirs))
@@ -115,7 +115,7 @@ def _fifo(trace: dict[str, Any], fifo: dict[str, Any]) -> list[Case]:
     return [
         _mean("wait.mean", "s", ours, baseline=baseline),
         Case("wait.mean.vs_fifo", "ratio", (ratio,), baseline=baseline, notes={"of": len(ours)}),
-        _mean("fifo.answered_ratio", "ratio", [float(each["complete"]) for each in fifo["told"]]),
+        _mean("fifo.answered_ratio", "ratio", [float(each["complete"]) for each in fifo]),
     ]
 
 

@@ -43,7 +43,7 @@ class Run:
     tokens: int
     every: float
     gap: float
-    fifo_requests: int
+    compared: int
     rounds: int
     llama_swap: Path | None
     listen: str = field(default_factory=free_address)
@@ -242,12 +242,15 @@ def _trained(agent: OwnAgent, deadline: float) -> str | None:
         return None
 
 
-def fifo(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
-    """The beginning of the same trace under another policy."""
-    _reconfigure(agent, run.sections("fifo", training=True))
-    asks = run.asks()[: run.fifo_requests]
-    told = _drive(run, agent, asks, over_s=deadline - time.monotonic() - 2)
-    return {"told": as_plain(run, told), "asked": len(asks)}
+def policies(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:
+    """The beginning of the same trace under each policy, with nothing else going on; each gets half of the time."""
+    asks = run.asks()[: run.compared]
+    found: dict[str, Any] = {}
+    for left, policy in ((2, DEFAULT), (1, "fifo")):
+        _reconfigure(agent, run.sections(policy, training=True))
+        told = _drive(run, agent, asks, over_s=(deadline - time.monotonic()) / left - 2)
+        found[policy] = {"told": as_plain(run, told)}
+    return found
 
 
 def switch(run: Run, agent: OwnAgent, deadline: float) -> dict[str, Any]:

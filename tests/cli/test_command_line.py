@@ -118,12 +118,12 @@ def test_check(state: Path, tmp_path: Path) -> None:
 def test_check_says_what_the_file_means_and_what_may_not_be_meant(state: Path, tmp_path: Path) -> None:
     file = tmp_path / "kybernate.yaml"
     file.write_text(
-        "agent: {store: {directory: /no/disk/store, object: {url: 'file:///no/bucket'}}}\n"
+        "agent: {pool: {size: 1536MiB}, store: {directory: /no/disk/store, object: {url: 'file:///no/bucket'}}}\n"
         "models:\n"
         "  chat: {command: sh -c true, port: 1, names: [gpt], paths: [/chat], health: /ok, vram: 1GiB}\n"
         "  code: {command: /no/such/server, port: 1, health: /ok, directory: /no/such/place}\n"
         "jobs:\n"
-        "  train: {command: sh, schedule: ['20:00-08:00'], user: nobody-of-that-name}\n"
+        "  train: {command: sh, vram: 1GiB, schedule: ['20:00-08:00'], user: nobody-of-that-name}\n"
         "activator: {listen: '0.0.0.0:80', tls: {certificate: /no/c, key: /no/k}}\n"
     )
     done = kybernate("check", str(file), state=state)
@@ -136,11 +136,12 @@ def test_check_says_what_the_file_means_and_what_may_not_be_meant(state: Path, t
             "NAME KIND CLASS START VRAM ASKED FOR BY",
             "chat model interactive on-demand 1.0 GiB chat, gpt, path /chat",
             "code model interactive on-demand ? code",
-            "train job batch 20:00-08:00 ? -",
+            "train job batch 20:00-08:00 1.0 GiB -",
             "look at models.code.command: there is no program /no/such/server here",
             "look at models.code.directory: there is no directory /no/such/place here",
             "look at models.code.health: nobody can ask there: only `hosts` or `paths` lead a probe to a model",
             "look at jobs.train.user: there is no user nobody-of-that-name here",
+            "look at agent.pool.size: models and jobs take 2.0 GiB, the pool has 1.5 GiB: some go to the disk and back, slowly",
             "look at agent.store.directory: there is no directory /no/disk here in which to make it",
             "look at agent.store.object.url: there is no directory /no/bucket here",
             "look at activator.tls.certificate: there is no /no/c here",

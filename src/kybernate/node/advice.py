@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from kybernate.model.quantities import format_size
 from kybernate.node.serving.address import on_loopback
 from kybernate.node.settings import JobSettings, ModelSettings, Settings
 
@@ -27,6 +28,7 @@ def _advice(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"models.{name}.health", "nobody can ask there: only `hosts` or `paths` lead a probe to a model"
     for name, job in settings.jobs.items():
         yield from _program(f"jobs.{name}", job)
+    yield from _pool(settings)
     store = settings.agent.store
     if store.directory is not None and not store.directory.parent.is_dir():
         yield "agent.store.directory", f"there is no directory {store.directory.parent} here in which to make it"
@@ -42,6 +44,18 @@ def _advice(settings: Settings) -> Iterator[tuple[str, str]]:
         unnamed = activator.hosts is None and activator.tls.certificate is None
         pages = ", and so may any page in a browser that gets there (`activator.hosts`)" if unnamed else ""
         yield "activator.keys_file", f"without it whoever reaches {activator.listen} may ask the models{pages}"
+
+
+def _pool(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Host memory for all that may be paused: whoever is switched to leaves it only once it has come."""
+    size = settings.agent.pool.size
+    programs = (*settings.models.values(), *settings.jobs.values())
+    wanted = sum(sum(program.vram or ()) for program in programs)
+    if size is not None and len(programs) > 1 and wanted > size:
+        yield (
+            "agent.pool.size",
+            f"models and jobs take {format_size(wanted)}, the pool has {format_size(size)}: some go to the disk and back, slowly",
+        )
 
 
 def _program(place: str, program: ModelSettings | JobSettings) -> Iterator[tuple[str, str]]:
