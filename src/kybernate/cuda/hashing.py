@@ -61,10 +61,6 @@ class HashKey:
     high: int
 
 
-def random_key() -> HashKey:
-    return HashKey(*_KEY.unpack(secrets.token_bytes(_KEY.size)))
-
-
 def load_key(path: Path) -> HashKey:
     """The key kept at `path`; made there, readable by its owner only, when there is none.
 

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from kybernate.model.errors import NotFound
+from kybernate.process.tree import OUTPUT
 
-OUTPUT = "output.log"
 PIECE_BYTES = 256 * 1024
 _LOOK_S = 0.1
 
@@ -58,6 +58,8 @@ async def pieces(descriptor: int, *, more_may_come: Callable[[], bool]) -> Async
     """What is there and, as long as `more_may_come`, what is written later."""
     while True:
         last_look = not more_may_come()  # asked before reading: what was written before the end is still read
+        if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
+            os.lseek(descriptor, 0, os.SEEK_SET)  # truncated, by the program or by who rotates logs
         while piece := os.read(descriptor, PIECE_BYTES):
             yield piece
         if last_look:

@@ -8,7 +8,7 @@ process is checkpointed by the driver before, and holds no device then.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 GHOST_LIMIT = 4 << 30
@@ -45,7 +45,6 @@ _EXPLANATIONS = (
 )
 _NOISE = re.compile(r"Can't setup RLIMIT_NOFILE for self|Dumping FAILED|Restoring FAILED|Can't keep kdat|rlimit: ")
 _LINE = re.compile(r"^\(\d+\.\d+\)\s+(?:\d+:\s+)?Error \([^)]*\): (.*)$|^Error \([^)]*\): (.*)$")
-_TAIL_BYTES = 1 << 20
 
 
 def dump_arguments(
@@ -112,17 +111,6 @@ def sentence(log: Path) -> str:
     meaning = next((text for line in errors for pattern, text in _EXPLANATIONS if re.search(pattern, line)), None)
     own = "; ".join(dict.fromkeys(errors[:3]))[:400]
     return f"{meaning} (CRIU: {own})" if meaning else f"CRIU: {own}"
-
-
-def last_lines(log: Path, count: int = 20) -> Sequence[str]:
-    """The end of CRIU's log, for events and bug reports."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()[-count:]
-    except OSError:
-        return []
 
 
 def _errors(log: Path) -> list[str]:

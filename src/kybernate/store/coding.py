@@ -11,9 +11,8 @@ import sys
 
 from cryptography.exceptions import InvalidTag
 
-from kybernate.model.types import CHUNK_BYTES
 from kybernate.store.errors import Damaged
-from kybernate.store.memory import Buffer, is_zero
+from kybernate.store.memory import Buffer
 from kybernate.store.packs import Codec, Record, bound
 from kybernate.store.tenants import ChunkId, Keys
 
@@ -104,9 +103,3 @@ def check(record: Record, content: memoryview, keys: Keys) -> None:
     """Raises Damaged unless this is the content that the record is called by."""
     if keys.chunk_id(content) != record.id:
         raise Damaged(f"chunk {record.id.hex()[:16]} is damaged: its content has another hash")
-
-
-def is_zero_chunk(content: memoryview) -> bool:
-    """Whether nothing needs to be stored: a whole chunk of zeros, or the zeros at the end of a file."""
-    assert len(content) <= CHUNK_BYTES
-    return is_zero(content)

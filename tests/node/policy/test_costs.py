@@ -41,9 +41,3 @@ def test_a_report_of_the_engine_counts() -> None:
     cost = Costs().reported(report, place=TierName.RAM).cost(A, size=40 * GIB, lies=TierName.NVME)
     assert cost.come_staged == 1.1
     assert cost.come > cost.come_staged
-
-
-def test_forgetting_one_keeps_the_link() -> None:
-    costs = Costs().observed(A, Direction.COME, TierName.RAM, seconds=8.2, size=40 * GIB).forgotten(A)
-    assert not costs.seconds
-    assert costs.bandwidth

@@ -80,10 +80,6 @@ class Costs:
         name = WorkloadName(report.workload)
         return self.observed(name, direction, place, seconds=report.seconds, size=report.bytes_total)
 
-    def forgotten(self, name: WorkloadName) -> Costs:
-        """Without what is known of one workload; the bandwidths stay."""
-        return replace(self, seconds={key: value for key, value in self.seconds.items() if key[0] != name})
-
     def estimate(self, name: WorkloadName, direction: Direction, place: Place, *, size: int) -> float:
         """Seconds that the next one will take."""
         own = self.seconds.get((name, direction, place))

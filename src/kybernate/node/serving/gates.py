@@ -88,9 +88,6 @@ class Gates:
         lease = self._leases.get(name)
         return lease is not None and lease.state is _State.OPEN
 
-    def serves(self, name: WorkloadName) -> bool:
-        return name in self._leases
-
     def refusal(self, name: WorkloadName) -> Refuse | None:
         lease = self._leases.get(name)
         return None if lease is None else lease.refusal

@@ -150,11 +150,6 @@ class Serving:
     def settings(self) -> Settings:
         return self._configured.settings
 
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to serve."""
-        return self._active
-
     # -- its life ----------------------------------------------------------------------------------------------------
 
     async def start(self, first: Configured) -> None:
