@@ -4,7 +4,10 @@
 import { colourOf, palette, swatchClass } from "./colours.js";
 import { byId, h, setText, show } from "./dom.js";
 import { clock, place, seconds, size } from "./format.js";
+import { collect, corners, placeOf, sampled, valueAt } from "./intervals.js";
 import { now, state, subscribe } from "./state.js";
+import { table, toggleTable } from "./timeline-table.js";
+import { follow, range, view, zoomTo } from "./timeline-view.js";
 
 const SPANS = [
   { s: 60, word: "1 min" },
@@ -13,19 +16,15 @@ const SPANS = [
   { s: 3600, word: "1 h" },
   { s: 21600, word: "6 h" },
 ];
-const LEAST_S = 2;
-const MOST_S = 21600;
 const FRAME_MS = 100;
 const CALM_MS = 1000; // for those who want little motion
 const STACK = 132;
 const LANE = 20;
 const GAP = 8;
 const AXIS = 22;
-const ROWS_MOST = 200;
 const NAMES_NARROW = 560;
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const view = { span: 300, end: null, hover: null };
 
 let canvas;
 let context;
@@ -42,15 +41,8 @@ export function start() {
     byId("timeline-spans").append(h("button", { type: "button", "data-span": s, "aria-pressed": "false", text: word, onclick: () => zoomTo(s) }));
   }
   byId("timeline-live").addEventListener("click", () => ((view.end = null), redraw()));
-  byId("timeline-as-table").addEventListener("click", toggleTable);
-  root.addEventListener("keydown", onKey);
-  root.addEventListener("wheel", onWheel, { passive: false });
-  root.addEventListener("dblclick", (event) => zoomAt(0.5, timeAt(event.offsetX)));
-  root.addEventListener("pointerdown", onDown);
-  root.addEventListener("pointermove", onMove);
-  root.addEventListener("pointerup", onUp);
-  root.addEventListener("pointercancel", onUp);
-  root.addEventListener("pointerleave", () => ((view.hover = null), redraw()));
+  byId("timeline-as-table").addEventListener("click", () => (toggleTable(), redraw()));
+  follow(root, { timeAt, get width() { return box.width; } }, redraw);
   new ResizeObserver(redraw).observe(root);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
   new MutationObserver(restyle).observe(document.documentElement, { attributeFilter: ["data-theme"] });
@@ -79,53 +71,6 @@ function redraw() {
 
 // -- what is shown ---------------------------------------------------------------------------------------------------
 
-function range() {
-  const end = view.end ?? now();
-  return { from: end - view.span, to: end };
-}
-
-/** Intervals by workload, oldest first; those that touch the range. */
-function collect({ from, to }) {
-  const found = new Map();
-  for (const interval of state.intervals.values()) {
-    if (interval.began > to || (interval.ended ?? Infinity) < from) continue;
-    if (!found.has(interval.workload)) found.set(interval.workload, []);
-    found.get(interval.workload).push(interval);
-  }
-  for (const list of found.values()) list.sort((a, b) => a.began - b.began || a.id - b.id);
-  return [...found.entries()].map(([name, intervals]) => ({ name, intervals })).sort((a, b) => (a.name < b.name ? -1 : 1));
-}
-
-/** VRAM of a workload over time, as corners [time, bytes held, bytes on the move]: switching goes evenly from what was to what comes. */
-function corners(intervals, to) {
-  const points = [];
-  for (let i = 0; i < intervals.length; i += 1) {
-    const one = intervals[i];
-    const end = one.ended ?? to;
-    if (one.place === "vram") points.push([one.began, one.bytes, 0], [end, one.bytes, 0]);
-    else if (one.place === "switching") {
-      const before = intervals[i - 1]?.place === "vram" ? intervals[i - 1].bytes : 0;
-      const next = intervals[i + 1];
-      const goal = next ? (next.place === "vram" ? next.bytes : 0) : before ? 0 : one.bytes;
-      const share = one.ended === null && before ? 0.5 : 1;
-      points.push([one.began, 0, before], [end, 0, before + (goal - before) * share]);
-    } else points.push([one.began, 0, 0], [end, 0, 0]);
-  }
-  return points;
-}
-
-const NOTHING = [0, 0];
-
-/** [held, on the move] at a moment that is not before the cursor's. */
-function valueAt(points, t, cursor) {
-  while (cursor.i + 1 < points.length && points[cursor.i + 1][0] <= t) cursor.i += 1;
-  const here = points[cursor.i];
-  const next = points[cursor.i + 1];
-  if (!here || t < here[0] || !next) return NOTHING;
-  const part = next[0] === here[0] ? 1 : (t - here[0]) / (next[0] - here[0]);
-  return [here[1] + (next[1] - here[1]) * part, here[2] + (next[2] - here[2]) * part];
-}
-
 function limit() {
   return (state.node?.gpus ?? []).reduce((sum, gpu) => sum + gpu.limit_bytes, 0);
 }
@@ -135,7 +80,7 @@ function limit() {
 function draw() {
   if (!canvas || !state.node) return;
   const shown = range();
-  const rows = collect(shown);
+  const rows = collect(state.intervals.values(), shown);
   const width = canvas.parentElement.clientWidth;
   if (width === 0) return;
   const narrow = width < NAMES_NARROW;
@@ -167,7 +112,7 @@ function draw() {
   }
   byId("timeline-live").setAttribute("aria-pressed", String(view.end === null));
   legend(rows);
-  if (!byId("timeline-table").hidden) table(rows);
+  table(rows);
 }
 
 function fit(width, height) {
@@ -212,7 +157,7 @@ function grid(shown, height) {
 function stack(rows, shown, narrow) {
   const most = limit();
   const all = rows.map((row) => ({ name: row.name, points: corners(row.intervals, shown.to) }));
-  const times = sampled(all, shown);
+  const times = sampled(all, shown, Math.max(200, Math.round(box.width) * 2));
   const cursors = all.map(() => ({ i: 0 }));
   const sums = new Float64Array(times.length);
   const layers = all.map(({ name }) => ({ name, low: new Float64Array(times.length), high: new Float64Array(times.length) }));
@@ -279,16 +224,6 @@ function badge(text, left, middle) {
   context.fillText(text, left, middle);
 }
 
-/** Moments at which something changes, each twice (just before, just after); evenly spaced where there are too many to see. */
-function sampled(all, { from, to }) {
-  const edges = new Set([from, to]);
-  for (const { points } of all) for (const [t] of points) if (t > from && t < to) edges.add(t);
-  const most = Math.max(200, Math.round(box.width) * 2);
-  if (edges.size > most) return Array.from({ length: most + 1 }, (_, i) => from + ((to - from) * i) / most);
-  const tiny = (to - from) * 1e-7;
-  return [...edges].sort((a, b) => a - b).flatMap((t) => [t - tiny, t]);
-}
-
 function drawLane({ name, intervals }, shown, { top, narrow }) {
   const colour = colours.workloads[colourOf(name)];
   const bar = narrow ? top + 14 : top;
@@ -315,11 +250,6 @@ function drawLane({ name, intervals }, shown, { top, narrow }) {
     shape(placeOf(one), colour, left, bar, Math.max(right - left, 1.2));
   }
   context.restore();
-}
-
-/** A program that runs and holds no VRAM is no bar of it. */
-function placeOf({ place: where, bytes }) {
-  return where === "vram" && !bytes ? "nothing" : where;
 }
 
 function shape(where, colour, left, top, width) {
@@ -363,7 +293,7 @@ function clipped(text, width) {
   return `${text.slice(0, end)}…`;
 }
 
-// -- legend, tip and table -------------------------------------------------------------------------------------------
+// -- legend and tip --------------------------------------------------------------------------------------------------
 
 let legendFor = null;
 
@@ -404,127 +334,4 @@ function hover(shown, height) {
   const wide = canvas.parentElement.clientWidth;
   tip.style.left = `${Math.min(Math.max(view.hover.x - half, 0), Math.max(0, wide - 2 * half))}px`;
   tip.style.top = `${Math.min(view.hover.y + 18, height - 20)}px`;
-}
-
-function toggleTable() {
-  const there = byId("timeline-table");
-  show(there, there.hidden);
-  byId("timeline-as-table").setAttribute("aria-pressed", String(!there.hidden));
-  tableFor = null;
-  redraw();
-}
-
-let tableFor = null;
-
-function table(rows) {
-  const all = rows.flatMap((row) => row.intervals).sort((a, b) => b.began - a.began || b.id - a.id).slice(0, ROWS_MOST);
-  const key = all.map((one) => `${one.id}:${one.ended}:${one.bytes}`).join();
-  if (key === tableFor) return;
-  tableFor = key;
-  const head = h("tr", {}, ...["Workload", "Where", "From", "To", "For", "VRAM"].map((text) => h("th", { scope: "col", text })));
-  const body = all.map((one) =>
-    h(
-      "tr",
-      {},
-      h("th", { scope: "row" }, h("i", { class: swatchClass(one.workload) }), one.workload),
-      h("td", { text: place(placeOf(one)) }),
-      h("td", { text: clock(one.began) }),
-      h("td", { text: one.ended === null ? "now" : clock(one.ended) }),
-      h("td", { text: one.ended === null ? "–" : seconds(one.ended - one.began) }),
-      h("td", { text: one.bytes ? size(one.bytes) : "–" }),
-    ),
-  );
-  byId("timeline-table").replaceChildren(h("table", { class: "plain" }, h("thead", {}, head), h("tbody", {}, ...body)));
-}
-
-// -- moving and zooming ----------------------------------------------------------------------------------------------
-
-function zoomTo(span) {
-  view.span = Math.min(MOST_S, Math.max(LEAST_S, span));
-  redraw();
-}
-
-function zoomAt(factor, t) {
-  const { to } = range();
-  const span = Math.min(MOST_S, Math.max(LEAST_S, view.span * factor));
-  if (view.end !== null) view.end = t + (to - t) * (span / view.span);
-  view.span = span;
-  settle();
-}
-
-function move(by) {
-  view.end = (view.end ?? now()) + by;
-  settle();
-}
-
-function settle() {
-  if (view.end !== null && view.end >= now() - view.span * 0.01) view.end = null;
-  if (view.end !== null) view.end = Math.max(view.end, now() - MOST_S + view.span);
-  redraw();
-}
-
-function onKey(event) {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const { from, to } = range();
-  const middle = view.end === null ? to : (from + to) / 2;
-  const does = {
-    ArrowLeft: () => move(-view.span / 8),
-    ArrowRight: () => move(view.span / 8),
-    PageUp: () => move(-view.span),
-    PageDown: () => move(view.span),
-    "+": () => zoomAt(0.5, middle),
-    "=": () => zoomAt(0.5, middle),
-    "-": () => zoomAt(2, middle),
-    End: () => ((view.end = null), redraw()),
-    Home: () => ((view.end = now() - MOST_S + view.span), settle()),
-    Escape: () => ((view.hover = null), redraw()),
-  }[event.key];
-  if (!does) return;
-  event.preventDefault();
-  does();
-}
-
-function onWheel(event) {
-  // A plain wheel scrolls the page, as everywhere.
-  if (event.ctrlKey || event.metaKey) {
-    event.preventDefault();
-    zoomAt(Math.exp(event.deltaY * 0.004), timeAt(at(event).x));
-  } else if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
-    event.preventDefault();
-    move(((event.deltaX || event.deltaY) / box.width) * view.span);
-  }
-}
-
-const pointers = new Map();
-
-function at(event) {
-  const rectangle = canvas.getBoundingClientRect();
-  return { x: event.clientX - rectangle.left, y: event.clientY - rectangle.top };
-}
-
-function onDown(event) {
-  if (event.button !== 0) return;
-  pointers.set(event.pointerId, at(event));
-  event.currentTarget.setPointerCapture(event.pointerId);
-}
-
-function onMove(event) {
-  const here = at(event);
-  const before = pointers.get(event.pointerId);
-  view.hover = here;
-  if (before) {
-    const others = [...pointers.entries()].filter(([id]) => id !== event.pointerId);
-    if (others.length === 1) {
-      const other = others[0][1].x;
-      const was = Math.abs(before.x - other);
-      const is = Math.abs(here.x - other);
-      if (was > 8 && is > 8) zoomAt(was / is, timeAt((here.x + other) / 2));
-    } else if (others.length === 0 && here.x !== before.x) move(((before.x - here.x) / box.width) * view.span);
-    pointers.set(event.pointerId, here);
-  }
-  redraw();
-}
-
-function onUp(event) {
-  pointers.delete(event.pointerId);
 }
