@@ -108,6 +108,7 @@ class Switching:
                 gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order"
             )
             if tier is TierName.RAM:
+                await self._gear.flush()  # that a person paused it is known to the next agent, whenever this one dies
                 return view.model_copy(update={"tier": self._gear.ledger.entry(name).tier})
             return await self._tiering.go_deeper(gpu, name, tier, view, connections)
 
