@@ -68,7 +68,8 @@ def multiplexing(content: dict[str, Any]) -> str:
             f"with nothing else going on, one from RAM {mine:.2g} s, where {other['name']} takes {other['value']:.2g} s"
         )
     if wait := cases.get("wait.mean.vs_fifo"):
-        parts.append(f"requests wait {wait['value']:.2f} times as long as first come, first served")
+        unlike = f" ({wait['unlike']})" if "unlike" in wait else ""
+        parts.append(f"requests wait {wait['value']:.2f} times as long as first come, first served{unlike}")
     if busy := cases.get("gpu_busy_share"):
         parts.append(f"the GPU is busy {busy['value']:.0%} of the time")
     return "; ".join(parts)
