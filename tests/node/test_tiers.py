@@ -11,6 +11,7 @@ import os
 import pty
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -41,7 +42,9 @@ from kybernate.model.errors import (
     Unsupported,
     WorkloadLost,
 )
-from kybernate.model.types import MIB, TierName, WorkloadState
+from kybernate.model.types import MIB, TierName, WorkloadState, workload_name
+from kybernate.process.connections import sockets_of
+from kybernate.process.tree import attach
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
@@ -257,6 +260,35 @@ def test_the_pool_is_full(make_agent: MakeAgent, eventually: Eventually) -> None
     goes_on(agent, eventually, "first")
     agent.client.resume("second")
     goes_on(agent, eventually, "second")
+
+
+def test_one_that_waits_for_memory_goes_to_the_disk_and_waits_on_afterwards(root: Path, eventually: Eventually) -> None:
+    place = root / "patient"
+    place.mkdir()
+    settings = f"agent:\n  pool: {{size: {POOL}}}\n  arbiter: {{quantum: 300, settle: 0.2}}\n"
+    agent = AgentProcess(place, settings=settings, simulated_gpu=True, gpu_bytes=64 * MIB)
+    agent.start()
+    try:
+        started(agent, eventually, "holder", size=40 * MIB)
+        agent.run_cuda("waiter", bytes_=40 * MIB, seed=2)
+        run_directory = agent.state.run_directory(workload_name("waiter"))
+
+        def asks() -> bool:
+            """The question stays open until there is room."""
+            tree = attach(run_directory)
+            return any(unix.peer and unix.kind == socket.SOCK_SEQPACKET for unix in sockets_of(tree).unix)
+
+        eventually(asks, timeout_s=60, what="waiter asks for memory")
+        view = agent.client.pause("waiter", tier=TierName.NVME)
+        assert view.tier == "nvme"
+        agent.client.stop("holder", grace_s=5, remove=True)
+        agent.client.resume("waiter")
+        eventually(lambda: agent.steps("waiter") > 2, timeout_s=60, what="waiter computes")
+    finally:
+        agent.stop_all()
+        agent.end()
+        agent.client.close()
+        simulated.remove(gpu_path(agent.state))
 
 
 def test_two_swaps_at_once_for_which_the_pool_has_room_one_after_the_other(

@@ -83,6 +83,8 @@ class Broker:
         self._ids = (ExtentId(generation | number) for number in itertools.count(1))
         self._short_of_promise: dict[tuple[WorkloadName, HostPid], int] = {}
         self._waits: Counter[WorkloadName] = Counter()
+        self._waiting: set[Request] = set()
+        """Of those, the ones without an answer."""
         self._doors = Doors(self._serve)
 
     # -- doors ---------------------------------------------------------------------------------------------------
@@ -333,6 +335,8 @@ class Broker:
             request.answer(Message(Type.WAIT, answer=True, status=Status.OUT_OF_MEMORY, reason=reason))
             return
         request.defer()
+        with self._lock:
+            self._waiting.add(request)
         threading.Thread(
             target=self._wait_for_room,
             args=(request, gpu, size),
@@ -355,7 +359,19 @@ class Broker:
             )
         finally:
             self._end_wait(request.peer.workload)
-            request.answer(answer)
+            with self._lock:
+                dismissed = request not in self._waiting
+                self._waiting.discard(request)
+            if not dismissed:
+                request.answer(answer)
+
+    def dismiss(self, workload: WorkloadName) -> None:
+        """Let whoever waits for room ask again, and hang up: its gates are closed, so it does when they open."""
+        with self._lock:
+            waiting = {request for request in self._waiting if request.peer.workload == workload}
+            self._waiting -= waiting
+        for request in waiting:
+            request.answer(Message(Type.WAIT, answer=True))
 
     def _begin_wait(self, workload: WorkloadName) -> bool:
         with self._lock:

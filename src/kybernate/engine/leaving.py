@@ -99,6 +99,8 @@ class Leaving:
             left = hold_all(self.controls, executor=self.parts.executor, timeout_s=self.timeout_s)
             answers = every(self.parts.executor, lambda pid: self.controls[pid].quiesce(left), pids)
             self.records = dict(zip(pids, answers, strict=True))
+        # A question to the agent that stays open would keep it out of the store.
+        self.parts.broker.dismiss(self.target.name)
         faults.at("pause.quiet")
 
     def _open_gates(self) -> None:

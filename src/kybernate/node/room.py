@@ -268,10 +268,11 @@ class RoomKeeper:
                 entry = self._ledger.get(name)
                 if entry is None or entry.ended:
                     return False
-                if entry.state not in (WorkloadState.RUNNING, WorkloadState.STARTING):
-                    # Paused while it waited: its turn comes when it runs again, and nobody is paused for it now.
+                if entry.state is WorkloadState.PAUSING:
                     await asyncio.sleep(_LOOK_S)
                     continue
+                if entry.state not in (WorkloadState.RUNNING, WorkloadState.STARTING):
+                    return True  # paused while it waited: it asks again when it runs again, and nobody is paused for it now
                 if self.vram.judge(name, gpu, size) is Room.NEVER:
                     return False
                 choice = await self._step(name, gpu, size, quantum_s=self._arbiter.quantum, may_evict=True)
