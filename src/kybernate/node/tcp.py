@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.layout import StateDirectory
 from kybernate.node import http
@@ -97,9 +98,8 @@ async def open_door(settings: ApiSettings, state: StateDirectory) -> Door | None
     """
     if settings.listen is None:
         return None
-    host, _, port = settings.listen.rpartition(":")
-    host = host.strip("[]")
-    address, family = await _resolve(host, int(port))
+    host, port = host_and_port(settings.listen)
+    address, family = await _resolve(host, port)
     tls = _tls(settings)
     if tls is None and not address.is_loopback and not settings.plaintext:
         raise BadInput(
@@ -111,7 +111,7 @@ async def open_door(settings: ApiSettings, state: StateDirectory) -> Door | None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((str(address), int(port)))
+        listener.bind((str(address), port))
         listener.listen(_BACKLOG)
         listener.setblocking(False)
     except OSError as e:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import uvloop
 
+from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.proxy.front import UNREAD_S, Front
 from kybernate.proxy.worker import Worker
@@ -127,13 +128,13 @@ async def _serve(worker: Worker, listener: socket.socket, tls: ssl.SSLContext | 
 
 def _listener(address: str) -> socket.socket:
     """Bound, so that a port in use is said at once; several workers bind the same."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise BadInput(f"--listen {address}: must be HOST:PORT")
-    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host, port = host_and_port(address)
+    except BadInput as e:
+        raise BadInput(f"--listen {address}: {e.message}") from e
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
-            host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,6 +13,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput
 from kybernate.node.settings import ActivatorSettings, Settings
 
@@ -96,10 +97,9 @@ def on_loopback(listen: str) -> bool:
 
 def _found(listen: str) -> tuple[int, int, int, str, tuple[str, int]]:
     """As getaddrinfo has it, of HOST:PORT."""
-    host, _, port = listen.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
+    host, port = host_and_port(listen)
     family, kind, protocol, name, where = socket.getaddrinfo(
-        bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     return family, kind, protocol, name, (str(where[0]), int(where[1]))
 

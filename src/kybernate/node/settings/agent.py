@@ -12,7 +12,7 @@ from kybernate.node.settings.values import (
     AbsolutePath,
     Section,
     Size,
-    host_and_port,
+    listen_address,
     or_off,
     server_url,
     tenant_text,
@@ -74,7 +74,7 @@ class TlsSettings(Section):
 class ApiSettings(Section):
     group: str | None = None
     """Unix group whose members may use the socket (mode 0660). Left out: only the agent's own user and group."""
-    listen: Annotated[str, AfterValidator(host_and_port)] | None = None
+    listen: Annotated[str, AfterValidator(listen_address)] | None = None
     """`HOST:PORT` where API and dashboard answer over TCP, too; port 0 takes a free one. Whoever has the token may do there
     what the agent's user may. Left out: nowhere, only on the socket."""
     token_file: AbsolutePath | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import CHUNK_BYTES, MIB
@@ -156,22 +157,17 @@ def model_alias(value: str) -> str:
     return value
 
 
-def host_and_port(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(_LISTEN)  # noqa: TRY004 - pydantic makes its own errors of ValueErrors
-    host, colon, port = value.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not bare or (":" in bare and bare == host) or not port.isascii() or not port.isdigit():
-        raise ValueError(_LISTEN)
-    if int(port) > 65535:
-        raise ValueError("a port is at most 65535")
-    return value
+def listen_address(value: Any) -> str:
+    text = value if isinstance(value, str) else ""
+    try:
+        host_and_port(text)
+    except BadInput as e:
+        raise ValueError(e.message) from e  # pydantic makes its own errors of ValueErrors
+    return text
 
-
-_LISTEN = "use HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"
 
 UrlPath = Annotated[str, AfterValidator(url_path)]
 PathPrefix = Annotated[str, AfterValidator(path_prefix)]
 HostName = Annotated[str, AfterValidator(host_name)]
 ModelAlias = Annotated[str, AfterValidator(model_alias)]
-ListenAddress = Annotated[str, BeforeValidator(host_and_port, json_schema_input_type=str)]
+ListenAddress = Annotated[str, BeforeValidator(listen_address, json_schema_input_type=str)]
