@@ -299,7 +299,13 @@ def short_serving() -> list[str]:
     """In sentences, each as far as it was measured."""
     lines: list[str] = []
     if (multiplex := load("multiplex")) and (words := report_serving.multiplexing(multiplex)):
-        lines += [f"Five model servers of 24 GiB on 60 GiB of VRAM, by a trace: {words}. {where(multiplex)}.", ""]
+        lines += [
+            "Five model servers of 24 GiB on 60 GiB of VRAM, 1,000 requests by a trace, a training job beside them:",
+            "",
+        ]
+        if table := report_serving.first_tokens(multiplex):
+            lines += [*table, ""]
+        lines += [f"{words[0].upper()}{words[1:]}. {where(multiplex)}.", ""]
     if (activator := load("activator")) and (words := report_serving.activating(activator)):
         lines += [f"The address in front of them {words}. {where(activator)}.", ""]
     return lines

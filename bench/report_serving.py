@@ -7,7 +7,7 @@ from typing import Any
 FLOORS: dict[str, float] = {"answers_equal_ratio": 1.0, "training_exact": 1.0}
 """What is promised; at least."""
 
-_FIRST = (("warm", "where it was in VRAM"), ("parked_ram", "from RAM"), ("parked_nvme", "from the disk"))
+_FIRST = (("warm", "in VRAM"), ("parked_ram", "in RAM"), ("parked_nvme", "on the disk"))
 
 
 def rows(content: dict[str, Any]) -> list[list[str]]:
@@ -55,24 +55,28 @@ def multiplexing(content: dict[str, Any]) -> str:
     if training := cases.get("training_exact"):
         result = "exact" if training["value"] == 1 else "**not** exact"
         parts.append(f"a training job in the gaps ends with a result that is {result}")
-    firsts = [
-        f"{cases[f'ttft.{kind}.p50_s']['value']:.2g} s ({cases[f'ttft.{kind}.p99_s']['value']:.2g} s) {words}"
-        for kind, words in _FIRST
-        if f"ttft.{kind}.p50_s" in cases and f"ttft.{kind}.p99_s" in cases
-    ]
-    if firsts:
-        parts.append(f"the first token of a model takes, as median (99th percentile), {', '.join(firsts)}")
-    if ratio := cases.get("ttft.parked_ram.p50.vs_start_stop"):
-        other, mine = ratio["baseline"], ratio["value"] * ratio["baseline"]["value"]
-        parts.append(
-            f"with nothing else going on, one from RAM {mine:.2g} s, where {other['name']} takes {other['value']:.2g} s"
-        )
     if wait := cases.get("wait.mean.vs_fifo"):
         unlike = f" ({wait['unlike']})" if "unlike" in wait else ""
         parts.append(f"requests wait {wait['value']:.2f} times as long as first come, first served{unlike}")
     if busy := cases.get("gpu_busy_share"):
         parts.append(f"the GPU is busy {busy['value']:.0%} of the time")
     return "; ".join(parts)
+
+
+def first_tokens(content: dict[str, Any]) -> list[str]:
+    """A table of how long the first token takes by where the model is; no lines for nothing."""
+    cases = {case["case"]: case for case in content["cases"]}
+    lines = [
+        f"| {words} | {cases[f'ttft.{kind}.p50_s']['value']:.2g} s | {cases[f'ttft.{kind}.p99_s']['value']:.2g} s |"
+        for kind, words in _FIRST
+        if f"ttft.{kind}.p50_s" in cases and f"ttft.{kind}.p99_s" in cases
+    ]
+    if ratio := cases.get("ttft.parked_ram.p50.vs_start_stop"):
+        other, mine = ratio["baseline"], ratio["value"] * ratio["baseline"]["value"]
+        against = f"{other['name']} {other['value']:.2g} s"
+        lines.append(f"| in RAM, nothing else going on | {mine:.2g} s ({against}) | |")
+    head = ["| first token of a model that is | median | 99th percentile |", "| --- | ---: | ---: |"]
+    return [*head, *lines] if lines else []
 
 
 def activating(content: dict[str, Any]) -> str:

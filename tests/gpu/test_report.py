@@ -143,9 +143,10 @@ def test_serving(report: ModuleType) -> None:
     ]
     write(report, "activator", activator)
     section = report.results_section()
-    assert "all of 1200 answers are those of the server alone" in section
-    assert "as median (99th percentile), 0.02 s (0.5 s) where it was in VRAM" in section
-    assert "one from RAM 1 s, where llama-swap takes 8 s" in section
+    assert "All of 1200 answers are those of the server alone" in section
+    assert "| in VRAM | 0.02 s | 0.5 s |" in section
+    assert "| in RAM, nothing else going on | 1 s (llama-swap 8 s) | |" in section
+    assert "| on the disk |" not in section, "what was not measured isn't mentioned"
     assert "adds 0.2 ms to a request (3 ms at the 99th percentile); passes 1.50 times" in section
     assert "Of 5 promises missed: `added.p99_ms`" in section
     page = report.benchmarks_page()
