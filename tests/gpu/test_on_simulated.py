@@ -61,7 +61,7 @@ def test_multiplex_runner(tmp_path: Path) -> None:
     target = tmp_path / "multiplex.json"
     done = python(
         "bench/multiplex.py", "--simulated", "--results", tmp_path / "parts", "--output", target, "--models", "3",
-        "--requests", "20", "--seconds", "5", "--every", "3", "--gap", "2", "--fifo-requests", "8", "--rounds", "2",
+        "--requests", "20", "--seconds", "5", "--every", "3", "--gap", "2", "--compared", "8", "--rounds", "2",
         "--steps", "100",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

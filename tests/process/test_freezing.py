@@ -189,3 +189,20 @@ def test_many_freezes_from_several_threads(workloads):
         thread.join(40)
     assert not tree.frozen
     assert tree.alive
+
+
+def test_a_freeze_leaves_nobody_in_the_middle_of_a_birth(workloads, eventually):
+    """A parent that waits for its vfork()ed child can't be dumped while that one stands still."""
+    program = "import subprocess\nprint('ready', flush=True)\nwhile True: subprocess.run(['/bin/true'])"
+    tree = workloads.python(program)
+    eventually(lambda: "ready" in (tree.run_directory / "output.log").read_text())
+    for _ in range(30):
+        tree.freeze()
+        waiting = [
+            pid
+            for pid in tree.pids()
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            if (task / "wchan").read_text() in ("kernel_clone", "wait_for_vfork_done", "_do_fork")
+        ]
+        tree.thaw()
+        assert waiting == []

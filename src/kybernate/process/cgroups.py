@@ -25,6 +25,12 @@ from kybernate.model.types import HostPid, WorkloadName
 from kybernate.process import procfs
 
 _GROUP = "kybernate-"
+_BIRTH_S = 0.002
+"""What a vfork()ed child gets to run its program, which wakes its parent."""
+_BIRTHS_S = 1.0
+"""After so long it is left as it stands: a child may take its time."""
+_VFORK = frozenset({"kernel_clone", "wait_for_vfork_done", "_do_fork"})
+"""Where the kernel says that the parent sleeps, by version."""
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -51,6 +57,16 @@ def group_name(state_directory: Path) -> str:
     """The directory that holds the cgroups of all workloads of one state directory."""
     digest = hashlib.sha256(os.fsencode(state_directory)).hexdigest()[:10]
     return _GROUP + digest
+
+
+def _in_vfork(pids: list[HostPid]) -> bool:
+    """Whether a thread of one of them waits for its vfork()ed child."""
+    parents = {entry.parent for pid in pids if (entry := procfs.stat(pid)) is not None}
+    for pid in parents.intersection(pids):
+        with contextlib.suppress(OSError):
+            if any((task / "wchan").read_text() in _VFORK for task in Path(f"/proc/{pid}/task").iterdir()):
+                return True
+    return False
 
 
 def _candidates() -> list[tuple[Path, Path]]:
@@ -138,12 +154,20 @@ class WorkloadCgroup:
     def freeze(self, timeout_s: float) -> None:
         """Stop all of the workload's processes at once.
 
+        Not in the middle of a vfork(), if there is a moment without one: the parent of a child that stands still there can't be
+        caught by a debugger or CRIU, which waits for it in vain.
+
         Raises:
             Busy: not all of them stood still in time; they were let go again.
         """
+        until = time.monotonic() + min(timeout_s, _BIRTHS_S)
         _write(self.tasks / "cgroup.freeze", "1")
-        if _wait_event(self.tasks, "frozen", 1, timeout_s):
-            return
+        while _wait_event(self.tasks, "frozen", 1, timeout_s):
+            if not _in_vfork(self.pids()) or time.monotonic() > until:
+                return
+            self.thaw()
+            time.sleep(_BIRTH_S)
+            _write(self.tasks / "cgroup.freeze", "1")
         moving = ", ".join(_not_freezable(self.pids())) or "none of them seems busy"
         self.thaw()
         raise Busy(
