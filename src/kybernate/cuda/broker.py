@@ -330,13 +330,11 @@ class Broker:
 
     def _wait(self, request: Request) -> None:
         gpu, size = self._wanted(request.message)
-        if not self._begin_wait(request.peer.workload):
+        if not self._begin_wait(request):
             reason = "too many requests wait for GPU memory already"
             request.answer(Message(Type.WAIT, answer=True, status=Status.OUT_OF_MEMORY, reason=reason))
             return
         request.defer()
-        with self._lock:
-            self._waiting.add(request)
         threading.Thread(
             target=self._wait_for_room,
             args=(request, gpu, size),
@@ -358,11 +356,7 @@ class Broker:
                 Type.WAIT, answer=True, status=Status.FAILED, reason="the agent failed to make room; see its log"
             )
         finally:
-            self._end_wait(request.peer.workload)
-            with self._lock:
-                dismissed = request not in self._waiting
-                self._waiting.discard(request)
-            if not dismissed:
+            if self._end_wait(request):
                 request.answer(answer)
 
     def dismiss(self, workload: WorkloadName) -> None:
@@ -373,18 +367,25 @@ class Broker:
         for request in waiting:
             request.answer(Message(Type.WAIT, answer=True))
 
-    def _begin_wait(self, workload: WorkloadName) -> bool:
+    def _begin_wait(self, request: Request) -> bool:
+        workload = request.peer.workload
         with self._lock:
             if self._waits.total() >= _WAITS_MAX or self._waits[workload] >= _WAITS_OF_ONE_MAX:
                 return False
             self._waits[workload] += 1
+            self._waiting.add(request)
             return True
 
-    def _end_wait(self, workload: WorkloadName) -> None:
+    def _end_wait(self, request: Request) -> bool:
+        """Whether it still wants its answer."""
+        workload = request.peer.workload
         with self._lock:
             self._waits[workload] -= 1
             if not self._waits[workload]:
                 del self._waits[workload]
+            wanted = request in self._waiting
+            self._waiting.discard(request)
+            return wanted
 
     # -- helpers -------------------------------------------------------------------------------------------------
 

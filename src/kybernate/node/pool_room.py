@@ -42,8 +42,6 @@ class PoolRoom:
         """Since when workloads are paused that could not be parked for want of room: not tried again in that pause."""
         self.keeps_in_ram: Callable[[WorkloadName], bool] = lambda _: False
         """Whether somebody said that it goes no deeper by itself."""
-        self._changed = asyncio.Event()
-        gear.ledger.observe(lambda _old, _new: self._changed.set())
 
     async def with_room(
         self, gpu: GpuGear, name: WorkloadName, work: Callable[[], T], *, whom: WorkloadName | None = None
@@ -68,16 +66,8 @@ class PoolRoom:
     async def _somebody_back(self, gpu: GpuGear, *, but: Collection[WorkloadName | None], until: float) -> bool:
         """Whether a workload that was on its way into VRAM arrived in time, or gave up."""
         before = self._coming(gpu, but)
-        if not before:
-            return False
-        try:
-            async with asyncio.timeout_at(until):
-                while before <= self._coming(gpu, but):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+        left = until - asyncio.get_running_loop().time()
+        return bool(before) and await self._workloads.wait_until(lambda: not before <= self._coming(gpu, but), left)
 
     def _coming(self, gpu: GpuGear, but: Collection[WorkloadName | None]) -> set[WorkloadName]:
         return {

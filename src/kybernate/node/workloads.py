@@ -99,20 +99,24 @@ class Workloads:
 
     async def wait_ended(self, name: WorkloadName, timeout_s: float) -> Entry:
         """The entry once the workload has ended, or as it is when the time is over. Raises NotFound."""
-        entry = self.gear.ledger.entry(name)
+        ledger = self.gear.ledger
+        await self.wait_until(lambda: ledger.entry(name).ended, timeout_s)
+        return ledger.entry(name)
+
+    async def wait_until(self, true: Callable[[], bool], timeout_s: float) -> bool:
+        """Look at each change of the ledger. Whether it became true in time."""
         notice = asyncio.Event()
         self._notices.add(notice)
         try:
             async with asyncio.timeout(timeout_s):
-                while not entry.ended:
+                while not true():
                     notice.clear()
                     await notice.wait()
-                    entry = self.gear.ledger.entry(name)
         except TimeoutError:
-            return self.gear.ledger.entry(name)
+            return False
         finally:
             self._notices.discard(notice)
-        return entry
+        return True
 
     # -- orders --------------------------------------------------------------------------------------------------
 
