@@ -27,14 +27,14 @@ agent:
   vram: {reserve: 1GiB}
   arbiter:
     quantum: 5
-    wait_limit: 600
+    wait_limit: 10m
   api: {group: gpu}
   store:
     directory: /mnt/nvme/kybernate
     budget: 2TiB
     object: {url: "s3://my-bucket/kybernate", region: eu-central-1}
     encryption: {key_file: /etc/kybernate.key}
-    demote: {idle: 3600}
+    demote: {idle: 1h}
 
 models:
   chat:
@@ -48,7 +48,7 @@ models:
     command: [llama-server, -m, /models/code.gguf, --port, "8000"]
     port: 8000
     ready: /health
-    idle: 900
+    idle: 15m
     image: {name: code-gold, take: true}
 
 jobs:
@@ -63,7 +63,7 @@ activator:
   keys_file: /etc/kybernate.keys
 
 serving:
-  max_wait: 30
+  max_wait: 30s
 """
 _OTHER_UNITS = {"serving.staging.min": "probability", "serving.stay": "times"}
 _SIZES = frozenset(
@@ -137,7 +137,8 @@ def page() -> str:
             "Editors with the YAML language server complete and check it, by the first line below and the schema beside the file:",
             "`kybernate check --schema > kybernate.schema.json` ([here](kybernate.schema.json), too).",
             "",
-            "Sizes are written `40GiB`, `512 MiB`, `1.5G` (binary) or `40GB` (decimal), or in bytes; times in seconds.",
+            "Sizes are written `40GiB`, `512 MiB`, `1.5G` (binary) or `40GB` (decimal), or in bytes; times in seconds,",
+            "or with units: `90s`, `10m`, `1h30m`, `2d`.",
             "",
             "```yaml",
             EXAMPLE.rstrip(),

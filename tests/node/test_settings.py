@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
-from kybernate.model.quantities import format_size, parse_seconds, parse_size
+from kybernate.model.quantities import format_seconds, format_size, parse_seconds, parse_size
 from kybernate.model.types import GIB, MIB
 from kybernate.node.settings import Settings, load, parse
 
@@ -115,14 +115,40 @@ def test_no_sizes(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), (" 15 m ", 900), ("1.5H", 5400), ("2d", 172800), ("0.5", 0.5)]
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        (" 15 m ", 900),
+        ("1.5H", 5400),
+        ("2d", 172800),
+        ("0.5", 0.5),
+        ("0", 0),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("1d 2h 3m 4s", 93784),
+        ("2 h 10 min", 7800),
+        ("500ms", 0.5),
+        ("1s500ms", 1.5),
+        (7, 7),
+        (0.25, 0.25),
+    ],
 )
-def test_times(text: str, seconds: float) -> None:
+def test_times(text: str | float, seconds: float) -> None:
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "0h", "-1", "soon", "1 h 2 m", "nan", "inf", "1e3", "9" * 400])
-def test_no_times(text: str) -> None:
+@given(st.integers(min_value=0, max_value=3600 * 24 * 400))
+def test_a_time_as_it_is_shown_can_be_given(whole: int) -> None:
+    shown = format_seconds(float(whole))
+    assert abs(parse_seconds(shown) - whole) < (60 if "d" not in shown else 3600)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "-1", "soon", "30m1h", "1h1h", "5 apples", "nan", "inf", "1e3", "9" * 400, True, False, float("nan"), -3],
+)
+def test_no_times(text: str | float) -> None:
     with pytest.raises(BadInput, match="no time"):
         parse_seconds(text)
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
+from kybernate.model.errors import BadInput
 from kybernate.model.layout import StateDirectory
-from kybernate.model.quantities import format_size
+from kybernate.model.quantities import format_size, parse_seconds
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from kybernate.model.api import OperationView
 
 _LOOK_S = 0.25
+
+
+def _to_seconds(_: type[float], tokens: Sequence[Token]) -> float:
+    """A parser's converter: its errors are ValueErrors, to which it adds the option's name."""
+    try:
+        return parse_seconds(tokens[0].value)
+    except BadInput as e:
+        raise ValueError(f"{e.message}; {e.hint}") from None
+
+
+Seconds = Annotated[float, Parameter(converter=_to_seconds)]
+"""An option's time: seconds, or with units, as in 10m and 1h30m."""
 
 
 @Parameter(name="*")

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from kybernate.cli import demo_swap
 from kybernate.cli.bench_agent import LOOK_S, OwnAgent, available_ram, until
+from kybernate.cli.common import Seconds
 from kybernate.cli.demo_alone import ask_alone, train_alone
 from kybernate.cli.demo_fleet import TRAINING, Fleet
 from kybernate.cli.demo_load import Ask, drive, free_address, prompts, zipf
@@ -65,7 +66,7 @@ class Setting:
 def demo(
     *,
     requests: int = 70,
-    seconds: float = 15.0,
+    seconds: Seconds = 15.0,
     limit: str | None = None,
     simulated: str | None = None,
     swap: bool = False,
@@ -78,7 +79,7 @@ def demo(
 
     Args:
         requests: how many, of all models together.
-        seconds: how long they come, gaps not counted.
+        seconds: how long they come, gaps not counted: seconds, or with units, as in 1m.
         limit: VRAM they share; without it, what the GPU and the free RAM allow, at most 40 GiB.
         simulated: VRAM of a simulated GPU, to use one though there may be a real one.
         swap: the small demo instead: two workloads change places.

@@ -6,6 +6,7 @@ Input knows binary units (KiB, MiB, GiB, TiB, or the short K, M, G, T, which mea
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
@@ -24,8 +25,16 @@ _UNITS = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T")) if prefix},
 }
 _DAY_SECONDS = 86400
-_SPAN = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([smhdSMHD]?)\s*")
-_SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": _DAY_SECONDS}
+_NUMBER = r"\d{1,12}(?:\.\d{1,12})?"
+_SPAN = re.compile(
+    r"\s*"
+    + "".join(rf"(?:(?P<{unit}>{_NUMBER})\s*{written}\s*)?" for unit, written in (
+        ("d", "d"), ("h", "h"), ("m", "m(?:in)?"), ("s", "s"), ("ms", "ms"),
+    )),
+    re.IGNORECASE,
+)  # fmt: skip
+_PLAIN = re.compile(rf"\s*{_NUMBER}\s*")
+_SPANS = {"d": float(_DAY_SECONDS), "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def parse_size(value: str | int) -> int:
@@ -47,17 +56,21 @@ def parse_size(value: str | int) -> int:
     return int(Fraction(match[1]) * _UNITS[match[2].upper()])
 
 
-def parse_seconds(value: str) -> float:
-    """Seconds of `90`, `90s`, `15m`, `1.5h` or `2d`.
+def parse_seconds(value: str | float) -> float:
+    """Seconds of `90`, `90s`, `10m`, `1h30m`, `2 h 10 min`, `1.5h`, `2d`, `500ms`, or of a number of seconds.
 
     Raises:
-        BadInput: not a time, or none at all.
+        BadInput: not a time.
     """
-    match = _SPAN.fullmatch(value)
-    seconds = 0.0 if match is None else float(match[1]) * _SPANS[match[2].lower()]
-    if not seconds:
-        raise BadInput(f"{value[:40]!r} is no time", hint="write seconds, or a number with s, m, h or d, such as 15m")
-    return seconds
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    if isinstance(value, str) and value.strip():
+        if _PLAIN.fullmatch(value):
+            return float(value)
+        if (match := _SPAN.fullmatch(value)) is not None:
+            return sum(float(text) * _SPANS[unit] for unit, text in match.groupdict().items() if text is not None)
+    shown = repr(value[:40] if isinstance(value, str) else value)[:60]
+    raise BadInput(f"{shown} is no time", hint="write seconds, or numbers with d, h, m, s or ms, such as 10m or 1h30m")
 
 
 def format_size(size_bytes: int) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, print_json, working
+from kybernate.cli.common import Common, Seconds, print_json, working
 
 _COMMON = Common()
 
@@ -15,7 +15,7 @@ def stop(
     name: str,
     /,
     *,
-    grace: float = 10.0,
+    grace: Seconds = 10.0,
     remove: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> None:
@@ -26,7 +26,7 @@ def stop(
     ended where it stands.
 
     Args:
-        grace: Seconds between SIGTERM and SIGKILL.
+        grace: Time between SIGTERM and SIGKILL: seconds, or with units, as in 2m.
         remove: Forget it afterwards, its output too.
     """
     with common.client() as client, working(f"stopping {name}", quiet=common.json):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, print_json, say, table
-from kybernate.model.errors import NotFound
-from kybernate.model.quantities import format_seconds, format_size, parse_seconds
+from kybernate.cli.common import Common, Seconds, print_json, say, table
+from kybernate.model.errors import BadInput, NotFound
+from kybernate.model.quantities import format_seconds, format_size
 
 if TYPE_CHECKING:
     from kybernate.model.api_history import HistoryView, IntervalView, SwitchedView
@@ -28,18 +28,20 @@ def history(
     name: str | None = None,
     /,
     *,
-    last: str = "1h",
+    last: Seconds = 3600.0,
     stays: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> None:
     """Show who held VRAM when, and what switches cost: of all workloads, or of one.
 
     Args:
-        last: How far back: seconds, or with a unit, as in 90s, 15m, 2h, 1d. The agent keeps `agent.history.keep`, six hours if
+        last: How far back: seconds, or with units, as in 90s, 15m, 1h30m, 1d. The agent keeps `agent.history.keep`, six hours if
             the file says nothing else.
         stays: A line for each stay in VRAM instead of the drawing.
     """
-    span = parse_seconds(last)
+    span = last
+    if not span:
+        raise BadInput("--last must be more than 0", hint="as in 90s, 15m, 1h30m")
     with common.client() as client:
         asked = max(0.0, time.time() - span)
         view = client.history(asked)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, print_json, say, table, working
+from kybernate.cli.common import Common, Seconds, print_json, say, table, working
 from kybernate.model.api import READY_S_DEFAULT, OperationView, SnapshotRequest, StoredView
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import format_seconds, format_size
@@ -28,7 +28,7 @@ def snapshot(
     tier: Below = "nvme",
     ready: str | None = None,
     ready_command: str | None = None,
-    ready_timeout: float = READY_S_DEFAULT,
+    ready_timeout: Seconds = READY_S_DEFAULT,
     connections: Connections | None = None,
     common: Common = _COMMON,
 ) -> None:
@@ -39,7 +39,7 @@ def snapshot(
         tier: Where the image shall lie.
         ready: Wait until PORT/PATH (or http://HOST:PORT/PATH) answers 2xx inside the workload's network.
         ready_command: Wait until this command, run among its processes as its user, ends with status 0.
-        ready_timeout: Seconds to wait for that.
+        ready_timeout: How long to wait for that: seconds, or with units, as in 10m.
         connections: What to do about TCP connections that lead out of it, if not what the settings say.
     """
     try:
@@ -94,14 +94,14 @@ def clone(
     /,
     *,
     count: Annotated[int | None, Parameter(name=("--count", "-n"))] = None,
-    timeout: float = 30.0,
+    timeout: Seconds = 30.0,
     common: Common = _COMMON,
 ) -> int:
     """Make a workload of an image, or several: clone IMAGE NEW [-n K]. Exit status 1 when one of them could not be made.
 
     Args:
         count: Make so many, called NEW-1 to NEW-K.
-        timeout: Seconds the first waits for room in VRAM; others stay paused until there is room.
+        timeout: How long the first waits for room in VRAM, in seconds or as in 10m; others stay paused until there is room.
     """
     names = [new] if count is None else [f"{new}-{number + 1}" for number in range(count)]
     with common.client() as client, working(f"cloning {image}", quiet=common.json, look=job_of(common, *names)):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, print_json, working
+from kybernate.cli.common import Common, Seconds, print_json, working
 from kybernate.model.api import OperationView, SwitchView
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import format_size
@@ -22,7 +22,7 @@ def pause(
     *,
     pid: int | None = None,
     depth: Depth = Depth.ZERO,
-    timeout: float = 30.0,
+    timeout: Seconds = 30.0,
     tier: TierName = TierName.RAM,
     connections: Literal["refuse", "close"] | None = None,
     common: Common = _COMMON,
@@ -32,7 +32,7 @@ def pause(
     Args:
         pid: A process that was not started by Kybernate, instead of a name. Slower: the driver's own checkpoint.
         depth: zero leaves nothing in VRAM; warm keeps the CUDA context (some 0.5 GB) and is back sooner.
-        timeout: Seconds to wait for the GPU work in flight before giving up.
+        timeout: How long to wait for the GPU work in flight before giving up: seconds, or with units, as in 2m.
         tier: ram: back in a second. nvme, object: in the store, no process of it is left; survives the machine's reboot.
         connections: Below ram, what to do about TCP connections that lead out of it, if not what the settings say.
     """
@@ -54,7 +54,7 @@ def resume(
     /,
     *,
     pid: int | None = None,
-    timeout: float = 30.0,
+    timeout: Seconds = 30.0,
     take_over: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> None:
@@ -62,7 +62,7 @@ def resume(
 
     Args:
         pid: A process that was paused by its pid, instead of a name.
-        timeout: Seconds to wait for room in VRAM.
+        timeout: How long to wait for room in VRAM: seconds, or with units, as in 10m.
         take_over: Also if another agent, which is gone for good, said that it resumes it from the bucket.
     """
     _one_of(name, pid)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kybernate.model.types import GIB, MIB, Depth, LogFormat
 from kybernate.node.settings.values import (
     AbsolutePath,
+    Seconds,
     Section,
     Size,
     listen_address,
@@ -39,17 +40,17 @@ class VramSettings(Section):
 class ArbiterSettings(Section):
     depth: Depth = Depth.ZERO
     """How deep the arbiter pauses. Zero, since a context that stays costs up to 1 GB each."""
-    quantum: Annotated[float, Field(ge=0, le=86400)] = 5.0
+    quantum: Annotated[Seconds, Field(ge=0, le=86400)] = 5.0
     """Seconds a workload runs at least before an allocation of another one may pause it, so that two that don't fit
     together compute most of the time instead of switching: five times the slowest swap of 40 GiB."""
-    wait_limit: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    wait_limit: Annotated[Seconds, Field(gt=0, le=86400)] = 600.0
     """Seconds an allocation waits for room at most before it fails with out of memory."""
-    drain: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    drain: Annotated[Seconds, Field(gt=0, le=3600)] = 10.0
     """Seconds a workload's GPU work in flight may take when the arbiter pauses it; after that it is busy and another one
     is chosen. Longer than any sensible kernel, shorter than people's patience."""
     auto_resume: bool = True
     """Resume what the arbiter paused once it fits again without pausing anything."""
-    settle: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    settle: Annotated[Seconds, Field(ge=0, le=3600)] = 1.0
     """Seconds the VRAM must have been free before an automatic resume: an allocator that gives back and takes again
     must not cause a switch."""
 
@@ -97,7 +98,7 @@ class EventSettings(Section):
 
 
 class HistorySettings(Section):
-    keep: Annotated[float, Field(ge=60, le=7 * 86400)] = 6 * 3600.0
+    keep: Annotated[Seconds, Field(ge=60, le=7 * 86400)] = 6 * 3600.0
     """Seconds for which is remembered who held VRAM when and what each switch cost; 50,000 stretches of either at most. What
     happened during a night fits in."""
 
@@ -120,7 +121,7 @@ class ObjectSettings(Section):
     may read it. Left out: the environment's ($AWS_ACCESS_KEY_ID and the like) or the machine's role."""
     budget: Size | None = None
     """Most that the agent's snapshots may take there. Left out: no limit."""
-    patience: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    patience: Annotated[Seconds, Field(ge=1, le=3600)] = 60.0
     """Seconds the place may not answer before an order that needs it fails; nothing is lost then."""
 
     def options(self) -> dict[str, str]:
@@ -144,7 +145,10 @@ class EncryptionSettings(Section):
 
 
 class DemoteSettings(Section):
-    idle: Annotated[Annotated[float, Field(ge=1, le=10 * 365 * 86400)] | None, BeforeValidator(or_off)] = None
+    idle: Annotated[
+        Annotated[Seconds, Field(ge=1, le=10 * 365 * 86400)] | None,
+        BeforeValidator(or_off, json_schema_input_type=float | str | Literal[False]),
+    ] = None
     """Seconds after which what is paused in host memory goes to the disk by itself. `off`: never, since coming back from
     there takes longer."""
     pressure: bool = True

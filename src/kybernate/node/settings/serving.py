@@ -27,6 +27,7 @@ from kybernate.node.settings.values import (
     ListenAddress,
     ModelAlias,
     PathPrefix,
+    Seconds,
     Section,
     Size,
     Sizes,
@@ -129,7 +130,7 @@ class ModelLimits(Section):
     """Requests sent to it at once; more are held. 0: no limit, since most servers batch better than a proxy guesses."""
     queue: Annotated[int, Field(ge=0, le=1_000_000)] = Limits().queue
     """Requests held for it at most, by all workers together; more are answered 429."""
-    hold: Annotated[float, Field(gt=0, le=86400)] = Limits().hold_s
+    hold: Annotated[Seconds, Field(gt=0, le=86400)] = Limits().hold_s
     """Seconds one is held at most, then 503: longer than the slowest cold start."""
     stream_idle: DurationOrOff = Limits().stream_idle_s
     """Seconds after which a stream or websocket that is only open no longer counts as a request in flight, and is cut off when its
@@ -145,7 +146,7 @@ class ModelSettings(ProgramSettings):
     ready: UrlPath | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """When it may be asked after a start: a path that answers 2xx, or a command (a list) that ends with status 0 among its
     processes. Left out: once something listens on `port`. A resumed one is ready at once."""
-    ready_timeout: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    ready_timeout: Annotated[Seconds, Field(gt=0, le=86400)] = 600.0
     """Seconds after which a start has failed: a large model takes minutes to load."""
     klass: Annotated[Class, Field(alias="class")] = Class.INTERACTIVE
     """`interactive`: somebody waits for its answers. `batch`: its requests may wait until nobody else needs the GPU."""
@@ -205,7 +206,7 @@ class ActivatorLimits(Section):
     """Requests that one worker holds at most, all models together."""
     held_bytes: Size = Configure().held_bytes_max
     """What bodies may take in one worker's memory: of requests held, and of those in flight until their answer begins."""
-    idle: Annotated[float, Field(gt=0, le=86400)] = Configure().idle_s
+    idle: Annotated[Seconds, Field(gt=0, le=86400)] = Configure().idle_s
     """Seconds after which a client's connection without a request is closed."""
 
 
@@ -240,35 +241,35 @@ class StagingSettings(Section):
     """Host pool that content may take which was read ahead of need. `off`: nothing is. Left out: a quarter of the pool."""
     min: Annotated[float, Field(ge=0, le=1)] = _NUMBERS.staging_min
     """Least probability of being the next to come that is worth a reading: it costs no GPU time."""
-    horizon: Annotated[float, Field(gt=0, le=86400)] = _NUMBERS.staging_horizon
+    horizon: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.staging_horizon
     """Seconds staging looks ahead: host memory should not wait longer for a guess to come true."""
 
 
 class ServingSettings(Section):
     policy: Annotated[str, AfterValidator(_policy)] = DEFAULT
     """Who decides who is paused for whom."""
-    quantum: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.quantum
+    quantum: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.quantum
     """Seconds that whoever came stays at least before an allocation, or work that nobody waits for, may pause it: two that don't
     fit together then compute most of the time."""
     stay: Annotated[float, Field(ge=0, le=1000)] = _NUMBERS.stay
     """Times the duration of one of its requests that whoever came for them stays open, as long as more of them come than wait
     elsewhere: until the first ones end it has to stay anyway."""
-    max_wait: Annotated[float, Field(gt=0, le=86400)] = _NUMBERS.max_wait
+    max_wait: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.max_wait
     """Seconds after which a queue goes before everything that is only worth more: what people wait for a first word."""
-    hysteresis: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.hysteresis
+    hysteresis: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.hysteresis
     """Seconds without a request after which a model counts as idle: a client that asks again at once must find it there."""
-    batch_idle: Annotated[float, Field(ge=0, le=86400)] = _NUMBERS.batch_idle
+    batch_idle: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.batch_idle
     """Seconds that interactive models must have been idle before a batch workload may take their place: training comes into gaps,
     not into the pauses between two requests."""
     batch_evicts_idle: bool = _NUMBERS.batch_evicts_idle
     """Whether batch workloads may pause idle interactive models at all, or take only room that is free."""
-    batch_quantum: Annotated[float, Field(ge=0, le=7 * 86400)] = _NUMBERS.batch_quantum
+    batch_quantum: Annotated[Seconds, Field(ge=0, le=7 * 86400)] = _NUMBERS.batch_quantum
     """Seconds of a turn where equal batch workloads don't fit together: a swap a turn costs them half a percent."""
     preempt: frozenset[Class] = _NUMBERS.preempt
     """Classes that are cut off from requests in flight when an interactive model needs their room. Others are drained first."""
     return_home: bool = _NUMBERS.return_home
     """Whether a model that is expected soon may take the place of one that isn't before anybody asks."""
-    drain: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    drain: Annotated[Seconds, Field(gt=0, le=86400)] = 300.0
     """Seconds that requests in flight may take when their model shall leave for another; after that it stays, and is asked
     again. Longer than any usual answer, since cutting one off loses it."""
     time_zone: Annotated[str | None, AfterValidator(_zone)] = None

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput
-from kybernate.model.quantities import parse_size
+from kybernate.model.quantities import parse_seconds, parse_size
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store.tenants import tenant_name
 
@@ -23,6 +23,13 @@ class Section(BaseModel):
 def _size(value: Any) -> int:
     try:
         return parse_size(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from None
+
+
+def _seconds(value: Any) -> float:
+    try:
+        return parse_seconds(value)
     except BadInput as e:
         raise ValueError(str(e)) from None
 
@@ -79,11 +86,13 @@ Sizes = Annotated[
 ]
 """One size, or one for each GPU."""
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]
-Duration = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
+"""A time, with or without units; limits are added where it is used."""
+Duration = Annotated[Seconds, Field(ge=0, le=10 * 365 * 86400)]
 """Seconds."""
 DurationOrOff = Annotated[
-    Annotated[float, Field(gt=0, le=10 * 365 * 86400)] | None,
-    BeforeValidator(or_off, json_schema_input_type=float | Literal["off", False]),
+    Annotated[Seconds, Field(gt=0, le=10 * 365 * 86400)] | None,
+    BeforeValidator(or_off, json_schema_input_type=float | str | Literal[False]),
 ]
 """Seconds; None stands for `off`."""
 WORKLOAD_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
