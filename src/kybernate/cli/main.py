@@ -6,7 +6,6 @@ Exit status: 0 done, 2 senseless input (unknown command, name, option; nothing w
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -14,12 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kybernate
+from kybernate.cli.foreign import hint_for
 from kybernate.model.errors import KybernateError
 
 if TYPE_CHECKING:  # 0.3 s that --help and a wrong command needn't pay
     from cyclopts import App
 
-_COMMANDS = (
+COMMANDS = (
     ("up", "commands.agent:up", "Start the agent of this node."),
     ("down", "commands.agent:down", "End the agent; workloads run on."),
     ("run", "commands.run:run", "Start a workload: run NAME [options] -- COMMAND ..."),
@@ -76,13 +76,14 @@ _ARGUMENTS = {
 _BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the driver's own checkpoint."),)
 _BENCH_HELP = "Measure; writes bench/results/."
 _SIMULATED_DEFAULT = "8GiB"
+_NUMBER = re.compile(r"-\.?\d.*")
 _SIZE = re.compile(r"\d.*")
 _TRACEBACK = "KYBERNATE_TRACEBACK"
 _MARKUP = re.compile(r"\s+")
 
 
 def application() -> App:
-    """The whole command line. Imports no command: the help of each is its docstring, `_COMMANDS` has the short one."""
+    """The whole command line. Imports no command: the help of each is its docstring, `COMMANDS` has the short one."""
     from cyclopts import App
 
     app = App(
@@ -94,7 +95,7 @@ def application() -> App:
         print_error=False,
         result_action="return_value",
     )
-    for name, place, _ in _COMMANDS:
+    for name, place, _ in COMMANDS:
         app.command(f"kybernate.cli.{place}", name=name, usage=_usage(name))
     bench = App(name="bench", help=_BENCH_HELP)
     for name, place, text in _BENCHES:
@@ -114,10 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tokens[0] == "--version":
         print(kybernate.__version__)
         return 0
-    if tokens[0] not in (known := [*(name for name, _, _ in _COMMANDS), "bench"]):
-        near = difflib.get_close_matches(tokens[0], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`kybernate --help` lists the commands"
-        return _complain(tokens, "bad_input", f"no such command: {tokens[0][:80]}", hint, 2)
+    if tokens[0] not in (known := [*(name for name, _, _ in COMMANDS), "bench"]):
+        return _complain(tokens, "bad_input", f"no such command: {tokens[0][:80]}", hint_for(tokens[0], known), 2)
+    if (refused := _option_behind_name(tokens)) is not None:
+        return _complain(tokens, "bad_input", refused, _how(tokens), 2)
     from cyclopts import CycloptsError, UnusedCliTokensError
 
     try:
@@ -156,7 +157,7 @@ def _help() -> str:
         "",
         "Pause and resume unmodified CUDA processes: VRAM is a cache for active workloads.",
         "",
-        *(f"  {name:<12}{text}" for name, _, text in _COMMANDS),
+        *(f"  {name:<12}{text}" for name, _, text in COMMANDS),
         f"  {'bench':<12}{_BENCH_HELP}",
         "",
         "Every command has --help and --json. `kybernate COMMAND --help` shows its options.",
@@ -176,7 +177,18 @@ def _complain(tokens: Sequence[str], code: str, message: str, hint: str | None, 
 
 
 def _how(tokens: Sequence[str]) -> str:
+    if tokens[0] == "run" and "--" not in tokens:
+        return "what belongs to the program goes behind `--`: kybernate run NAME -- PROGRAM ..."
     return f"`kybernate {tokens[0]} --help` shows how"
+
+
+def _option_behind_name(tokens: Sequence[str]) -> str | None:
+    """`run NAME -5 PROGRAM`: the parser takes a number for a word, where it would be the program."""
+    if tokens[0] != "run":
+        return None
+    own = tokens[: tokens.index("--")] if "--" in tokens else tokens
+    number = next((word for word in own if _NUMBER.fullmatch(word)), None)
+    return None if number is None else f"Unknown option: {number}"
 
 
 def _one_line(text: str) -> str:

@@ -18,7 +18,7 @@ _COMMON = Common()
 def run(
     name: str,
     /,
-    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *command: str,
     wait: Annotated[bool, Parameter(negative=())] = False,
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
     backend: Backend = Backend.BROKER,
