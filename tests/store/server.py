@@ -45,10 +45,11 @@ class Server:
         self.port = _free_port()
         self.start()
 
-    def start(self) -> None:
+    def start(self, *, access: str = ACCESS, secret: str = SECRET) -> None:
+        """With these credentials, and no others."""
         self._process = subprocess.Popen(
             [
-                *(str(self._program), "--port", f"127.0.0.1:{self.port}", "--access", ACCESS, "--secret", SECRET),
+                *(str(self._program), "--port", f"127.0.0.1:{self.port}", "--access", access, "--secret", secret),
                 *("--quiet", "--keep-alive", "posix", str(self.root)),
             ],
             stdout=self._log,

@@ -57,8 +57,9 @@ class AsyncClient:
             raise in_our_words(e, self.socket) from e
         return call.parse(response.status_code, response.content)
 
-    async def node(self) -> api.NodeView:
-        return await self.send(calls.node())
+    async def node(self, *, ask: bool = False) -> api.NodeView:
+        """The agent; with `ask` its tiers below RAM are asked first whether they answer."""
+        return await self.send(calls.node(ask=ask))
 
     async def workloads(self) -> list[api.WorkloadView]:
         return (await self.send(calls.workloads())).workloads

@@ -57,8 +57,9 @@ class Client:
             raise in_our_words(e, self.socket) from e
         return call.parse(response.status_code, response.content)
 
-    def node(self) -> api.NodeView:
-        return self.send(calls.node())
+    def node(self, *, ask: bool = False) -> api.NodeView:
+        """The agent; with `ask` its tiers below RAM are asked first whether they answer."""
+        return self.send(calls.node(ask=ask))
 
     def workloads(self) -> list[api.WorkloadView]:
         return self.send(calls.workloads()).workloads

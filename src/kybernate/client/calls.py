@@ -89,8 +89,8 @@ def _snapshot(name: str, rest: str = "") -> str:
     return f"/v1/snapshots/{quote(name, safe='')}{rest}"
 
 
-def node() -> Call[api.NodeView]:
-    return Call("GET", "/v1/node", api.NodeView)
+def node(*, ask: bool = False) -> Call[api.NodeView]:
+    return Call("GET", "/v1/node", api.NodeView, query={"ask": "1"} if ask else {})
 
 
 def workloads() -> Call[api.WorkloadList]:

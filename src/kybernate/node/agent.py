@@ -79,6 +79,7 @@ log = logging.getLogger(__name__)
 SWITCH_S = 0.0005
 """How long a Python thread computes before another gets its turn, in seconds. A switch makes hundreds of driver calls, each of
 which gives up its turn; waiting Python's usual 5 ms to get it back doubled the time of freeing memory (measured)."""
+_ASK_S = 10.0
 _SHUTDOWN_S = 2.0
 """For requests that are being answered when the agent ends."""
 
@@ -260,6 +261,12 @@ class _Agent:
             url=None if self._door is None else self._door.url,
             token_file=None if self._door is None else str(self._door.token.path),
         )
+
+    async def ask_tiers(self) -> None:
+        """Whether they answer shows in `node_view` then; one that says nothing is waited for in the background."""
+        asking = in_thread("ask the tiers", self._stores.ask)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asking, _ASK_S)
 
     def metrics(self) -> bytes:
         return self._metrics.text() + workers_text(self.serving.places.metrics)

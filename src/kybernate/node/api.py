@@ -58,6 +58,8 @@ class Agent(Stored, Served, Protocol):
 
     def node_view(self) -> words.NodeView: ...
 
+    async def ask_tiers(self) -> None: ...
+
     def metrics(self) -> bytes: ...
 
     def ask_to_end(self) -> None: ...
@@ -82,7 +84,16 @@ class Api:
         one = "/v1/workloads/{name}"
         stream = "text/event-stream"
         return (
-            Route("GET", "/v1/node", self.node, "The agent, its GPUs and its pool", answer=words.NodeView),
+            Route(
+                "GET",
+                "/v1/node",
+                self.node,
+                "The agent, its GPUs and its pool",
+                answer=words.NodeView,
+                query=(
+                    Query("ask", "boolean", "ask the tiers below RAM whether they answer, for ten seconds at most"),
+                ),
+            ),
             Route("POST", "/v1/node/shutdown", self.shutdown, "End the agent; workloads run on", answer=words.NodeView),
             Route("GET", "/v1/workloads", self.list_all, "All workloads", answer=words.WorkloadList),
             Route(
@@ -188,7 +199,9 @@ class Api:
 
     # -- the node ------------------------------------------------------------------------------------------------
 
-    async def node(self, _: web.Request) -> web.Response:
+    async def node(self, request: web.Request) -> web.Response:
+        if http.flag(request, "ask"):
+            await self._agent.ask_tiers()
         return http.answer(self._agent.node_view())
 
     async def shutdown(self, request: web.Request) -> web.Response:

@@ -10,19 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from kybernate.model.api import TierView
 from kybernate.model.errors import BadInput, KybernateError, NotFound, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import TierName
+from kybernate.node.credentials import CredentialsFile
 from kybernate.node.settings import ObjectSettings, StoreSettings
 from kybernate.store import (
     Catalog,
@@ -33,6 +30,7 @@ from kybernate.store import (
     Space,
     Tier,
     TierAway,
+    TierRefused,
     TierWiped,
     TooNew,
     keys_of,
@@ -45,7 +43,6 @@ log = logging.getLogger(__name__)
 
 BELOW_RAM = (TierName.NVME, TierName.OBJECT)
 """Best first."""
-_SECRET_MODE = stat.S_IRWXG | stat.S_IRWXO
 
 
 def default_directory(state: StateDirectory, environment: Mapping[str, str] = os.environ) -> Path:
@@ -156,9 +153,20 @@ class Stores:
         where = error.where if isinstance(error, TierAway) else None
         there = [place for place in self._places.values() if place.space and place.space.medium.where == where]
         place = there[0] if there else self._places[name]
-        if place.problem is None:
-            place.problem = error.message
-            self._changed(place.name, error.message)
+        told, place.problem = place.problem is not None, _problem(error)
+        if not told:
+            self._changed(place.name, place.problem)
+
+    def ask(self) -> None:
+        """Ask each tier that is in use, or was asked for, whether it answers; what it says is in `views` then."""
+        for name in self.names():
+            if name is TierName.NVME and not self.exists(name):
+                continue
+            try:
+                self.space(name).refresh(packs_too=False)
+            except KybernateError as e:
+                self.trouble(name, e)
+        self.look_again()
 
     def look_again(self) -> None:
         """Try what could not be used, or didn't answer."""
@@ -197,7 +205,7 @@ class Stores:
             if tier is not None:
                 tier.close()
             place.state = "away"
-            text = e.message if isinstance(e, KybernateError) else f"{type(e).__name__}: {e}"
+            text = _problem(e)
             if place.problem != text:
                 place.problem = text
                 self._changed(place.name, text)
@@ -216,10 +224,8 @@ class Stores:
         return Tier(LocalMedium(directory), self._open_catalog(), budget_bytes=self._settings.budget)
 
     def _object(self, url: str, settings: ObjectSettings) -> Tier:
-        options: dict[str, Any] = settings.options()
-        if settings.credentials_file is not None:
-            options |= _credentials(settings.credentials_file)
-        medium = ObjectMedium(url, options=options, patience_s=settings.patience)
+        secret = None if settings.credentials_file is None else CredentialsFile(settings.credentials_file)
+        medium = ObjectMedium(url, options=settings.options(), credentials=secret, patience_s=settings.patience)
         return Tier(medium, self._open_catalog(), budget_bytes=settings.budget)
 
     def _open_catalog(self) -> Catalog:
@@ -298,17 +304,8 @@ class Stores:
         raise NotFound(f"there is no snapshot {snapshot}", hint="`kybernate snapshots` lists them")
 
 
-def _credentials(path: Path) -> dict[str, Any]:
-    """Raises BadInput for what isn't a secret mapping."""
-    try:
-        status = path.stat()
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise BadInput(f"can't read the credentials in {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise BadInput(f"the credentials in {path} are no YAML") from e
-    if status.st_mode & _SECRET_MODE or status.st_uid not in (0, os.geteuid()):
-        raise BadInput(f"the credentials in {path} are open to others", hint=f"chmod 600 {path}")
-    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in content.items()):
-        raise BadInput(f"the credentials in {path} are no mapping of texts", hint="access_key_id: ..., one a line")
-    return content
+def _problem(error: BaseException) -> str:
+    """What `ps` and `doctor` show of it. Of a refusal also what to do: it ends only when somebody does."""
+    if isinstance(error, TierRefused):
+        return str(error)
+    return error.message if isinstance(error, KybernateError) else f"{type(error).__name__}: {error}"

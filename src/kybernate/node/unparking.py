@@ -85,7 +85,7 @@ class Unparking:
                     )
                 except NotFound:
                     continue
-                except (store.TierWiped, store.WrongKey) as e:
+                except (store.TierRefused, store.TierWiped, store.WrongKey) as e:
                     self._gear.stores.trouble(tier, e)
                     errors.append(e)
                 except (NoRoom, store.Cancelled, *_LASTING):
@@ -135,7 +135,7 @@ class Unparking:
                     return await self.unpark(gpu, name, take_over=take_over)
                 self._tell_failure(entry, tier, e)
                 raise
-            except (store.TierWiped, store.WrongKey) as e:
+            except (store.TierRefused, store.TierWiped, store.WrongKey) as e:
                 self._gear.stores.trouble(tier, e)
                 self._tell_failure(entry, tier, e)
                 errors.append((tier, e))

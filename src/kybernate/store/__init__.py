@@ -5,7 +5,7 @@
 
 from kybernate.store.catalog import Catalog, SnapshotRow
 from kybernate.store.checking import Problem, Verified, verify
-from kybernate.store.errors import Cancelled, Damaged, TierAway, TierWiped, TooNew, WrongKey
+from kybernate.store.errors import Cancelled, Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
 from kybernate.store.local import LocalMedium
 from kybernate.store.manifests import Manifest, StoredExtent, StoredFile
 from kybernate.store.memory import view_at
@@ -59,6 +59,7 @@ __all__ = [
     "TenantName",
     "Tier",
     "TierAway",
+    "TierRefused",
     "TierWiped",
     "TooNew",
     "Usage",

@@ -36,6 +36,22 @@ class TierAway(KybernateError):
     """The place that doesn't answer; of a copy between two, one may."""
 
 
+class TierRefused(TierAway):
+    """The place answers, and says no: credentials, region, bucket or policy are not right. Nothing is lost, and trying again
+    doesn't help before somebody has mended it."""
+
+    exit_status = 1
+    http_status = 502
+    code = "tier_refused"
+
+
+class NoBucket(TierRefused, BadInput):
+    """There is no such bucket."""
+
+    exit_status = 2
+    http_status = 400
+
+
 class TierWiped(Conflict):
     """Snapshots known to be in this tier are gone as a whole: another disk, another bucket, or emptied."""
 

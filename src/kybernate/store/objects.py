@@ -12,13 +12,16 @@ Parts of an upload that a killed agent began stay invisible in the bucket until 
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,13 +29,16 @@ import obstore
 from obstore import exceptions as broken
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.errors import BadInput
 from kybernate.model.types import MIB
+from kybernate.store import refusals
 from kybernate.store.errors import Damaged, TierAway
 from kybernate.store.media import SMALL_BYTES_MAX, Absent, Entry, key_of_pack, too_large
 from kybernate.store.packs import PackId
 from kybernate.store.progress import Cancel
 from kybernate.store.tenants import TenantName
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,6 +51,17 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _TEXT_MAX = 300
 _NEVER = Cancel()
+
+
+class Credentials(Protocol):
+    """Options that may change while a place is in use."""
+
+    def current(self, *, anew: bool = False) -> Mapping[str, Any]:
+        """As they are now; with `anew` read even if they don't seem to have changed.
+
+        Raises BadInput where they can't be read. Thread-safe.
+        """
+        ...
 
 
 class ObjectMedium:
@@ -61,6 +78,7 @@ class ObjectMedium:
         url: str,
         *,
         options: Mapping[str, Any] | None = None,
+        credentials: Credentials | None = None,
         patience_s: float = 60.0,
         pack_bytes: int = 64 * MIB,
         threads: int = 16,
@@ -75,6 +93,7 @@ class ObjectMedium:
                 carries some 0.15 GiB/s (measured): it takes many.
             url: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix` or `file:///directory`.
             options: for obstore, such as `endpoint`, `region`, `access_key_id`, `secret_access_key`; else the environment's.
+            credentials: more of them, asked for at each request, so that renewed ones are used at once.
             patience_s: how long a place may not answer before that is an error.
 
         Raises:
@@ -85,8 +104,18 @@ class ObjectMedium:
         self.threads = threads
         self.finishing = finishing
         self._patience_s = patience_s
-        self._store = _store_of(url, dict(options or {}), patience_s, timeout_s=patience_s)
-        self._bulk = _store_of(url, dict(options or {}), patience_s, timeout_s=_BULK_PATIENCE * patience_s)
+        self._options = dict(options or {})
+        self._credentials = credentials
+        self._renewing = threading.Lock()
+        self._clients = self._connect({} if credentials is None else credentials.current())
+
+    @property
+    def _store(self) -> ObjectStore:
+        return self._renewed().small
+
+    @property
+    def _bulk(self) -> ObjectStore:
+        return self._renewed().bulk
 
     def open(self) -> None:
         """Nothing is held: several agents may use one place."""
@@ -198,27 +227,75 @@ class ObjectMedium:
         pause = _FIRST_PAUSE_S
         while True:
             cancel.check(f"{what} in {self.where}")
+            used = self._clients
             try:
                 return request()
-            except (FileNotFoundError, broken.NotFoundError) as e:
-                if "NoSuchBucket" in str(e) or "NoSuchContainer" in str(e):
-                    raise BadInput(f"there is no bucket at {self.where}", hint="create it, or correct the URL") from e
-                raise Absent(what) from e
             except (broken.AlreadyExistsError, broken.PreconditionError) as e:
                 raise _Taken(what) from e
-            except (broken.PermissionDeniedError, broken.UnauthenticatedError) as e:
-                raise KybernateError(
-                    f"{self.where} refuses to {what}: {_short(e)}", hint="check the credentials and the bucket's policy"
-                ) from e
             except (broken.InvalidPathError, broken.NotSupportedError, broken.UnknownConfigurationKeyError) as e:
                 raise BadInput(f"can't {what} in {self.where}: {_short(e)}") from e
             except (broken.BaseError, OSError) as e:
-                if "InvalidRange" in str(e):
+                answer = self._answer(e)
+                if answer.absent or (_not_found(e) and not answer.code):
+                    raise Absent(what) from e
+                if answer.code == "InvalidRange" or "InvalidRange" in str(e):
                     raise Damaged(f"can't {what} in {self.where}: it is cut off") from e
+                if answer.about_credentials and self._renewed_since(used, what, answer):
+                    continue
+                if answer.lasting or isinstance(e, broken.PermissionDeniedError | broken.UnauthenticatedError):
+                    raise refusals.refusal(what, self.where, answer, _short(e)) from e
                 if time.monotonic() + pause > deadline:
                     self._give_up(what, e)
             cancel.wait(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _answer(self, error: Exception) -> refusals.Answer:
+        """What the server said. An answer to HEAD has no body: the reason is asked for by a listing, which has one."""
+        answer = refusals.read(str(error))
+        if not answer.code and "performing HEAD" in str(error):
+            try:
+                obstore.list_with_delimiter(self._clients.small, "reason")
+            except (broken.BaseError, OSError) as e:
+                return refusals.read(str(e))
+        return answer
+
+    # -- credentials -------------------------------------------------------------------------------------------------
+
+    def _connect(self, credentials: Mapping[str, Any]) -> _Clients:
+        options = {**self._options, **credentials}
+        return _Clients(
+            credentials,
+            small=_store_of(self.where, options, self._patience_s, timeout_s=self._patience_s),
+            bulk=_store_of(self.where, options, self._patience_s, timeout_s=_BULK_PATIENCE * self._patience_s),
+        )
+
+    def _renewed(self) -> _Clients:
+        """With the credentials of this moment; with the last good ones as long as those can't be read."""
+        if self._credentials is not None:
+            try:
+                self._use(self._credentials.current())
+            except BadInput as e:
+                log.warning("%s: the credentials read last are used on: %s", self.where, e)
+        return self._clients
+
+    def _renewed_since(self, used: _Clients, what: str, answer: refusals.Answer) -> bool:
+        """They were refused. Whether there are others by now, read by this thread or another one."""
+        if self._credentials is None:
+            return False
+        try:
+            return self._use(self._credentials.current(anew=True)) or self._clients is not used
+        except BadInput as e:
+            error = refusals.refusal(what, self.where, answer, "")
+            error.hint = str(e)
+            raise error from e
+
+    def _use(self, found: Mapping[str, Any]) -> bool:
+        with self._renewing:
+            if found == self._clients.credentials:
+                return False
+            self._clients = self._connect(found)
+            log.info("%s: its credentials have changed, and are used from now on", self.where)
+            return True
 
     def _give_up(self, what: str, error: Exception) -> NoReturn:
         away = TierAway(
@@ -254,6 +331,16 @@ class ObjectPackFile:
 
     def abandon(self) -> None:
         self._views.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Clients:
+    """What talks to the server, and what it was made with."""
+
+    credentials: Mapping[str, Any] = field(repr=False)
+    small: ObjectStore
+    bulk: ObjectStore
+    """For requests that carry much."""
 
 
 class _Taken(Exception):
@@ -297,7 +384,11 @@ def _store_of(url: str, options: dict[str, Any], patience_s: float, *, timeout_s
     return store
 
 
+def _not_found(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError | broken.NotFoundError)
+
+
 def _short(error: Exception) -> str:
-    """One line, without what may be secret: URLs are cut off at their query."""
-    text = " ".join(str(error).split("Debug source")[0].split())
-    return re.sub(r"\?[^\s)]*", "", text)[:_TEXT_MAX]
+    """One line that is the same for the same cause, without what may be secret: URLs are cut off at their query."""
+    text = " ".join(str(error).split("Debug source")[0].split("<?xml")[0].split())
+    return re.sub(r"\?[^\s)]*| in [0-9.]+(ns|µs|ms|s)\b", "", text).rstrip(" :-")[:_TEXT_MAX]

@@ -45,7 +45,7 @@ def _node(common: Common) -> NodeView | None:
     """What the agent says, where one answers."""
     try:
         with common.client() as client:
-            return client.node()
+            return client.node(ask=True)
     except KybernateError:
         return None
 

@@ -118,7 +118,7 @@ class ObjectSettings(Section):
     """Left out: the environment's ($AWS_REGION and the like)."""
     credentials_file: AbsolutePath | None = None
     """A YAML mapping of the provider's options, such as `access_key_id` and `secret_access_key`; nobody but the agent's user
-    may read it. Left out: the environment's ($AWS_ACCESS_KEY_ID and the like) or the machine's role."""
+    may read it. Read again when it changes. Left out: the environment's ($AWS_ACCESS_KEY_ID and the like) or the machine's role."""
     budget: Size | None = None
     """Most that the agent's snapshots may take there. Left out: no limit."""
     patience: Annotated[Seconds, Field(ge=1, le=3600)] = 60.0
