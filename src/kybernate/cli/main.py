@@ -24,18 +24,18 @@ COMMANDS = (
     ("down", "commands.agent:down", "End the agent; workloads run on."),
     ("run", "commands.run:run", "Start a workload: run NAME [options] -- COMMAND ..."),
     ("ps", "commands.looking:ps", "List the workloads."),
-    ("pause", "commands.switching:pause", "Give a workload's VRAM back, keeping its exact state."),
-    ("resume", "commands.switching:resume", "Let a paused workload go on where it stopped."),
-    ("prefetch", "commands.storing:prefetch", "Read a workload from the store into host memory, ahead of its resume."),
-    ("move", "commands.storing:move", "Let a paused workload, or an image, lie in another tier."),
+    ("pause", "commands.switching:pause", "Give the VRAM of workloads back, keeping their exact state."),
+    ("resume", "commands.switching:resume", "Let paused workloads go on where they stopped."),
+    ("prefetch", "commands.storing:prefetch", "Read workloads from the store into host memory, ahead of their resume."),
+    ("move", "commands.storing:move", "Let paused workloads, or images, lie in another tier."),
     ("snapshot", "commands.storing:snapshot", "Take an image of a workload: snapshot NAME --as IMAGE"),
     ("snapshots", "commands.storing:snapshots", "List images, and workloads that lie below RAM."),
     ("clone", "commands.storing:clone", "Make workloads of an image: clone IMAGE NEW [-n K]"),
     ("rm-snapshot", "commands.storing:rm_snapshot", "Delete a snapshot."),
     ("verify", "commands.storing:verify", "Compare what is stored with its hashes."),
     ("gc", "commands.storing:gc", "Give back the room of what no snapshot needs."),
-    ("stop", "commands.ending:stop", "End a workload."),
-    ("rm", "commands.ending:rm", "Forget an ended workload and its output."),
+    ("stop", "commands.ending:stop", "End workloads."),
+    ("rm", "commands.ending:rm", "Forget ended workloads and their output."),
     ("logs", "commands.looking:logs", "Show a workload's output."),
     ("events", "commands.looking:events", "Show what happened."),
     ("history", "commands.history:history", "Show who held VRAM when, and what switches cost."),
@@ -60,11 +60,14 @@ COMMANDS = (
 )
 _ARGUMENTS = {
     "run": "NAME [OPTIONS] -- COMMAND ...",
-    "pause": "NAME [OPTIONS]",
-    "resume": "NAME [OPTIONS]",
+    "pause": "NAME ... [OPTIONS]",
+    "resume": "NAME ... [OPTIONS]",
+    "stop": "NAME ... [OPTIONS]",
+    "rm": "NAME ... [OPTIONS]",
+    "prefetch": "NAME ... [OPTIONS]",
     "snapshot": "NAME --as IMAGE [OPTIONS]",
     "clone": "IMAGE NEW [OPTIONS]",
-    "move": "NAME --tier TIER [OPTIONS]",
+    "move": "NAME ... --tier TIER [OPTIONS]",
     "verify": "[NAME ...] [OPTIONS]",
     "events": "[NAME] [OPTIONS]",
     "history": "[NAME] [OPTIONS]",
@@ -75,6 +78,8 @@ _ARGUMENTS = {
 """Where the parser's own usage would say `[ARGS]`."""
 _BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the driver's own checkpoint."),)
 _BENCH_HELP = "Measure; writes bench/results/."
+_COMPLETE = "__complete"
+"""What the completion scripts of cyclopts ask."""
 _SIMULATED_DEFAULT = "8GiB"
 _NUMBER = re.compile(r"-\.?\d.*")
 _SIZE = re.compile(r"\d.*")
@@ -115,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tokens[0] == "--version":
         print(kybernate.__version__)
         return 0
-    if tokens[0] not in (known := [*(name for name, _, _ in COMMANDS), "bench"]):
+    if tokens[0] != _COMPLETE and tokens[0] not in (known := [*(name for name, _, _ in COMMANDS), "bench"]):
         return _complain(tokens, "bad_input", f"no such command: {tokens[0][:80]}", hint_for(tokens[0], known), 2)
     if (refused := _option_behind_name(tokens)) is not None:
         return _complain(tokens, "bad_input", refused, _how(tokens), 2)

@@ -2,49 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, Seconds, print_json, working
+from kybernate.cli.common import Common, Seconds
+from kybernate.cli.names import alive, ended, workloads
+from kybernate.cli.several import chosen, order
+
+if TYPE_CHECKING:
+    from kybernate.model.api import StoppedView
 
 _COMMON = Common()
 
 
 def stop(
-    name: str,
-    /,
-    *,
+    *names: Annotated[str, Parameter(completer=workloads(alive))],
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     grace: Seconds = 10.0,
     remove: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
-) -> None:
-    """End a workload: SIGTERM, and SIGKILL when the grace is over.
+) -> int:
+    """End workloads: SIGTERM, and SIGKILL when the grace is over.
 
     One that is paused and has a handler for SIGTERM is resumed first, so that it can save what it wants to. Where its VRAM
     isn't free nobody is paused for that: it gets two seconds for what needs no GPU, and is killed then. With --grace 0 it is
     ended where it stands.
 
     Args:
+        all_: All workloads that run or are paused, at the same time.
         grace: Time between SIGTERM and SIGKILL: seconds, or with units, as in 2m.
         remove: Forget it afterwards, its output too.
     """
-    with common.client() as client, working(f"stopping {name}", quiet=common.json):
-        view = client.stop(name, grace_s=grace, remove=remove)
-    if common.json:
-        print_json(view)
-    else:
-        status = "" if view.exit_status is None else f", exit status {view.exit_status}"
-        print(f"{name}: {'removed' if view.removed else 'stopped'}{status}")
-        if view.note is not None:
-            print(f"{name}: {view.note}")
+    return order(
+        chosen(names, all_=all_, meant=alive, common=common),
+        lambda client, name: client.stop(name, grace_s=grace, remove=remove),
+        _tell,
+        doing="stopping",
+        common=common,
+        listed=all_,
+        at_once=True,
+    )
 
 
-def rm(name: str, /, *, common: Common = _COMMON) -> None:
-    """Forget an ended workload and its output."""
-    with common.client() as client:
-        view = client.remove(name)
-    if common.json:
-        print_json(view)
-    else:
-        print(f"{name}: removed")
+def _tell(view: StoppedView) -> None:
+    status = "" if view.exit_status is None else f", exit status {view.exit_status}"
+    print(f"{view.workload}: {'removed' if view.removed else 'stopped'}{status}")
+    if view.note is not None:
+        print(f"{view.workload}: {view.note}")
+
+
+def rm(
+    *names: Annotated[str, Parameter(completer=workloads(ended))],
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    common: Common = _COMMON,
+) -> int:
+    """Forget ended workloads and their output.
+
+    Args:
+        all_: All that have ended.
+    """
+    return order(
+        chosen(names, all_=all_, meant=ended, common=common),
+        lambda client, name: client.remove(name),
+        lambda view: print(f"{view.workload}: removed"),
+        doing="removing",
+        common=common,
+        listed=all_,
+    )

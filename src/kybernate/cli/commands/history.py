@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from kybernate.cli.common import Common, Seconds, print_json, say, table
+from kybernate.cli.names import workloads
 from kybernate.model.errors import BadInput, NotFound
 from kybernate.model.quantities import format_seconds, format_size
 
@@ -25,7 +26,7 @@ _LEAST_S = 1.0
 
 
 def history(
-    name: str | None = None,
+    name: Annotated[str | None, Parameter(completer=workloads())] = None,
     /,
     *,
     last: Seconds = 3600.0,

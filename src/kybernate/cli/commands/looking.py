@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, print_json_line, table
 from kybernate.cli.fitting import columns_for, lines_for, plain
+from kybernate.cli.names import workloads
 from kybernate.model.api import EventView, NodeView, SwitchView, WorkloadView
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import WorkloadState
@@ -39,7 +40,7 @@ def ps(*, common: Common = _FOREVER) -> None:
 
 
 def logs(
-    name: str,
+    name: Annotated[str, Parameter(completer=workloads())],
     /,
     *,
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
@@ -62,7 +63,7 @@ def logs(
 
 
 def events(
-    name: str | None = None,
+    name: Annotated[str | None, Parameter(completer=workloads())] = None,
     /,
     *,
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
@@ -88,7 +89,7 @@ def events(
         print(plain(event_line(event)))
 
 
-def explain(name: str, /, *, common: Common = _FOREVER) -> None:
+def explain(name: Annotated[str, Parameter(completer=workloads())], /, *, common: Common = _FOREVER) -> None:
     """Say why a workload is in its state and what can be done."""
     with common.client() as client:
         view = client.explain(name)

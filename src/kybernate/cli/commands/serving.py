@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, table
 from kybernate.cli.fitting import plain, whole_columns
+from kybernate.cli.names import served
 from kybernate.model.quantities import format_seconds, format_size
 
 if TYPE_CHECKING:
@@ -74,14 +77,14 @@ def _row(each: ServedView) -> tuple[str, ...]:
     )
 
 
-def start(name: str, /, *, common: Common = _COMMON) -> None:
+def start(name: Annotated[str, Parameter(completer=served)], /, *, common: Common = _COMMON) -> None:
     """Start a model or a job of kybernate.yaml, also one that has ended, as soon as it gets room."""
     with common.client() as client:
         view = client.start(name)
     print_json(view) if common.json else print(f"{name}: comes as soon as it gets room; `kybernate models` shows it")
 
 
-def plan(*names: str, common: Common = _COMMON) -> None:
+def plan(*names: Annotated[str, Parameter(completer=served)], common: Common = _COMMON) -> None:
     """Say what the policy would do now, were there a request for each of these models; nothing is done.
 
     Args:

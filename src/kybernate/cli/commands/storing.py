@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from kybernate.cli.common import Common, Seconds, print_json, say, table, working
+from kybernate.cli.names import alive, below_ram, paused, paused_or_stored, workloads
+from kybernate.cli.names import snapshots as stored
+from kybernate.cli.several import chosen, order
 from kybernate.model.api import READY_S_DEFAULT, OperationView, SnapshotRequest, StoredView
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import format_seconds, format_size
@@ -21,7 +24,7 @@ Connections = Literal["refuse", "close"]
 
 
 def snapshot(
-    name: str,
+    name: Annotated[str, Parameter(completer=workloads(alive))],
     /,
     *,
     as_: Annotated[str, Parameter(name="--as")],
@@ -89,7 +92,7 @@ def snapshots(*, common: Common = _COMMON) -> None:
 
 
 def clone(
-    image: str,
+    image: Annotated[str, Parameter(completer=stored)],
     new: str,
     /,
     *,
@@ -115,41 +118,66 @@ def clone(
     return 1 if any(each.state in ("exited", "lost") for each in made.clones) else 0
 
 
-def prefetch(name: str, /, *, common: Common = _COMMON) -> None:
-    """Read a workload from the store into host memory, so that its resume takes about a second."""
-    with common.client() as client, working(f"prefetching {name}", quiet=common.json, look=job_of(common, name)):
-        view = client.prefetch(name)
-    _print(view, common, f"{name}: {_read(view)}")
+def prefetch(
+    *names: Annotated[str, Parameter(completer=workloads(below_ram))],
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    common: Common = _COMMON,
+) -> int:
+    """Read workloads from the store into host memory, so that their resumes take about a second.
+
+    Args:
+        all_: All that lie below RAM, as far as there is room.
+    """
+    return order(
+        chosen(names, all_=all_, meant=below_ram, common=common),
+        lambda client, name: client.prefetch(name),
+        lambda view: print(f"{view.subject}: {_read(view)}"),
+        doing="prefetching",
+        common=common,
+        listed=all_,
+        look=lambda name: job_of(common, name),
+    )
 
 
 def move(
-    name: str,
-    /,
-    *,
+    *names: Annotated[str, Parameter(completer=paused_or_stored)],
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     tier: TierName,
     keep: Annotated[bool, Parameter(negative=())] = False,
     connections: Connections | None = None,
     common: Common = _COMMON,
-) -> None:
-    """Let a paused workload, or an image, lie in another tier.
+) -> int:
+    """Let paused workloads, or images, lie in another tier.
 
     Args:
-        name: The workload, or the image.
+        names: The workloads, or images.
+        all_: All workloads that are paused and lie in another tier.
         tier: nvme or object; ram stands for `prefetch`.
         keep: Leave the copy where it lay, too; a resume takes the one that can be used.
         connections: What to do about TCP connections that lead out of a workload, if not what the settings say.
     """
-    with common.client() as client, working(f"moving {name}", quiet=common.json, look=job_of(common, name)):
-        view = client.move(name, tier, connections=connections, keep=keep)
+    return order(
+        chosen(names, all_=all_, meant=lambda each: paused(each) and each.tier != tier, common=common),
+        lambda client, name: client.move(name, tier, connections=connections, keep=keep),
+        lambda view: print(f"{view.subject}: {_moved(view, tier)}"),
+        doing="moving",
+        common=common,
+        listed=all_,
+        look=lambda name: job_of(common, name),
+    )
+
+
+def _moved(view: StoredView, tier: TierName) -> str:
     if tier is TierName.RAM:
-        _print(view, common, f"{name}: {_read(view)}")
-    elif view.already:
-        _print(view, common, f"{name}: {view.note or f'lies in {tier} already'}")
-    else:
-        _print(view, common, f"{name}: lies in {tier}, {_amounts(view)}")
+        return _read(view)
+    if view.already:
+        return view.note or f"lies in {tier} already"
+    return f"lies in {tier}, {_amounts(view)}"
 
 
-def rm_snapshot(name: str, /, *, tier: Below | None = None, common: Common = _COMMON) -> None:
+def rm_snapshot(
+    name: Annotated[str, Parameter(completer=stored)], /, *, tier: Below | None = None, common: Common = _COMMON
+) -> None:
     """Delete a snapshot. Its room becomes free with the next `gc`.
 
     Args:
@@ -161,7 +189,7 @@ def rm_snapshot(name: str, /, *, tier: Below | None = None, common: Common = _CO
 
 
 def verify(
-    *names: str,
+    *names: Annotated[str, Parameter(completer=paused_or_stored)],
     tier: Below | None = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,

@@ -2,78 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, Seconds, print_json, working
-from kybernate.model.api import OperationView, SwitchView
+from kybernate.cli.common import Common, Seconds, print_json, say, working
+from kybernate.cli.names import paused, with_vram, workloads
+from kybernate.cli.several import chosen, order
+from kybernate.model.api import OperationView, SwitchView, WorkloadView
 from kybernate.model.errors import BadInput
 from kybernate.model.quantities import format_size
 from kybernate.model.types import Depth, TierName
 
+if TYPE_CHECKING:
+    from kybernate.client import Client
+
 _COMMON = Common()
+TIERS = ("vram", "ram", "nvme", "object")
+"""From the top down."""
 
 
 def pause(
-    name: str | None = None,
-    /,
-    *,
+    *names: Annotated[str, Parameter(completer=workloads(with_vram))],
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     pid: int | None = None,
     depth: Depth = Depth.ZERO,
     timeout: Seconds = 30.0,
     tier: TierName = TierName.RAM,
     connections: Literal["refuse", "close"] | None = None,
     common: Common = _COMMON,
-) -> None:
-    """Give a workload's VRAM back, keeping its exact state: in host memory, on the disk or in a bucket.
+) -> int:
+    """Give the VRAM of workloads back, keeping their exact state: in host memory, on the disk or in a bucket.
 
     Args:
+        all_: All workloads that run; with --tier, those too that lie above it.
         pid: A process that was not started by Kybernate, instead of a name. Slower: the driver's own checkpoint.
         depth: zero leaves nothing in VRAM; warm keeps the CUDA context (some 0.5 GB) and is back sooner.
         timeout: How long to wait for the GPU work in flight before giving up: seconds, or with units, as in 2m.
         tier: ram: back in a second. nvme, object: in the store, no process of it is left; survives the machine's reboot.
         connections: Below ram, what to do about TCP connections that lead out of it, if not what the settings say.
     """
-    _one_of(name, pid)
-    if pid is not None and tier is not TierName.RAM:
-        raise BadInput("a process that was not started by Kybernate stays in RAM", hint="leave out --tier")
-    look = None if name is None else _looker(common, name)
-    with common.client() as client, working(f"pausing {name or pid}", quiet=common.json, look=look):
-        if pid is not None:
-            report = client.pause_external(pid, timeout_s=timeout)
-        else:
-            assert name is not None
-            report = client.pause(name, depth=depth, timeout_s=timeout, tier=tier, connections=connections)
-    _print(report, common)
+    _one_of(names, pid, all_=all_)
+    if pid is not None:
+        if tier is not TierName.RAM:
+            raise BadInput("a process that was not started by Kybernate stays in RAM", hint="leave out --tier")
+        return _external(pid, lambda client: client.pause_external(pid, timeout_s=timeout), "pausing", common)
+
+    def meant(workload: WorkloadView) -> bool:
+        return with_vram(workload) or (paused(workload) and TIERS.index(workload.tier or "ram") < TIERS.index(tier))
+
+    return order(
+        chosen(names, all_=all_, meant=meant, common=common),
+        lambda client, name: client.pause(name, depth=depth, timeout_s=timeout, tier=tier, connections=connections),
+        _tell,
+        doing="pausing",
+        common=common,
+        listed=all_,
+        look=lambda name: _looker(common, name),
+    )
 
 
 def resume(
-    name: str | None = None,
-    /,
-    *,
+    *names: Annotated[str, Parameter(completer=workloads(paused))],
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     pid: int | None = None,
     timeout: Seconds = 30.0,
     take_over: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
-) -> None:
-    """Let a paused workload go on where it stopped, from wherever it lies; others are paused if it needs their room.
+) -> int:
+    """Let paused workloads go on where they stopped, from wherever they lie; others are paused if they need their room.
 
     Args:
+        all_: All that are paused, one after the other; where they don't all fit, the later ones have the VRAM.
         pid: A process that was paused by its pid, instead of a name.
         timeout: How long to wait for room in VRAM: seconds, or with units, as in 10m.
         take_over: Also if another agent, which is gone for good, said that it resumes it from the bucket.
     """
-    _one_of(name, pid)
-    look = None if name is None else _looker(common, name)
-    with common.client() as client, working(f"resuming {name or pid}", quiet=common.json, look=look):
-        if pid is not None:
-            report = client.resume_external(pid)
-        else:
-            assert name is not None
-            report = client.resume(name, timeout_s=timeout, take_over=take_over)
-    _print(report, common)
+    _one_of(names, pid, all_=all_)
+    if pid is not None:
+        return _external(pid, lambda client: client.resume_external(pid), "resuming", common)
+    wanted = chosen(names, all_=all_, meant=paused, common=common)
+    status = order(
+        wanted,
+        lambda client, name: client.resume(name, timeout_s=timeout, take_over=take_over),
+        _tell,
+        doing="resuming",
+        common=common,
+        listed=all_,
+        look=lambda name: _looker(common, name),
+    )
+    if len(wanted) > 1 and not status:
+        _say_who_left(wanted, common)
+    return status
+
+
+def _say_who_left(wanted: Sequence[str], common: Common) -> None:
+    """Who of them had to make room for the next ones."""
+    with common.client() as client:
+        left = [each.name for each in client.workloads() if each.name in wanted and paused(each)]
+    if left:
+        say(f"kybernate: not all of them fit into VRAM: {', '.join(left)} paused again")
+
+
+def _external(pid: int, give: Callable[[Client], SwitchView], doing: str, common: Common) -> int:
+    with common.client() as client, working(f"{doing} {pid}", quiet=common.json):
+        report = give(client)
+    print_json(report) if common.json else _tell(report)
+    return 0
 
 
 def _looker(common: Common, name: str) -> Callable[[], OperationView | None]:
@@ -86,15 +122,14 @@ def _looker(common: Common, name: str) -> Callable[[], OperationView | None]:
     return look
 
 
-def _one_of(name: str | None, pid: int | None) -> None:
-    if (name is None) == (pid is None):
-        raise BadInput("give a workload's name or --pid, one of them", hint="`kybernate ps` lists the workloads")
+def _one_of(names: Sequence[str], pid: int | None, *, all_: bool) -> None:
+    if (bool(names), pid is not None, all_).count(True) != 1:
+        raise BadInput(
+            "give names of workloads, --all or --pid, one of them", hint="`kybernate ps` lists the workloads"
+        )
 
 
-def _print(report: SwitchView, common: Common) -> None:
-    if common.json:
-        print_json(report)
-        return
+def _tell(report: SwitchView) -> None:
     done = {"pause": "paused", "resume": "resumed"}.get(report.operation, report.operation)
     if report.already:
         print(f"{report.workload}: {report.note}")
