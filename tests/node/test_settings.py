@@ -86,13 +86,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_settings_or_one_line(text: str) -> None:
-    message = ""
+@example("a\\nb: 1")
+@example('"a\\nk": 1')
+def test_any_text_is_settings_or_a_line_for_each_error(text: str) -> None:
+    message = "k.yaml:1"
     try:
         parse(text, origin="k.yaml")
     except BadInput as e:
         message = str(e)
-    assert "\n" not in message
+    assert all(line.startswith("k.yaml:") for line in message.split("\n"))
 
 
 @given(st.integers(min_value=0, max_value=1 << 60))

@@ -177,7 +177,8 @@ def _complain(tokens: Sequence[str], code: str, message: str, hint: str | None, 
 
         print(json.dumps({"code": code, "message": message, "hint": hint}), file=sys.stderr)
     else:
-        print(f"kybernate: {message}" + (f" ({hint})" if hint else ""), file=sys.stderr)
+        text = message + (f" ({hint})" if hint else "")
+        print("\n".join(f"kybernate: {line}" for line in text.split("\n")), file=sys.stderr)
     return status
 
 

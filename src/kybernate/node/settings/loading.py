@@ -1,8 +1,11 @@
-"""Reading a kybernate.yaml: one line with file and line number for whatever is wrong with it."""
+"""Reading a kybernate.yaml: a line with file and line number for each thing that is wrong with it, all of them at once.
+
+Top-level keys that begin with `x-` are a person's own: templates that anchors name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,16 +14,19 @@ from pydantic import ValidationError
 from kybernate.model.errors import BadInput
 from kybernate.node.settings.crosschecks import problems
 from kybernate.node.settings.whole import Settings
-from kybernate.node.settings.wording import first_of, place_of, suggestion
+from kybernate.node.settings.wording import all_of, place_of
 
 _VALUES_MAX = 200_000
+_ERRORS_MAX = 20
+"""More don't help anybody."""
+OWN_PREFIX = "x-"
 
 
 def load(path: Path) -> Settings:
     """Read and check a file.
 
     Raises:
-        BadInput: unreadable, no YAML, or senseless; one line with file and line number.
+        BadInput: unreadable, no YAML, or senseless; for each error a line with file and line number.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -43,7 +49,7 @@ def parse(text: str, *, origin: str) -> Settings:
         if root is None:
             return Settings()
         refuse_bombs(root, origin)
-        _refuse_duplicates(root, origin)
+        found = list(_duplicates(root))
         data = yaml.safe_load(text)
     except RecursionError:
         raise BadInput(f"{origin}:1: it is nested too deeply", hint="no setting is deeper than ten levels") from None
@@ -59,15 +65,26 @@ def parse(text: str, *, origin: str) -> Settings:
     if not isinstance(data, dict):
         raise BadInput(f"{origin}:1: the file must be a mapping", hint="begin it with `agent:` or `models:`")
     try:
-        settings = Settings.model_validate(data)
+        settings = Settings.model_validate({key: value for key, value in data.items() if not _own(key)})
+        found += [(_line(root, where), f"{'.'.join(map(str, where))}: {text}") for where, text in problems(settings)]
     except ValidationError as e:
-        location, words = first_of(e)
-        if words == "no such setting":
-            words += suggestion(Settings, location)
-        raise BadInput(f"{origin}:{_line(root, location)}: {place_of(location)}: {words}") from e
-    for location, text in problems(settings):
-        raise BadInput(f"{origin}:{_line(root, location)}: {'.'.join(map(str, location))}: {text}")
+        found += [(_line(root, where), f"{place_of(where)}: {text}") for where, text in all_of(e, Settings)]
+        raise _refusal(found, origin) from e
+    if found:
+        raise _refusal(found, origin)
     return settings
+
+
+def _own(key: object) -> bool:
+    return isinstance(key, str) and key.startswith(OWN_PREFIX)
+
+
+def _refusal(found: Iterable[tuple[int, str]], origin: str) -> BadInput:
+    """In the file's order."""
+    shown = [(line, "".join(c if c.isprintable() else "·" for c in text)) for line, text in found]
+    lines = list(dict.fromkeys(f"{origin}:{line}: {text}" for line, text in sorted(shown, key=lambda each: each[0])))
+    more = [f"{origin}: {len(lines) - _ERRORS_MAX} more errors"] if len(lines) > _ERRORS_MAX else []
+    return BadInput("\n".join([*lines[:_ERRORS_MAX], *more]))
 
 
 def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
@@ -87,9 +104,19 @@ def _step(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
         for key, value in node.value:
             if key.value == str(part):
                 return key.start_mark.line + 1, value
+        for template in _merged(node):
+            if (step := _step(template, part)) is not None:
+                return step
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
         return node.value[part].start_mark.line + 1, node.value[part]
     return None
+
+
+def _merged(node: yaml.MappingNode) -> Iterator[yaml.Node]:
+    """What `<<` takes into it."""
+    for key, value in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            yield from value.value if isinstance(value, yaml.SequenceNode) else [value]
 
 
 def refuse_bombs(root: yaml.Node, origin: str) -> None:
@@ -120,16 +147,16 @@ def refuse_bombs(root: yaml.Node, origin: str) -> None:
     size(root)
 
 
-def _refuse_duplicates(node: yaml.Node, origin: str) -> None:
+def _duplicates(node: yaml.Node) -> Iterator[tuple[int, str]]:
     """YAML takes the last of two equal keys silently; a person meant one of them."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_duplicates(item, origin)
+            yield from _duplicates(item)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
     for key, value in node.value:
         if str(key.value) in seen:
-            raise BadInput(f"{origin}:{key.start_mark.line + 1}: {key.value!r} is set twice", hint="remove one of them")
+            yield key.start_mark.line + 1, f"{key.value!r} is set twice: remove one of them"
         seen.add(str(key.value))
-        _refuse_duplicates(value, origin)
+        yield from _duplicates(value)

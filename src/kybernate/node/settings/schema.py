@@ -13,6 +13,7 @@ def schema() -> dict[str, Any]:
     made = _plain(Settings.model_json_schema(mode="validation"))
     for section in ("models", "jobs"):
         made["properties"][section]["propertyNames"] = {"pattern": WORKLOAD_PATTERN}
+    made["patternProperties"] = {"^x-": {"description": "Your own: templates, named by anchors."}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "kybernate.yaml", **made}
 
 

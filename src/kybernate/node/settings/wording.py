@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,51 @@ Location = Sequence[str | int]
 
 _KINDS = frozenset({"str", "int", "ImageSettings"})
 _SHOWN = 60
+_OURS = {
+    "cmd": "command",
+    "exec": "command",
+    "entrypoint": "command",
+    "args": "command",
+    "ttl": "idle",
+    "keep_alive": "idle",
+    "sleep_after": "idle",
+    "idle_timeout": "idle",
+    "aliases": "names",
+    "alias": "names",
+    "model_name": "names",
+    "served_model_name": "names",
+    "env": "environment",
+    "envs": "environment",
+    "cwd": "directory",
+    "chdir": "directory",
+    "workdir": "directory",
+    "working_dir": "directory",
+    "working_directory": "directory",
+    "usemodelname": "rewrite_model",
+    "use_model_name": "rewrite_model",
+    "checkendpoint": "ready",
+    "healthcheck": "ready",
+    "health_check": "ready",
+    "readiness": "ready",
+    "concurrencylimit": "limits.concurrency",
+    "max_concurrency": "limits.concurrency",
+    "memory": "vram",
+    "gpu_memory": "vram",
+    "vram_limit": "vram",
+    "schedule_hours": "schedule",
+    "hours": "schedule",
+    "cron": "schedule",
+    "autostart": "start",
+    "auto_start": "start",
+    "preload": "start",
+    "restart_policy": "restart",
+    "services": "models",
+    "listen_address": "listen",
+    "bind": "listen",
+    "api_keys": "keys_file",
+    "apikeys": "keys_file",
+}
+"""Settings of other tools, and what they are here."""
 _TYPES = {
     "string": "a text",
     "int": "a whole number",
@@ -40,30 +86,66 @@ _BOUNDS = {
 }
 
 
-def first_of(error: ValidationError) -> tuple[Location, str]:
-    """Where and what. A setting that doesn't exist goes before one that is missing beside it: it is most likely that one,
-    mistyped."""
+def all_of(error: ValidationError, whole: type[Section]) -> list[tuple[Location, str]]:
+    """Where and what, each setting once: of the several kinds that a value may be, the first one's error is told. One that is
+    missing where another doesn't exist is that one, mistyped."""
     found: list[Any] = error.errors(include_url=False)
-    first = found[0]
-    if first["type"] == "missing":
-        beside = [each for each in found if each["type"] == "extra_forbidden" and each["loc"][:-1] == first["loc"][:-1]]
-        first = next(iter(beside), first)
-    return first["loc"], _words(first)
+    meant: set[tuple[str | int, ...]] = set()
+    told: dict[tuple[str | int, ...], tuple[Location, str]] = {}
+    for each in found:
+        where = tuple(each["loc"])
+        text = _words(each)
+        if each["type"] == "extra_forbidden":
+            name = _meant(whole, where)
+            meant.add((*where[:-1], name or ""))
+            text += _suggestion(name)
+        elif where[-1:] == ("[key]",):
+            text += _as_a_name(where)
+        told.setdefault(_setting(where), (where, text))
+    absent = {tuple(each["loc"]) for each in found if each["type"] == "missing"}
+    return [each for key, each in told.items() if not (key in absent and key in meant)]
+
+
+def _setting(where: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Up to where pydantic tried kinds of values."""
+    tried = next((i for i, part in enumerate(where) if _pydantics(part) and part != "[key]"), len(where))
+    return where[:tried]
+
+
+def _pydantics(part: str | int) -> bool:
+    """A part of a location that isn't in the file: which of several kinds was tried."""
+    return isinstance(part, str) and ("(" in part or "[" in part or part in _KINDS)
 
 
 def place_of(location: Location) -> str:
     """The setting's name, without what pydantic adds of its own (which of several kinds was tried)."""
-    kept = [
-        str(part) for part in location if not (isinstance(part, str) and ("(" in part or "[" in part or part in _KINDS))
-    ]
+    kept = [str(part) for part in location if not _pydantics(part)]
     return ".".join(kept) or "the file"
 
 
-def suggestion(whole: type[Section], location: Location) -> str:
-    """What was meant, perhaps: ` (did you mean ...?)`, or where all settings are listed."""
+def _meant(whole: type[Section], location: Location) -> str | None:
+    """The setting that was meant, perhaps."""
     names = _names_at(whole, location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.6)
-    return f" (did you mean `{close[0]}`?)" if close else " (docs/configuration.md lists them)"
+    given = str(location[-1])
+    ours = _OURS.get(given.lower().replace("-", "_"), "")
+    if ours.partition(".")[0] in names:
+        return ours
+    return next(iter(difflib.get_close_matches(given, names, n=1, cutoff=0.6)), None)
+
+
+def _suggestion(meant: str | None) -> str:
+    return f" (did you mean `{meant}`?)" if meant else " (docs/configuration.md lists them)"
+
+
+def _as_a_name(where: tuple[str | int, ...]) -> str:
+    """How a key that can't be a workload's name is had all the same: `Qwen/Qwen3-8B` is what requests ask for."""
+    key = str(where[-2])
+    name = re.sub(r"[^a-z0-9]+", "-", key.rpartition("/")[2].lower())[:63].strip("-")
+    if not name:
+        return ""
+    if where[0] != "models" or not key.strip() or not key.isprintable():
+        return f"; `{name}` would be one"
+    return f"; call it `{name}` and let requests ask for it as ever with `names: [{key[:_SHOWN]}]`"
 
 
 def _words(error: Mapping[str, Any]) -> str:
