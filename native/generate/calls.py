@@ -12,8 +12,8 @@ Each line is one exported symbol, with every version and per-thread-stream varia
     KYB_GATED(gate, symbol, (parameters), (arguments))   waits at `gate`, then calls the driver
     KYB_CUSTOM(symbol, (parameters))                     written by hand in the library
 
-Which entry point belongs where is decided by the tables below. Whatever no table names waits at the memory gate: an entry
-point of a future CUDA version is then safe, if perhaps gated without need.
+Which entry point belongs where is decided by the tables below, each with its reason. Whatever no table names waits at the memory
+gate: an entry point of a future CUDA version is then safe, if perhaps gated without need.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEADER_VERSION = "13.0 (nvidia-cuda-runtime 13.0.96)"
-
 # cuda.h picks symbol names by macro; these three readings together show every symbol.
 READINGS = ([], ["-DCUDA_API_PER_THREAD_DEFAULT_STREAM"], ["-D__CUDA_API_VERSION_INTERNAL"])
 
 CUSTOM = {
-    "cuInit": "starts the control thread",
-    "cuGetProcAddress": "hands out wrappers",
+    "cuInit": "no gate, no memory: starts the control thread",
+    "cuGetProcAddress": "no gate, no memory: hands out wrappers",
     "cuMemAlloc": "extents",
     "cuMemFree": "extents",
     "cuMemFreeAsync": "extents",
-    "cuMemGetAddressRange": "an extent is not an allocation",
+    "cuMemGetAddressRange": "an extent is not an allocation; of ours answered from our tables, which needs no gate",
+    "cuMemGetAccess": "what is kept for the next allocation is gone",
     "cuMemGetInfo": "what is kept for the next allocation is free",
-    "cuPointerGetAttribute": "likewise",
+    "cuPointerGetAttribute": "an extent is not an allocation, and comes back as another one",
     "cuPointerGetAttributes": "likewise",
+    "cuPointerSetAttribute": "recorded, to be replayed",
     "cuMemAllocManaged": "counted: no pause while it lives",
     "cuMemCreate": "logical handles",
     "cuMemRelease": "logical handles",
@@ -47,10 +47,12 @@ CUSTOM = {
     "cuMemRetainAllocationHandle": "logical handles",
     "cuMemExportToShareableHandle": "logical handles; counted",
     "cuMemImportFromShareableHandle": "counted: an imported handle must not be mapped at a checkpoint",
-    "cuMemGetAllocationPropertiesFromHandle": "logical handles",
+    "cuMemGetAllocationPropertiesFromHandle": "logical handles; of ours answered from our tables, which needs no gate",
     "cuMemGetHandleForAddressRange": "counted",
     "cuMulticastCreate": "counted",
     "cuMulticastBindMem": "logical handles; counted",
+    "cuLogicalEndpointCreate": "counted",
+    "cuLogicalEndpointImport": "counted",
     "cuIpcGetMemHandle": "emulated for extents; counted",
     "cuIpcOpenMemHandle": "emulated for extents; counted",
     "cuIpcCloseMemHandle": "emulated for extents; counted",
@@ -67,9 +69,14 @@ CUSTOM = {
     "cuDevicePrimaryCtxReset": "frees the context's extents",
     "cuStreamBeginCapture": "open captures are waited for",
     "cuStreamBeginCaptureToGraph": "open captures are waited for",
+    "cuStreamBeginRecaptureToGraph": "open captures are waited for",
+    "cuStreamBeginCaptureToCig": "open captures are waited for",
     "cuStreamEndCapture": "open captures are waited for",
+    "cuStreamEndCaptureToCig": "open captures are waited for",
     "cuStreamDestroy": "a capture ends with its stream",
 }
+"""Written by hand, and why. All wait at the memory gate (questions of ASK at theirs, the begin of a capture at that of launches)
+but where the reason says that they need none."""
 
 LAUNCH = {
     "cuLaunch",
@@ -82,15 +89,52 @@ LAUNCH = {
     "cuGraphLaunch",
 }
 
-# Neither touch GPU memory nor wait for the GPU: questions, and bookkeeping of the driver inside the process.
-FREE = re.compile(
-    r"cu(DriverGetVersion|GetErrorString|GetErrorName|GetExportTable|Checkpoint\w+|Coredump\w+|Profiler\w+|Logs\w+"
-    r"|Device(?!PrimaryCtx)(?!GraphMemTrim)(?!RegisterAsync)(?!UnregisterAsync)\w+|DevicePrimaryCtxGetState|DevicePrimaryCtxSetFlags"
-    r"|Ctx(Get|Set|Push|Pop|Attach|Detach)\w+|ThreadExchangeStreamCaptureMode|Occupancy\w+"
-    r"|Stream(Get|Is)\w+|Func(Get|Set|Is)\w+|Module(Get|Enumerate)\w+|Kernel(Get|Set)\w+|Library(Get|Enumerate)(?!Managed)\w+"
-    r"|MemHostGet\w+|MemGetAllocationGranularity|MemGetAccess|MemPoolGet\w+|MemGetDefaultMemPool|MemGetMemPool|MulticastGetGranularity"
-    r"|TexRef\w+|SurfRef\w+|TensorMap\w+|Graph(?!Launch|Upload|Instantiate|Exec|Destroy|Mem|AddMem)\w+|Param\w+|UserObject\w+)"
-)
+ASK = {
+    "cuMemGetAccess": "of an unmapped address: INVALID_VALUE",
+    "cuMemGetAddressRange": "of an unmapped address: NOT_FOUND",
+    "cuMemGetLocationInfo": "looks where the pages of a range lie",
+    "cuPointerGetAttribute": "of an unmapped address: INVALID_VALUE",
+    "cuPointerGetAttributes": "of an unmapped address: success, with memory type 0",
+    "cuTensorMapEncodeIm2col": "takes an address; whether the driver looks it up is its own affair",
+    "cuTensorMapEncodeIm2colWide": "likewise",
+    "cuTensorMapEncodeTiled": "likewise",
+    "cuTensorMapReplaceAddress": "likewise",
+}
+"""Questions about addresses: no work for the GPU, and over in a moment. They wait while extents are unmapped, not before: who asks
+may hold a lock that GPU work which is still waited for needs (a host function that takes Python's lock)."""
+
+FREE = {
+    "the driver's own words": """
+        DriverGetVersion GetErrorString GetErrorName GetExportTable Checkpoint\\w+ Coredump\\w+ Profiler\\w+ Logs\\w+""",
+    "devices and their pools, whose memory is never unmapped": """
+        Device(?:Get|CanAccess|Compute|Total)\\w* DeviceSet(?:MemPool|GraphMemAttribute) DevicePrimaryCtx(?:GetState|SetFlags)
+        Mem(?:GetDefaultMemPool|GetMemPool) MemPoolGet\\w+""",
+    "which context is current, and its settings; not cuCtxSetLimit, which makes stacks and heaps anew": """
+        Ctx(?:Get|Push|Pop|Attach|Detach)\\w+ CtxSet(?:Current|Flags|CacheConfig|SharedMemConfig)
+        ThreadExchangeStreamCaptureMode""",
+    "names and layouts of code; not what may load it, since that takes memory": """
+        Func(?:GetModule|GetName|GetParam\\w+|IsLoaded) FuncSet(?:BlockShape|SharedSize) Param\\w+ ModuleGetLoadingMode
+        Kernel(?:GetName|GetLibrary|GetParam\\w+)""",
+    "streams' properties": "Stream(?:Get|Is)\\w+",
+    "pinned host memory, which is never unmapped": "MemHostGet\\w+",
+    "sizes that hold for a kind of memory": "MemGetAllocationGranularity MulticastGetGranularity",
+    "settings of texture references, and what was bound to them; not the binding": """
+        TexRef(?:Create|Destroy|Get\\w+) SurfRefGetArray
+        TexRefSet(?:AddressMode|BorderColor|FilterMode|Flags|Format|MaxAnisotropy|Mipmap(?:FilterMode|LevelBias|LevelClamp))""",
+    "a graph's shape; not nodes with addresses or code in them": """
+        Graph(?:Create|Get\\w+|AddEmptyNode|(?:Add|Remove)Dependencies|DebugDotPrint|RetainUserObject|ReleaseUserObject)
+        GraphNode(?:Get\\w+|FindInClone|SetEnabled) GraphChildGraphNodeGetGraph GraphKernelNodeGet\\w+
+        Graph(?:Add)?Event(?:Record|Wait)Node\\w* Graph(?:Add)?HostNode\\w* GraphBatchMemOpNodeGetParams
+        GraphExternalSemaphores(?:Signal|Wait)NodeGetParams UserObject\\w+""",
+}
+"""Patterns of names without `cu`, by why they need no wrapper: they touch no GPU memory, take and free none, and don't wait for the
+GPU."""
+
+FREE_WITH_ADDRESS = {
+    "cuMemHostGetDevicePointer": "the address of pinned host memory, which is never unmapped",
+    "cuTexRefGetAddress": "the address that was bound, in the driver's own notes",
+}
+"""Whatever else has a device address in its prototype waits. One that nobody has decided on ends this program."""
 
 VARIANT = re.compile(r"(_v\d+)?(_ptsz|_ptds)?$")
 
@@ -100,9 +144,36 @@ def preprocess(header: Path, defines: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def main() -> None:
-    header = Path(sys.argv[1])
-    text = "\n".join(preprocess(header, defines) for defines in READINGS)
+def base_of(symbol: str) -> str:
+    """The call's name, without version and stream variant."""
+    return VARIANT.sub("", symbol)
+
+
+def is_free(base: str) -> bool:
+    """Whether a call gets no wrapper."""
+    named = base in CUSTOM or base in LAUNCH or base in ASK
+    patterns = (pattern for group in FREE.values() for pattern in group.split())
+    return not named and any(re.fullmatch(pattern, base.removeprefix("cu")) for pattern in patterns)
+
+
+def prototypes_of(text: str) -> list[tuple[str, str]]:
+    """Symbol and parameters of every call in the preprocessed header."""
+    return re.findall(r"CUresult\s+(cu\w+)\(([^;]*?)\);", text, re.DOTALL)
+
+
+def read(header: Path) -> str:
+    return "\n".join(preprocess(header, defines) for defines in READINGS)
+
+
+def version_of(header: Path) -> str:
+    found = re.search(r"#define CUDA_VERSION (\d+)", header.read_text())
+    number = int(found[1]) if found else 0
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def generate(header: Path) -> str:
+    """The whole list. Raises SystemExit for what the tables don't know."""
+    text = read(header)
     pointers = set(re.findall(r"typedef\s+(?:const\s+)?struct\s+\w+\s*\*\s*(\w+);", text))
     pointers |= set(re.findall(r"typedef\s+\w[\w\s]*\(\s*\*\s*(\w+)\s*\)\s*\(", text))
     enums = set(re.findall(r"}\s*(\w+);", text)) - {"CUmemLocation", "CUipcMemHandle", "CUipcEventHandle"}
@@ -129,6 +200,7 @@ def main() -> None:
             "CUipcEventHandle": "struct kyb_ipc_handle",
             "CUlogsCallbackHandle": "void *",
             "CUasyncCallbackHandle": "void *",
+            "CUlogicalEndpointId": "unsigned int",
         }
         if kind in known:
             return known[kind]
@@ -136,13 +208,15 @@ def main() -> None:
             return kind
         if kind in enums:
             return "int"
-        raise SystemExit(f"don't know how wide {kind!r} is: add it to the tables of {sys.argv[0]}")
+        raise SystemExit(f"don't know how wide {kind!r} is: add it to the tables of {__file__}")
 
     prototypes: dict[str, list[str]] = {}
     narrow = set()  # first versions with 32-bit device pointers: no 64-bit process calls them
-    for name, parameters in re.findall(r"CUresult\s+(cu\w+)\(([^;]*?)\);", text, re.DOTALL):
+    for name, parameters in prototypes_of(text):
         if "CUdeviceptr_v1" in parameters:
             narrow.add(name)
+        elif "CUdeviceptr" in parameters and is_free(base_of(name)) and base_of(name) not in FREE_WITH_ADDRESS:
+            raise SystemExit(f"{name} has a device address: decide whether it waits, in the tables of {__file__}")
         kinds = []
         for parameter in " ".join(parameters.split()).split(","):
             parameter = parameter.strip()
@@ -154,19 +228,19 @@ def main() -> None:
                 kinds.append(width(re.sub(r"\s+\w+$", "", parameter) if " " in parameter else parameter))
         prototypes.setdefault(name, kinds)
 
-    print("/* Generated by native/generate/calls.py from cuda.h of CUDA", HEADER_VERSION, "- do not edit. */")
+    lines = [f"/* Generated by native/generate/calls.py from cuda.h of CUDA {version_of(header)} - do not edit. */"]
     for name in sorted(prototypes.keys() - narrow):
-        base = VARIANT.sub("", name)
+        base = base_of(name)
         kinds = prototypes[name]
         parameters = ", ".join(f"{kind} a{i}".replace("* a", "*a") for i, kind in enumerate(kinds)) or "void"
         arguments = ", ".join(f"a{i}" for i in range(len(kinds)))
+        gate = "LAUNCH" if base in LAUNCH else "ASK" if base in ASK else "MEMORY"
         if base in CUSTOM:
-            print(f"KYB_CUSTOM({name}, ({parameters}))")
-        elif base in LAUNCH:
-            print(f"KYB_GATED(KYB_GATE_LAUNCH, {name}, ({parameters}), ({arguments}))")
-        elif not FREE.fullmatch(base):
-            print(f"KYB_GATED(KYB_GATE_MEMORY, {name}, ({parameters}), ({arguments}))")
+            lines.append(f"KYB_CUSTOM({name}, ({parameters}))")
+        elif not is_free(base):
+            lines.append(f"KYB_GATED(KYB_GATE_{gate}, {name}, ({parameters}), ({arguments}))")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(generate(Path(sys.argv[1])))

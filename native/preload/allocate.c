@@ -234,69 +234,6 @@ int cuMemFreeAsync_ptsz(uint64_t address, void *stream)
     return free_async(address, stream, (int (*)(void *))kyb_real_of(KYB_CALL_cuStreamSynchronize_ptsz), (int (*)(uint64_t, void *))kyb_real_of(KYB_CALL_cuMemFreeAsync_ptsz));
 }
 
-/* ---- what an allocation says about itself: one range, however many extents it is made of ---- */
-
-struct range {
-    uint64_t base, size;
-    enum kyb_block_kind kind;
-};
-
-/* No memory is there: asked about it, the driver says in its own words what it says of memory that was freed. */
-#define NOWHERE 16
-
-/* The range the application knows around *address; false: not ours, or freed: then ask the driver about *address. */
-static bool range_of(uint64_t *address, struct range *range)
-{
-    if (!kyb_enabled) return false;
-    pthread_mutex_lock(&kyb_memory_lock);
-    struct kyb_mapping *mapping = kyb_mapping_at(*address);
-    if (mapping) {
-        enum kyb_block_kind kind = mapping->block->kind;
-        *range = (struct range){mapping->address, kind == KYB_BLOCK_ALLOCATION ? mapping->block->requested : mapping->size, kind};
-    } else if (kyb_kept_within(*address, 1))
-        *address = NOWHERE;
-    pthread_mutex_unlock(&kyb_memory_lock);
-    return mapping != NULL;
-}
-
-int cuMemGetAddressRange_v2(void *base, void *size, uint64_t address)
-{
-    struct range range = {0};
-    if (!range_of(&address, &range)) return KYB_DRIVER(cuMemGetAddressRange_v2, (void *, void *, uint64_t), (base, size, address));
-    if (base) *(uint64_t *)base = range.base;
-    if (size) *(size_t *)size = range.size;
-    return CUDA_SUCCESS;
-}
-
-static void correct(int attribute, void *value, const struct range *range)
-{
-    if (!value) return;
-    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR) *(uint64_t *)value = range->base;
-    if (attribute == CU_POINTER_ATTRIBUTE_RANGE_SIZE) *(size_t *)value = range->size;
-    if (range->kind != KYB_BLOCK_ALLOCATION) return;
-    if (attribute == CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE) *(unsigned char *)value = 1;
-    if (attribute == CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES) *(uint64_t *)value = CU_MEM_HANDLE_TYPE_NONE;
-}
-
-int cuPointerGetAttribute(void *value, int attribute, uint64_t address)
-{
-    struct range range = {0};
-    bool ours = range_of(&address, &range);
-    int result = KYB_DRIVER(cuPointerGetAttribute, (void *, int, uint64_t), (value, attribute, address));
-    if (ours && result == CUDA_SUCCESS) correct(attribute, value, &range);
-    return result;
-}
-
-int cuPointerGetAttributes(unsigned int count, void *attributes, void *values, uint64_t address)
-{
-    struct range range = {0};
-    bool ours = range_of(&address, &range);
-    int result = KYB_DRIVER(cuPointerGetAttributes, (unsigned int, void *, void *, uint64_t), (count, attributes, values, address));
-    if (ours && result == CUDA_SUCCESS)
-        for (unsigned int i = 0; i < count; i++) correct(((int *)attributes)[i], ((void **)values)[i], &range);
-    return result;
-}
-
 /* Memory that is only kept is free to the application: one allocation away. */
 int cuMemGetInfo_v2(void *free_bytes, void *total)
 {

@@ -203,19 +203,27 @@ BEGIN(cuStreamBeginCaptureToGraph, (void *, void *, void *, void *, size_t, int)
       (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode), (stream, graph, dependencies, data, count, mode))
 BEGIN(cuStreamBeginCaptureToGraph_ptsz, (void *, void *, void *, void *, size_t, int),
       (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode), (stream, graph, dependencies, data, count, mode))
+BEGIN(cuStreamBeginRecaptureToGraph, (void *, int, void *, void *, void *), (void *stream, int mode, void *graph, void *callback, void *data),
+      (stream, mode, graph, callback, data))
+BEGIN(cuStreamBeginRecaptureToGraph_ptsz, (void *, int, void *, void *, void *), (void *stream, int mode, void *graph, void *callback, void *data),
+      (stream, mode, graph, callback, data))
+BEGIN(cuStreamBeginCaptureToCig, (void *, void *), (void *stream, void *parameters), (stream, parameters))
+BEGIN(cuStreamBeginCaptureToCig_ptsz, (void *, void *), (void *stream, void *parameters), (stream, parameters))
 
-#define END(name)                                                  \
-    int name(void *stream, void *graph)                            \
+#define END(name, types, parameters, arguments)                    \
+    int name parameters                                            \
     {                                                              \
         kyb_enter(KYB_GATE_MEMORY);                                \
-        int result = KYB_DRIVER(name, (void *, void *), (stream, graph)); \
+        int result = KYB_DRIVER(name, types, arguments);           \
         if (result != CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD && result != CUDA_ERROR_INVALID_VALUE) capture_ends(stream); \
         kyb_leave();                                               \
         return result;                                             \
     }
 
-END(cuStreamEndCapture)
-END(cuStreamEndCapture_ptsz)
+END(cuStreamEndCapture, (void *, void *), (void *stream, void *graph), (stream, graph))
+END(cuStreamEndCapture_ptsz, (void *, void *), (void *stream, void *graph), (stream, graph))
+END(cuStreamEndCaptureToCig, (void *), (void *stream), (stream))
+END(cuStreamEndCaptureToCig_ptsz, (void *), (void *stream), (stream))
 
 #define STREAM_END(name)                                           \
     int name(void *stream)                                         \

@@ -25,6 +25,7 @@
 #define LONGEST_DRAIN_MS 3600000
 #define LIST_PAUSE_NS 100000000
 #define SYNCHRONISE_NS 2000000 /* what a look at an idle GPU may take, whatever time was left */
+#define ASK_NS 5000000000 /* what a question about an address may take, on a busy machine too */
 #define LOOK_MS 1000 /* so often, at most, it looks for memory that is kept for too long */
 
 static int listener = -1;
@@ -183,6 +184,8 @@ static bool release(struct request *request)
     if (state != KYB_STATE_QUIET) return reply(request, KYB_BAD_REQUEST, "RELEASE needs a process made quiet by QUIESCE");
     char reason[KYB_REASON_MAX] = "";
     if (!kyb_all_have_fds()) return reply(request, KYB_FAILED, "a descriptor of an extent is missing (closed by the application?)");
+    kyb_gate_close(KYB_GATE_ASK); /* opened with the others: the process is quiet, so nothing that is waited for can need it */
+    if (!kyb_gate_drained(KYB_GATE_ASK, kyb_now_ns() + ASK_NS)) return reply(request, KYB_BUSY, "a thread is held up inside a question about an address");
     void *context = enter_context();
     bool unmapped = kyb_unmap_all(reason, sizeof reason);
     leave_context(context);

@@ -2,8 +2,9 @@
  *
  * A call costs two plain stores and a load. The price is paid by whoever closes: membarrier() makes every running thread
  * of the process pass a full barrier, after which a thread has either shown itself inside or will see the gate closed.
- * Two gates, closed one after the other, since kernels of a communication library may wait for copies that another
- * thread of the process has yet to issue.
+ * Three gates, closed one after the other. Launches first, then what else touches memory, since kernels of a communication library
+ * may wait for copies that another thread of the process has yet to issue. Questions about addresses last, when nothing is waited
+ * for any more: who asks may hold a lock that GPU work needs to come to its end.
  */
 #include <errno.h>
 #include <linux/futex.h>

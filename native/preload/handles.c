@@ -173,17 +173,23 @@ int cuMemRetainAllocationHandle(void *handle, void *address)
 
 int cuMemGetAllocationPropertiesFromHandle(void *properties, uint64_t handle)
 {
-    if (!is_logical(handle)) return KYB_DRIVER(cuMemGetAllocationPropertiesFromHandle, (void *, uint64_t), (properties, handle));
-    pthread_mutex_lock(&kyb_memory_lock);
-    struct kyb_block *block = kyb_block_of_handle(handle);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (block && block->kind == KYB_BLOCK_FOREIGN)
-        result = KYB_DRIVER(cuMemGetAllocationPropertiesFromHandle, (void *, uint64_t), (properties, block->native));
-    else if (block && properties) {
-        *(struct kyb_mem_prop *)properties = block->prop;
-        result = CUDA_SUCCESS;
+    if (is_logical(handle)) {
+        pthread_mutex_lock(&kyb_memory_lock);
+        struct kyb_block *block = kyb_block_of_handle(handle);
+        bool foreign = block && block->kind == KYB_BLOCK_FOREIGN;
+        if (foreign)
+            handle = block->native;
+        else if (block && properties) {
+            *(struct kyb_mem_prop *)properties = block->prop;
+            result = CUDA_SUCCESS;
+        }
+        pthread_mutex_unlock(&kyb_memory_lock);
+        if (!foreign) return result;
     }
-    pthread_mutex_unlock(&kyb_memory_lock);
+    kyb_enter(KYB_GATE_ASK);
+    result = KYB_DRIVER(cuMemGetAllocationPropertiesFromHandle, (void *, uint64_t), (properties, handle));
+    kyb_leave();
     return result;
 }
 
@@ -237,26 +243,48 @@ int cuMemImportFromShareableHandle(void *handle, void *shareable, int type)
     return result;
 }
 
+/* The driver's handle for one of the application's; *imported: to be released after use. */
+static int native_handle(uint64_t handle, uint64_t *native, bool *imported)
+{
+    int result = CUDA_SUCCESS;
+    *native = handle;
+    *imported = false;
+    if (!is_logical(handle)) return CUDA_SUCCESS;
+    pthread_mutex_lock(&kyb_memory_lock);
+    struct kyb_block *block = kyb_block_of_handle(handle);
+    if (block && block->kind == KYB_BLOCK_FOREIGN)
+        *native = block->native;
+    else if (block && block->piece_count == 1) {
+        result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int), (native, (void *)(intptr_t)block->pieces[0].fd, CU_MEM_HANDLE_TYPE_POSIX_FD));
+        *imported = result == CUDA_SUCCESS;
+    } else
+        result = CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_unlock(&kyb_memory_lock);
+    return result;
+}
+
 int cuMulticastBindMem(uint64_t multicast, size_t multicast_offset, uint64_t handle, size_t offset, size_t size, uint64_t flags)
 {
     kyb_enter(KYB_GATE_MEMORY);
-    uint64_t native = handle;
-    bool imported = false;
-    int result = CUDA_SUCCESS;
-    if (is_logical(handle)) {
-        pthread_mutex_lock(&kyb_memory_lock);
-        struct kyb_block *block = kyb_block_of_handle(handle);
-        if (block && block->kind == KYB_BLOCK_FOREIGN)
-            native = block->native;
-        else if (block && block->piece_count == 1) {
-            result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int), (&native, (void *)(intptr_t)block->pieces[0].fd, CU_MEM_HANDLE_TYPE_POSIX_FD));
-            imported = result == CUDA_SUCCESS;
-        } else
-            result = CUDA_ERROR_INVALID_VALUE;
-        pthread_mutex_unlock(&kyb_memory_lock);
-    }
+    uint64_t native;
+    bool imported;
+    int result = native_handle(handle, &native, &imported);
     if (result == CUDA_SUCCESS)
         result = KYB_DRIVER(cuMulticastBindMem, (uint64_t, size_t, uint64_t, size_t, size_t, uint64_t), (multicast, multicast_offset, native, offset, size, flags));
+    if (imported) KYB_DRIVER(cuMemRelease, (uint64_t), (native));
+    kyb_leave();
+    return result;
+}
+
+int cuMulticastBindMem_v2(uint64_t multicast, int device, size_t multicast_offset, uint64_t handle, size_t offset, size_t size, uint64_t flags)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    uint64_t native;
+    bool imported;
+    int result = native_handle(handle, &native, &imported);
+    if (result == CUDA_SUCCESS)
+        result = KYB_DRIVER(cuMulticastBindMem_v2, (uint64_t, int, size_t, uint64_t, size_t, size_t, uint64_t),
+                            (multicast, device, multicast_offset, native, offset, size, flags));
     if (imported) KYB_DRIVER(cuMemRelease, (uint64_t), (native));
     kyb_leave();
     return result;

@@ -14,7 +14,7 @@
  * else may it stay for some seconds more.
  *
  * Kept is only what nobody but this process's own streams can have reached, and those have been waited for: no block shared by
- * IPC, handed out for DMA, open to peers or with rights the application changed; none freed while a capture was open, or
+ * IPC, handed out for DMA, open to peers or with rights or attributes the application changed; none freed while a capture was open, or
  * under another or a green context, since the wait then wasn't for all of its users.
  */
 #include <string.h>
@@ -74,7 +74,7 @@ bool kyb_keep(struct kyb_mapping *mapping, void *context, struct kyb_block **gon
 {
     struct kyb_block *block = mapping->block;
     if (block->piece_count != 1 || block->size > KEPT_BLOCK_BYTES || block->exported || block->lent || block->context != context || !own_rights_only(mapping) ||
-        atomic_load(&needs))
+        mapping->sync_memops || atomic_load(&needs))
         return false;
     uint64_t limit = limit_of(block->device), address = mapping->address;
     if (block->size > limit) return false;
@@ -101,6 +101,9 @@ bool kyb_take_kept(uint64_t size, uint64_t requested, int device, void *context,
         *address = kept[i].address;
         block->requested = requested;
         remove_at(i);
+        struct kyb_mapping *mapping = kyb_mapping_at(*address);
+        block->id = kyb_new_id(); /* other memory, as far as the application can see */
+        mapping->buffer_id = kyb_new_id();
     }
     pthread_mutex_unlock(&kyb_memory_lock);
     return found;

@@ -6,6 +6,7 @@
  *   memory.c     the process's extents: which, where mapped, how to unmap and map them again
  *   allocate.c   cuMemAlloc and friends as extents
  *   kept.c       freed allocations that wait for the next one of their size
+ *   questions.c  what memory says about itself: cuPointerGetAttribute and its kin
  *   handles.c    the process's own virtual memory management, through logical handles
  *   sharing.c    legacy IPC between processes of one workload; counters of what forbids a pause
  *   contexts.c   contexts, stream captures, peers
@@ -36,7 +37,11 @@
 
 /* ---- gate.c ---- */
 
-enum kyb_gate { KYB_GATE_LAUNCH = 1, KYB_GATE_MEMORY = 2 };
+enum kyb_gate {
+    KYB_GATE_LAUNCH = 1,
+    KYB_GATE_MEMORY = 2,
+    KYB_GATE_ASK = 4, /* questions about addresses: closed only while extents are unmapped */
+};
 
 struct kyb_thread {
     _Atomic unsigned inside; /* enum kyb_gate the thread has passed, 0 outside the driver */
@@ -155,6 +160,7 @@ struct kyb_block { /* physical memory */
     void *context;       /* ALLOCATION: freed with it */
     uint64_t logical;    /* HANDLE, FOREIGN: the value the application holds */
     uint64_t native;     /* FOREIGN: the driver's handle */
+    uint64_t id;         /* what CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID says */
     unsigned references; /* handles the application holds */
     unsigned mappings;
     bool exported; /* by legacy IPC, or as a shareable handle */
@@ -171,6 +177,8 @@ struct kyb_mapping {
     struct kyb_block *block;
     struct kyb_mem_access access[KYB_ACCESS_MAX];
     size_t access_count;
+    uint64_t buffer_id; /* what CU_POINTER_ATTRIBUTE_BUFFER_ID says */
+    int sync_memops;    /* as the application set it */
 };
 
 extern pthread_mutex_t kyb_memory_lock; /* guards everything below among application threads; with both gates shut the control thread is alone */
@@ -184,6 +192,8 @@ struct kyb_mapping *kyb_mapping_at(uint64_t address); /* the one that contains a
 struct kyb_mapping *kyb_mapping_even_kept(uint64_t address);
 bool kyb_kept_within(uint64_t address, uint64_t size); /* kept memory touches this range */
 bool kyb_mapping_add(uint64_t address, struct kyb_block *block);
+uint64_t kyb_new_id(void); /* one that neither we nor the driver have given out */
+int kyb_set_sync_memops(uint64_t address, const struct kyb_block *block, int value);
 void kyb_mapping_remove(struct kyb_mapping *mapping);
 size_t kyb_mapping_range(uint64_t address, uint64_t size, struct kyb_mapping **first);
 int kyb_map_pieces(uint64_t address, const struct kyb_block *block); /* import and map each; undone on failure */

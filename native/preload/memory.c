@@ -118,6 +118,14 @@ bool kyb_kept_within(uint64_t address, uint64_t size)
     return false;
 }
 
+/* The driver counts its own from 1. Memory that comes back is new to the driver and must not be so to the application, which may
+ * compare ids to learn whether memory was freed meanwhile. */
+uint64_t kyb_new_id(void)
+{
+    static _Atomic uint64_t last = 1ULL << 62;
+    return atomic_fetch_add(&last, 1) + 1;
+}
+
 bool kyb_mapping_add(uint64_t address, struct kyb_block *block)
 {
     if (mapping_count == mapping_room) {
@@ -129,7 +137,8 @@ bool kyb_mapping_add(uint64_t address, struct kyb_block *block)
     }
     size_t i = first_after(address);
     memmove(mappings + i + 1, mappings + i, (mapping_count - i) * sizeof *mappings);
-    mappings[i] = (struct kyb_mapping){.address = address, .size = block->size, .block = block};
+    mappings[i] = (struct kyb_mapping){.address = address, .size = block->size, .block = block, .buffer_id = kyb_new_id()};
+    if (!block->id) block->id = kyb_new_id();
     mapping_count++;
     block->mappings++;
     return true;
@@ -196,6 +205,15 @@ void kyb_record_access(struct kyb_mapping *mapping, const struct kyb_mem_access 
     }
 }
 
+/* To the driver each piece is an allocation of its own. */
+int kyb_set_sync_memops(uint64_t address, const struct kyb_block *block, int value)
+{
+    int result = CUDA_SUCCESS;
+    for (size_t i = 0; i < block->piece_count && result == CUDA_SUCCESS; address += block->pieces[i++].size)
+        result = KYB_DRIVER(cuPointerSetAttribute, (void *, int, uint64_t), (&value, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, address));
+    return result;
+}
+
 /* ---- for the control thread, gates shut ---- */
 
 size_t kyb_extents(struct kyb_extent *records, int *fds, size_t max)
@@ -247,11 +265,16 @@ static bool map_one(struct kyb_mapping *mapping, char *reason, size_t size)
         kyb_cuda_problem(result, "importing and mapping an extent", reason, size);
         return false;
     }
-    if (!mapping->access_count) return true;
-    result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (mapping->address, mapping->size, mapping->access, mapping->access_count));
+    const char *call = "cuMemSetAccess";
+    if (mapping->access_count)
+        result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (mapping->address, mapping->size, mapping->access, mapping->access_count));
+    if (result == CUDA_SUCCESS && mapping->sync_memops) {
+        call = "cuPointerSetAttribute";
+        result = kyb_set_sync_memops(mapping->address, mapping->block, mapping->sync_memops);
+    }
     if (result == CUDA_SUCCESS) return true;
     unmap(mapping->address, mapping->size);
-    kyb_cuda_problem(result, "cuMemSetAccess", reason, size);
+    kyb_cuda_problem(result, call, reason, size);
     return false;
 }
 

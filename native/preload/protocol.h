@@ -34,7 +34,7 @@ enum kyb_type {
     /* agent -> workload */
     KYB_STATUS = 16,  /* answer: argument = enum kyb_state, counters in reason as text */
     KYB_QUIESCE = 17, /* argument: timeout in milliseconds. OPEN or HELD -> QUIET with all records, or BUSY / UNSUPPORTED and still OPEN */
-    KYB_RELEASE = 18, /* QUIET -> RELEASED: unmapped and handles released, descriptors kept. Answer: records */
+    KYB_RELEASE = 18, /* QUIET -> RELEASED: unmapped and handles released, descriptors kept; or BUSY (a question isn't answered yet) and still QUIET */
     KYB_DISCARD = 19, /* records: ids whose content is safe elsewhere; their descriptors are closed. No records: all */
     KYB_MAP = 20,     /* records with fds: new memory for these ids' places; the last packet turns RELEASED into QUIET */
     KYB_OPEN = 21,    /* QUIET -> OPEN: the gates open */

@@ -11,7 +11,7 @@
 #include "kybernate.h"
 
 _Atomic int kyb_managed, kyb_foreign, kyb_exports, kyb_external, kyb_multicast, kyb_ipc_opened, kyb_ipc_exported;
-static _Atomic int event_handles;
+static _Atomic int event_handles, endpoints;
 
 const char *kyb_unsupported(void)
 {
@@ -22,6 +22,7 @@ const char *kyb_unsupported(void)
     if (atomic_load(&kyb_exports) > 0) return "the process has exported memory (cuMemExportToShareableHandle) that it has not freed";
     if (atomic_load(&kyb_external) > 0) return "the process has imported memory of another API (cuImportExternalMemory)";
     if (atomic_load(&kyb_multicast) > 0) return "the process uses multicast objects (cuMulticastCreate)";
+    if (atomic_load(&endpoints) > 0) return "the process uses logical endpoints (cuLogicalEndpointCreate)";
     if (atomic_load(&event_handles) > 0) return "the process shares events by CUDA IPC";
     return NULL;
 }
@@ -92,6 +93,25 @@ int cuMulticastCreate(void *handle, void *properties)
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuMulticastCreate, (void *, void *), (handle, properties));
     if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_multicast, 1);
+    kyb_leave();
+    return result;
+}
+
+/* For good, as multicast objects: memory bound to one stays in use by others. */
+int cuLogicalEndpointCreate(unsigned int endpoint, void *properties)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuLogicalEndpointCreate, (unsigned int, void *), (endpoint, properties));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&endpoints, 1);
+    kyb_leave();
+    return result;
+}
+
+int cuLogicalEndpointImport(unsigned int endpoint, void *handle, int type)
+{
+    kyb_enter(KYB_GATE_MEMORY);
+    int result = KYB_DRIVER(cuLogicalEndpointImport, (unsigned int, void *, int), (endpoint, handle, type));
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&endpoints, 1);
     kyb_leave();
     return result;
 }

@@ -23,23 +23,34 @@ static bool check(uint64_t address, size_t size, enum side side, bool write, boo
     return true;
 }
 
-static CUresult submit_copy(struct context *context, CUstream stream, bool synchronous, struct work *work,
-                            enum side to, enum side from)
+/* Completes the work; *pageable: a side of it is pageable memory. */
+static CUresult prepare_copy(struct context *context, struct work *work, enum side to, enum side from, bool *pageable)
 {
     bool to_host, from_host, to_pageable, from_pageable;
     size_t rows = work->u.copy.rows, width = work->u.copy.width;
 
     work->kind = WORK_COPY;
     work->context = context;
-    if (!rows || !width)
-        return CUDA_SUCCESS;
     if (!check(work->u.copy.destination, (rows - 1) * work->u.copy.destination_pitch + width, to, true, &to_host,
                &to_pageable) ||
         !check(work->u.copy.source, (rows - 1) * work->u.copy.source_pitch + width, from, false, &from_host,
                &from_pageable))
         return CUDA_ERROR_INVALID_VALUE;
     work->u.copy.crosses_link = to_host != from_host;
-    enum wait wait = synchronous ? WAIT_DONE : to_pageable || from_pageable ? WAIT_UNLESS_CAPTURED : WAIT_NOT;
+    *pageable = to_pageable || from_pageable;
+    return CUDA_SUCCESS;
+}
+
+static CUresult submit_copy(struct context *context, CUstream stream, bool synchronous, struct work *work,
+                            enum side to, enum side from)
+{
+    bool pageable;
+    if (!work->u.copy.rows || !work->u.copy.width)
+        return CUDA_SUCCESS;
+    CUresult result = prepare_copy(context, work, to, from, &pageable);
+    if (result)
+        return result;
+    enum wait wait = synchronous ? WAIT_DONE : pageable ? WAIT_UNLESS_CAPTURED : WAIT_NOT;
     return stream_submit(stream, work, wait);
 }
 
@@ -110,6 +121,13 @@ API(cuMemcpyPeerAsync, CUdeviceptr to, CUcontext to_context, CUdeviceptr from, C
     return cuMemcpyDtoDAsync_v2(to, from, size, stream);
 }
 
+static enum side side_of(int memory_type)
+{
+    return memory_type == CU_MEMORYTYPE_HOST     ? SIDE_HOST
+           : memory_type == CU_MEMORYTYPE_DEVICE ? SIDE_DEVICE
+                                                 : SIDE_ANY;
+}
+
 static CUresult copy_2d(const CUDA_MEMCPY2D *copy, CUstream stream, bool synchronous)
 {
     ENTER_CONTEXT(context);
@@ -120,12 +138,8 @@ static CUresult copy_2d(const CUDA_MEMCPY2D *copy, CUstream stream, bool synchro
         return CUDA_ERROR_INVALID_VALUE;
     if (copy->srcMemoryType == CU_MEMORYTYPE_ARRAY || copy->dstMemoryType == CU_MEMORYTYPE_ARRAY)
         return CUDA_ERROR_NOT_SUPPORTED;
-    sides[0] = copy->srcMemoryType == CU_MEMORYTYPE_HOST     ? SIDE_HOST
-               : copy->srcMemoryType == CU_MEMORYTYPE_DEVICE ? SIDE_DEVICE
-                                                             : SIDE_ANY;
-    sides[1] = copy->dstMemoryType == CU_MEMORYTYPE_HOST     ? SIDE_HOST
-               : copy->dstMemoryType == CU_MEMORYTYPE_DEVICE ? SIDE_DEVICE
-                                                             : SIDE_ANY;
+    sides[0] = side_of(copy->srcMemoryType);
+    sides[1] = side_of(copy->dstMemoryType);
     size_t from_pitch = copy->srcPitch ? copy->srcPitch : copy->WidthInBytes;
     size_t to_pitch = copy->dstPitch ? copy->dstPitch : copy->WidthInBytes;
     if (from_pitch < copy->WidthInBytes || to_pitch < copy->WidthInBytes)
@@ -208,4 +222,51 @@ API(cuMemsetD2D16_v2, CUdeviceptr address, size_t pitch, unsigned short value, s
 API(cuMemsetD2D32_v2, CUdeviceptr address, size_t pitch, unsigned value, size_t width, size_t rows)
 {
     return fill(NULL, true, address, pitch, value, 4, width, rows);
+}
+
+/* ---- the same as nodes of a graph: judged when they are added, as the driver does ---- */
+
+API(cuGraphAddMemcpyNode, CUgraphNode *out, CUgraph graph, const CUgraphNode *dependencies, size_t count,
+    const CUDA_MEMCPY3D *copy, CUcontext of)
+{
+    ENTER_CONTEXT(context);
+    struct work work = {0};
+    bool pageable;
+
+    (void)of;
+    if (!copy || (count && !dependencies) || !copy->WidthInBytes || !copy->Height || !copy->Depth)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (copy->Depth != 1 || copy->srcZ || copy->dstZ || copy->srcMemoryType == CU_MEMORYTYPE_ARRAY ||
+        copy->dstMemoryType == CU_MEMORYTYPE_ARRAY)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    enum side from_side = side_of(copy->srcMemoryType), to_side = side_of(copy->dstMemoryType);
+    uint64_t from = from_side == SIDE_HOST ? (uintptr_t)copy->srcHost : copy->srcDevice;
+    uint64_t to = to_side == SIDE_HOST ? (uintptr_t)copy->dstHost : copy->dstDevice;
+    work.u.copy.source_pitch = copy->srcPitch ? copy->srcPitch : copy->WidthInBytes;
+    work.u.copy.destination_pitch = copy->dstPitch ? copy->dstPitch : copy->WidthInBytes;
+    work.u.copy.source = from + copy->srcY * work.u.copy.source_pitch + copy->srcXInBytes;
+    work.u.copy.destination = to + copy->dstY * work.u.copy.destination_pitch + copy->dstXInBytes;
+    work.u.copy.width = copy->WidthInBytes;
+    work.u.copy.rows = copy->Height;
+    CUresult result = prepare_copy(context, &work, to_side, from_side, &pageable);
+    return result ? result : graph_add_node(graph, &work, out);
+}
+
+API(cuGraphAddMemsetNode, CUgraphNode *out, CUgraph graph, const CUgraphNode *dependencies, size_t count,
+    const CUDA_MEMSET_NODE_PARAMS *set, CUcontext of)
+{
+    ENTER_CONTEXT(context);
+    (void)of;
+    if (!set || (count && !dependencies) || !set->width || !set->height ||
+        (set->elementSize != 1 && set->elementSize != 2 && set->elementSize != 4) || set->dst % set->elementSize ||
+        !space_accessible(set->dst, (set->height - 1) * set->pitch + set->width * set->elementSize, true, NULL))
+        return CUDA_ERROR_INVALID_VALUE;
+    struct work work = {.kind = WORK_SET, .context = context};
+    work.u.set.destination = set->dst;
+    work.u.set.value = set->value;
+    work.u.set.element = set->elementSize;
+    work.u.set.width = set->width;
+    work.u.set.rows = set->height;
+    work.u.set.pitch = set->pitch;
+    return graph_add_node(graph, &work, out);
 }

@@ -1,5 +1,5 @@
 /* Stream capture and graphs: a graph is the list of the work that was captured, in order; a launch runs it again.
- * Nodes can't be built or changed one by one. */
+ * Of nodes built one by one there are copies and fills; they run in the order they were added, and can't be changed. */
 #include "simulated.h"
 
 #include <stdlib.h>
@@ -40,11 +40,11 @@ void graph_put(struct graph *graph)
 }
 
 /* Adds a copy, with references of its own. */
-void graph_append(struct graph *graph, const struct work *work)
+struct work *graph_append(struct graph *graph, const struct work *work)
 {
     struct work *copy = malloc(sizeof *copy);
     if (!copy)
-        return;
+        return NULL;
     *copy = *work;
     copy->next = NULL;
     if (copy->kind == WORK_RECORD || copy->kind == WORK_AWAIT)
@@ -57,6 +57,17 @@ void graph_append(struct graph *graph, const struct work *work)
         graph->first = copy;
     graph->last = copy;
     graph->count++;
+    return copy;
+}
+
+CUresult graph_add_node(CUgraph graph, const struct work *work, CUgraphNode *out)
+{
+    if (!graph || graph->magic != MAGIC || !out)
+        return CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_lock(&queue_lock);
+    *out = (CUgraphNode)graph_append(graph, work);
+    pthread_mutex_unlock(&queue_lock);
+    return *out ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 API(cuStreamBeginCapture_v2, CUstream handle, int mode)

@@ -45,6 +45,8 @@ static uint64_t value_of(const struct range *range, int attribute, uint64_t addr
         return address;
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
         return host || range->kind == KIND_MANAGED ? address : 0;
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+        return range->sync_memops;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
         return range->id;
     case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
@@ -120,7 +122,10 @@ API(cuPointerSetAttribute, const void *value, int attribute, CUdeviceptr address
     if (!value || attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&memory_lock);
-    bool good = space_find(address) != NULL;
+    struct range *range = space_find(address);
+    bool good = range != NULL;
+    if (good)
+        range->sync_memops = *(const int *)value != 0;
     pthread_mutex_unlock(&memory_lock);
     return good ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }

@@ -122,6 +122,7 @@ struct range {
     struct slab *slab;
     struct context *context;
     struct pool *pool;
+    bool sync_memops;       /* as cuPointerSetAttribute said */
     bool exported;          /* a legacy IPC handle of it was given out */
     uint64_t map_base;      /* KIND_IPC: where its physical memory is mapped */
     uint64_t id;
@@ -285,7 +286,8 @@ struct graph {
     uint64_t id;
 };
 struct graph *graph_new(void);
-void graph_append(struct graph *graph, const struct work *work);
+struct work *graph_append(struct graph *graph, const struct work *work);
+CUresult graph_add_node(CUgraph graph, const struct work *work, CUgraphNode *out);
 void graph_put(struct graph *graph);
 void work_drop(struct work *work);
 

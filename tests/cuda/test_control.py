@@ -196,7 +196,7 @@ def test_no_answer_in_time_is_busy_and_ends_the_connection(start: Start) -> None
     with Control(start(lambda *_: True), timeout_s=0.05) as control:
         with pytest.raises(Busy, match="no answer to release within"):
             control.release()
-        with pytest.raises(ValueError, match="isn't open"):
+        with pytest.raises(KybernateError, match="isn't open"):
             control.release()
 
 

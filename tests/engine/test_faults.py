@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
 from faults import SLOWER, Rig
 from tests.guardian import guarded
 
-from kybernate.engine.faults import STEPS
+from kybernate.engine.faults import PAUSE_STEPS, STEPS
+from kybernate.engine.undo import UNFORESEEN
 from kybernate.model.types import MIB
 
 pytestmark = [
@@ -39,6 +40,12 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def name(request: pytest.FixtureRequest) -> str:
     """Unique on this machine, since cgroups are looked for by name."""
     return f"{request.function.__name__.replace('_', '-')}-{os.getpid()}"
+
+
+def logged(rig: Rig, name: str) -> str:
+    """What the agent's log says from the first line that speaks of the workload."""
+    text = rig.agent.log.read_text(errors="replace")
+    return text[text.index(name) :]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -80,12 +87,19 @@ def test_a_step_fails(rig: Rig, name: str, step: str, way: str) -> None:
     try:
         assert rig.step_fails(name, step, way) in ("running", "paused")
         assert rig.agent.exact_end(name).startswith("exact ")
+        assert UNFORESEEN not in logged(rig, name)
     finally:
         rig.agent.client.stop(name, grace_s=0, remove=True)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_workload_dies(rig: Rig, name: str, step: str) -> None:
+    """The answer speaks of the program that ended, whatever the switch noticed of it first, and every undo is done."""
     if not rig.agent.alive:
         rig.agent.start()
-    rig.workload_dies(name, step)
+    answer = rig.workload_dies(name, step)
+    told = f"of workload {name} ended while it was being {'paused' if step in PAUSE_STEPS else 'resumed'}"
+    assert answer == "done" or told in answer
+    said = logged(rig, name)
+    assert UNFORESEEN not in said
+    assert "undo of" not in said, "there is nothing to undo for a process that has ended"

@@ -44,6 +44,9 @@ class Program:
 CATALOGUE: tuple[Program, ...] = (
     # The slow starters first, so that they don't come last.
     Program("torch-compile", "PyTorch, torch.compile with Triton", 512 * MIB),
+    Program(
+        "triton-asks-first", "Triton: CPU work, then a kernel whose launcher asks about its pointers first", 512 * MIB
+    ),
     Program("torch-dataloader", "PyTorch, DataLoader with four worker processes", 512 * MIB),
     Program("tree-of-two", "a tree of two CUDA processes (PyTorch)", 1024 * MIB),
     Program("torch-malloc-async", "PyTorch, cudaMallocAsync backend", 512 * MIB, (PASSES, NATIVE)),
@@ -54,8 +57,10 @@ CATALOGUE: tuple[Program, ...] = (
     Program("torch-streams", "PyTorch, four threads with two streams each", 1024 * MIB),
     Program("torch-pinned", "PyTorch, pinned memory and copies in flight", 512 * MIB),
     Program("jax-default", "JAX, default pool (a tenth of the GPU)", 1024 * MIB),
+    Program("jax-scan", "JAX, lax.scan with copies to the host between", 512 * MIB),
     Program("cupy-pool", "CuPy, memory pool", 1024 * MIB),
     Program("numba-kernels", "numba.cuda", 512 * MIB),
+    Program("pointer-questions", "every question about memory, from threads with CPU work", 24 * MIB),
     Program("plain", "C++ with the static CUDA runtime", 1024 * MIB, source="plain.cu"),
     Program("managed", "managed memory", 512 * MIB, (REFUSED,), source="managed.cu"),
     Program(
@@ -65,6 +70,10 @@ CATALOGUE: tuple[Program, ...] = (
     Program("ipc", "legacy CUDA IPC between two processes", 512 * MIB, (REFUSED,), source="ipc.cu"),
     Program("jax-whole-gpu", "JAX as it comes: three quarters of the GPU", 1024 * MIB, alone=True, cycles_at_most=10),
 )
+
+
+SIMULATED = frozenset({"pointer-questions"})
+"""Those that run on the simulated driver, too."""
 
 
 class NotBuilt(RuntimeError):

@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from catalogue import CATALOGUE, MIB, NATIVE, PASSES, REFUSED, NotBuilt, Program, command, python_with
+from catalogue import CATALOGUE, MIB, NATIVE, PASSES, REFUSED, SIMULATED, NotBuilt, Program, command, python_with
 
 from kybernate.cli import bench_results
 from kybernate.cli.bench_agent import Output, OwnAgent, workload_command
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("bench/results/compatibility.json"))
     parser.add_argument("--log", type=Path, help="keep the agent's output here")
     parser.add_argument("--merge", action="store_true", help="keep the rows of programs that are not run now")
-    parser.add_argument("--simulated", help="VRAM of a simulated GPU; runs a stand-in, to test this runner")
+    parser.add_argument("--simulated", help="VRAM of a simulated GPU; for tests of this runner")
     options = parser.parse_args(arguments)
     simulated = parse_size(options.simulated) if options.simulated else None
     chosen = _chosen(options.programs, simulated=simulated is not None)
@@ -312,15 +312,17 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(names: str | None, *, simulated: bool) -> list[Program]:
+    programs: Sequence[Program] = CATALOGUE
     if simulated:
-        return [
+        programs = [
             Program("words", "stand-in for tests of the runner", 64 * MIB),
             Program("words-too", "stand-in for tests of the runner", 32 * MIB),
             Program("managed-words", "stand-in that is refused", 8 * MIB, (REFUSED,)),
+            *(program for program in CATALOGUE if program.name in SIMULATED),
         ]
     if names is None:
-        return list(CATALOGUE)
-    by_name = {program.name: program for program in CATALOGUE}
+        return list(programs)
+    by_name = {program.name: program for program in programs}
     if unknown := [name for name in names.split(",") if name not in by_name]:
         raise SystemExit(f"no program {', '.join(unknown)}; there are: {', '.join(by_name)}")
     return [by_name[name] for name in names.split(",")]

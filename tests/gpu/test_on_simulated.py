@@ -6,22 +6,38 @@ Left out: the frameworks' programs (they need a GPU) and the faults (tests/engin
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "programs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "native" / "generate"))
 
+import calls
 from program import MASK, Sequence, signed
 
 from kybernate.cli.bench import pause
 from kybernate.cli.demo import demo
+from kybernate.cuda import simulated
+from kybernate.model.types import MIB
 
 pytestmark = pytest.mark.timeout(240)
 TOP = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def gpu_of_its_own(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables of a process that sees a simulated GPU and no agent."""
+    gpu = simulated.make(tmp_path / "gpu", size_bytes=256 * MIB)
+    yield simulated.environment([gpu], os.environ)
+    simulated.remove(gpu.path)
 
 
 def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -105,6 +121,7 @@ def test_compatibility_runner(tmp_path: Path) -> None:
         "words": "passes",
         "words-too": "passes",
         "managed-words": "refused",
+        "pointer-questions": "passes",
     }
     assert rows["words"]["cycles"] == 6
     assert "managed" in rows["managed-words"]["reason"]
@@ -169,3 +186,59 @@ def test_tiers_runner_tells_of_a_stage_that_fails_and_goes_on(tmp_path: Path) ->
     (tmp_path / "other.json").write_text(json.dumps({**older, "host": {**older["host"], "gpu": "another"}}))
     done, _ = tiers(tmp_path, "--merge", str(tmp_path / "results" / "tiers.json"), str(tmp_path / "other.json"))
     assert "is of another machine" in done.stderr
+
+
+def test_questions_about_memory_are_answered_under_pauses_as_without(tmp_path: Path) -> None:
+    """Twenty pauses, warm and zero; threads ask every call that the next test names, all the time."""
+    target = tmp_path / "compatibility.json"
+    done = python(
+        "tests/gpu/compatibility.py", "--simulated", "512MiB", "--pool", "256MiB", "--cycles", "20",
+        "--programs", "pointer-questions", "--output", target,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    [row] = json.loads(target.read_text())["programs"]
+    assert (row["verdict"], row["cycles"]) == ("passes", 20)
+
+
+NOT_ASKED = {
+    "cuInit": "no memory",
+    "cuGetProcAddress": "no memory",
+    "cuMemAllocManaged": "refused: no pause while it lives",
+    "cuMemExportToShareableHandle": "refused",
+    "cuMemImportFromShareableHandle": "refused",
+    "cuIpcGetMemHandle": "refused",
+    "cuIpcOpenMemHandle": "refused",
+    "cuIpcCloseMemHandle": "refused",
+    "cuCtxCreate": "no address; a context is made for each process anyway",
+    "cuCtxDestroy": "likewise",
+    "cuCtxEnablePeerAccess": "no peers in the simulated driver",
+    "cuDevicePrimaryCtxRelease": "takes all memory along",
+    "cuDevicePrimaryCtxReset": "likewise",
+    "cuStreamBeginCapture": "no address; a pause waits for the end of a capture",
+    "cuStreamEndCapture": "likewise",
+    "cuStreamDestroy": "likewise",
+}
+
+
+def test_every_call_about_memory_is_asked(gpu_of_its_own: dict[str, str]) -> None:
+    """By the table of native/generate: questions, calls written by hand, and what passes no gate though it has an address."""
+    wanted = set(calls.ASK) | set(calls.CUSTOM) | set(calls.FREE_WITH_ADDRESS)
+    exported = re.findall(r"VARIANT\((\w+),", (TOP / "native/simulated/functions.inc").read_text())
+    program = TOP / "tests/gpu/programs/pointer_questions.py"
+    command = [sys.executable, str(program), "--list"]
+    said = subprocess.run(command, env=gpu_of_its_own, capture_output=True, text=True, check=True).stdout
+    asked = {calls.base_of(name) for name in said.split()}
+    assert wanted & set(exported) - asked == set(NOT_ASKED)
+
+
+def test_the_list_of_calls_is_that_of_the_header() -> None:
+    """What a newer CUDA brings needs a decision, and waits at a gate until there is one."""
+    [header] = [file for file in files("nvidia-cuda-runtime") or () if file.name == "cuda.h"]
+    assert calls.generate(Path(header.locate())) == (TOP / "native/preload/generated/calls.inc").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["cuMemcpyFromTheFuture", "cuGraphicsMapResources", "cuDeviceGraphMemTrim", "cuCtxSetLimit"]
+)
+def test_what_may_touch_memory_is_not_free(name: str) -> None:
+    assert not calls.is_free(name)

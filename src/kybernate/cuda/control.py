@@ -107,6 +107,11 @@ class Control:
             self._socket.close()
             self._socket = None
 
+    def reopen(self) -> None:
+        """Connect anew where a question that failed ended the connection. What that undid, protocol.h says."""
+        if self._socket is None:
+            self.connect()
+
     def hang_up(self) -> None:
         """As `close`, but the process has closed its end when this returns, unless it takes a second for it.
 
@@ -207,7 +212,7 @@ class Control:
         """Send and receive until the last packet of the answer. Descriptors go into `pairs`, or are closed."""
         connection = self._socket
         if connection is None:
-            raise ValueError("the control connection isn't open")
+            raise KybernateError(f"the connection to {self._who} isn't open", hint="an earlier question failed")
         what = request.type.name.lower()
         connection.settimeout(wait_s or self._timeout_s)
         deadline = time.monotonic() + (wait_s or self._timeout_s)

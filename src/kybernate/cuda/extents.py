@@ -137,7 +137,8 @@ class ExtentSpace:
             for extent in extents:
                 if extent.doomed:
                     raise WorkloadLost(
-                        f"memory of workload {extent.workload} is gone: process {extent.pid} ended or freed extent {extent.id:#x}"
+                        f"process {extent.pid} of workload {extent.workload} has ended, or has freed extent {extent.id:#x}",
+                        hint=f"`kybernate logs {extent.workload}` has its last words",
                     )
             for extent in extents:
                 extent.holders += 1

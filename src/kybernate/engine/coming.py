@@ -28,6 +28,7 @@ from kybernate.cuda.planning import Hashes
 from kybernate.cuda.residual import ResidualState
 from kybernate.engine.context import Clock, Parts, connections, every, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.endings import has_ended
 from kybernate.engine.leaving import FREEZE_SECONDS
 from kybernate.engine.progress import Progress
 from kybernate.engine.target import Target, residual_pids
@@ -102,6 +103,7 @@ class Coming:
         Raises:
             NoRoom: VRAM is too small; the workload is paused as before.
             WorkloadLost: the driver could not restore a process.
+            ProgramEnded: one of its processes ended meanwhile.
             KybernateError: a step failed and was undone; the workload is paused as before.
         """
         self._refuse_unreachable()
@@ -116,7 +118,7 @@ class Coming:
                 self._open(controls)
             except Exception as error:
                 self._settle()
-                told = roll_back(self.undo, error, committed=self.committed)
+                told = roll_back(self.undo, error, committed=self.committed, target=self.target, doing="resumed")
                 if told is not error:
                     raise told from error.__cause__
                 raise
@@ -134,9 +136,13 @@ class Coming:
     def _thaw(self) -> None:
         with self.clock.step("thaw"):
             if self.target.tree.frozen:
-                self.undo.push("freeze", lambda: self.target.tree.freeze(FREEZE_SECONDS))
+                self.undo.push("freeze", self._freeze_again)
                 self.target.tree.thaw()
         self.parts.faults.at("resume.thawed")
+
+    def _freeze_again(self) -> None:
+        if self.target.tree.pids():
+            self.target.tree.freeze(FREEZE_SECONDS)
 
     def _create(self) -> None:
         """Begin to fill, and with all the room there, make everything: what doesn't fit fails here."""
@@ -294,9 +300,13 @@ class Coming:
             control.map([wire.Record(e.id, 0, e.size, e.gpu.uuid_bytes) for e in mine], [self.fds[e.id] for e in mine])
 
         def take_back() -> None:
-            every(self.parts.executor, take_back_one, list(controls.values()))
+            every(self.parts.executor, take_back_one, list(controls))
 
-        def take_back_one(control: Control) -> None:
+        def take_back_one(pid: HostPid) -> None:
+            if has_ended(pid):
+                return
+            control = controls[pid]
+            control.reopen()
             state = control.status().state
             if state is wire.ProcessState.QUIET:
                 control.release()

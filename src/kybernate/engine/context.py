@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,6 +16,7 @@ from kybernate.cuda.extents import Extent
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.pool import PinnedPool
 from kybernate.engine.copies import CopyStore
+from kybernate.engine.endings import as_told
 from kybernate.engine.faults import Faults
 from kybernate.engine.target import CudaProcess, Target
 from kybernate.engine.undo import UndoStack
@@ -59,14 +60,29 @@ class Clock:
 
 
 def every(executor: Executor, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`do` for all items at once, results in order. Waits for all, then raises the first error."""
+    """`do` for all items at once, results in order. Waits for all, then raises the first error.
+
+    Where there are no threads to be had, one after the other: an undo has to be done whatever the machine is short of.
+    """
     if len(items) == 1:
         return [do(items[0])]
-    futures = [executor.submit(do, item) for item in items]
+    futures = [_begin(executor, do, item) for item in items]
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:
         raise errors[0]
     return [future.result() for future in futures]
+
+
+def _begin(executor: Executor, do: Callable[[T], R], item: T) -> Future[R]:
+    try:
+        return executor.submit(do, item)
+    except RuntimeError:
+        done: Future[R] = Future()
+        try:
+            done.set_result(do(item))
+        except Exception as e:  # it is the waiter's
+            done.set_exception(e)
+        return done
 
 
 @contextmanager
@@ -97,9 +113,13 @@ def unsaid(error: Exception) -> Exception:
     return KybernateError(error.message, hint=error.hint)
 
 
-def roll_back(undo: UndoStack, error: Exception, *, committed: bool) -> Exception:
-    """Undo a switch that failed. Returns the error to raise: `error` itself where everything is as it was before."""
+def roll_back(undo: UndoStack, error: Exception, *, committed: bool, target: Target, doing: str) -> Exception:
+    """Undo a switch that failed. Returns the error to raise: `error` itself where everything is as it was before.
+
+    `doing`: what was being done to the workload, "paused" or "resumed".
+    """
     failed = undo.roll_back()
+    error = as_told(target, error, doing=doing)
     if failed:
         error.add_note("not undone: " + "; ".join(failed))
     return unsaid(error) if failed or committed else error

@@ -147,9 +147,13 @@ class CopyStore:
             ) from e
 
     def remove(self, name: WorkloadName) -> None:
-        self._path(name).unlink(missing_ok=True)
-        for marks in self._directory.glob(f"{name}.*.done"):  # a name has no dots
-            marks.unlink(missing_ok=True)
+        """Raises KybernateError when the file system doesn't let it go."""
+        try:
+            self._path(name).unlink(missing_ok=True)
+            for marks in self._directory.glob(f"{name}.*.done"):  # a name has no dots
+                marks.unlink(missing_ok=True)
+        except OSError as e:
+            raise KybernateError(f"can't remove the manifest of {name}: {e.strerror} ({e.filename})") from e
 
     def names(self) -> list[WorkloadName]:
         return sorted(WorkloadName(path.stem) for path in self._directory.glob("*.manifest"))

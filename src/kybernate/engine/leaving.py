@@ -26,6 +26,7 @@ from kybernate.cuda.extents import Extent
 from kybernate.cuda.residual import ResidualState
 from kybernate.engine.context import Clock, Parts, connections, every, reconcile, refuse_newcomers, roll_back
 from kybernate.engine.copies import HeldExtent, Manifest
+from kybernate.engine.endings import has_ended
 from kybernate.engine.holding import hold_all
 from kybernate.engine.target import Target, residual_pids
 from kybernate.engine.undo import UndoStack
@@ -71,6 +72,7 @@ class Leaving:
 
         Raises:
             Busy, Unsupported, NoRoom: before anything was touched; the workload runs on.
+            ProgramEnded: one of its processes ended meanwhile.
             KybernateError: a step failed and was undone; the workload runs on. A message about an undo that failed
                 too is added: the caller then asks `recovery` what is true.
         """
@@ -82,7 +84,7 @@ class Leaving:
                 self._commit()
                 self._freeze()
             except Exception as error:
-                told = roll_back(self.undo, error, committed=self.committed)
+                told = roll_back(self.undo, error, committed=self.committed, target=self.target, doing="paused")
                 if told is not error:
                     raise told from error.__cause__
                 raise
@@ -106,11 +108,15 @@ class Leaving:
     def _open_gates(self) -> None:
         """Of those that were closed; one that answered busy is open already and says so."""
 
-        def one(control: Control) -> None:
+        def one(pid: HostPid) -> None:
+            control = self.controls[pid]
+            if has_ended(pid):
+                return
+            control.reopen()
             if control.status().state in (wire.ProcessState.QUIET, wire.ProcessState.HELD):
                 control.open()
 
-        every(self.parts.executor, one, list(self.controls.values()))
+        every(self.parts.executor, one, list(self.controls))
 
     def _plan_and_release(self) -> None:
         for pid, records in self.records.items():
@@ -168,6 +174,9 @@ class Leaving:
             if self.depth is Depth.ZERO and residual.state(pid) in (ResidualState.LOCKED, ResidualState.CHECKPOINTED):
                 # An undo before this one failed. Its answer would take as long as we are willing to wait.
                 raise KybernateError(f"process {pid} is still held by the driver")
+            if has_ended(pid):
+                return
+            self.controls[pid].reopen()
             if self.controls[pid].status().state is wire.ProcessState.RELEASED:
                 self.controls[pid].remap()
 

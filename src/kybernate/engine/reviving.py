@@ -84,7 +84,7 @@ class Reviving:
             self.space, self.stored, keep=self.keep_staged, progress=self.progress, cancel=self.cancel
         ) as images:
             if not self.run_directory.exists():
-                self.undo.push("delete its run directory", lambda: shutil.rmtree(self.run_directory))
+                self.undo.push("delete its run directory", self._delete_run_directory)
                 self.run_directory.mkdir(mode=0o755, parents=True)
             # Before any of its processes runs: they may ask for memory at once.
             self.parts.broker.open_door(
@@ -106,6 +106,14 @@ class Reviving:
         tree.freeze(FREEZE_SECONDS)
         self.parts.faults.at("revive.restored")
         return tree
+
+    def _delete_run_directory(self) -> None:
+        try:
+            shutil.rmtree(self.run_directory)
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            raise KybernateError(f"can't delete {self.run_directory}: {e.strerror} ({e.filename})") from e
 
     def _save(self, tree: Tree, staged: Staged) -> None:
         """From here on it is a workload that is paused in RAM."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from kybernate.model.errors import KybernateError
+
 log = logging.getLogger(__name__)
+
+UNFORESEEN = "an undo failed in a way that nobody has foreseen"
+"""Never to be seen in a log: every undo's errors are our own."""
 
 
 class UndoStack:
@@ -27,9 +32,12 @@ class UndoStack:
             what, undo = self._undos.pop()
             try:
                 undo()
-            except Exception as e:  # the rest must still be undone
-                log.exception("undo of %s failed", what)
-                failed.append(f"{what}: {e}")
+            except KybernateError as e:  # the rest must still be undone
+                log.warning("undo of %r failed: %s", what, e.message)
+                failed.append(f"{what}: {e.message}")
+            except Exception as e:  # likewise; a fault of ours
+                log.exception("%s: %r", UNFORESEEN, what)
+                failed.append(f"{what}: {e!r}")
         return failed
 
     def commit(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kybernate.engine.coming import ContentDiffers
+from kybernate.engine.endings import ProgramEnded
 from kybernate.engine.recovery import ContentGone
 from kybernate.engine.target import Target
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
@@ -87,7 +88,8 @@ class Aftermath:
         )
         ledger.apply(name, event, reason=f"its {operation} failed: {text}{why}", **self._found(gpu, name, state))
         kind = "lost" if state is WorkloadState.LOST else f"{operation}-failed"
-        events.record(kind, f"{text}; now {state}{why}", workload=name, data=data)
+        now = "" if isinstance(error, ProgramEnded) else f"; now {state}"  # it ends, as its exit will say
+        events.record(kind, f"{text}{now}{why}", workload=name, data=data)
 
     async def settle(self, gpu: GpuGear, entry: Entry) -> Entry:
         """Try again to bring a workload into order whose last recovery could not be finished. Raises Unfinished."""

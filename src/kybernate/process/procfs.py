@@ -7,6 +7,8 @@ from pathlib import Path
 
 from kybernate.model.types import HostPid
 
+PF_EXITING = 0x4
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
@@ -20,10 +22,17 @@ class Stat:
     session: int
     start_time: int
     """Clock ticks since boot; with the pid it names one process for good."""
+    flags: int
+    """The kernel's own, PF_*."""
 
     @property
     def alive(self) -> bool:
         return self.state not in "ZX"
+
+    @property
+    def ending(self) -> bool:
+        """It has ended, or is past the point from which it will; its descriptors may be closed already."""
+        return not self.alive or bool(self.flags & PF_EXITING)
 
 
 def stat(pid: int) -> Stat | None:
@@ -42,6 +51,7 @@ def stat(pid: int) -> Stat | None:
         group=int(fields[2]),
         session=int(fields[3]),
         start_time=int(fields[19]),
+        flags=int(fields[6]),
     )
 
 
