@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kybernate.cli.common import table
+from kybernate.cli.common import Common, table
+from kybernate.cli.known import limits_here
 from kybernate.model.quantities import format_size
-from kybernate.node.advice import advice
+from kybernate.model.types import GpuUuid
+from kybernate.node.advice import advice, too_large
 from kybernate.node.serving.address import answered_hosts
+from kybernate.node.serving.hints import VISIBLE
+from kybernate.node.serving.specs import served_of
 from kybernate.node.settings import ModelSettings, Settings
 
 _COLUMNS = ("NAME", "KIND", "CLASS", "START", "VRAM", "ASKED FOR BY")
 
 
-def tell(file: Path, settings: Settings) -> None:
+def tell(file: Path, settings: Settings, common: Common) -> None:
+    """
+    Args:
+        common: of the agent that may answer here: it knows what the GPUs hand out.
+    """
     print(f"{file}: ok")
     if settings.models:
         activator = settings.activator
@@ -27,7 +36,8 @@ def tell(file: Path, settings: Settings) -> None:
             print(f"asked as localhost, any IP address, {', '.join(hosts)}; 421 to requests for other hosts")
     if settings.models or settings.jobs:
         table(_COLUMNS, list(_rows(settings)), width=_width())
-    for line in advice(settings):
+    limits = {GpuUuid(f"gpu {i}"): size for i, size in enumerate(limits_here(common))}
+    for line in [*advice(settings), *too_large(served_of(settings).values(), limits, os.environ.get(VISIBLE))]:
         print(f"look at {line}")
 
 

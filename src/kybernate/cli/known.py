@@ -67,6 +67,16 @@ def known(settings: Settings, served: Mapping[WorkloadName, Served], *, vram: st
     )
 
 
+def limits_here(common: Common) -> list[int]:
+    """What each GPU hands out: by the agent here, else what the driver here says that it has. Empty: there is none."""
+    if limits := _agent(common).limits:
+        return limits
+    from kybernate.node.survey import driver_here
+
+    driver = driver_here()
+    return [] if driver is None or driver.simulated else [gpu.total_bytes for gpu in driver.gpus]
+
+
 def _agent(common: Common) -> _Agent:
     try:
         with common.client() as client:

@@ -122,6 +122,8 @@ class ServingView(Answer):
     staging: StagingView
     notes: list[str] = []
     """What isn't as the configuration wants it, and why."""
+    advice: list[str] = []
+    """What in the configuration is most likely not meant so, each with the setting's name first."""
 
 
 class PlanRequest(Request):
@@ -170,3 +172,5 @@ class ReloadView(Answer):
     """Of `activator` and `serving`, by their names in the file; they hold from now on."""
     notes: list[str] = []
     """What changed in the file and takes more than a reload."""
+    advice: list[str] = []
+    """What in the file is most likely not meant so."""

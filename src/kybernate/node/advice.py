@@ -8,17 +8,42 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kybernate.model.quantities import format_size
+from kybernate.model.types import GpuUuid
+from kybernate.node.command_advice import of_command
 from kybernate.node.serving.address import on_loopback
+from kybernate.node.serving.hints import hinted
+from kybernate.node.serving.specs import Kind, Served
 from kybernate.node.settings import JobSettings, ModelSettings, Settings
 
 
 def advice(settings: Settings) -> list[str]:
     """A line each, with the setting's name first."""
     return [f"{place}: {text}" for place, text in _advice(settings)]
+
+
+def too_large(served: Iterable[Served], capacity: Mapping[GpuUuid, int], visible: str | None) -> list[str]:
+    """Models and jobs that never fit, by their `vram`; a line each. Pure.
+
+    Args:
+        capacity: bytes that each GPU hands out, in the agent's order. Empty: nobody knows.
+        visible: the agent's own CUDA_VISIBLE_DEVICES.
+    """
+    found = []
+    for each in served:
+        place = f"{'models' if each.kind is Kind.MODEL else 'jobs'}.{each.name}.vram"
+        for uuid, size in hinted(each, list(capacity), visible).items():
+            if uuid not in capacity:
+                found.append(f"{place}: it has a size for more GPUs than it sees ({len(capacity)} here)")
+                break
+            if size > capacity[uuid]:
+                had = format_size(capacity[uuid])
+                found.append(f"{place}: {format_size(size)} will never fit: the GPU here hands out {had}")
+                break
+    return found
 
 
 def _advice(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -60,6 +85,8 @@ def _pool(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _program(place: str, program: ModelSettings | JobSettings) -> Iterator[tuple[str, str]]:
     first = program.command[0]
+    for text in of_command(program.command, port=program.port if isinstance(program, ModelSettings) else None):
+        yield f"{place}.command", text
     if not _found(first, program):
         yield f"{place}.command", f"there is no program {first} here"
     if not program.directory.is_dir():

@@ -208,6 +208,8 @@ class _Agent:
             await self._recover()
             self.history.settle(self.ledger.entries().values())
             await self.serving.start(self._served)
+            for line in self.serving.advice():
+                self._say(f"look at {line}")
             runners = await self._answer(Api(self))
             tasks.start(self.keeper.run(), name="tiers")
             tasks.start(self.history.run(), name="history")

@@ -98,7 +98,7 @@ def survey() -> Facts:
     cgroup = cgroup2()
     memory = _memory()
     return Facts(
-        driver=_driver(),
+        driver=driver_here(),
         nvrtc=_nvrtc(),
         preload=preload,
         preload_problem=preload_problem,
@@ -161,7 +161,7 @@ def _criu_check(criu: Criu) -> str | None:
     return lines[-1][:200] if lines else f"exit status {answer.returncode}"
 
 
-def _driver() -> DriverFacts | None:
+def driver_here() -> DriverFacts | None:
     try:
         library = ctypes.CDLL(SIMULATED_NAME)
         for name, arguments in _DRIVER_CALLS.items():

@@ -189,7 +189,8 @@ def _detach(
         with working("starting the agent", quiet=common.json):
             _wait_up(client, agent, state.log, begin)
         node = _wait_pool(client, quiet=common.json)
-        models_on = client.serving().listen
+        serving = client.serving()
+        models_on = serving.listen
     if common.json:
         print_json(node)
         return
@@ -207,6 +208,7 @@ def _detach(
     for note in [
         *node.notes,
         *(f"tier {tier.tier} can't be used: {tier.problem}" for tier in node.tiers if tier.problem),
+        *(f"look at {line}" for line in serving.advice),
     ]:
         say(f"kybernate: {note}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,11 +24,11 @@ def doctor(*, common: Common = _COMMON) -> int:
     """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
     from kybernate.node.doctor import beside_simulated, checks
 
-    node = _node(common)
+    node, advice = _node(common)
     own = checks()
     if node is not None and node.simulated:
         own = beside_simulated(own)
-    found = [*own, *([] if node is None else _agent(node))]
+    found = [*own, *([] if node is None else _agent(node, advice))]
     healthy = all(check.ok for check in found if check.needed)
     if common.json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
@@ -41,23 +42,27 @@ def doctor(*, common: Common = _COMMON) -> int:
     return 0 if healthy else 1
 
 
-def _node(common: Common) -> NodeView | None:
-    """What the agent says, where one answers."""
+def _node(common: Common) -> tuple[NodeView | None, list[str]]:
+    """What the agent says, where one answers; and what in its file is most likely not meant so."""
     try:
         with common.client() as client:
-            return client.node(ask=True)
+            return client.node(ask=True), client.serving().advice
     except KybernateError:
-        return None
+        return None, []
 
 
-def _agent(node: NodeView) -> list[Check]:
-    """Its GPUs and its tiers."""
+def _agent(node: NodeView, advice: Sequence[str]) -> list[Check]:
+    """Its GPUs, its tiers and its file."""
     from kybernate.node.doctor import Check
 
     gpus = "on a SIMULATED GPU: of this machine's it needs none" if node.simulated else f"GPUs: {len(node.gpus)}"
     return [
         Check("agent", ok=True, detail=f"{node.version} runs as process {node.pid}, {gpus}"),
         *_tiers(node),
+        *(
+            Check("settings", ok=False, detail=line, remedy="change the file, then `kybernate reload`", needed=False)
+            for line in advice
+        ),
     ]
 
 
@@ -112,7 +117,7 @@ def check(
         return
     from kybernate.cli.checking import tell
 
-    tell(file, found)
+    tell(file, found, common)
 
 
 def version(*, common: Common = _COMMON) -> None:

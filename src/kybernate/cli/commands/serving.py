@@ -144,5 +144,7 @@ def reload(*, common: Common = _COMMON) -> None:
         print(f"started anew once nobody needs them: {', '.join(view.restarting)}")
     for note in view.notes:
         print(note)
+    for line in view.advice:
+        print(f"look at {line}")
     if not (view.added or view.removed or view.changed or view.settings or view.notes):
         print("nothing has changed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kybernate.model.api_serving import ReloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.serving import Configure, Drained, Hello, Key, Load, Status
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
+from kybernate.node.advice import advice, too_large
 from kybernate.node.database import Database
 from kybernate.node.gear import Gear
 from kybernate.node.images import Images
@@ -26,6 +28,7 @@ from kybernate.node.serving.address import Address, answered_hosts, refuse_taken
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.controller import Controller
 from kybernate.node.serving.gates import Came, Gates
+from kybernate.node.serving.hints import VISIBLE
 from kybernate.node.serving.keys import load_keys
 from kybernate.node.serving.loads import Loads
 from kybernate.node.serving.memory import Memories
@@ -57,6 +60,8 @@ class Configured:
     """None: there are no models."""
     hosts: tuple[str, ...] | None = None
     """Names by which requests may come. None: any."""
+    advice: tuple[str, ...] = ()
+    """What is most likely not meant so."""
 
 
 def configured(settings: Settings) -> Configured:
@@ -70,7 +75,8 @@ def configured(settings: Settings) -> Configured:
     address = Address.of(settings.activator) if settings.models else None
     if address is not None:
         refuse_taken(address)
-    return Configured(settings, served_of(settings), keys, address, answered_hosts(settings))
+    hosts = answered_hosts(settings)
+    return Configured(settings, served_of(settings), keys, address, hosts, advice=tuple(advice(settings)))
 
 
 class Serving:
@@ -149,6 +155,14 @@ class Serving:
     @property
     def settings(self) -> Settings:
         return self._configured.settings
+
+    def advice(self) -> list[str]:
+        """What in the file is most likely not meant so, on this machine; a line each."""
+        return self._advice(self._configured)
+
+    def _advice(self, said: Configured) -> list[str]:
+        capacity = self.controller.looking.look().capacity
+        return [*said.advice, *too_large(said.served.values(), capacity, os.environ.get(VISIBLE))]
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -329,6 +343,7 @@ class Serving:
             restarting=sorted(name for name in both if old.served[name].fingerprint != new.served[name].fingerprint),
             settings=_changed(old, new),
             notes=notes,
+            advice=self._advice(new),
         )
 
     async def _take_out(self, names: list[WorkloadName]) -> None:

@@ -40,6 +40,7 @@ def serving_view(serving: Serving, now: float) -> words.ServingView:
             f"activator worker {each} doesn't listen; {serving.places.log} says why"
             for each in serving.processes.missing()
         ],
+        advice=serving.advice(),
     )
 
 
