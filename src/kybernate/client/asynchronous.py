@@ -175,9 +175,9 @@ class AsyncClient:
     async def history(self, since: float | None = None) -> HistoryView:
         return await self.send(calls.history(since))
 
-    async def shutdown(self) -> api.NodeView:
-        """Ask the agent to end; workloads run on."""
-        return await self.send(calls.shutdown())
+    async def shutdown(self, *, stop: bool = False, grace_s: float = api.GRACE_S_DEFAULT) -> api.NodeView:
+        """Ask the agent to end; workloads run on, or are stopped first: it stays where one can't be, which Busy names."""
+        return await self.send(calls.shutdown(stop=stop, grace_s=grace_s))
 
     async def logs(self, name: str, *, lines: int | None = None, follow: bool = False) -> AsyncIterator[bytes]:
         """The output in pieces as they come."""

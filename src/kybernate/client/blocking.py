@@ -172,9 +172,9 @@ class Client:
         """Who held VRAM when, and what each switch cost; the last hour if no point in time is given."""
         return self.send(calls.history(since))
 
-    def shutdown(self) -> api.NodeView:
-        """Ask the agent to end; workloads run on."""
-        return self.send(calls.shutdown())
+    def shutdown(self, *, stop: bool = False, grace_s: float = api.GRACE_S_DEFAULT) -> api.NodeView:
+        """Ask the agent to end; workloads run on, or are stopped first: it stays where one can't be, which Busy names."""
+        return self.send(calls.shutdown(stop=stop, grace_s=grace_s))
 
     def logs(self, name: str, *, lines: int | None = None, follow: bool = False) -> Iterator[bytes]:
         """The output in pieces as they come."""

@@ -213,8 +213,10 @@ def resume_external(pid: int) -> Call[api.SwitchView]:
     return Call("POST", "/v1/external/resume", api.SwitchView, body=body, timeout_s=_SWITCH_S)
 
 
-def shutdown() -> Call[api.NodeView]:
-    return Call("POST", "/v1/node/shutdown", api.NodeView, timeout_s=_SWITCH_S)
+def shutdown(*, stop: bool, grace_s: float) -> Call[api.NodeView]:
+    body = api.ShutdownRequest.of(stop=stop, grace_s=grace_s)
+    timeout_s = grace_s + _STORE_S if stop else _SWITCH_S
+    return Call("POST", "/v1/node/shutdown", api.NodeView, body=body, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True, slots=True)

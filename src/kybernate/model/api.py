@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kybernate.model.errors import BadInput
-from kybernate.model.types import NAME_HINT, Backend, Depth, TierName, WorkloadState
+from kybernate.model.types import NAME_HINT, Backend, Depth, EndedBy, TierName, WorkloadState
 
 TIMEOUT_S_DEFAULT = 30.0
 """How long a pause waits for the GPU work in flight before it answers busy."""
@@ -138,6 +138,13 @@ class StopRequest(Request):
     remove: bool = False
 
 
+class ShutdownRequest(Request):
+    stop: bool = False
+    """End all workloads first; if one of them can't be ended, the agent stays."""
+    grace_s: Seconds = GRACE_S_DEFAULT
+    """For each of them."""
+
+
 class ExternalPauseRequest(Request):
     """A process Kybernate did not start: moved by the driver's own checkpoint."""
 
@@ -242,6 +249,8 @@ class WorkloadView(Answer):
     paused_by: str | None = None
     exit_status: int | None = None
     """As a shell shows it: 128 + N for signal N."""
+    ended_by: EndedBy | None = None
+    """Who ended it, or is ending it: a person's `order`, the `agent`, or `itself`."""
     operation: OperationView | None = None
     last_pause: SwitchView | None = None
     last_resume: SwitchView | None = None

@@ -74,6 +74,17 @@ class WorkloadState(enum.StrEnum):
     LOST = "lost"
 
 
+class EndedBy(enum.StrEnum):
+    """Who ended a workload, or is ending it."""
+
+    ORDER = "order"
+    """A person's stop: it isn't started again by itself."""
+    AGENT = "agent"
+    """The agent's own stop: its program was changed in the file, it was not ready in time, or the file no longer names it."""
+    ITSELF = "itself"
+    """Its process ended, or somebody else killed it."""
+
+
 def workload_name(text: str) -> WorkloadName:
     """Check a name: a DNS label, since it becomes a host name, a directory and a Kubernetes object.
 

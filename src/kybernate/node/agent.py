@@ -59,6 +59,8 @@ from kybernate.node.serving.metrics import ServingCollector, workers_text
 from kybernate.node.serving.serving import Configured, Serving, configured
 from kybernate.node.serving.views import serving_view
 from kybernate.node.settings import AgentSettings, Settings
+from kybernate.node.starts import Starts
+from kybernate.node.stopping import stop_all
 from kybernate.node.stores import Stores
 from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
@@ -192,6 +194,8 @@ class _Agent:
         self._stores = Stores(settings=settings.store, state=state, changed=self._tier_changed)
         self._opened: _Opened | None = None
         self._links: list[LinkView] = []
+        self._starts = Starts()
+        self._all_stopped = False
 
     async def run(self) -> None:
         """Until it is told to end."""
@@ -220,7 +224,8 @@ class _Agent:
             also = "" if self._door is None else f" and {self._door.url}"
             self._say(f"ready on {self._state.socket}{also}")
             await self.closing.wait()
-            self._say("going down; workloads run on")
+            self._starts.close()
+            self._say(f"going down; {self._what_becomes()}")
             # No new client finds it, those connected are answered.
             self._state.socket.unlink(missing_ok=True)
             await self.serving.end()
@@ -230,8 +235,16 @@ class _Agent:
             for runner in runners:
                 await runner.cleanup()
             tasks.cancel()
-        self.events.record("agent-down", "agent is down; workloads run on")
+        self.events.record("agent-down", f"agent is down; {self._what_becomes()}")
         await in_thread("close", lambda: self._close(self._opened))
+
+    async def stop_all(self, grace_s: float) -> None:
+        """End all workloads, as stopping.py does. Raises Busy: not all of them could be ended, and the agent stays."""
+        await stop_all(gear=self._gear, stop=self.serving.stop, grace_s=grace_s)
+        self._all_stopped = True
+
+    def _what_becomes(self) -> str:
+        return "no workload runs any more" if self._all_stopped else "workloads run on"
 
     def ask_to_end(self) -> None:
         self.closing.set()
@@ -328,8 +341,10 @@ class _Agent:
             simulation=None if self._opened is None else self._opened.hardware.simulation,
             stores=self._stores,
             jobs=Jobs(),
+            starts=self._starts,
             flush=self._records.flush,
         )
+        self._gear = gear
         self.workloads = Workloads(gear=gear, tasks=tasks)
         self._external = ExternalWatcher(gear=gear, workloads=self.workloads, tasks=tasks)
         me = agent_id(self._state.root)

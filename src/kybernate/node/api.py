@@ -62,6 +62,8 @@ class Agent(Stored, Served, Protocol):
 
     def metrics(self) -> bytes: ...
 
+    async def stop_all(self, grace_s: float) -> None: ...
+
     def ask_to_end(self) -> None: ...
 
 
@@ -94,7 +96,14 @@ class Api:
                     Query("ask", "boolean", "ask the tiers below RAM whether they answer, for ten seconds at most"),
                 ),
             ),
-            Route("POST", "/v1/node/shutdown", self.shutdown, "End the agent; workloads run on", answer=words.NodeView),
+            Route(
+                "POST",
+                "/v1/node/shutdown",
+                self.shutdown,
+                "End the agent; workloads run on unless they are to be stopped",
+                body=words.ShutdownRequest,
+                answer=words.NodeView,
+            ),
             Route("GET", "/v1/workloads", self.list_all, "All workloads", answer=words.WorkloadList),
             Route(
                 "POST",
@@ -206,6 +215,9 @@ class Api:
 
     async def shutdown(self, request: web.Request) -> web.Response:
         http.caller(request).require_owner(os.geteuid(), "the agent")
+        wanted = await http.body(request, words.ShutdownRequest)
+        if wanted.stop:
+            await self._agent.stop_all(wanted.grace_s)
         view = self._agent.node_view()
         self._agent.ask_to_end()
         return http.answer(view)
@@ -275,8 +287,12 @@ class Api:
 
     async def stop(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, words.StopRequest)
-        name = self._own(request)
-        return http.answer(await self._agent.workloads.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
+        serving, name = self._agent.serving, http.name_of(request)
+        if self._agent.ledger.get(name) is None and name in serving.controller.served:
+            http.caller(request).require_owner(os.geteuid(), "what the configuration names")
+        else:
+            name = self._own(request)
+        return http.answer(await serving.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
 
     async def wait(self, request: web.Request) -> web.Response:
         timeout_s = http.number(request, "timeout_s", default=20.0, most=_WAIT_MOST_S)

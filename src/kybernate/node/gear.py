@@ -13,6 +13,7 @@ from kybernate.node.events import Events
 from kybernate.node.jobs import Jobs
 from kybernate.node.ledger import Ledger
 from kybernate.node.settings import AgentSettings
+from kybernate.node.starts import Starts
 from kybernate.node.stores import Stores
 
 if TYPE_CHECKING:  # a node without a GPU never loads them
@@ -44,6 +45,7 @@ class Gear:
     simulation: Simulation | None
     stores: Stores
     jobs: Jobs
+    starts: Starts
     flush: Callable[[], Awaitable[None]]
     """Returns once everything that the ledger says is on disk."""
 

@@ -133,12 +133,18 @@ class Images:
                 ),
             )
 
-    async def clone(self, image: str, wanted: api.CloneRequest, caller: Caller) -> api.CloneList:
+    async def clone(
+        self, image: str, wanted: api.CloneRequest, caller: Caller, *, by_itself: bool = False
+    ) -> api.CloneList:
         """Make workloads of an image. The first gets room as an allocation does; others run as far as they fit, and when
         there is room.
 
+        Args:
+            by_itself: no person ordered it, so it isn't one that a person stopped.
+
         Raises:
             NotFound: no such image. BadInput: it is none, or can't run here. Conflict: a name is taken.
+            Busy: the agent starts nothing any more.
             what restoring the first failed with, where none came to be.
         """
         gear = self._gear
@@ -155,7 +161,11 @@ class Images:
         if reasons := await in_thread(f"look at {image}", lambda: gpu.engine.refusals(gear.stores.space(tier), image)):
             raise BadInput(f"image {image} can't run here: {'; '.join(reasons[:3])}")
         began, now = gear.clock(), gear.clock()
+        gear.starts.refuse()
         for name in names:
+            if by_itself:
+                gear.starts.refuse_by_itself(name)
+            gear.starts.allow(name)
             old = gear.ledger.get(name)
             gear.ledger.add(
                 Entry(

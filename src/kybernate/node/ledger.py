@@ -15,7 +15,7 @@ from typing import Any
 
 from kybernate.model.api import RunRequest
 from kybernate.model.errors import Conflict, NotFound
-from kybernate.model.types import Backend, Depth, GpuUuid, SwitchReport, TierName, WorkloadName, WorkloadState
+from kybernate.model.types import Backend, Depth, EndedBy, GpuUuid, SwitchReport, TierName, WorkloadName, WorkloadState
 from kybernate.node.lifecycle import ENDED, Event, next_state
 
 USER = "user"
@@ -52,6 +52,8 @@ class Entry:
     pids: tuple[int, ...] = ()
     """CUDA processes at the time of the pause, for an agent that comes after this one."""
     exit_status: int | None = None
+    ended_by: EndedBy | None = None
+    """Set when its end was ordered, or came; None before, of one that is lost, and in records of older agents."""
     tier: TierName = TierName.RAM
     """Where it lies while it is paused. Other than RAM: none of its processes is there, and what is found under its name is
     a leftover."""

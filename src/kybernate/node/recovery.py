@@ -6,12 +6,13 @@ Decisions are told in events. Nothing here starts or kills a workload that lives
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 
 from kybernate.engine.recovery import ContentGone
 from kybernate.model.errors import KybernateError, NotFound
-from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState, workload_name
+from kybernate.model.types import Backend, Depth, EndedBy, TierName, WorkloadName, WorkloadState, workload_name
 from kybernate.node.external import ExternalWatcher
 from kybernate.node.gear import Gear
 from kybernate.node.guests import Identity, procfs_identity
@@ -79,6 +80,8 @@ class Recovery:
                 return None
             return self._no_tree(name, record, read_exit(run_directory))
         entry = record or self._guess(name, tree)
+        if entry.state is WorkloadState.STOPPING and tree.exit_status() is None:
+            entry = dataclasses.replace(entry, ended_by=None)  # the order to end it has gone with that agent
         self._gear.ledger.add(entry)
         if entry.ended and tree.exit_status() is not None:
             await in_thread(f"remove {name}", tree.remove)
@@ -160,6 +163,7 @@ class Recovery:
                 Event.EXITED,
                 reason=reason,
                 exit_status=ended.status,
+                ended_by=record.ended_by or EndedBy.ITSELF,
                 evicted={},
                 pids=(),
                 depth=None,

@@ -152,6 +152,7 @@ class Switching:
         """
         gpu = self._gear.need_gpu()
         refuse_ended(self._gear.ledger.entry(name), "resumed")
+        self._gear.starts.refuse()
         self._gear.jobs.make_way(name)
         self.gate.asked_for(name)
         return await self._workloads.submit(
@@ -239,6 +240,7 @@ class Switching:
         """Resume on the policy's behalf; these victims make room, or others where they don't suffice any more."""
         gpu = self._gear.need_gpu()
         refuse_ended(self._gear.ledger.entry(name), "resumed")
+        self._gear.starts.refuse()
         self._gear.jobs.make_way(name)
         work = lambda: self._resuming.resume(gpu, name, may_evict=True, wait_s=wait_s, why=why, victims=victims)  # noqa: E731
         return await self._workloads.submit(name, "resume", work)

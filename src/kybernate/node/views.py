@@ -66,6 +66,7 @@ def workload_view(
         last_use=entry.last_use,
         paused_by=entry.paused_by,
         exit_status=entry.exit_status,
+        ended_by=entry.ended_by,
         operation=None if current is None else _operation_view(entry, current, progress, job),
         last_pause=None if pause is None else switch_view(pause),
         last_resume=None if entry.last_resume is None else switch_view(entry.last_resume),

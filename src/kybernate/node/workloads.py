@@ -20,7 +20,7 @@ from typing import TypeVar
 from kybernate.model.api import RunRequest, StoppedView, WorkloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.native import preload_library
-from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
+from kybernate.model.types import Backend, EndedBy, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
 from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, terminate
 from kybernate.node.environment import workload_environment
@@ -40,8 +40,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STOPPED = "stopped by order"
-"""How the reason begins of one that a person ended."""
+_STOPPED = {EndedBy.ORDER: "stopped by order", EndedBy.AGENT: "stopped by the agent"}
 
 
 @dataclass(slots=True)
@@ -120,12 +119,16 @@ class Workloads:
 
     # -- orders --------------------------------------------------------------------------------------------------
 
-    async def run(self, request: RunRequest, caller: Caller) -> Entry:
+    async def run(self, request: RunRequest, caller: Caller, *, by_itself: bool = False) -> Entry:
         """Start a workload; returns once its program runs.
+
+        Args:
+            by_itself: no person ordered it, so it isn't one that a person stopped.
 
         Raises:
             BadInput: the command can't be started.
             Conflict: a workload of that name is alive.
+            Busy: the agent starts nothing any more.
         """
         name = workload_name(request.name)
         if is_external_name(name):
@@ -136,6 +139,9 @@ class Workloads:
         if old is not None and old.ended:
             caller.require_owner(old.uid, f"the ended workload {name}")
         spec = self._spec(request, caller)
+        if by_itself:
+            self.gear.starts.refuse_by_itself(name)
+        self.gear.starts.refuse()
         self._refuse_when_draining()
         now = self.gear.clock()
         self.gear.ledger.add(
@@ -155,6 +161,7 @@ class Workloads:
                 cold_start=request if request.cold_start else None,
             )
         )
+        self.gear.starts.allow(name)
         return await self.submit(name, "start", lambda: self._start(spec))
 
     async def start_anew(self, name: WorkloadName, why: str, *, keep: str | None = None) -> Entry:
@@ -165,6 +172,7 @@ class Workloads:
 
         Raises what the start does; it has ended then.
         """
+        self.gear.starts.refuse()
         lost = self.gear.ledger.apply(name, Event.LOST, reason=why, evicted={}, pids=())
         request = lost.cold_start
         assert request is not None
@@ -215,8 +223,21 @@ class Workloads:
             layers=[Path(layer) for layer in request.layers],
         )
 
-    async def stop(self, name: WorkloadName, *, grace_s: float, remove: bool) -> StoppedView:
+    async def stop(
+        self,
+        name: WorkloadName,
+        *,
+        grace_s: float,
+        remove: bool = False,
+        by: EndedBy = EndedBy.AGENT,
+        keep_stored: bool = False,
+    ) -> StoppedView:
         """End it: SIGTERM, after the grace SIGKILL. An ended one is fine, a paused one is seen to as ending.py says.
+
+        A person's stop comes by way of `Serving.stop`, which also sees to it that nothing starts it again.
+
+        Args:
+            keep_stored: one that lies below RAM, and so has no processes, stays as it is.
 
         Raises:
             NotFound: no such workload.
@@ -227,7 +248,7 @@ class Workloads:
             raise Conflict(
                 f"{name} was not started by this agent", hint=f"end it with `kill {name.removeprefix('pid-')}`"
             )
-        entry, note = await self.submit(name, "stop", lambda: self._stop(name, grace_s))
+        entry, note = await self.submit(name, "stop", lambda: self._stop(name, grace_s, by, keep_stored))
         if remove:
             await self.remove(name)
         return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove, note=note)
@@ -370,13 +391,18 @@ class Workloads:
             return self.gear.ledger.entry(name)
         return await self._finish(name, tree)
 
-    async def _stop(self, name: WorkloadName, grace_s: float) -> tuple[Entry, str | None]:
+    async def _stop(
+        self, name: WorkloadName, grace_s: float, by: EndedBy, keep_stored: bool
+    ) -> tuple[Entry, str | None]:
         """Also what there is to say of its end."""
         gear = self.gear
         entry = gear.ledger.entry(name)
         tree = self.tree(name)
         if entry.state is WorkloadState.EXITED or (entry.ended and tree is None):
             return entry, None
+        if keep_stored and tree is None and entry.snapshot is not None:
+            return entry, f"it lies in {entry.tier} and stays there"
+        stopped = _STOPPED[by]
         no_gpu: str | None = None
         if tree is not None and entry.state is WorkloadState.PAUSED and grace_s:
             no_gpu = await self._resume_to_end(name, tree)
@@ -384,10 +410,10 @@ class Workloads:
             grace_s = grace_s if no_gpu is None else min(grace_s, WITHOUT_GPU_S)
         if self.before_stop is not None:
             await self.before_stop(name, grace_s)
-        gear.ledger.apply(name, Event.STOP, reason=STOPPED)
+        gear.ledger.apply(name, Event.STOP, reason=stopped, ended_by=by)
         gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
         if tree is None:
-            reason = "nothing of it was left" if entry.snapshot is None else f"{STOPPED}, while it lay in {entry.tier}"
+            reason = "nothing of it was left" if entry.snapshot is None else f"{stopped}, while it lay in {entry.tier}"
             ended = gear.ledger.apply(name, Event.EXITED, reason=reason, evicted={}, depth=None, paused_by=None)
             gear.events.record("exited", reason, workload=name, data={"was": entry.state})
             return ended, None
@@ -418,14 +444,16 @@ class Workloads:
         status = await in_thread(f"end {name}", lambda: self._let_go(name, tree))
         self._owner(name).tree = None
         before = gear.ledger.entry(name)
-        reason = f"its process ended with status {status}"
-        if before.state is WorkloadState.STOPPING:
-            reason = f"{STOPPED}, exit status {status}"
+        reason, by = f"its process ended with status {status}", EndedBy.ITSELF
+        if before.state is WorkloadState.STOPPING and before.ended_by in _STOPPED:
+            by = before.ended_by
+            reason = f"{_STOPPED[by]}, exit status {status}"
         entry = gear.ledger.apply(
             name,
             Event.EXITED,
             reason=reason,
             exit_status=status,
+            ended_by=by,
             evicted={},
             pids=(),
             depth=None,

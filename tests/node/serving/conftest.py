@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,14 @@ def training(*, size: int = 40 * MIB, steps: int = 100000, pace_s: float = 0.0, 
     command = [sys.executable, "-m", "kybernate.cli.demo_training", "--bytes", size, "--steps", steps, "--pace", pace_s]
     environment = {key: os.environ[key] for key in NEEDED if key in os.environ}
     return {"command": command, "environment": environment, "vram": size, **more}
+
+
+def hours(*, inside: bool) -> str:
+    """One that holds now, or one that is over."""
+    now = time.localtime()
+    minute = now.tm_hour * 60 + now.tm_min
+    begin, end = (minute - 30, minute + 90) if inside else (minute + 120, minute + 180)
+    return "-".join(f"{each // 60 % 24:02}:{each % 60:02}" for each in (begin, end))
 
 
 class ServingAgent(AgentProcess):

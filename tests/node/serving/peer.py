@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from kybernate.model.serving import (
@@ -39,6 +40,7 @@ class Peer:
         self.shares: dict[str, int] = {}
         self.closes: list[Close] = []
         self.ended: End | None = None
+        self.on_refusal: Callable[[Refuse], None] = lambda _: None
         self._loads: dict[str, Load] = {}
         self._say(Hello(worker=worker, pid=pid, open_epochs=self.epochs, listening=True))
         self._thread = threading.Thread(target=self._hear, daemon=True)
@@ -115,6 +117,7 @@ class Peer:
                 self.refusals.pop(model, None)
             case Refuse(model=model):
                 self.refusals[model] = message
+                self.on_refusal(message)
             case Share(model=model, concurrency=concurrency):
                 self.shares[model] = concurrency
             case End():

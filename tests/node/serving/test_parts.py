@@ -16,6 +16,7 @@ from kybernate.model.serving import Load
 from kybernate.model.types import GIB, GpuUuid, WorkloadName
 from kybernate.node.caller import Caller
 from kybernate.node.database import Database
+from kybernate.node.policy.costs import Costs
 from kybernate.node.policy.registry import policy_named
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.serving.accounts import Accounts, Holding
@@ -25,6 +26,7 @@ from kybernate.node.serving.hints import hinted
 from kybernate.node.serving.keys import load_keys
 from kybernate.node.serving.loads import Loads, shares
 from kybernate.node.serving.memory import Memories
+from kybernate.node.serving.picturing import Seen, member_of
 from kybernate.node.serving.running import run_request
 from kybernate.node.serving.specs import served_of
 from kybernate.node.settings import parse
@@ -288,3 +290,16 @@ def test_time_with_vram_is_counted_and_carried_on(tmp_path: Path) -> None:
         assert later.by_class()["batch"].resident_s == 15.0
     finally:
         database.close()
+
+
+def test_what_a_person_stopped_is_neither_wanted_nor_brought() -> None:
+    name = WorkloadName("j")
+    served = served_of(parse("jobs: {j: {command: 'true'}}", origin="here"))[name]
+    for held in (False, True):
+        seen = Seen(name=name, entry=None, served=served, held=held)
+        member = member_of(seen, costs=Costs(), gpus=[], auto_resume=True, now=0.0)
+        assert (member.wanted, member.pinned) == (not held, held)
+    asked = member_of(
+        dataclasses.replace(seen, held=False, asked_for=True), costs=Costs(), gpus=[], auto_resume=True, now=0.0
+    )
+    assert (asked.wanted, asked.pinned) == (True, False)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
-from tests.node.serving.conftest import ServingAgent, server, training
+from tests.node.serving.conftest import ServingAgent, hours, server, training
 
 from kybernate.model.api_serving import ServedView
 from kybernate.model.types import MIB
@@ -17,14 +16,6 @@ from kybernate.model.types import MIB
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 Begin = Callable[..., ServingAgent]
-
-
-def _window(*, inside: bool) -> str:
-    """One that holds now, or one that is over."""
-    now = time.localtime()
-    minute = now.tm_hour * 60 + now.tm_min
-    begin, end = (minute - 30, minute + 90) if inside else (minute + 120, minute + 180)
-    return "-".join(f"{each // 60 % 24:02}:{each % 60:02}" for each in (begin, end))
 
 
 def test_training_gives_way_to_requests_and_ends_with_its_exact_result(begin: Begin, eventually: Eventually) -> None:
@@ -86,13 +77,13 @@ def test_a_stream_that_is_only_open_keeps_no_training_away(begin: Begin, eventua
 def test_a_job_runs_in_its_hours_only(begin: Begin, eventually: Eventually) -> None:
     agent = begin(
         jobs={
-            "now": training(size=16 * MIB, schedule=_window(inside=True)),
-            "later": training(size=16 * MIB, schedule=_window(inside=False)),
+            "now": training(size=16 * MIB, schedule=hours(inside=True)),
+            "later": training(size=16 * MIB, schedule=hours(inside=False)),
         }
     )
     eventually(lambda: agent.state_of("now") == "resident", timeout_s=90, what="the one whose hours these are")
     assert agent.state_of("later") == "absent"
-    agent.write(jobs={"now": training(size=16 * MIB, schedule=_window(inside=False))})
+    agent.write(jobs={"now": training(size=16 * MIB, schedule=hours(inside=False))})
     agent.client.reload()
     eventually(lambda: agent.state_of("now") == "away in ram", timeout_s=90, what="paused, its hours being over")
     assert agent.client.workload("now").paused_by == "arbiter"

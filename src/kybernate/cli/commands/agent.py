@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from kybernate.cli.agent_log import configure
 from kybernate.cli.common import Common, print_json, say, working
 from kybernate.cli.simulated import MADE_VARIABLE, remove_simulated, simulated_environment, taken_away_on_failure
-from kybernate.model.errors import AgentAway, BadInput, KybernateError
+from kybernate.model.errors import AgentAway, BadInput, Busy, KybernateError
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import LogFormat
@@ -31,7 +31,7 @@ _START_S = 120.0
 """Opening many GPUs and compiling a kernel takes seconds; recovering many workloads some more."""
 _POLL_S = 0.1
 _LOG_LINES = 5
-_ALIVE = ("starting", "running", "pausing", "paused", "resuming", "stopping")
+_DOING = {False: "waiting for the agent's end", True: "stopping all workloads, then the agent"}
 
 
 def up(
@@ -87,20 +87,34 @@ def down(
     """End the agent. Workloads run on, paused ones stay paused, until an agent is started again.
 
     Args:
-        stop: Stop all workloads first.
+        stop: Stop all workloads first, all at once; those that lie below RAM stay there. If one can't be ended, the agent stays.
     """
-    with common.client() as client:
-        if stop:
-            for workload in client.workloads():
-                if workload.state not in ("exited", "lost") and not workload.external:
-                    client.stop(workload.name)
-        node = client.node()
-        with working("waiting for the agent's end", quiet=common.json):
-            client.shutdown()
-            _wait_gone(node.pid)
-    if node.simulated and not any(node.workloads.get(state) for state in _ALIVE):
-        remove_simulated(StateDirectory(Path(node.state_directory)))
-    print_json(node) if common.json else print(f"agent {node.pid} is down")
+    with common.client() as client, working(_DOING[stop], quiet=common.json):
+        node = client.shutdown(stop=stop)
+        _wait_gone(node.pid)
+    from kybernate.node.lifecycle import ALIVE
+
+    state = StateDirectory(Path(node.state_directory))
+    if stop:
+        _refuse_remains(state)
+    if node.simulated and not any(node.workloads.get(each) for each in ALIVE):
+        remove_simulated(state)
+    if common.json:
+        print_json(node)
+    else:
+        print(f"agent {node.pid} is down" + (", no process of a workload is left" if stop else ""))
+
+
+def _refuse_remains(state: StateDirectory) -> None:
+    """The agent has looked; this looks once more, now that it is gone. Raises Busy."""
+    from kybernate.node.stopping import said
+    from kybernate.process.remains import remains
+
+    if left := remains(state.workloads):
+        raise Busy(
+            f"the agent is down, and processes of workloads live on: {said(left, {})}",
+            hint="`kybernate up` takes them over; or end them by hand",
+        )
 
 
 def _settings(

@@ -73,13 +73,13 @@ class Coming:
             # Its image was taken when it could be asked, so it can be as soon as it runs.
             self._memories.update(name, was_ready=True)
             wanted = CloneRequest.of(name=name, timeout_s=wait_s)
-            await self._images.clone(served.image.name, wanted, owner_of(served))
+            await self._images.clone(served.image.name, wanted, owner_of(served), by_itself=True)
             if self._gear.ledger.entry(name).state is WorkloadState.PAUSED:
                 await self._switching.bring(name, victims=victims, wait_s=wait_s, why=f"started: {served.image.name}")
             how = CLONE
         else:
             owner = owner_of(served)
-            await self._workloads.run(run_request(served, owner), owner)
+            await self._workloads.run(run_request(served, owner), owner, by_itself=True)
             how = START
         if served.probe is None:
             return

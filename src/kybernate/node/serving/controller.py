@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kybernate.model.quantities import format_size
-from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
+from kybernate.model.types import EndedBy, GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import Entry
 from kybernate.node.policy.picture import Action, Bring, Phase, Picture, Plan
@@ -31,7 +31,7 @@ from kybernate.node.serving.looking import Looking
 from kybernate.node.serving.memory import Memories
 from kybernate.node.serving.notes import Notes
 from kybernate.node.serving.reasons import Failed
-from kybernate.node.serving.specs import Served
+from kybernate.node.serving.specs import Kind, Served
 from kybernate.node.serving.staging import Staging
 from kybernate.node.settings import ServingSettings
 from kybernate.node.switching import Switching
@@ -65,11 +65,11 @@ class Controller:
     ) -> None:
         self._gear = gear
         self._gates = gates
+        self._loads = loads
         self._memories = memories
         self._staging = staging
         self._woken = asyncio.Event()
         self._numbers = PolicySettings()
-        self._stopped = False
         self._plan = Plan()
         notes = self._notes = Notes()
         self._policy: Policy = policy_named(notes.settings.policy)
@@ -127,6 +127,9 @@ class Controller:
         self._numbers = settings.numbers()
         self._policy = policy_named(settings.policy)
         self._failures.forgive_all()  # whoever changed the file may have mended it
+        for name, each in served.items():
+            if each.kind is Kind.JOB and self._memories.of(name).fingerprint != each.fingerprint:
+                self._gear.starts.allow(name)  # it is another job now
         self.wake()
 
     def wake(self) -> None:
@@ -134,15 +137,33 @@ class Controller:
 
     def asked_for(self, name: WorkloadName) -> None:
         """A person ordered its resume, or its start: it shall run until somebody pauses it."""
+        self._gear.starts.allow(name)
+        self._notes.stopped.pop(name, None)
         self._notes.asked_for.add(name)
         self._failures.forgive(name)
         if self._memories.of(name).done:
             self._memories.update(name, done=False)
         self.wake()
 
-    def stop(self) -> None:
-        """The agent goes down: nothing is begun any more."""
-        self._stopped = True
+    def stopping(self, name: WorkloadName) -> None:
+        """A person ordered its stop: from now on it isn't started by itself."""
+        self._notes.asked_for.discard(name)
+        served = self.served.get(name)
+        if served is None:
+            return
+        self._gear.starts.hold(name)
+        self._notes.stopped.pop(name, None)
+        self._notes.been_up.add(name)
+        self._failures.forgive(name)
+        if served.kind is Kind.JOB:
+            self._memories.update(name, done=True, fingerprint=served.fingerprint)
+
+    def stopped(self, name: WorkloadName) -> None:
+        """That is done: a model's next request starts it again."""
+        served = self.served.get(name)
+        if served is not None and served.kind is Kind.MODEL and self._gear.starts.held(name):
+            self._notes.stopped[name] = self._loads.of(name, self._gear.clock()).begun
+        self.wake()
 
     def take_over(self) -> None:
         """After the recovery, before the first look."""
@@ -162,10 +183,9 @@ class Controller:
         self._learning.count(self._gear.clock())
         if new is not None:
             self._learning.changed(old, new)
-            if new.state is not WorkloadState.RUNNING and new.state is not WorkloadState.RESUMING:
-                paused_again = old is not None and old.state in (WorkloadState.RUNNING, WorkloadState.PAUSING)
-                if paused_again and new.state in (WorkloadState.PAUSED, WorkloadState.EXITED):
-                    self._notes.asked_for.discard(new.name)
+            ran = old is not None and old.state in (WorkloadState.RUNNING, WorkloadState.PAUSING)
+            if new.ended_by is EndedBy.ORDER or (ran and new.state in (WorkloadState.PAUSED, WorkloadState.EXITED)):
+                self._notes.asked_for.discard(new.name)
         self.wake()
 
     def reason(self, name: WorkloadName) -> str:
@@ -233,11 +253,12 @@ class Controller:
         now = self._gear.clock()
         self._learning.count(now)
         self._staging.look()
-        self.housekeeping.look(now)
+        if not self._gear.starts.closed:
+            self.housekeeping.look(now)
         picture = self.looking.look()
         plan = self._plan = self._policy(picture, self._numbers)
         for action in plan.actions:
-            if not self._stopped and not self._touched(action) & self._notes.acting.keys():
+            if not self._gear.starts.closed and not self._touched(action) & self._notes.acting.keys():
                 self._effects.begin(action)
         for member in picture.members.values():
             if member.waiting and member.phase in (Phase.AWAY, Phase.ABSENT) and not fits_at_all(picture, member):

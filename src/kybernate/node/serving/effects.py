@@ -199,6 +199,8 @@ class Effects:
             self._failures.back_off(served.name, f"could not go to {served.lowest}")
 
     def _failed(self, name: WorkloadName, error: Exception, what: str) -> None:
+        if what == "come" and self._gear.starts.held(name):
+            return  # a person stopped it meanwhile
         known = isinstance(error, KybernateError)
         text = error.message if isinstance(error, KybernateError) else f"{type(error).__name__}: {error}"
         if not known:

@@ -51,6 +51,7 @@ class Housekeeping:
         """Tells the workers that it may be asked for again."""
 
     def look(self, now: float) -> None:
+        self._let_start_again(now)
         for name, served in self._notes.served.items():
             entry = self._gear.ledger.get(name)
             if name in self._notes.refused and self._failures.until(name) <= now:
@@ -78,6 +79,14 @@ class Housekeeping:
                 self._restart_when_idle(served, entry, now)
             elif self._may_sink(served, entry, now):
                 self._effects.sink(served)
+
+    def _let_start_again(self, now: float) -> None:
+        """Models that a person stopped, and that somebody asks since."""
+        for name, before in list(self._notes.stopped.items()):
+            demand = self._loads.of(name, now)
+            if demand.waiting and demand.begun > before:
+                del self._notes.stopped[name]
+                self._gear.starts.allow(name)
 
     def _restart_when_idle(self, served: Served, entry: Entry, now: float) -> None:
         """Its program was changed in the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kybernate.model.types import Backend, TierName, WorkloadName, WorkloadState
+from kybernate.model.types import Backend, EndedBy, TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import Entry
 from kybernate.node.policy.costs import Direction
@@ -15,7 +15,6 @@ from kybernate.node.serving.memory import Memories
 from kybernate.node.serving.notes import Notes
 from kybernate.node.serving.specs import Kind, Served
 from kybernate.node.settings import Restart
-from kybernate.node.workloads import STOPPED
 
 
 class Learning:
@@ -48,8 +47,8 @@ class Learning:
                 continue
             if not entry.ended:
                 self._notes.been_up.add(name)
-            elif served.kind is Kind.JOB and self._memories.of(name).fingerprint:
-                self._job_ended(served, entry, by_order=entry.reason.startswith(STOPPED))
+            elif served.kind is Kind.JOB and (memory := self._memories.of(name)).fingerprint and not memory.done:
+                self._job_ended(served, entry, by_order=entry.ended_by is EndedBy.ORDER)
 
     def up(self, name: WorkloadName) -> None:
         """It may be asked, or computes."""
@@ -87,10 +86,9 @@ class Learning:
         served = self._notes.served.get(name)
         if served is None or old is None or old.ended or not new.ended or name in self._notes.replacing:
             return
-        by_order = old.state is WorkloadState.STOPPING
         if served.kind is Kind.JOB:
-            self._job_ended(served, new, by_order=by_order)
-        elif not by_order and name not in self._notes.starting:
+            self._job_ended(served, new, by_order=new.ended_by is EndedBy.ORDER)
+        elif new.ended_by not in (EndedBy.ORDER, EndedBy.AGENT) and name not in self._notes.starting:
             self._failures.back_off(name, f"ended with status {new.exit_status}")
 
     def _job_ended(self, served: Served, entry: Entry, *, by_order: bool) -> None:

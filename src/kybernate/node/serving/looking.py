@@ -101,6 +101,7 @@ class Looking:
             staged=self._staging.is_staged(entry),
             acting=self._notes.acting.get(name),
             asked_for=name in self._notes.asked_for,
+            held=self._gear.starts.held(name),
             back_off_until=self._failures.until(name),
             refused_until=0.0 if gpu is None else gpu.room.refused_until(name),
             short=self._notes.short.get(name, {}),

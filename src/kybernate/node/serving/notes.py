@@ -20,6 +20,8 @@ class Notes:
     """On whom an effect is under way."""
     asked_for: set[WorkloadName] = field(default_factory=set)
     """A person ordered their resume, or their start."""
+    stopped: dict[WorkloadName, int] = field(default_factory=dict)
+    """Models that a person stopped, and how many requests had come by then: one that comes later starts it again."""
     been_up: set[WorkloadName] = field(default_factory=set)
     starting: set[WorkloadName] = field(default_factory=set)
     """Begun from nothing: `Coming.start` itself says when they may be asked."""

@@ -45,6 +45,8 @@ class Seen:
     acting: Acting | None = None
     asked_for: bool = False
     """A person ordered its resume."""
+    held: bool = False
+    """A person stopped it, and nobody has asked for it since."""
     back_off_until: float = 0.0
     """It failed to come, or to leave, lately."""
     refused_until: float = 0.0
@@ -126,6 +128,8 @@ def wanted(seen: Seen, *, auto_resume: bool, now: float) -> bool:
     entry, served = seen.entry, seen.served
     if seen.asked_for:
         return True
+    if seen.held:
+        return False
     if served is None:
         if entry is None or entry.ended:
             return False
@@ -155,6 +159,8 @@ def _pinned(seen: Seen, phase: Phase, now: float) -> bool:
     """It stays as it is: a person said so, or it has just failed."""
     entry = seen.entry
     if phase in (Phase.AWAY, Phase.ABSENT) and seen.back_off_until > now:
+        return True
+    if phase is Phase.ABSENT and seen.held:
         return True
     if entry is None:
         return False

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from kybernate.model.api import ExplainView
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import EndedBy, WorkloadName
 from kybernate.node.ledger import Entry
 from kybernate.node.policy.schedule import in_window, next_change
 from kybernate.node.serving.memory import Memory
@@ -44,9 +44,12 @@ def standing(
     if gone and failed is not None and (entry is None or failed.when >= entry.since):
         return failed.reason
     if not gone or served.kind is not Kind.JOB:
-        return ""
+        by_order = gone and entry is not None and entry.ended_by is EndedBy.ORDER
+        return "stopped by order; its next request starts it" if by_order else ""
     if memory.done and memory.fingerprint == served.fingerprint:
-        how = "has ended" if entry is None or entry.exit_status is None else f"ended with status {entry.exit_status}"
+        how = "was stopped" if entry is None else "has ended"
+        if entry is not None and entry.exit_status is not None:
+            how = f"ended with status {entry.exit_status}"
         return f"{how}; `kybernate start {served.name}` runs it again"
     if not in_window(served.schedule, now):
         change = next_change(served.schedule, now)

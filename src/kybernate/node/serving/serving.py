@@ -12,10 +12,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from kybernate.model.api import StoppedView
 from kybernate.model.api_serving import ReloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.serving import Configure, Drained, Hello, Key, Load, Status
-from kybernate.model.types import TierName, WorkloadName, WorkloadState
+from kybernate.model.types import EndedBy, TierName, WorkloadName, WorkloadState
 from kybernate.node.advice import advice, too_large
 from kybernate.node.database import Database
 from kybernate.node.gear import Gear
@@ -185,7 +186,6 @@ class Serving:
 
     async def end(self) -> None:
         """The agent goes down: answers under way get their time, what is held is told to come again."""
-        self.controller.stop()
         self.accounts.write(self._gear.clock())
         if self.processes.address is not None:
             await self.processes.end(grace_s=self.settings.activator.grace)
@@ -221,7 +221,9 @@ class Serving:
         Raises:
             NotFound: the file names none.
             Conflict: it runs, or a person paused it.
+            Busy: the agent starts nothing any more.
         """
+        self._gear.starts.refuse()
         if name not in self._configured.served:
             raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
         entry = self._gear.ledger.get(name)
@@ -231,6 +233,28 @@ class Serving:
             )
             raise Conflict(f"{name} is {entry.state} already", hint=hint)
         self.controller.asked_for(name)
+
+    async def stop(
+        self, name: WorkloadName, *, grace_s: float, remove: bool = False, keep_stored: bool = False
+    ) -> StoppedView:
+        """A person ends a workload. A job isn't started again before a person says so or its program is changed; a model is by
+        the first request that comes after its end.
+
+        Raises what `Workloads.stop` does.
+        """
+        self.controller.stopping(name)
+        if self._gear.ledger.get(name) is None and name in self._configured.served:
+            view = StoppedView(workload=name, exit_status=None, removed=remove, note="it was not started yet")
+        else:
+            view = await self._workloads.stop(
+                name, grace_s=grace_s, remove=remove, by=EndedBy.ORDER, keep_stored=keep_stored
+            )
+        # Whoever waited for it until now is told so, and whoever comes from now on is waited for.
+        self.gates.refuse(name, message=f"{name} was stopped by order", retry_after_s=None)
+        self.controller.stopped(name)
+        if self.gates.pardon(name):
+            self._pardoned(name)
+        return view
 
     # -- what switching asks -----------------------------------------------------------------------------------------
 
