@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,19 +47,27 @@ def http_path(text: str) -> HttpPath:
 
 
 def wait_ready(
-    tree: Tree, *, path: HttpPath | None, command: Sequence[str], timeout_s: float, port: int | None = None
+    tree: Tree,
+    *,
+    path: HttpPath | None,
+    command: Sequence[str],
+    timeout_s: float,
+    port: int | None = None,
+    withdrawn: threading.Event | None = None,
 ) -> None:
     """Until it is ready; at once where nothing is to be asked.
 
     Args:
         port: one of its own processes has to listen there, so that nobody else answers in its name.
+        withdrawn: once it is set nobody waits for the answer any more, and this returns.
 
     Raises:
         Busy: not in time; the message says what was found the last time.
         WorkloadLost: it has ended.
     """
     deadline = time.monotonic() + timeout_s
-    while True:
+    withdrawn = withdrawn or threading.Event()
+    while not withdrawn.is_set():
         if (ended := tree.exit()) is not None:
             raise WorkloadLost(
                 f"workload {tree.name} ended before it was ready, with status {ended.status}; "
@@ -76,7 +85,7 @@ def wait_ready(
                 f"workload {tree.name} was not ready within {timeout_s:g} s: {found}",
                 hint="it runs on; give a longer --ready-timeout",
             )
-        time.sleep(_LOOK_S)
+        withdrawn.wait(_LOOK_S)
 
 
 class _Connection(http.client.HTTPConnection):

@@ -102,8 +102,8 @@ class Workloads:
         await self.wait_until(lambda: ledger.entry(name).ended, timeout_s)
         return ledger.entry(name)
 
-    async def wait_until(self, true: Callable[[], bool], timeout_s: float) -> bool:
-        """Look at each change of the ledger. Whether it became true in time."""
+    async def wait_until(self, true: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Look at each change of the ledger. Whether it became true in time. `timeout_s` None: as long as it takes."""
         notice = asyncio.Event()
         self._notices.add(notice)
         try:

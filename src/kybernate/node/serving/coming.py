@@ -5,7 +5,9 @@ A resumed model may be asked at once, a started one once its probe says so.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 
 from kybernate.model.api import CloneRequest, SnapshotRequest
@@ -59,8 +61,10 @@ class Coming:
         """Raises what the resume does; it is where it was then, or lost."""
         await self._switching.bring(name, victims=victims, wait_s=wait_s, why=why)
 
-    async def start(self, served: Served, *, victims: Sequence[WorkloadName], wait_s: float) -> None:
+    async def start(self, served: Served, *, victims: Sequence[WorkloadName], wait_s: float) -> bool:
         """From its image or from its beginning; returns once it may be asked, which is told to the workers.
+
+        Returns False when it was paused before that: whoever resumes it has it asked again whether it is ready.
 
         Raises:
             KybernateError: it can't be started, or isn't ready in its time; it has been stopped then.
@@ -82,31 +86,67 @@ class Coming:
             await self._workloads.run(run_request(served, owner), owner, by_itself=True)
             how = START
         if served.probe is None:
-            return
+            return True
         if how == START:
-            await self.wait_ready(served, served.probe)
+            while not await self.wait_ready(served, served.probe):
+                if self._away(name):
+                    return False
             await self._take_image(served)
         self.opened(name, Came(how, self._gear.clock() - began, tuple(victims)))
+        return True
 
-    async def wait_ready(self, served: Served, probe: Probe) -> None:
-        """Raises KybernateError when it isn't in time; it has been stopped then."""
+    async def wait_ready(self, served: Served, probe: Probe) -> bool:
+        """Wait until it may be asked. False: it was paused meanwhile.
+
+        One that is paused answers nobody. Were it waited for all the same, whoever gave way for it would stay away
+        that long, and in the end it would be stopped for something that is not its fault.
+
+        Raises:
+            KybernateError: it isn't ready in its time; it has been stopped then.
+        """
         name = served.name
         tree = self._workloads.tree(name)
         if tree is None:
             raise WorkloadLost(f"workload {name} ended before it was ready", hint=f"`kybernate logs {name}`")
         path = None if probe.path is None else HttpPath("127.0.0.1", probe.port, probe.path)
-        try:
-            await in_thread(
+        withdrawn = threading.Event()
+        asking = asyncio.ensure_future(
+            in_thread(
                 f"ready {name}",
-                lambda: wait_ready(tree, path=path, command=probe.command, timeout_s=probe.timeout_s, port=probe.port),
+                lambda: wait_ready(
+                    tree,
+                    path=path,
+                    command=probe.command,
+                    timeout_s=probe.timeout_s,
+                    port=probe.port,
+                    withdrawn=withdrawn,
+                ),
             )
+        )
+        pausing = asyncio.ensure_future(self._workloads.wait_until(lambda: self._away(name), None))
+        try:
+            # The thread may hang in a question to a frozen process for seconds: it is left to end by itself.
+            await asyncio.wait((asking, pausing), return_when=asyncio.FIRST_COMPLETED)
+            if pausing.done():
+                return False
+            await asking
         except KybernateError as e:
             entry = self._gear.ledger.get(name)
             if entry is not None and not entry.ended:
                 e.hint = f"stopped; models.{name}.ready_timeout, and `kybernate logs {name}`"
                 await self._workloads.stop(name, grace_s=1.0, remove=False)
             raise
+        finally:
+            withdrawn.set()
+            for each in (asking, pausing):
+                each.cancel()
+            await asyncio.gather(asking, pausing, return_exceptions=True)
         self._memories.update(name, was_ready=True)
+        return True
+
+    def _away(self, name: WorkloadName) -> bool:
+        entry = self._gear.ledger.get(name)
+        return entry is not None and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING)
 
     def opened(self, name: WorkloadName, came: Came | None) -> None:
         """It runs and is ready: let the workers forward."""

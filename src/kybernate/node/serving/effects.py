@@ -93,16 +93,16 @@ class Effects:
         victims: tuple[WorkloadName, ...],
     ) -> None:
         now = self._gear.clock()
-        self._notes.acting[name] = Acting(phase, now)
-        for victim in victims:
-            self._notes.acting[victim] = Acting(Phase.LEAVING, now)
+        acting = {victim: Acting(Phase.LEAVING, now) for victim in victims} | {name: Acting(phase, now)}
+        self._notes.acting.update(acting)
 
         async def body() -> None:
             try:
                 await work
             finally:
-                for each in (name, *victims):
-                    self._notes.acting.pop(each, None)
+                for each, mine in acting.items():
+                    if self._notes.acting.get(each) is mine:  # a victim released early may have another effect by now
+                        del self._notes.acting[each]
                 self._wake()
 
         self._tasks.start(body(), name=f"{phase.value} {name}")
@@ -111,6 +111,7 @@ class Effects:
         name, victims = action.name, action.victims
         entry, served = self._gear.ledger.get(name), self._notes.served.get(name)
         begun = entry is None or entry.ended
+        leaving = victims
         if begun:
             self._notes.starting.add(name)
         elif victims and entry is not None and sum(entry.evicted.values()) <= self._staging.free_bytes():
@@ -123,7 +124,10 @@ class Effects:
                 await gpu.room.clear_room(name, victims)  # more than the books say is needed
             if begun and served is not None:
                 began = self._gear.clock()
-                await self._coming.start(served, victims=victims, wait_s=_ROOM_S)
+                self._release(victims)  # a start may take minutes: who has given way may be brought back meanwhile
+                leaving = ()
+                if not await self._coming.start(served, victims=victims, wait_s=_ROOM_S):
+                    return
                 self._learning.came(name, None, self._gear.clock() - began)
             else:
                 why = f"resumed by the policy: {action.why}"
@@ -135,8 +139,15 @@ class Effects:
             self._wake()
         finally:
             self._notes.starting.discard(name)
-            for victim in victims:
+            for victim in leaving:
                 self.let_run(victim)
+
+    def _release(self, victims: tuple[WorkloadName, ...]) -> None:
+        """They have left, or have not: other effects may be begun on them from now on."""
+        for victim in victims:
+            self.let_run(victim)
+            self._notes.acting.pop(victim, None)
+        self._wake()
 
     async def _clear(self, victims: tuple[WorkloadName, ...], *, preempt: bool) -> None:
         """Let victims' requests end before anything is moved. Raises Busy; all of them go on answering then."""

@@ -97,9 +97,9 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
 
 def phase_of(seen: Seen) -> Phase:
     entry = seen.entry
-    if entry is None:
-        return Phase.COMING if seen.acting is not None else Phase.ABSENT
-    phase = PHASES[entry.state]
+    phase = Phase.ABSENT if entry is None else PHASES[entry.state]
+    if phase is Phase.ABSENT and seen.acting is not None and seen.acting.phase is Phase.LEAVING:
+        return phase  # a victim that has ended has no VRAM to give back, and needs none
     if seen.acting is not None:
         # Begun and not yet to be seen in the ledger: a victim that drains, one whose victims leave.
         there = Phase.RESIDENT if seen.acting.phase is Phase.COMING else Phase.AWAY

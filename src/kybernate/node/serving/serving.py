@@ -436,7 +436,8 @@ class Serving:
         """It runs, and nobody knows whether it may be asked yet."""
         assert served.probe is not None
         try:
-            await self._coming.wait_ready(served, served.probe)
+            if not await self._coming.wait_ready(served, served.probe):
+                return  # it was paused; its resume asks again
         except KybernateError as e:
             self._gear.events.record("not-ready", e.message, workload=served.name)
             return
