@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ with contextlib.suppress(ImportError):  # the bundle's GPU tests need none
     # No test fails for being slow: on a busy machine anything is.
     settings.register_profile("kybernate", deadline=None)
     settings.load_profile("kybernate")
+
+# Else each of the thousands of processes that tests start compiles all it imports: half of what the suite would take.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 T = TypeVar("T")
 

@@ -100,6 +100,16 @@ async def reception(
         await runner.cleanup()
 
 
+def tls_pair(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of the server and of its clients."""
+    certificate, key = self_signed(directory)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, key)
+    client = ssl.create_default_context(cafile=str(certificate))
+    client.check_hostname = False
+    return server, client
+
+
 async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> bytes:
     writer.write(f"GET {path} HTTP/1.1\r\nhost: here\r\n\r\n".encode())
     head = await reader.readuntil(b"\r\n\r\n")
@@ -110,13 +120,7 @@ async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: 
 
 @pytest.mark.parametrize("secure", [False, True])
 async def test_who_is_not_let_in_is_closed(tmp_path: Path, secure: bool) -> None:
-    server, client = None, None
-    if secure:
-        certificate, key = self_signed(tmp_path)
-        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        server.load_cert_chain(certificate, key)
-        client = ssl.create_default_context(cafile=str(certificate))
-        client.check_hostname = False
+    server, client = tls_pair(tmp_path) if secure else (None, None)
     async with reception(most=4, admission_s=0.5, tls=server) as (port, _), AsyncExitStack() as stack:
 
         async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -134,6 +138,30 @@ async def test_who_is_not_let_in_is_closed(tmp_path: Path, secure: bool) -> None
                 assert await asyncio.wait_for(reader.read(), 20) == b""
         assert (await get(*guest, "/out")).startswith(b"HTTP/1.1 200"), "it stays"
         assert (await get(*await connected(), "/in")).startswith(b"HTTP/1.1 200"), "there is room again"
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("secure", [False, True])
+async def test_all_that_there_may_be_are_let_in_however_close_they_come(
+    tmp_path: Path, secure: bool, turns: int
+) -> None:
+    """`turns` of the server's loop apart."""
+    server, client = tls_pair(tmp_path) if secure else (None, None)
+    async with reception(most=MOST, admission_s=60, tls=server) as (port, _), AsyncExitStack() as stack:
+
+        async def served(connection: socket.socket) -> bytes:
+            name = "localhost" if secure else None
+            reader, writer = await asyncio.open_connection(sock=connection, ssl=client, server_hostname=name)
+            stack.callback(writer.close)
+            return await get(reader, writer, "/in")
+
+        asked = []
+        for _ in range(MOST + 1):
+            asked.append(asyncio.create_task(served(socket.create_connection(("127.0.0.1", port)))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        answers = [answer.partition(b" ")[2] for answer in await asyncio.gather(*asked)]
+        assert answers == [b"200 OK"] * MOST + [b"503 Service Unavailable"]
 
 
 async def test_a_crowd_is_closed_without_a_word() -> None:

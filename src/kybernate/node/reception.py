@@ -54,7 +54,8 @@ class Reception:
         self._most = most
         self._admission_s = admission_s
         self._coming: set[asyncio.Task[None]] = set()
-        """Those whose handshake isn't over."""
+        self._handlers: set[Any] = set()
+        """Of those that come. Some are the server's already: it has them as soon as their handshake is over."""
         self._unknown: dict[asyncio.BaseTransport, float] = {}
         """Those that nobody has let in yet, and since when."""
         self._leaving: set[asyncio.Task[None]] = set()
@@ -99,8 +100,10 @@ class Reception:
                         transport.abort()
 
     def _take(self, connection: socket.socket) -> None:
-        if len(self._coming) + len(self._server.connections) < self._most:
-            self._start(self._coming, self._hand_over(connection))
+        if len(self._handlers.union(self._server.connections)) < self._most:
+            handler = self._server()
+            self._handlers.add(handler)  # now: the next one may be here before this one's task begins
+            self._start(self._coming, self._hand_over(connection, handler))
         elif len(self._leaving) < _FAREWELLS_MAX:
             self._start(self._leaving, self._turn_away(connection))
         else:
@@ -112,8 +115,11 @@ class Reception:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    async def _hand_over(self, connection: socket.socket) -> None:
-        transport = await self._connect(connection, self._server)
+    async def _hand_over(self, connection: socket.socket, handler: Any) -> None:
+        try:
+            transport = await self._connect(connection, lambda: handler)
+        finally:
+            self._handlers.discard(handler)
         if transport is not None:
             self._unknown[transport] = time.monotonic()
 
