@@ -142,9 +142,10 @@ def table(seen: Seen, names: Sequence[str], *, width: int) -> Table:
     columns = [*COLUMNS[:3], QUEUE, *COLUMNS[3:]] if with_queues else list(COLUMNS)
     rows = []
     for name in names:
-        cells = [plain(cell) for cell in row(seen.workloads[name])]
+        one = served.get(name)
+        cells = [plain(cell) for cell in row(seen.workloads[name], again_at=None if one is None else one.again_at)]
         cells[0] = f"{'›' if name == seen.chosen else ' '} {shortened(cells[0], max(_NAME_LEAST, width // 4))}"
-        rows.append([*cells[:3], _queue(served.get(name)), *cells[3:]] if with_queues else cells)
+        rows.append([*cells[:3], _queue(one), *cells[3:]] if with_queues else cells)
     shown = columns_for(rows, width=width, columns=columns)
     made = Table(box=None, pad_edge=False)
     for i in shown:

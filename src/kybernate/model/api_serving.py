@@ -72,6 +72,10 @@ class ServedView(Answer):
     """Stays as it is until a person says otherwise, or a failure is over."""
     reason: str = ""
     """Why it waits or can't be had, in words of the policy; empty when there is nothing to say."""
+    failing: bool = False
+    """It isn't there because it could not come, or ended, the last time; `reason` says why."""
+    again_at: float | None = None
+    """When one that failed may start again, seconds since 1970. None: now, or it isn't to."""
     last_use: float = 0.0
     usage: UsageView = UsageView()
     names: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from kybernate.process.tree import OUTPUT
 
 PIECE_BYTES = 256 * 1024
 _LOOK_S = 0.1
+_LAST_BYTES = 8192
+_LAST_SHOWN = 300
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def open_output(run_directory: Path, name: str) -> int:
@@ -52,6 +56,24 @@ def seek_last_lines(descriptor: int, lines: int) -> None:
                 return
         position = start
     os.lseek(descriptor, 0 if lines else end, os.SEEK_SET)
+
+
+def last_line(run_directory: Path, name: str) -> str:
+    """What it said last, in one line of plain text; empty where it said nothing. Of programs that end early that is the reason."""
+    try:
+        descriptor = open_output(run_directory, name)
+    except NotFound:
+        return ""
+    try:
+        end = os.fstat(descriptor).st_size
+        text = os.pread(descriptor, _LAST_BYTES, max(0, end - _LAST_BYTES)).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+    lines = [_COLOURS.sub("", line).strip() for line in text.splitlines()]
+    line = next((line for line in reversed(lines) if line), "")
+    return "".join(c if c.isprintable() else "·" for c in line)[:_LAST_SHOWN]
 
 
 async def pieces(descriptor: int, *, more_may_come: Callable[[], bool]) -> AsyncIterator[bytes]:

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from kybernate.model.errors import BadInput, Busy, WorkloadLost
+from kybernate.node.logs import last_line
 from kybernate.process.connections import listens
 from kybernate.process.entering import run_inside
 from kybernate.process.networks import open_socket
@@ -46,6 +48,19 @@ def http_path(text: str) -> HttpPath:
     return HttpPath(parts.hostname or "127.0.0.1", port, path)
 
 
+class EndedUnready(WorkloadLost):
+    """It ended before it was ready. The message has the last line of its output, `plain` hasn't: that isn't for everybody."""
+
+    def __init__(self, name: str, *, status: int | None, run_directory: Path) -> None:
+        how = "" if status is None else f", with status {status}"
+        self.plain = f"workload {name} ended before it was ready{how}"
+        said = last_line(run_directory, name)
+        super().__init__(
+            f"{self.plain}: {said}" if said else f"{self.plain}, and said nothing",
+            hint=f"`kybernate logs {name}` has its output",
+        )
+
+
 def wait_ready(
     tree: Tree,
     *,
@@ -63,16 +78,13 @@ def wait_ready(
 
     Raises:
         Busy: not in time; the message says what was found the last time.
-        WorkloadLost: it has ended.
+        EndedUnready: it has ended.
     """
     deadline = time.monotonic() + timeout_s
     withdrawn = withdrawn or threading.Event()
     while not withdrawn.is_set():
         if (ended := tree.exit()) is not None:
-            raise WorkloadLost(
-                f"workload {tree.name} ended before it was ready, with status {ended.status}; "
-                f"`kybernate logs {tree.name}` has its output"
-            )
+            raise EndedUnready(tree.name, status=ended.status, run_directory=tree.run_directory)
         found = _answer(tree, path) if path is not None else None
         if found is None and command:
             found = _run(tree, command, left_s=max(0.1, deadline - time.monotonic()))

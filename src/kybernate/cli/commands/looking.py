@@ -24,10 +24,11 @@ def ps(*, common: Common = _FOREVER) -> None:
     """List the workloads."""
     with common.client() as client:
         node, workloads = client.node(), client.workloads()
+        again = {each.name: each.again_at for each in client.serving().served}
     if common.json:
         print_json({"node": node, "workloads": workloads})
         return
-    rows = [[plain(cell) for cell in row(w)] for w in workloads]
+    rows = [[plain(cell) for cell in row(w, again_at=again.get(w.name))] for w in workloads]
     if not sys.stdout.isatty():
         print(plain(" | ".join(header(node))))
         table(COLUMNS, rows)
@@ -143,9 +144,15 @@ def header(node: NodeView) -> list[str]:
     return parts
 
 
-def row(w: WorkloadView) -> tuple[str, ...]:
-    """A workload as the table shows it."""
+def row(w: WorkloadView, *, again_at: float | None = None) -> tuple[str, ...]:
+    """A workload as the table shows it.
+
+    Args:
+        again_at: when one that ended starts again, seconds since 1970.
+    """
     state = str(w.state)
+    if again_at is not None and w.state is WorkloadState.EXITED:
+        state += f" (again in {max(0.0, again_at - time.time()):.0f} s)"
     if w.operation and (w.state not in _STILL or w.operation.bytes_total):
         total = w.operation.bytes_total
         part = f", {100 * (w.operation.bytes_done or 0) // total} %" if total else ""

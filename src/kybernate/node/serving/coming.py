@@ -11,14 +11,14 @@ import threading
 from collections.abc import Sequence
 
 from kybernate.model.api import CloneRequest, SnapshotRequest
-from kybernate.model.errors import Conflict, KybernateError, NotFound, WorkloadLost
+from kybernate.model.errors import Conflict, KybernateError, NotFound
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.images import Images
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.pool_room import PoolRoom
-from kybernate.node.ready import HttpPath, wait_ready
+from kybernate.node.ready import EndedUnready, HttpPath, wait_ready
 from kybernate.node.serving.gates import Came, Gates
 from kybernate.node.serving.memory import Memories
 from kybernate.node.serving.running import owner_of, run_request
@@ -107,7 +107,9 @@ class Coming:
         name = served.name
         tree = self._workloads.tree(name)
         if tree is None:
-            raise WorkloadLost(f"workload {name} ended before it was ready", hint=f"`kybernate logs {name}`")
+            entry = self._gear.ledger.get(name)
+            status = None if entry is None else entry.exit_status
+            raise EndedUnready(name, status=status, run_directory=self._gear.state.run_directory(name))
         path = None if probe.path is None else HttpPath("127.0.0.1", probe.port, probe.path)
         withdrawn = threading.Event()
         asking = asyncio.ensure_future(

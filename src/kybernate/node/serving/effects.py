@@ -15,6 +15,7 @@ from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
 from kybernate.model.types import CHUNK_BYTES, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.policy.picture import Action, Bring, Leave, Phase, Stage, Unstage
+from kybernate.node.ready import EndedUnready
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.failures import Failures
 from kybernate.node.serving.gates import Gates
@@ -230,4 +231,5 @@ class Effects:
             }
         if what == "come" and lasting:
             self._notes.refused.add(name)
-            self._gates.refuse(name, message=f"{name} can't be had: {text}", retry_after_s=failure.pause_s)
+            public = error.plain if isinstance(error, EndedUnready) else text  # its output isn't for whoever asks
+            self._gates.refuse(name, message=f"{name} can't be had: {public}", retry_after_s=failure.pause_s)

@@ -46,7 +46,7 @@ class Failures:
 
     def last(self, name: WorkloadName) -> Failed | None:
         failure = self._last.get(name)
-        return None if failure is None else Failed(failure.until - failure.pause_s, failure.reason)
+        return None if failure is None else Failed(failure.until - failure.pause_s, failure.reason, failure.until)
 
     def forgive(self, name: WorkloadName) -> None:
         self._last.pop(name, None)

@@ -21,6 +21,8 @@ class Failed:
 
     when: float
     reason: str
+    until: float = 0.0
+    """It isn't tried again before."""
 
 
 def standing(
@@ -39,9 +41,14 @@ def standing(
         refused: what its requests are answered.
     """
     gone = entry is None or entry.ended
+    if (again := again_at(entry, memory=memory, failed=failed, now=now)) is not None and failed is not None:
+        when = _second(again)
+        how = f"starts again at {when}" if served.kind is Kind.JOB else f"a request starts it again from {when} on"
+        return f"{failed.reason}; {how}"
     if planned or refused:
         return planned or refused
-    if gone and failed is not None and (entry is None or failed.when >= entry.since):
+    if failing(entry, failed):
+        assert failed is not None
         return failed.reason
     if not gone or served.kind is not Kind.JOB:
         by_order = gone and entry is not None and entry.ended_by is EndedBy.ORDER
@@ -57,6 +64,18 @@ def standing(
     return ""
 
 
+def failing(entry: Entry | None, failed: Failed | None) -> bool:
+    """Whether it isn't there because it could not come, or ended, the last time."""
+    return (entry is None or entry.ended) and failed is not None and (entry is None or failed.when >= entry.since)
+
+
+def again_at(entry: Entry | None, *, memory: Memory, failed: Failed | None, now: float) -> float | None:
+    """When one that failed may start again; None: now, or it isn't to. Seconds since 1970."""
+    if not failing(entry, failed) or failed is None or failed.until <= now or memory.done:
+        return None
+    return failed.until
+
+
 def unstarted(name: WorkloadName, served: Served, why: str) -> ExplainView:
     """Of one that has not been started since anybody remembers."""
     text = f"{name} is a {served.kind} of the configuration and has not been started yet."
@@ -66,6 +85,10 @@ def unstarted(name: WorkloadName, served: Served, why: str) -> ExplainView:
     return ExplainView(
         workload=name, state=None, text=text, next_step=f"{asked}`kybernate start {name}` does so now", events=[]
     )
+
+
+def _second(when: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(when))
 
 
 def _moment(when: float, now: float) -> str:

@@ -7,7 +7,7 @@ from kybernate.model.types import WorkloadName, WorkloadState
 from kybernate.node.ledger import Entry
 from kybernate.node.policy.picture import Member
 from kybernate.node.serving.memory import Usage
-from kybernate.node.serving.reasons import standing
+from kybernate.node.serving.reasons import again_at, failing, standing
 from kybernate.node.serving.serving import Serving
 
 
@@ -78,6 +78,8 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
         wanted=member.wanted,
         pinned=member.pinned,
         reason=reason(serving, name, entry, now),
+        failing=served is not None and failing(entry, serving.controller.failed(name)),
+        again_at=again_at(entry, memory=serving.memories.of(name), failed=serving.controller.failed(name), now=now),
         last_use=member.last_use,
         usage=_usage(serving.accounts.usage(name)),
         names=[] if endpoint is None else list(endpoint.names),
