@@ -224,6 +224,27 @@ def test_follow_prints_the_output(agent: Path) -> None:
     assert (done.returncode, done.stdout) == (3, "one\ntwo\n")
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param("-m kybernate.cli ps", id="command line"),
+        pytest.param(
+            "-c 'import kybernate.client as c, pathlib as p; c.Client(p.Path(\"{socket}\")).node()'", id="client"
+        ),
+    ],
+)
+def test_inside_a_workload_it_says_where_it_is(agent: Path, ask: str) -> None:
+    """The agent's directory is hidden there: to start another agent would be the wrong advice."""
+    program = f"{sys.executable} {ask.format(socket=agent / 'agent.sock')}"
+    done = kybernate("run", "inner", "--follow", "--", "sh", "-c", program, state=agent)
+    said = f"no agent answers on {agent}/agent.sock: this is inside workload inner, which doesn't see its agent"
+    assert done.returncode in (1, 6)
+    assert f"{said} (run the command outside of it)" in done.stdout
+    assert "kybernate up" not in done.stdout
+    kybernate("rm", "inner", state=agent)
+
+
 def test_a_reader_that_goes_away(agent: Path) -> None:
     kybernate("run", "many", "--wait", "--", "sh", "-c", "seq 200000", state=agent)
     done = subprocess.run(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx2
 
+from kybernate.client.inside import workload_here
 from kybernate.model.errors import AgentAway, KybernateError
 
 BASE_URL = "http://agent"
@@ -31,13 +32,23 @@ def knock(path: Path) -> None:
         except PermissionError as e:
             raise AgentAway(f"may not open {path}", hint="be root or in the agent's group (api.group)") from e
         except OSError as e:
-            raise AgentAway(f"no agent answers on {path}", hint="start one with `kybernate up`") from e
+            raise _nobody(path) from e
+
+
+def _nobody(path: Path) -> AgentAway:
+    name = workload_here()
+    if name is None:
+        return AgentAway(f"no agent answers on {path}", hint="start one with `kybernate up`")
+    return AgentAway(
+        f"no agent answers on {path}: this is inside workload {name}, which doesn't see its agent",
+        hint="run the command outside of it",
+    )
 
 
 def in_our_words(error: Exception, path: Path) -> KybernateError:
     """The product's error for one of the transport."""
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return AgentAway(f"no agent answers on {path}", hint="start one with `kybernate up`")
+        return _nobody(path)
     if isinstance(error, httpx2.TimeoutException):
         return KybernateError(
             f"the agent on {path} did not answer in time", hint="`kybernate events` shows what it does"
