@@ -7,6 +7,8 @@ its VRAM is free; nobody else is paused for it. Where there is no room it gets o
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 
 from kybernate.model.errors import Busy
 from kybernate.process import procfs
@@ -14,6 +16,8 @@ from kybernate.process.tree import Tree
 
 WITHOUT_GPU_S = 2.0
 """A handler that isn't through by then waits for the GPU, most likely: it would for all of its grace."""
+_LOOK_S = 0.1
+"""How soon a grace that was cut short is noticed."""
 _KILL_S = 20.0
 """How long processes that were killed may take to be gone: the kernel frees their GPU memory in that time."""
 
@@ -23,8 +27,11 @@ def handles_its_end(tree: Tree) -> bool:
     return any(procfs.catches(pid, signal.SIGTERM) for pid in tree.pids())
 
 
-def terminate(tree: Tree, grace_s: float) -> bool:
+def terminate(tree: Tree, grace: Callable[[], float]) -> bool:
     """Whether it ended by itself. Blocks.
+
+    Args:
+        grace: how many seconds it has from the beginning; asked again and again, since it may become less.
 
     Raises:
         Busy: even killed processes stay.
@@ -34,10 +41,21 @@ def terminate(tree: Tree, grace_s: float) -> bool:
         # Not process.terminate: a workload that stays frozen would get the signal only after the grace.
         tree.signal(signal.SIGTERM)
         tree.thaw()
-        try:
-            tree.wait(grace_s)
-        except Busy:
-            by_itself = False
+        by_itself = _ends_within(tree, grace)
+        if not by_itself:
             tree.kill()
     tree.wait(_KILL_S)
     return by_itself
+
+
+def _ends_within(tree: Tree, grace: Callable[[], float]) -> bool:
+    began = time.monotonic()
+    while True:
+        left = began + grace() - time.monotonic()
+        try:
+            tree.wait(max(0.0, min(left, _LOOK_S)))
+        except Busy:
+            if left <= _LOOK_S and began + grace() <= time.monotonic():
+                return False
+        else:
+            return True

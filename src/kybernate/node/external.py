@@ -130,7 +130,7 @@ class ExternalWatcher:
         current = self._gear.ledger.get(entry.name)
         if current is not None and not current.ended:
             with contextlib.suppress(NotFound):  # let go of just now
-                await self._workloads.submit(entry.name, "end", lambda: self._end(entry))
+                await self._workloads.submit(entry.name, "end", lambda: self._end(entry), detail=entry)
 
     async def _end(self, entry: Entry) -> None:
         if self._gear.ledger.entry(entry.name).ended:

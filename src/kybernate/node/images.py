@@ -15,6 +15,7 @@ from kybernate.model.types import Backend, Depth, TierName, WorkloadName, Worklo
 from kybernate.node.caller import Caller
 from kybernate.node.found import number_in
 from kybernate.node.gear import Gear, GpuGear
+from kybernate.node.launches import left_of
 from kybernate.node.ledger import ARBITER, Entry
 from kybernate.node.library import Library
 from kybernate.node.lifecycle import Event
@@ -26,7 +27,7 @@ from kybernate.node.targets import is_external_name, look_at
 from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
 from kybernate.node.unparking import launched_of
-from kybernate.node.workloads import Workloads, left_of
+from kybernate.node.workloads import Workloads
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree
 
@@ -91,7 +92,7 @@ class Images:
                 name, lambda: self._take(gpu, name, wanted), why=f"for its image {wanted.image}"
             )
 
-        report, note = await self._workloads.submit(name, "snapshot", work, detail=wanted.image)
+        report, note = await self._workloads.submit(name, "snapshot", work, detail=wanted)
         seconds = gear.clock() - began
         gear.events.record(
             "imaged",
@@ -193,6 +194,7 @@ class Images:
                         name,
                         "clone",
                         lambda: self._clone(gpu, name, image, tier, first=number == 0, wait_s=wanted.timeout_s),
+                        detail=(image, tier, wanted),
                     )
                 except KybernateError as e:
                     return e

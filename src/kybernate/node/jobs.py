@@ -22,6 +22,8 @@ class Job:
     """The workload, snapshot or tier it is about."""
     yielding: bool = False
     """The agent's own idea: an order for its subject may stop it."""
+    asked: bool = False
+    """A person's order, which isn't needless because of what the agent finds more likely."""
     stop: Cancellation = field(default_factory=Cancellation)
     began_at: float = field(default_factory=time.monotonic)
     parts: dict[str, Progress] = field(default_factory=dict)
@@ -59,8 +61,8 @@ class Jobs:
         self._running: list[Job] = []
 
     @contextlib.contextmanager
-    def begin(self, kind: str, subject: str, *, yielding: bool = False) -> Iterator[Job]:
-        job = Job(kind, subject, yielding)
+    def begin(self, kind: str, subject: str, *, yielding: bool = False, asked: bool = False) -> Iterator[Job]:
+        job = Job(kind, subject, yielding, asked)
         self._running.append(job)
         try:
             yield job
@@ -81,9 +83,9 @@ class Jobs:
                 job.stop.cancel()
 
     def cancel(self, kind: str, subject: str) -> None:
-        """This one turned out to be needless."""
+        """This one, unless a person asked for it, turned out to be needless."""
         for job in self._running:
-            if (job.kind, job.subject) == (kind, subject):
+            if (job.kind, job.subject) == (kind, subject) and not job.asked:
                 job.stop.cancel()
 
     def cancel_all(self) -> None:

@@ -1,7 +1,9 @@
 """One owner task per workload: its operations run one after the other, whoever asks.
 
 Rules, the same for people, arbiter and process end:
-- An order equal to the last one in line (same kind, same detail) joins it and gets its result.
+- An order equal to the last one in line (same kind, same detail, by value) joins it and gets its result.
+- One of that kind that asks for more strengthens it, where orders.py says how: the one under way goes on as the stronger one, and
+  should it have failed before it knew, it is tried once more as that.
 - Everything else waits in line; one that has not begun within its time is withdrawn and answered with busy.
 - An operation that has begun is never cancelled by its caller's going away.
 
@@ -14,11 +16,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from kybernate.model.errors import Busy
+from kybernate.model.errors import Busy, KybernateError
 from kybernate.model.types import WorkloadName
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,71 @@ QUEUE_MAX = 16
 """More orders than that in line for one workload is a client gone wild."""
 
 
+class Joinable(Protocol):
+    def joined(self, other: Any) -> Any:
+        """One order that does what both want; None: they are carried out one after the other."""
+
+
+O = TypeVar("O", bound=Joinable)  # noqa: E741 - an order
+
+
+class Standing(Generic[O]):
+    """An order while it is carried out: it may become a stronger one at any moment."""
+
+    def __init__(self, order: O) -> None:
+        self.now = order
+        """May be read in any thread."""
+        self._changed = asyncio.Event()
+
+    def join(self, other: O) -> bool:
+        """Whether it does now what the other wants, too."""
+        both = self.now.joined(other)
+        if both is None:
+            return False
+        if both != self.now:
+            self.now = both
+            self._changed.set()
+        return True
+
+    async def within(self, seconds: Callable[[O], float], work: Coroutine[Any, Any, T]) -> T:
+        """Await the work for as long as the order gives it, also one that comes meanwhile.
+
+        Raises:
+            TimeoutError: that is over; the work was cancelled. What the work raises.
+        """
+        task = asyncio.ensure_future(work)
+        began = time.monotonic()
+        try:
+            while not task.done():
+                self._changed.clear()
+                left = began + seconds(self.now) - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                change = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({task, change}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+
+@dataclass(frozen=True, slots=True)
+class _Equal:
+    """An order that only its equals join."""
+
+    detail: object
+
+    def joined(self, other: object) -> _Equal | None:
+        return self if self == other else None
+
+
 @dataclass(eq=False, slots=True)
 class Operation:
     kind: str
-    detail: object
-    work: Callable[[], Awaitable[Any]]
+    order: Standing[Any]
+    work: Callable[[Standing[Any]], Awaitable[Any]]
     result: asyncio.Future[Any]
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     began_at: float = 0.0
@@ -63,21 +125,35 @@ class Owner:
     async def submit(
         self, kind: str, work: Callable[[], Awaitable[T]], *, detail: object = None, begin_within_s: float | None = None
     ) -> T:
-        """Put in line and await the result. Takes its place in line before the first await.
+        """`order` for one that only its equals join: those of the same kind and detail."""
+        return await self.order(kind, lambda _: work(), _Equal(detail), begin_within_s=begin_within_s)
+
+    async def order(
+        self,
+        kind: str,
+        work: Callable[[Standing[O]], Awaitable[T]],
+        order: O,
+        *,
+        begin_within_s: float | None = None,
+    ) -> T:
+        """Put in line, or join the last one there, and await the result. That happens before the first await.
+
+        Args:
+            work: what is done, by the order as it stands then.
 
         Raises:
             Busy: the line is full, or it had not begun within `begin_within_s`.
             What `work` raises.
         """
         last = self._line[-1] if self._line else self.current
-        if last is not None and (last.kind, last.detail) == (kind, detail) and not last.result.done():
+        if last is not None and last.kind == kind and not last.result.done() and last.order.join(order):
             operation = last
         else:
             if len(self._line) >= QUEUE_MAX:
                 raise Busy(
                     f"{len(self._line)} orders are in line for workload {self.name} already", hint="try again later"
                 )
-            operation = Operation(kind, detail, work, asyncio.get_running_loop().create_future())
+            operation = Operation(kind, Standing(order), work, asyncio.get_running_loop().create_future())
             # The exception is retrieved here even if every caller has gone.
             operation.result.add_done_callback(lambda future: future.cancelled() or future.exception())
             self._line.append(operation)
@@ -118,7 +194,7 @@ class Owner:
             operation.began_at = time.monotonic()
             operation.begun.set()
             try:
-                result = await operation.work()
+                result = await _carry_out(operation)
             except asyncio.CancelledError:
                 operation.result.cancel()
                 raise
@@ -128,3 +204,14 @@ class Owner:
                 operation.result.set_result(result)
             finally:
                 self.current = None
+
+
+async def _carry_out(operation: Operation) -> Any:
+    while True:
+        order = operation.order.now
+        try:
+            return await operation.work(operation.order)
+        except KybernateError as e:
+            if operation.order.now == order:
+                raise
+            log.info("%s is tried again, as a stronger order wants it: %s", operation.kind, e)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from kybernate.model.api import SwitchView
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.aftermath import Aftermath
-from kybernate.node.departure import Freed
 from kybernate.node.gate import Gate
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import ARBITER, USER, Entry, refuse_ended
 from kybernate.node.lifecycle import Event
+from kybernate.node.operations import Standing
+from kybernate.node.orders import PauseOrder
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.targets import look_at
 from kybernate.node.views import switch_view
@@ -44,15 +45,10 @@ class Pausing:
         self,
         gpu: GpuGear,
         name: WorkloadName,
-        *,
-        depth: Depth,
-        timeout_s: float,
-        by: str,
-        why: str,
-        freed: Freed | None = None,
-        whom: WorkloadName | None = None,
+        order: Standing[PauseOrder],
     ) -> SwitchView:
-        """`whom`: who waits for its VRAM."""
+        """`order`: as it stands at each step."""
+        depth, timeout_s = order.now.depth, order.now.timeout_s
         ledger = self._gear.ledger
         entry = ledger.entry(name)
         refuse_ended(entry, "paused")
@@ -60,9 +56,9 @@ class Pausing:
             entry = await self._aftermath.settle(gpu, entry)
         deeper = entry.state is WorkloadState.PAUSED
         if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
-            return self._already_paused(entry, by)
+            return self._already_paused(entry, order.now.by)
         began = self._gear.clock()
-        await self._gate().close(name, timeout_s=timeout_s, by_arbiter=by == ARBITER)
+        await self._gate().close(name, timeout_s=timeout_s, by_arbiter=order.now.by == ARBITER)
         timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
         try:
             target = await look_at(entry, self._workloads.tree(entry.name))
@@ -71,7 +67,7 @@ class Pausing:
                     Depth.ZERO
                 )  # it has no gates yet to wait at: only standing still keeps it from beginning to compute
             free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
-            ledger.apply(name, Event.PAUSE, reason=why.replace("paused", "being paused", 1))
+            ledger.apply(name, Event.PAUSE, reason=order.now.why.replace("paused", "being paused", 1))
         except BaseException:
             self._gate().stays(name)
             raise
@@ -79,8 +75,8 @@ class Pausing:
             report = await self._pool_room.with_room(
                 gpu,
                 name,
-                lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=freed),
-                whom=whom,
+                lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=order.now.freed),
+                whom=order.now.whom,
             )
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
@@ -104,14 +100,14 @@ class Pausing:
         ledger.apply(
             name,
             Event.PAUSED,
-            reason=why,
+            reason=order.now.why,
             depth=depth,
-            paused_by=by,
+            paused_by=order.now.by,
             evicted=evicted,
             pids=tuple(target.tree.pids()),
             last_pause=report,
         )
-        self._aftermath.done(report, why)
+        self._aftermath.done(report, order.now.why)
         return switch_view(report)
 
     def _already_paused(self, entry: Entry, by: str) -> SwitchView:

@@ -118,7 +118,7 @@ class PoolRoom:
                 entry.name,
                 "park",
                 lambda: self._parking.park(gpu, entry.name, tier, by_itself=True, why=why),
-                detail=tier,
+                detail=(tier, why),
             )
         except KybernateError as e:
             log.warning("workload %s stays in RAM: %s", entry.name, e)

@@ -4,7 +4,7 @@ ledger follows. Where no copy of its state can be used, it is started anew if it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from kybernate.engine.target import Target
 from kybernate.model.api import StepView, SwitchView
@@ -17,6 +17,8 @@ from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.ledger import refuse_ended
 from kybernate.node.leftovers import Leftovers
 from kybernate.node.lifecycle import Event
+from kybernate.node.operations import Standing
+from kybernate.node.orders import ResumeOrder
 from kybernate.node.targets import look_at
 from kybernate.node.threads import in_thread
 from kybernate.node.unparking import Back, NoCopy, Unparking
@@ -48,17 +50,13 @@ class Resuming:
         self,
         gpu: GpuGear,
         name: WorkloadName,
+        order: Standing[ResumeOrder],
         *,
-        may_evict: bool,
-        wait_s: float,
-        why: str,
-        take_over: bool = False,
-        victims: Sequence[WorkloadName] = (),
         serve: bool = True,
     ) -> SwitchView:
         """
         Args:
-            victims: who shall make room, if that suffices.
+            order: as it stands at each step.
             serve: requests may come to it again.
         """
         ledger = self._gear.ledger
@@ -72,7 +70,7 @@ class Resuming:
         back: Back | None = None
         if entry.tier is not TierName.RAM:
             try:
-                back = await self._unparking.unpark(gpu, name, take_over=take_over)
+                back = await self._unparking.unpark(gpu, name, take_over=order.now.take_over)
             except NoCopy as e:
                 if entry.cold_start is None:
                     raise
@@ -82,20 +80,21 @@ class Resuming:
                     ) from e
                 return await self._start_anew(name, e)
             entry = ledger.entry(name)
-        ledger.apply(name, Event.RESUME, reason=why.replace("resumed", "being resumed", 1))
+        ledger.apply(name, Event.RESUME, reason=order.now.why.replace("resumed", "being resumed", 1))
         target: Target | None = None
         try:
             target = to_resume = await look_at(entry, self._workloads.tree(entry.name))
-            overlapping = may_evict and not gpu.engine.unfinished(name)
-            departure = await gpu.room.begin_room_for_resume(entry, victims) if overlapping else None
+            overlapping = order.now.may_evict and not gpu.engine.unfinished(name)
+            departure = await gpu.room.begin_room_for_resume(entry, order.now.victims) if overlapping else None
             began: SwitchReport | None = None
             if departure is not None:
                 began = await self._resume_while_others_leave(gpu, to_resume, departure)
                 made_room = list(departure.victims)
             if began is None:
                 gpu.room.vram.release(name)  # of what didn't leave: others would wait for it in vain
+                now = order.now
                 made_room = await gpu.room.make_room_for_resume(
-                    entry, may_evict=may_evict, wait_s=wait_s, victims=victims
+                    entry, may_evict=now.may_evict, wait_s=now.wait_s, victims=now.victims
                 )
                 began = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
             report = began
@@ -104,7 +103,7 @@ class Resuming:
             raise
         finally:
             gpu.room.vram.release(name)
-        now = self._gear.clock()
+        moment, why = self._gear.clock(), order.now.why
         ledger.apply(
             name,
             Event.RESUMED,
@@ -113,8 +112,8 @@ class Resuming:
             paused_by=None,
             evicted={},
             pids=(),
-            last_use=now,
-            running_since=now,
+            last_use=moment,
+            running_since=moment,
             last_resume=report,
         )
         self._aftermath.done(report, why)

@@ -21,6 +21,8 @@ from kybernate.node.gate import Gate, OpenGate
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import ARBITER, USER, refuse_ended
 from kybernate.node.leftovers import Leftovers
+from kybernate.node.operations import Standing
+from kybernate.node.orders import PauseOrder, PrefetchOrder, ResumeOrder
 from kybernate.node.parking import Parking
 from kybernate.node.pausing import Pausing
 from kybernate.node.pool_room import PoolRoom
@@ -103,18 +105,20 @@ class Switching:
             await in_thread(f"open {tier}", lambda: self._gear.stores.space(tier))
             await self._parking.refuse_undumpable(entry, connections, asked_at=self.gate.port_of(name))
 
-        async def pause() -> SwitchView:
-            view = await self._pausing.pause(
-                gpu, name, depth=depth, timeout_s=timeout_s, by=USER, why="paused by order"
-            )
+        async def pause(order: Standing[PauseOrder]) -> SwitchView:
+            view = await self._pausing.pause(gpu, name, order)
             if tier is TierName.RAM:
-                await self._gear.flush()  # that a person paused it is known to the next agent, whenever this one dies
-                return view.model_copy(update={"tier": self._gear.ledger.entry(name).tier})
+                return view
             return await self._tiering.go_deeper(gpu, name, tier, view, connections)
 
-        return await self._workloads.submit(
-            name, "pause", pause, detail=(depth, tier, connections), begin_within_s=max(timeout_s, 1.0)
+        wanted = PauseOrder(
+            depth=depth, tier=tier, connections=connections, by=USER, why="paused by order", timeout_s=timeout_s
         )
+        view = await self._workloads.order(name, "pause", pause, wanted, begin_within_s=max(timeout_s, 1.0))
+        if tier is TierName.RAM:
+            await self._gear.flush()  # that a person paused it is known to the next agent, whenever this one dies
+            view = view.model_copy(update={"tier": self._gear.ledger.entry(name).tier})
+        return view
 
     async def move(
         self, name: WorkloadName, tier: TierName, *, connections: Connections | None = None, keep: bool = False
@@ -133,11 +137,19 @@ class Switching:
 
         return await self._workloads.submit(name, "move", move, detail=(tier, connections, keep))
 
-    async def prefetch(self, name: WorkloadName) -> StoredView:
-        """Read a workload's content from the store into the pool, so that its resume is quick. In RAM already is fine."""
+    async def prefetch(self, name: WorkloadName, *, asked: bool = True) -> StoredView:
+        """Read a workload's content from the store into the pool, so that its resume is quick. In RAM already is fine.
+
+        Args:
+            asked: by a person; else the agent may give it up for something else.
+        """
         gpu = self._gear.need_gpu()
         refuse_ended(self._gear.ledger.entry(name), "prefetched")
-        return await self._workloads.submit(name, "prefetch", lambda: self._tiering.prefetch(gpu, name))
+
+        async def prefetch(order: Standing[PrefetchOrder]) -> StoredView:
+            return await self._tiering.prefetch(gpu, name, asked=order.now.asked)
+
+        return await self._workloads.order(name, "prefetch", prefetch, PrefetchOrder(asked=asked))
 
     async def resume(self, name: WorkloadName, *, timeout_s: float, take_over: bool = False) -> SwitchView:
         """Resume on a person's behalf, pausing others where it needs their room. A running one is fine.
@@ -150,19 +162,34 @@ class Switching:
             NoRoom: it doesn't fit; paused as before.
             WorkloadLost: it could not be brought back.
         """
-        gpu = self._gear.need_gpu()
-        refuse_ended(self._gear.ledger.entry(name), "resumed")
-        self._gear.starts.refuse()
-        self._gear.jobs.make_way(name)
-        self.gate.asked_for(name)
-        return await self._workloads.submit(
-            name,
-            "resume",
-            lambda: self._resuming.resume(
-                gpu, name, may_evict=True, wait_s=timeout_s, why="resumed by order", take_over=take_over
-            ),
-            begin_within_s=max(timeout_s, 1.0),
-        )
+        wanted = ResumeOrder(may_evict=True, wait_s=timeout_s, why="resumed by order", take_over=take_over, asked=True)
+        return await self._order_resume(name, wanted, begin_within_s=max(timeout_s, 1.0))
+
+    async def _order_resume(
+        self, name: WorkloadName, wanted: ResumeOrder, *, begin_within_s: float | None = None
+    ) -> SwitchView:
+        """The same work for everybody: whoever's order it was first, it is carried out as the strongest of them."""
+        gpu, ledger, starts = self._gear.need_gpu(), self._gear.ledger, self._gear.starts
+        refuse_ended(ledger.entry(name), "resumed")
+        starts.refuse()
+        if wanted.may_evict:
+            self._gear.jobs.make_way(name)
+
+        def it_is_asked_for(order: Standing[ResumeOrder]) -> None:
+            entry = ledger.get(name)
+            if order.now.asked and entry is not None and not entry.ended and entry.state is not WorkloadState.STOPPING:
+                self.gate.asked_for(name)
+
+        async def resume(order: Standing[ResumeOrder]) -> SwitchView:
+            refuse_ended(ledger.entry(name), "resumed")  # a stop that was in line before has come to nothing otherwise
+            starts.refuse()
+            it_is_asked_for(order)
+            try:
+                return await self._resuming.resume(gpu, name, order)
+            finally:
+                it_is_asked_for(order)
+
+        return await self._workloads.order(name, "resume", resume, wanted, begin_within_s=begin_within_s)
 
     async def pause_external(self, pid: int, *, timeout_s: float, caller: Caller) -> SwitchView:
         """Pause a process that we did not start, by the driver's own checkpoint.
@@ -206,18 +233,16 @@ class Switching:
         ran = entry.state is WorkloadState.RUNNING
         if ran or entry.depth is not Depth.ZERO:
             by = ARBITER if ran else entry.paused_by or USER
-            await self._pausing.pause(
-                gpu, name, depth=Depth.ZERO, timeout_s=TIMEOUT_S_DEFAULT, by=by, why=f"paused {why}"
-            )
+            order = PauseOrder(depth=Depth.ZERO, timeout_s=TIMEOUT_S_DEFAULT, by=by, why=f"paused {why}")
+            await self._pausing.pause(gpu, name, Standing(order))
         try:
             done = await work()
         finally:
             note: str | None = None
             if ran:
                 try:
-                    await self._resuming.resume(
-                        gpu, name, may_evict=True, wait_s=TIMEOUT_S_DEFAULT, why=f"resumed after it was paused {why}"
-                    )
+                    again = f"resumed after it was paused {why}"
+                    await self.resume_within(name, may_evict=True, wait_s=TIMEOUT_S_DEFAULT, why=again)
                 except KybernateError as e:
                     note = f"it could not be resumed at once: {e.message}"
                     log.warning("workload %s, paused %s: %s", name, why, note)
@@ -225,12 +250,12 @@ class Switching:
 
     async def resume_within(self, name: WorkloadName, *, may_evict: bool, wait_s: float, why: str) -> SwitchView:
         """For whoever is in the workload's owner task already."""
-        return await self._resuming.resume(self._gear.need_gpu(), name, may_evict=may_evict, wait_s=wait_s, why=why)
+        order = ResumeOrder(may_evict=may_evict, wait_s=wait_s, why=why)
+        return await self._resuming.resume(self._gear.need_gpu(), name, Standing(order))
 
     async def _resume_to_end(self, name: WorkloadName, why: str) -> SwitchView:
-        return await self._resuming.resume(
-            self._gear.need_gpu(), name, may_evict=False, wait_s=0.0, why=why, serve=False
-        )
+        order = ResumeOrder(may_evict=False, wait_s=0.0, why=why)
+        return await self._resuming.resume(self._gear.need_gpu(), name, Standing(order), serve=False)
 
     # -- the policy's orders -------------------------------------------------------------------------------------
 
@@ -238,22 +263,21 @@ class Switching:
         self, name: WorkloadName, *, victims: Sequence[WorkloadName], wait_s: float, why: str
     ) -> SwitchView:
         """Resume on the policy's behalf; these victims make room, or others where they don't suffice any more."""
-        gpu = self._gear.need_gpu()
-        refuse_ended(self._gear.ledger.entry(name), "resumed")
-        self._gear.starts.refuse()
-        self._gear.jobs.make_way(name)
-        work = lambda: self._resuming.resume(gpu, name, may_evict=True, wait_s=wait_s, why=why, victims=victims)  # noqa: E731
-        return await self._workloads.submit(name, "resume", work)
+        return await self._order_resume(
+            name, ResumeOrder(may_evict=True, wait_s=wait_s, why=why, victims=tuple(victims))
+        )
 
     async def give_back(self, name: WorkloadName, *, why: str) -> SwitchView:
         """Pause on the policy's behalf, though nobody needs its room."""
+        return await self._order_pause(name, why)
+
+    async def _order_pause(
+        self, name: WorkloadName, why: str, *, freed: Freed | None = None, whom: WorkloadName | None = None
+    ) -> SwitchView:
+        """By the arbiter: it is the arbiter's to resume, too."""
         gpu, settings = self._gear.need_gpu(), self._gear.settings.arbiter
-        return await self._workloads.submit(
-            name,
-            "pause",
-            lambda: self._pausing.pause(gpu, name, depth=settings.depth, timeout_s=settings.drain, by=ARBITER, why=why),
-            detail=(settings.depth, TierName.RAM, None),
-        )
+        wanted = PauseOrder(depth=settings.depth, by=ARBITER, why=why, timeout_s=settings.drain, freed=freed, whom=whom)
+        return await self._workloads.order(name, "pause", lambda order: self._pausing.pause(gpu, name, order), wanted)
 
     # -- the room keeper's orders --------------------------------------------------------------------------------
 
@@ -264,32 +288,10 @@ class Switching:
         """Pause to make room. Raises Busy when somebody else got at the workload first."""
         if not self._workloads.idle(name):
             raise Busy(f"workload {name} is being worked on")
-        gpu = self._gear.need_gpu()
         why = "paused by the arbiter" + (f" to make room for {requester}" if requester else "")
-        settings = self._gear.settings.arbiter
-        await self._workloads.submit(
-            name,
-            "pause",
-            lambda: self._pausing.pause(
-                gpu,
-                name,
-                depth=settings.depth,
-                timeout_s=settings.drain,
-                by=ARBITER,
-                why=why,
-                freed=freed,
-                whom=requester,
-            ),
-            detail=(settings.depth, TierName.RAM, None),
-        )
+        await self._order_pause(name, why, freed=freed, whom=requester)
 
     async def bring_back(self, name: WorkloadName) -> None:
         """Resume what was evicted, pausing nobody for it."""
-        gpu = self._gear.need_gpu()
-        await self._workloads.submit(
-            name,
-            "resume",
-            lambda: self._resuming.resume(
-                gpu, name, may_evict=False, wait_s=0.0, why="resumed by the arbiter: its VRAM is free"
-            ),
-        )
+        wanted = ResumeOrder(may_evict=False, wait_s=0.0, why="resumed by the arbiter: its VRAM is free")
+        await self._order_resume(name, wanted)

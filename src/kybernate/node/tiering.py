@@ -42,7 +42,7 @@ class Tiering:
         if entry.state is not WorkloadState.PAUSED:
             raise Conflict(f"workload {name} is {entry.state}", hint=f"`kybernate pause {name} --tier {tier}`")
         if tier is TierName.RAM:
-            return await self.prefetch(gpu, name)
+            return await self.prefetch(gpu, name, asked=True)
         was, stored = entry.tier, 0
         if entry.tier is TierName.RAM:
             if keep:
@@ -65,9 +65,10 @@ class Tiering:
             note=None if was is not tier else f"lies in {tier} already",
         )
 
-    async def prefetch(self, gpu: GpuGear, name: WorkloadName) -> StoredView:
+    async def prefetch(self, gpu: GpuGear, name: WorkloadName, *, asked: bool) -> StoredView:
+        """`asked`: by a person."""
         began = self._gear.clock()
-        already, size = await self._unparking.stage(gpu, name)
+        already, size = await self._unparking.stage(gpu, name, asked=asked)
         entry = self._gear.ledger.entry(name)
         return StoredView(
             subject=name,

@@ -59,8 +59,11 @@ class Unparking:
         self._failed: dict[WorkloadName, str] = {}
         """Snapshots from which a restore failed the last time, whole as they are."""
 
-    async def stage(self, gpu: GpuGear, name: WorkloadName) -> tuple[bool, int]:
+    async def stage(self, gpu: GpuGear, name: WorkloadName, *, asked: bool) -> tuple[bool, int]:
         """Read a parked workload's content into the pool, ahead of its resume. In its owner task.
+
+        Args:
+            asked: by a person, so that the agent doesn't give it up for something else.
 
         Returns whether it was there already, and its bytes.
 
@@ -73,7 +76,7 @@ class Unparking:
         if self.staged(gpu, entry):
             return True, 0
         snapshot = entry.snapshot
-        with self._gear.jobs.begin("stage", name, yielding=False) as job:
+        with self._gear.jobs.begin("stage", name, asked=asked) as job:
             errors: list[KybernateError] = []
             for tier in self._order(entry):
                 try:

@@ -9,31 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import shutil
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kybernate.model.api import RunRequest, StoppedView, WorkloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
-from kybernate.model.native import preload_library
-from kybernate.model.types import Backend, EndedBy, WorkloadName, WorkloadState, workload_name
+from kybernate.model.types import EndedBy, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
 from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, terminate
-from kybernate.node.environment import workload_environment
 from kybernate.node.gear import Gear
+from kybernate.node.launches import launch_spec, left_of, starting
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
-from kybernate.node.operations import Owner
+from kybernate.node.operations import O, Owner, Standing
+from kybernate.node.orders import StopOrder
 from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.views import program, workload_view
 from kybernate.process.launching import launch
-from kybernate.process.specs import LaunchSpec, Network
+from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import DOOR, Tree, attach, sweep
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Workloads:
         """Deletes what an ended workload has in the store, before it is forgotten. Whether nothing is left."""
         self.fall_back: Callable[[WorkloadName], Awaitable[bool]] | None = None
         """Lets a copy take the place of a paused workload whose processes have ended by no order. Whether there is one."""
-        self.before_stop: Callable[[WorkloadName, float], Awaitable[None]] | None = None
+        self.before_stop: Callable[[WorkloadName, float], Coroutine[Any, Any, None]] | None = None
         """Sees to whoever uses a workload that a person ends, within the grace."""
         self.resume_to_end: Callable[[WorkloadName, str], Awaitable[object]] | None = None
         """Resumes a paused one for the reason given, in its owner task, where that takes no room of others."""
@@ -138,22 +139,15 @@ class Workloads:
         old = self.gear.ledger.get(name)
         if old is not None and old.ended:
             caller.require_owner(old.uid, f"the ended workload {name}")
-        spec = self._spec(request, caller)
+        spec = launch_spec(self.gear, request, caller)
         if by_itself:
             self.gear.starts.refuse_by_itself(name)
         self.gear.starts.refuse()
         self._refuse_when_draining()
-        now = self.gear.clock()
+        entry = starting(request, name, now=self.gear.clock(), why="its process is being started")
         self.gear.ledger.add(
-            Entry(
-                name=name,
-                state=WorkloadState.STARTING,
-                since=now,
-                backend=request.backend,
-                last_use=now,
-                reason="its process is being started",
-                argv=tuple(spec.argv),
-                directory=request.directory,
+            replace(
+                entry,
                 uid=caller.uid,
                 gid=caller.gid,
                 stale=() if old is None else old.stale,
@@ -162,7 +156,7 @@ class Workloads:
             )
         )
         self.gear.starts.allow(name)
-        return await self.submit(name, "start", lambda: self._start(spec))
+        return await self.submit(name, "start", lambda: self._start(spec), detail=request)
 
     async def start_anew(self, name: WorkloadName, why: str, *, keep: str | None = None) -> Entry:
         """Start a workload from its beginning, since its state is of no use any more. In its owner task.
@@ -176,17 +170,10 @@ class Workloads:
         lost = self.gear.ledger.apply(name, Event.LOST, reason=why, evicted={}, pids=())
         request = lost.cold_start
         assert request is not None
-        now = self.gear.clock()
+        entry = starting(request, name, now=self.gear.clock(), why=f"started anew: {why}")
         self.gear.ledger.add(
-            Entry(
-                name=name,
-                state=WorkloadState.STARTING,
-                since=now,
-                backend=request.backend,
-                last_use=now,
-                reason=f"started anew: {why}",
-                argv=tuple(request.argv),
-                directory=request.directory,
+            replace(
+                entry,
                 uid=lost.uid,
                 gid=lost.gid,
                 stale=lost.stale,
@@ -194,34 +181,7 @@ class Workloads:
                 cold_start=request,
             )
         )
-        return await self._start(self._spec(request, Caller(pid=os.getpid(), uid=lost.uid, gid=lost.gid)))
-
-    def _spec(self, request: RunRequest, caller: Caller) -> LaunchSpec:
-        """Raises BadInput for what can't be started."""
-        name = workload_name(request.name)
-        preload: Path | None = None
-        if request.backend is Backend.BROKER and self.gear.gpu is not None:
-            preload = preload_library()
-        run_directory = self.gear.state.run_directory(name)
-        return LaunchSpec(
-            name=name,
-            argv=tuple(request.argv),
-            run_directory=run_directory,
-            directory=Path(request.directory),
-            environment=workload_environment(
-                request.environment,
-                name=name,
-                run_directory=run_directory,
-                preload=preload,
-                simulation=self.gear.simulation,
-            ),
-            uid=caller.uid,
-            gid=caller.gid,
-            groups=caller.groups,
-            network=Network(request.network),
-            isolated=request.isolated is not False,
-            layers=[Path(layer) for layer in request.layers],
-        )
+        return await self._start(launch_spec(self.gear, request, Caller(pid=os.getpid(), uid=lost.uid, gid=lost.gid)))
 
     async def stop(
         self,
@@ -248,7 +208,8 @@ class Workloads:
             raise Conflict(
                 f"{name} was not started by this agent", hint=f"end it with `kill {name.removeprefix('pid-')}`"
             )
-        entry, note = await self.submit(name, "stop", lambda: self._stop(name, grace_s, by, keep_stored))
+        wanted = StopOrder(grace_s=grace_s, by=by, keep_stored=keep_stored)
+        entry, note = await self.order(name, "stop", lambda order: self._stop(name, order), wanted)
         if remove:
             await self.remove(name)
         return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove, note=note)
@@ -279,6 +240,20 @@ class Workloads:
         self.gear.ledger.entry(name)
         owner = self._owner(name).owner
         return await owner.submit(kind, work, detail=detail, begin_within_s=begin_within_s)
+
+    async def order(
+        self,
+        name: WorkloadName,
+        kind: str,
+        work: Callable[[Standing[O]], Awaitable[T]],
+        order: O,
+        *,
+        begin_within_s: float | None = None,
+    ) -> T:
+        """The same, by an order that others may strengthen."""
+        self._refuse_when_draining()
+        self.gear.ledger.entry(name)
+        return await self._owner(name).owner.order(kind, work, order, begin_within_s=begin_within_s)
 
     def adopt(self, name: WorkloadName, tree: Tree | None) -> None:
         """A workload another agent started, already in the ledger: own and watch it."""
@@ -375,7 +350,7 @@ class Workloads:
             return
         owner = self._owner(name).owner
         with contextlib.suppress(KybernateError):
-            await owner.submit("end", lambda: self._end(name, tree), detail=id(tree))
+            await owner.submit("end", lambda: self._end(name, tree), detail=tree)
 
     async def _end(self, name: WorkloadName, tree: Tree) -> Entry:
         """The process tree has ended by itself or was killed; lets go of all it held."""
@@ -391,26 +366,26 @@ class Workloads:
             return self.gear.ledger.entry(name)
         return await self._finish(name, tree)
 
-    async def _stop(
-        self, name: WorkloadName, grace_s: float, by: EndedBy, keep_stored: bool
-    ) -> tuple[Entry, str | None]:
+    async def _stop(self, name: WorkloadName, order: Standing[StopOrder]) -> tuple[Entry, str | None]:
         """Also what there is to say of its end."""
         gear = self.gear
         entry = gear.ledger.entry(name)
         tree = self.tree(name)
         if entry.state is WorkloadState.EXITED or (entry.ended and tree is None):
             return entry, None
-        if keep_stored and tree is None and entry.snapshot is not None:
+        if order.now.keep_stored and tree is None and entry.snapshot is not None:
             return entry, f"it lies in {entry.tier} and stays there"
-        stopped = _STOPPED[by]
         no_gpu: str | None = None
-        if tree is not None and entry.state is WorkloadState.PAUSED and grace_s:
+        if tree is not None and entry.state is WorkloadState.PAUSED and order.now.grace_s:
             no_gpu = await self._resume_to_end(name, tree)
             tree = self.tree(name)  # a resume that failed may have brought it elsewhere
-            grace_s = grace_s if no_gpu is None else min(grace_s, WITHOUT_GPU_S)
-        if self.before_stop is not None:
-            await self.before_stop(name, grace_s)
-        gear.ledger.apply(name, Event.STOP, reason=stopped, ended_by=by)
+        most = math.inf if no_gpu is None else WITHOUT_GPU_S
+        grace: Callable[[StopOrder], float] = lambda now: min(now.grace_s, most)  # noqa: E731 - typed
+        if self.before_stop is not None and (grace_s := grace(order.now)):
+            with contextlib.suppress(TimeoutError):
+                await order.within(grace, self.before_stop(name, grace_s))
+        stopped, grace_s = _STOPPED[order.now.by], grace(order.now)
+        gear.ledger.apply(name, Event.STOP, reason=stopped, ended_by=order.now.by)
         gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
         if tree is None:
             reason = "nothing of it was left" if entry.snapshot is None else f"{stopped}, while it lay in {entry.tier}"
@@ -418,15 +393,17 @@ class Workloads:
             gear.events.record("exited", reason, workload=name, data={"was": entry.state})
             return ended, None
         try:
-            by_itself = await in_thread(f"stop {name}", lambda: terminate(tree, grace_s))
+            by_itself = await in_thread(f"stop {name}", lambda: terminate(tree, lambda: grace(order.now)))
         except KybernateError as e:
             gear.ledger.apply(name, Event.STOP_FAILED, reason=f"could not be stopped: {e.message}")
             gear.events.record("stop-failed", e.message, workload=name)
             raise
         note: str | None = None
         if no_gpu is not None and not by_itself:
-            note = f"it was paused and could not be resumed for its end, so it was killed after {grace_s:g} s: {no_gpu}"
+            after = grace(order.now)
+            note = f"it was paused and could not be resumed for its end, so it was killed after {after:g} s: {no_gpu}"
             gear.events.record("killed", note, workload=name)
+        gear.ledger.update(name, ended_by=order.now.by)
         return await self._finish(name, tree), note
 
     async def _resume_to_end(self, name: WorkloadName, tree: Tree) -> str | None:
@@ -500,13 +477,6 @@ class Workloads:
             await in_thread(f"remove {name}", lambda: _delete(gear.state.run_directory(name)))
         gear.events.record("removed", "removed", workload=name)
         return entry
-
-
-def left_of(old: Entry | None) -> tuple[str, ...]:
-    """Snapshots that a new life of the same name must neither resume nor delete."""
-    if old is None:
-        return ()
-    return tuple(dict.fromkeys((*old.kept, *([] if old.snapshot is None else [old.snapshot]))))
 
 
 def _delete(path: Path) -> None:

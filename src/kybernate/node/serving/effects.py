@@ -201,6 +201,8 @@ class Effects:
             self._failed(name, e, "end")
             self.let_run(name)
         else:
+            if self._gear.starts.held(name):
+                return  # a person stopped it, too
             self._memories.update(name, fingerprint="", done=False)
             self._notes.been_up.discard(name)
         finally:

@@ -296,6 +296,9 @@ class Serving:
         except Busy as e:
             log.info("workload %s is stopped all the same: %s", name, e)
             self.gates.gone(name)
+        except asyncio.CancelledError:  # its grace was cut short
+            self.gates.gone(name)
+            raise
 
     # -- what workers say --------------------------------------------------------------------------------------------
 

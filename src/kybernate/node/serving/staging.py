@@ -134,7 +134,7 @@ class Staging:
 
     async def _stage(self, name: WorkloadName) -> None:
         try:
-            view = await self._switching.prefetch(name)
+            view = await self._switching.prefetch(name, asked=False)
         except Cancelled:
             self.misses += name in self._given_up
         except KybernateError as e:
