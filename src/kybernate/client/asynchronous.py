@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from signal import Signals
 from types import TracebackType
 from typing import Any, Self
 
@@ -156,6 +157,10 @@ class AsyncClient:
 
     async def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
         return await self.send(calls.stop(name, grace_s, remove=remove))
+
+    async def signal(self, name: str, number: Signals) -> api.WorkloadView:
+        """Send a signal to its first process and that one's group."""
+        return await self.send(calls.signal(name, number))
 
     async def remove(self, name: str) -> api.StoppedView:
         return await self.send(calls.remove(name))

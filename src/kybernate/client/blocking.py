@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import Signals
 from types import TracebackType
 from typing import Any, Self
 
@@ -152,6 +153,10 @@ class Client:
 
     def stop(self, name: str, *, grace_s: float = api.GRACE_S_DEFAULT, remove: bool = False) -> api.StoppedView:
         return self.send(calls.stop(name, grace_s, remove=remove))
+
+    def signal(self, name: str, number: Signals) -> api.WorkloadView:
+        """Send a signal to its first process and that one's group."""
+        return self.send(calls.signal(name, number))
 
     def remove(self, name: str) -> api.StoppedView:
         return self.send(calls.remove(name))

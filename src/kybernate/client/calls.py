@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from signal import Signals
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -182,6 +183,11 @@ def reload() -> Call[api_serving.ReloadView]:
 def stop(name: str, grace_s: float, *, remove: bool) -> Call[api.StoppedView]:
     body = api.StopRequest.of(grace_s=grace_s, remove=remove)
     return Call("POST", _of(name, "/stop"), api.StoppedView, body=body, timeout_s=grace_s + _SWITCH_S)
+
+
+def signal(name: str, number: Signals) -> Call[api.WorkloadView]:
+    body = api.SignalRequest.of(signal=number.name)
+    return Call("POST", _of(name, "/signal"), api.WorkloadView, body=body)
 
 
 def explain(name: str) -> Call[api.ExplainView]:

@@ -7,7 +7,7 @@ seconds; points in time are seconds since the epoch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -136,6 +136,10 @@ class ResumeRequest(Request):
 class StopRequest(Request):
     grace_s: Seconds = GRACE_S_DEFAULT
     remove: bool = False
+
+
+class SignalRequest(Request):
+    signal: Literal["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGCONT"]
 
 
 class ShutdownRequest(Request):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from signal import Signals
 from typing import Protocol
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from aiohttp.typedefs import Middleware
 
 from kybernate.model import api as words
 from kybernate.model.api_history import HistoryView
-from kybernate.model.errors import NotFound
+from kybernate.model.errors import Conflict, NotFound
 from kybernate.model.types import WorkloadName
 from kybernate.node import http, logs
 from kybernate.node.api_served import Served, ServedApi
@@ -139,6 +140,14 @@ class Api:
                 "Take an image of it",
                 body=words.SnapshotRequest,
                 answer=words.StoredView,
+            ),
+            Route(
+                "POST",
+                f"{one}/signal",
+                self.signal,
+                "Send a signal to the process group of its first process; a paused one gets it when it goes on",
+                body=words.SignalRequest,
+                answer=words.WorkloadView,
             ),
             Route("POST", f"{one}/stop", self.stop, "End it", body=words.StopRequest, answer=words.StoppedView),
             Route(
@@ -293,6 +302,19 @@ class Api:
         else:
             name = self._own(request)
         return http.answer(await serving.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
+
+    async def signal(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, words.SignalRequest)
+        name = self._own(request)
+        entry, tree = self._agent.ledger.entry(name), self._agent.workloads.tree(name)
+        if entry.ended:
+            raise Conflict(f"workload {name} has ended")
+        if tree is None:
+            raise Conflict(
+                f"no process of workload {name} is here", hint=f"`kybernate explain {name}` says where it lies"
+            )
+        tree.signal(Signals[wanted.signal])
+        return http.answer(self._view(request, entry))
 
     async def wait(self, request: web.Request) -> web.Response:
         timeout_s = http.number(request, "timeout_s", default=20.0, most=_WAIT_MOST_S)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, say, working
+from kybernate.cli.passing import passed_on
 from kybernate.model.errors import BadInput
 from kybernate.model.types import Backend, workload_name
 
@@ -32,7 +33,8 @@ def run(
     """Start COMMAND as a workload: with your environment, in this directory, as you. It outlives the agent.
 
     Args:
-        wait: Wait for its end and take over its exit status.
+        wait: Wait for its end and take over its exit status. Signals (SIGTERM, SIGHUP, Ctrl-C ...) are passed on to it; a second
+            Ctrl-C leaves it running.
         follow: The same, and print its output meanwhile.
         backend: broker moves memory at the link's speed; driver leaves it all to the driver's checkpoint.
         network: none is a network of its own with loopback only; host is the host's.
@@ -64,12 +66,13 @@ def run(
             print_json(view) if common.json else print(f"{name}: running, pid {', '.join(map(str, view.pids)) or '-'}")
             return 0
         try:
-            if follow:
-                for piece in client.logs(name, follow=True):
-                    os.write(1, piece)
-            with working(f"{name} runs", quiet=common.json or follow):
-                while view.exit_status is None and view.state not in ("exited", "lost"):
-                    view = client.wait(name)
+            with passed_on(name, common):
+                if follow:
+                    for piece in client.logs(name, follow=True):
+                        os.write(1, piece)
+                with working(f"{name} runs", quiet=common.json or follow):
+                    while view.exit_status is None and view.state not in ("exited", "lost"):
+                        view = client.wait(name)
         except KeyboardInterrupt:
             say(f"kybernate: {name} runs on; `kybernate stop {name}` ends it")
             return 130
