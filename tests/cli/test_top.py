@@ -27,7 +27,7 @@ from kybernate.cli.commands.top import told
 from kybernate.cli.fitting import columns_for, plain
 from kybernate.cli.keyboard import names
 from kybernate.cli.watching import Seen, picture
-from kybernate.model.api import GoneView, GpuView, NodeView, PoolView, TierView, WorkloadView
+from kybernate.model.api import GoneView, GpuView, NodeView, OperationView, PoolView, TierView, WorkloadView
 from kybernate.model.api_serving import CostView, ServedView, ServingView, StagingView
 from kybernate.model.types import GIB, MIB, Backend, TierName, WorkloadState
 
@@ -51,11 +51,17 @@ ROW = (
     ("width", "left_out"),
     [
         (140, set()),
-        (80, {"BACKEND", "DEPTH", "HOST COPY", "RESUME"}),
-        (40, set(COLUMNS) - {"NAME", "STATE", "TIER", "VRAM", "FOR", "COMMAND"}),
+        (100, {"COMMAND"}),
+        (80, {"COMMAND", "BACKEND", "DEPTH"}),
+        (60, {"COMMAND", "BACKEND", "DEPTH", "HOST COPY", "RESUME", "PAUSE"}),
+        (40, set(COLUMNS) - {"NAME", "STATE", "TIER", "VRAM"}),
+        (30, set(COLUMNS) - {"NAME", "STATE", "TIER"}),
+        (25, set(COLUMNS) - {"NAME", "STATE"}),
+        (10, set(COLUMNS) - {"NAME"}),
     ],
 )
 def test_columns(width: int, left_out: set[str]) -> None:
+    """The command goes first, the name never."""
     assert set(COLUMNS) - {COLUMNS[i] for i in columns_for([ROW], width=width, columns=COLUMNS)} == left_out
 
 
@@ -115,6 +121,17 @@ NODE = NodeView(
 )
 
 
+SERVING = ServingView(
+    time=0.0,
+    listen="127.0.0.1:8080",
+    policy="balanced",
+    served=[served("chat")],
+    classes=[],
+    workers=[],
+    staging=StagingView(budget_bytes=0, used_bytes=0, hits=0, misses=0),
+)
+
+
 def shown(seen: Seen, *, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, color_system=None, force_terminal=True, legacy_windows=False)
     with console.capture() as capture:
@@ -133,26 +150,35 @@ def test_it_fits(width: int, height: int, count: int) -> None:
         assert any("›" in line and str(seen.chosen) in line for line in lines), "the chosen one is among those shown"
 
 
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 100, 140, 200])
+@pytest.mark.parametrize("height", [8, 12, 24])
+def test_what_a_key_means_can_be_read(width: int, height: int) -> None:
+    """Each name is there in full, whatever else has no room; the chosen one above all."""
+    busy = OperationView(kind="pause", seconds=12.5, bytes_total=GIB, bytes_done=GIB // 2)
+    views = {}
+    for name in ("chat-large", "chat-small", "trainer-nightly"):
+        argv = ["/opt/models/bin/serve", "--model", "/srv/models/chat", "--port", "8000"]
+        views[name] = workload(name).model_copy(update={"operation": busy, "argv": argv, "resident_bytes": GIB})
+    seen = Seen(node=NODE, workloads=views, serving=SERVING, chosen="trainer-nightly")
+    lines = shown(seen, width=width, height=height)
+    assert any(line.startswith("› trainer-nightly") for line in lines), lines
+    assert max(len(line) for line in lines) <= width
+    assert len(lines) <= height
+    if height >= 12:
+        assert all(any(line.startswith(f"  {name}") for line in lines) for name in ("chat-large", "chat-small"))
+
+
 def test_a_long_name_leaves_room_for_what_there_is_to_know() -> None:
     name = "a-model-with-a-name-that-says-everything-about-it-and-more"
     lines = shown(Seen(node=NODE, workloads={name: workload(name)}), width=100, height=24)
     header = next(line for line in lines if "NAME" in line)
-    assert all(column in header for column in ("STATE", "TIER", "VRAM", "FOR", "COMMAND"))
+    assert all(column in header for column in ("STATE", "TIER", "VRAM", "FOR"))
     assert any("a-model-with-a-name-that…" in line for line in lines)
 
 
 def test_tiers_queues_and_what_is_wrong() -> None:
-    serving = ServingView(
-        time=0.0,
-        listen="127.0.0.1:8080",
-        policy="balanced",
-        served=[served("chat")],
-        classes=[],
-        workers=[],
-        staging=StagingView(budget_bytes=0, used_bytes=0, hits=0, misses=0),
-    )
     both = {"chat": workload("chat"), "deep": workload("deep", "ram")}
-    text = "\n".join(shown(Seen(node=NODE, workloads=both, serving=serving), width=150, height=40))
+    text = "\n".join(shown(Seen(node=NODE, workloads=both, serving=SERVING), width=150, height=40))
     assert re.search(r"VRAM +█+░+ 768.0 MiB of 1.0 GiB +chat", text)
     assert re.search(r"RAM +█+░+ 512.0 MiB of 1.0 GiB +deep", text)
     assert "object can't be used: doesn't answer" in text

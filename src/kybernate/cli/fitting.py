@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-DISPENSABLE = ("BACKEND", "DEPTH", "HOST COPY", "RESUME", "PAUSE", "EXIT")
-"""In this order they are left out where the terminal is narrow; the command, the last column, is shortened first."""
+DISPENSABLE = (
+    "COMMAND",
+    "BACKEND",
+    "DEPTH",
+    "HOST COPY",
+    "RESUME",
+    "PAUSE",
+    "EXIT",
+    "FOR",
+    "QUEUE",
+    "VRAM",
+    "TIER",
+    "STATE",
+)
+"""In this order they are left out where the terminal is narrow. The command is shortened first. The name always stays: orders are
+given by it."""
+_COMMAND = "COMMAND"
 _COMMAND_LEAST = 16
 
 
@@ -20,12 +35,17 @@ def shortened(text: str, most: int) -> str:
 
 
 def columns_for(rows: Sequence[Sequence[str]], *, width: int, columns: Sequence[str], gap: int = 1) -> list[int]:
-    """Indexes of the columns that fit whole into `width`, besides the command's beginning. `gap`: between two of them."""
+    """Indexes of the columns that fit whole into `width`, the command with its beginning at least. `gap`: between two of them."""
+
+    def least(i: int) -> int:
+        return min(_COMMAND_LEAST, width_of(rows, i, columns)) if columns[i] == _COMMAND else width_of(rows, i, columns)
+
     shown = list(range(len(columns)))
     for name in DISPENSABLE:
-        if sum(width_of(rows, i, columns) + gap for i in shown[:-1]) + _COMMAND_LEAST <= width:
+        if sum(least(i) + gap for i in shown) - gap <= width:
             break
-        shown.remove(columns.index(name))
+        if name in columns:
+            shown.remove(columns.index(name))
     return shown
 
 

@@ -22,6 +22,8 @@ from kybernate.model.quantities import format_seconds, format_size
 
 QUEUE = "QUEUE"
 _EVENTS = 8
+_TABLE_LEAST = 3
+"""Lines."""
 _NAME_LEAST = 20
 _BAR = 24
 _KEYS = (("↑↓", "choose"), ("p", "pause"), ("r", "resume"), ("f", "prefetch"), ("q", "quit"))
@@ -62,7 +64,9 @@ def picture(seen: Seen, *, width: int, height: int) -> Group:
     top = [_title(seen.node, seen.serving), *tiers(seen.node, list(seen.workloads.values()), width=width), Text("")]
     jobs = [Text(line) for line in _jobs(seen.jobs)[:3]]
     bottom = [*([Text(seen.said, style="bold")] if seen.said else []), _keys()]
-    room = max(3, height - len(top) - len(jobs) - len(bottom) - 2)
+    if height - len(top) - len(jobs) - len(bottom) - 2 < _TABLE_LEAST:
+        top, jobs = top[:1], []  # what keys mean has to be seen
+    room = max(_TABLE_LEAST, height - len(top) - len(jobs) - len(bottom) - 2)
     events = min(_EVENTS, max(0, room - 2 - len(seen.workloads)), len(seen.events))
     shown = _window(seen, room - events - (1 if events else 0) - 1)
     lines = [Text(plain(event_line(event)), style="dim") for event in seen.events[len(seen.events) - events :]]
@@ -144,12 +148,14 @@ def table(seen: Seen, names: Sequence[str], *, width: int) -> Table:
     for name in names:
         one = served.get(name)
         cells = [plain(cell) for cell in row(seen.workloads[name], again_at=None if one is None else one.again_at)]
-        cells[0] = f"{'›' if name == seen.chosen else ' '} {shortened(cells[0], max(_NAME_LEAST, width // 4))}"
+        cells[0] = (
+            f"{'›' if name == seen.chosen else ' '} {shortened(cells[0], min(max(_NAME_LEAST, width // 4), width - 2))}"
+        )
         rows.append([*cells[:3], _queue(one), *cells[3:]] if with_queues else cells)
     shown = columns_for(rows, width=width, columns=columns)
     made = Table(box=None, pad_edge=False)
     for i in shown:
-        least = None if i == len(columns) - 1 else width_of(rows, i, columns)
+        least = None if columns[i] == "COMMAND" else width_of(rows, i, columns)
         made.add_column(columns[i], no_wrap=True, min_width=least)
     for name, cells in zip(names, rows, strict=True):
         made.add_row(*(Text(cells[i]) for i in shown), style="reverse" if name == seen.chosen else None)
