@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kybernate.cuda.copying import ExtentCopy
 from kybernate.engine.copies import BadManifest, CopyStore, HeldExtent, Manifest, slots_given_up
+from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
 
 NAME = WorkloadName("w")
@@ -100,3 +101,11 @@ def test_slots_given_up_are_those_of_freed_extents_and_of_chunks_that_became_zer
     after.extents[1].copy.slots = np.arange(5000, 5006)
     assert sorted(slots_given_up(before, after)) == [1, 999, 1000, 1001, 1002, 1999, 2000, 2001, 2002, 2003]
     assert len(slots_given_up(before, manifest(3, 4, 5))) == 0
+
+
+def test_one_that_cannot_be_removed_is_said_in_our_own_words(tmp_path: Path) -> None:
+    """Removing it is the undo of a pause."""
+    store = CopyStore(tmp_path)
+    (tmp_path / f"{NAME}.manifest").mkdir()
+    with pytest.raises(KybernateError, match="can't remove the manifest of w"):
+        store.remove(NAME)
