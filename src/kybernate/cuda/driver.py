@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from kybernate.model.types import GpuUuid
 
 _HOW_TO_MEND = "install the NVIDIA driver; without a GPU `kybernate up --simulated`"
 
+_UNKNOWN = re.compile(r"(-?\d+) is not a valid (CU\w+)")
+_NEWER = "this machine's CUDA driver is newer than the installed cuda-bindings, which have no name for that"
 _HINTS = {
     "CUDA_ERROR_NO_DEVICE": "nvidia-smi shows whether the GPU is there and given to this container",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the kernel module and the driver's libraries differ; reboot after the upgrade",
@@ -30,12 +33,12 @@ _HINTS = {
 
 
 class CudaError(KybernateError):
-    """A CUDA call failed. `name` is the result's name (CUDA_ERROR_...), `call` the function's."""
+    """A CUDA call failed. `name` is the result's name (CUDA_ERROR_..., or CUresult N where it has none), `call` the function's."""
 
     code = "cuda"
 
-    def __init__(self, name: str, call: str) -> None:
-        super().__init__(f"{call} failed with {name}", hint=_HINTS.get(name))
+    def __init__(self, name: str, call: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{call} failed with {name}", hint=hint or _HINTS.get(name))
         self.name = name
         self.call = call
 
@@ -99,6 +102,10 @@ def status_of(name: str, *arguments: Any) -> tuple[Any, ...]:
         if "not found" not in str(e) and "Failure finding" not in str(e) and "can only be found" not in str(e):
             raise
         raise Unsupported(f"this machine's CUDA driver has no {name}", hint=_HOW_TO_MEND) from e
+    except ValueError as e:  # the bindings' own answer to a number that they have no name for
+        if (unknown := _UNKNOWN.match(str(e))) is None:
+            raise
+        raise CudaError(f"{unknown[2]} {unknown[1]}", name, hint=_NEWER) from e
     return answer
 
 

@@ -17,7 +17,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kybernate.model.errors import Busy, KybernateError, Unsupported
@@ -35,22 +35,45 @@ _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def roots(*, mounts: str, own: str) -> list[tuple[Path, Path]]:
-    """Where a cgroup may be made, best first, as (mount point, directory), from the text of two files.
+    """Where a cgroup may be made, best first, as (mount point, directory), from the text of two files. A hierarchy that is
+    mounted more than once counts once.
 
     Args:
         mounts: /proc/self/mountinfo.
         own: /proc/self/cgroup.
     """
-    points = []
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        if right.startswith("cgroup2 "):
-            points.append(Path(left.split(" ")[4]))
+    points = list(_hierarchies(mounts))
     own_paths = [line[3:] for line in own.splitlines() if line.startswith("0::/")]
     found = [(point, point) for point in points]
     # "/.." at its beginning: the agent's cgroup lies outside of what is mounted here.
     found += [(point, point / path[1:]) for point in points for path in own_paths if path != "/" and ".." not in path]
     return found
+
+
+def _hierarchies(mounts: str) -> Iterable[Path]:
+    """One mount point of each: a writable one, if there is any."""
+    found: dict[tuple[str, str], tuple[bool, Path]] = {}
+    for point, hierarchy, writable in _mounted(mounts):
+        before = found.get(hierarchy)
+        if before is None or (writable and not before[0]):
+            found[hierarchy] = (writable, point)
+    return [point for _, point in found.values()]
+
+
+def _mounted(mounts: str) -> Iterator[tuple[Path, tuple[str, str], bool]]:
+    """Each mount of version 2: its point, which directory of which hierarchy is seen there, whether it may be written."""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup2 "):
+            _, _, device, root, point, options, *_ = left.split(" ")
+            yield Path(point), (device, root), "ro" not in options.split(",")
+
+
+def cgroup_mounts() -> list[Path]:
+    """Everywhere that a hierarchy of version 2 is mounted and can be reached: nothing else is mounted over it."""
+    mounts = Path("/proc/self/mountinfo").read_text()
+    uppermost = {Path(line.split(" ")[4]): " - cgroup2 " in line for line in mounts.splitlines()}
+    return [point for point, there in uppermost.items() if there and point.is_mount()]
 
 
 def group_name(state_directory: Path) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 import kybernate
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
 from kybernate.process import archives, procfs, records
-from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.cgroups import WorkloadCgroup, cgroup_mounts
 from kybernate.process.reports import RESTORE, check_reports
 from kybernate.process.specs import LAYERS, LaunchSpec, Network, Restored
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach, clear, locked, sweep_locked
@@ -252,7 +252,7 @@ def _job(spec: LaunchSpec, group: WorkloadCgroup | None, descriptors: Sequence[i
         "network": str(spec.network),
         "isolated": isolated,
         "cgroup": None if group is None else str(group.path),
-        "cgroup_root": None if group is None else str(group.mount_point),
+        "cgroup_roots": [] if group is None else [str(point) for point in cgroup_mounts()],
         "record": json.dumps(record).removesuffix("}"),
     }
 

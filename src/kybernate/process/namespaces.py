@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+from collections.abc import Sequence
 
 NEW_MOUNTS = 0x00020000
 NEW_UTS = 0x04000000
@@ -224,7 +225,7 @@ def _opened_without_links(path: str) -> int:
     return descriptor
 
 
-def own_mounts(*, cgroup_root: str | None) -> None:
+def own_mounts(*, cgroup_roots: Sequence[str]) -> None:
     """Lay /proc, /dev/shm, /dev/pts and /dev/mqueue anew for new pid and ipc namespaces; make the cgroups read-only.
 
     What is mounted or unmounted on the host later still reaches this namespace (it is a slave), never the
@@ -239,5 +240,5 @@ def own_mounts(*, cgroup_root: str | None) -> None:
         mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
     if os.path.isdir("/dev/mqueue"):
         mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    if cgroup_root is not None:
-        mount("", cgroup_root, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for root in cgroup_roots:  # one that is left out would be the way to thaw itself
+        mount("", root, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)

@@ -221,7 +221,7 @@ def _become_criu(restore: Job, tasks: int | None) -> None:
 
 def _furnish(job: Job) -> None:
     with _step("mounts"):
-        namespaces.own_mounts(cgroup_root=job["cgroup_root"])
+        namespaces.own_mounts(cgroup_roots=job["cgroup_roots"])
     with _step("layer"):
         for path, upper, work in job["layers"]:
             namespaces.lay_over(path, upper=upper, work=work)

@@ -36,8 +36,8 @@ def is_aligned(view: memoryview) -> bool:
 
 
 def is_zero(view: memoryview) -> bool:
-    """Whether every byte is zero. Looks at the first page alone unless that is zero."""
-    if view[: min(len(view), 64)].tobytes().strip(b"\0"):
+    """Whether every byte is zero. Looks at the first 64 bytes alone unless those are zero."""
+    if view[:64].tobytes().strip(b"\0"):
         return False
     return not np.frombuffer(view, np.uint8).any()
 
