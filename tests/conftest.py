@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,46 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     yield make
     for place in mounted:
         _unmount(place)
+
+
+class SmallTmpfs:
+    """A tmpfs of its own, as the state directory's, that can be filled to the last byte."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._filler = place / "filler"
+
+    def fill(self, filler: Path | None = None) -> None:
+        """Nothing more fits, by a file of that name. What is there may still be written over."""
+        self._filler = filler or self._filler
+        with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+@pytest.fixture
+def small_tmpfs() -> Iterator[Callable[[int], SmallTmpfs]]:
+    """`small_tmpfs(size_bytes)` mounts one at a short path. Gone at the end."""
+    made: list[Path] = []
+
+    def make(size_bytes: int) -> SmallTmpfs:
+        place = Path(tempfile.mkdtemp(prefix="kyb-tmpfs-"))
+        made.append(place)
+        options = f"size={size_bytes},mode=755,huge=never"
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "kyb-test", str(place)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"left out: no tmpfs can be mounted here ({done.stderr.strip()})")
+        return SmallTmpfs(place)
+
+    yield make
+    for place in made:
+        _unmount(place)
+        place.rmdir()
 
 
 def _unmount(place: Path) -> None:

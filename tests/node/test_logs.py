@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kybernate.node import logs
+from kybernate.process import output
 
 
 @contextmanager
@@ -84,3 +85,38 @@ async def test_nothing_is_lost_at_the_end(tmp_path: Path) -> None:
 
     with opened(path) as descriptor:
         assert [piece async for piece in logs.pieces(descriptor, more_may_come=ends)] == [b"last words"]
+
+
+async def test_what_was_given_back_is_jumped_over_and_said(tmp_path: Path) -> None:
+    """A reader that is slower than the program: it goes on at the next whole line."""
+    path = tmp_path / "output.log"
+    every = [b"line %07d\n" % number for number in range(400_000)]
+    with path.open("a+b", buffering=0) as log, opened(path) as descriptor:
+        log.write(b"".join(every[:1000]))
+        following = logs.pieces(descriptor, more_may_come=lambda: False)
+        read = await anext(following)
+        log.write(b"".join(every[1000:]))
+        output.bound(log.fileno(), 1 << 20)
+        read += b"".join([piece async for piece in following])
+    before, said, after = read.partition(b"\n[kybernate: ")
+    assert before == b"".join(every[:1000])
+    text, _, after = after.partition(b"\n")
+    assert said
+    assert text.endswith(b"of output are no longer kept]")
+    kept = after.splitlines(keepends=True)
+    assert len(kept) > 50_000
+    assert kept == every[-len(kept) :]
+
+
+async def test_old_output_is_shown_from_the_first_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "output.log"
+    every = [b"line %07d\n" % number for number in range(400_000)]
+    with path.open("a+b", buffering=0) as log, opened(path) as descriptor:
+        log.write(b"".join(every))
+        output.bound(log.fileno(), 1 << 20)
+        logs.seek_first_line(descriptor)
+        kept = b"".join([piece async for piece in logs.pieces(descriptor, more_may_come=lambda: False)])
+        count = kept.count(b"\n")
+        assert kept == b"".join(every[-count:])
+    assert last_lines(path, 3) == b"".join(every[-3:])
+    assert last_lines(path, 300_000)[:100] == kept[:100], "more lines than are kept: all that are"

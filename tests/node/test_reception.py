@@ -92,7 +92,7 @@ async def reception(
     listener.setblocking(False)
     assert runner.server is not None
     made = Reception(listener, runner.server, tls=tls, most=most, admission_s=admission_s)
-    made.start()
+    made.start(lambda work, *, name: asyncio.create_task(work(), name=name))
     try:
         yield listener.getsockname()[1], made
     finally:

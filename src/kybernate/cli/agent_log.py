@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from kybernate.model.streams import Unfailing
 from kybernate.model.types import LogFormat
 
 
@@ -23,7 +24,8 @@ def configure(form: LogFormat, *, stream: TextIO = sys.stderr) -> Callable[[str]
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     if form is LogFormat.JSON:
         return logging.getLogger("kybernate").info
-    return lambda line: print(f"kybernate: {line}", file=stream, flush=True)
+    whole = Unfailing(stream)  # a full disk under agent.log must not stop a start or an end
+    return lambda line: print(f"kybernate: {line}", file=whole, flush=True)
 
 
 def _json() -> logging.Formatter:

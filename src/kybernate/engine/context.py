@@ -37,6 +37,8 @@ class Parts:
     store: CopyStore
     executor: Executor
     faults: Faults
+    output_bytes: int
+    """What stays of the output of workloads that are brought back."""
 
 
 @dataclass(slots=True)

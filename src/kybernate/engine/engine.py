@@ -40,6 +40,7 @@ from kybernate.model.types import (
     WorkloadName,
     WorkloadState,
 )
+from kybernate.process.specs import OUTPUT_BYTES
 
 __all__ = [
     "Cancellation",
@@ -71,12 +72,14 @@ class Engine(Storing):
         directory: Path,
         faults: Faults | None = None,
         scratch: Path | None = None,
+        output_bytes: int = OUTPUT_BYTES,
     ) -> None:
         """`directory` holds the manifests; it must lie where workloads can't reach it.
 
         Args:
             scratch: where processes' images lie while they are written to a store or read from one: a directory of
                 the engine's own, for root only, with room for the largest workload's host memory. Emptied here.
+            output_bytes: what stays of the output of workloads that are brought back.
         """
         self._executor = Threads("engine")
         parts = Parts(
@@ -86,6 +89,7 @@ class Engine(Storing):
             store=CopyStore(directory),
             executor=self._executor,
             faults=faults or Faults(),
+            output_bytes=output_bytes,
         )
         super().__init__(parts, scratch)
         self._recovering = Recovering(parts, self._pooled)

@@ -101,6 +101,7 @@ class Reviving:
                 run_directory=self.run_directory,
                 layers_at=self.layers_at,
                 network=self.network,
+                output_bytes=self.parts.output_bytes,
             ).tree
         self.undo.push("end its processes", tree.remove)
         tree.freeze(FREEZE_SECONDS)

@@ -396,6 +396,27 @@ class CollectedList(Answer):
     dry_run: bool
 
 
+class TaskView(Answer):
+    """A background task of the agent that has failed since its start."""
+
+    task: str
+    up: bool
+    """It runs again, or had to run once only; false: it waits for its next start."""
+    failures: int
+    problem: str
+    """The last one."""
+    failed: float
+    """When that was, in seconds since the epoch."""
+
+
+class StateView(Answer):
+    """The file system of the agent's directory. Where it is full nothing can be started, remembered or logged."""
+
+    total_bytes: int
+    free_bytes: int
+    problem: str | None = None
+
+
 class NodeView(Answer):
     version: str
     pid: int
@@ -415,6 +436,11 @@ class NodeView(Answer):
     """Where API and dashboard answer over TCP; None: nowhere."""
     token_file: str | None = None
     """The file, on the agent's machine, with the token that is needed there."""
+    state: StateView | None = None
+    tasks: list[TaskView] = []
+    """Those that have failed since the agent's start."""
+    workers_missing: list[int] = []
+    """Numbers of the activator's processes to which clients should be able to connect, and can't."""
 
 
 class EventView(Answer):

@@ -60,6 +60,7 @@ from kybernate.node.serving.serving import Configured, Serving, configured
 from kybernate.node.serving.views import serving_view
 from kybernate.node.settings import AgentSettings, Settings
 from kybernate.node.starts import Starts
+from kybernate.node.state_room import StateRoom
 from kybernate.node.stopping import stop_all
 from kybernate.node.stores import Stores
 from kybernate.node.switching import Switching
@@ -191,6 +192,13 @@ class _Agent:
         self.events = Events(database=database, clock=self.clock, keep=settings.events.keep)
         self._database = database
         self._records = Records(database)
+        self._state_room = StateRoom(
+            state=state,
+            database=database,
+            events=self.events,
+            log_bytes=settings.log.size,
+            bounded=(state.root / "activator.log",),
+        )
         self._stores = Stores(settings=settings.store, state=state, changed=self._tier_changed)
         self._opened: _Opened | None = None
         self._links: list[LinkView] = []
@@ -207,7 +215,7 @@ class _Agent:
         self._door = await open_door(self._settings.api, self._state)
         self._opened = await self._open_hardware()
         async with asyncio.TaskGroup() as group:
-            tasks = self._tasks = Tasks(group)
+            tasks = self._tasks = Tasks(group, events=self.events, clock=self.clock)
             self._wire(tasks)
             await self._recover()
             self.history.settle(self.ledger.entries().values())
@@ -215,11 +223,12 @@ class _Agent:
             for line in self.serving.advice():
                 self._say(f"look at {line}")
             runners = await self._answer(Api(self))
-            tasks.start(self.keeper.run(), name="tiers")
-            tasks.start(self.history.run(), name="history")
+            tasks.keep(self.keeper.run, name="tiers")
+            tasks.keep(self.history.run, name="history")
+            tasks.keep(self._state_room.run, name="state directory")
             if self._opened is not None:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
-                tasks.start(self._opened.room.watch(), name="automatic resume")
+                tasks.keep(self._opened.room.watch, name="automatic resume")
             self.events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
             also = "" if self._door is None else f" and {self._door.url}"
             self._say(f"ready on {self._state.socket}{also}")
@@ -275,6 +284,9 @@ class _Agent:
             tiers=self._stores.views(),
             url=None if self._door is None else self._door.url,
             token_file=None if self._door is None else str(self._door.token.path),
+            state=self._state_room.view(),
+            tasks=self._tasks.views(),
+            workers_missing=self.serving.processes.missing(),
         )
 
     async def ask_tiers(self) -> None:
@@ -364,7 +376,7 @@ class _Agent:
             pool_room=pool_room,
             leftovers=leftovers,
         )
-        self.keeper = Keeper(gear=gear, workloads=self.workloads, leftovers=leftovers, pool_room=pool_room)
+        self.keeper = Keeper(gear=gear, workloads=self.workloads, leftovers=leftovers, pool_room=pool_room, tasks=tasks)
         self.library = Library(gear=gear, switching=self.switching, transfers=transfers, leftovers=leftovers)
         self.images = Images(
             gear=gear,
@@ -439,7 +451,7 @@ class _Agent:
             most = self._settings.api.connections
             self._reception = Reception(door.listener, server, tls=door.tls, most=most)
             guard.admit = self._reception.admit
-            self._reception.start()
+            self._reception.start(self._tasks.keep)
         return runners
 
     def _listen(self) -> socket.socket:

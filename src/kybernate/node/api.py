@@ -355,6 +355,8 @@ class Api:
         try:
             if lines >= 0:
                 logs.seek_last_lines(descriptor, lines)
+            else:
+                logs.seek_first_line(descriptor)
             await response.prepare(request)
             # A successor of the same name has another output; the entry's own end is what counts.
             async for piece in logs.pieces(descriptor, more_may_come=lambda: follow and self._still_runs(entry)):

@@ -10,12 +10,18 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from kybernate.model.errors import NoRoom
+
 log = logging.getLogger(__name__)
+
+_LATE_MAX = 20_000
+"""Writes that wait for room; of more the oldest are forgotten."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -59,14 +65,27 @@ class Database:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
         self._connection: sqlite3.Connection | None = None
+        self._late: deque[tuple[str, Sequence[Any]]] = deque(maxlen=_LATE_MAX)
+        """Writes for which there was no room yet, in their order. The thread's own."""
 
     def open(self) -> bool:
         """Create or open the file. False when an unreadable one had to be moved aside to `NAME.broken`."""
         return self._thread.submit(self._open).result()
 
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        """Queue one statement. Failures are logged: the agent works on without its memory rather than not at all."""
-        self._thread.submit(self._execute, sql, parameters).add_done_callback(_log_failure)
+        """Queue one statement. Where the disk is full it is written once there is room. Other failures are logged: the agent works
+        on without its memory rather than not at all."""
+        self._thread.submit(self._write, sql, parameters).add_done_callback(_log_failure)
+
+    def retry(self) -> None:
+        """Write what waits for room, if anything does."""
+        if self._late:
+            self._thread.submit(self._catch_up).add_done_callback(_log_failure)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something waits for room: a new agent wouldn't know of it."""
+        return bool(self._late)
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return await asyncio.wrap_future(self._thread.submit(self._execute, sql, parameters))
@@ -77,12 +96,16 @@ class Database:
 
     def close(self) -> None:
         if self._connection is not None:
+            self._thread.submit(self._catch_up).add_done_callback(_log_failure)
             self._thread.submit(self._connection.close)
         self._thread.shutdown(wait=True)
 
     def _open(self) -> bool:
         try:
             self._connection = self._connect()
+        except sqlite3.OperationalError as e:
+            # Of the place, not of the content: a full disk, no right to write. Moved aside it would be forgotten.
+            raise NoRoom(f"can't open {self._path}: {e}", hint="make room in the agent's directory") from e
         except sqlite3.DatabaseError as e:
             log.warning(
                 "can't read %s (%s): moved aside to %s.broken, beginning a new one", self._path, e, self._path.name
@@ -107,12 +130,41 @@ class Database:
             raise
         return connection
 
+    def _write(self, sql: str, parameters: Sequence[Any]) -> None:
+        self._late.append((sql, parameters))
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._late:
+            try:
+                self._execute(*self._late[0])
+            except sqlite3.OperationalError as e:
+                if _is_full(e):
+                    if len(self._late) == 1:  # the first of them
+                        log.warning("no room for the agent's database: %s; written once there is", e)
+                    return
+                self._late.popleft()
+                raise
+            except BaseException:
+                self._late.popleft()
+                raise
+            self._late.popleft()
+
     def _execute(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
         if self._connection is None:
             raise sqlite3.ProgrammingError("the database isn't open")
         return self._connection.execute(sql, parameters).fetchall()
 
 
-def _log_failure(future: Future[list[Row]]) -> None:
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorname in (
+        "SQLITE_FULL",
+        "SQLITE_IOERR_WRITE",
+        "SQLITE_IOERR_SHMSIZE",
+        "SQLITE_IOERR_SHMOPEN",
+    )
+
+
+def _log_failure(future: Future[Any]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.error("can't write to the agent's database: %s", error)

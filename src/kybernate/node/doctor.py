@@ -7,9 +7,11 @@ over a fresh survey. A check that is not ok always has a remedy.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from kybernate.model.api import NodeView
+from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import GIB
 from kybernate.node.survey import DriverFacts, Facts, survey
 from kybernate.process.criu import HOW_TO_GET
@@ -59,6 +61,86 @@ def examine(facts: Facts) -> list[Check]:
         _memory(facts),
         _mps(facts),
         _mig(facts),
+    ]
+
+
+_RECENT_S = 600.0
+
+
+def of_agent(node: NodeView, advice: Sequence[str] = (), *, now: float) -> list[Check]:
+    """What a running agent says of itself, its tiers and its file. Pure."""
+    gpus = "on a SIMULATED GPU: of this machine's it needs none" if node.simulated else f"GPUs: {len(node.gpus)}"
+    return [
+        Check("agent", ok=True, detail=f"{node.version} runs as process {node.pid}, {gpus}"),
+        *_state_directory(node),
+        _background(node, now),
+        *_activator(node),
+        *_tiers(node),
+        *(
+            Check("settings", ok=False, detail=line, remedy="change the file, then `kybernate reload`", needed=False)
+            for line in advice
+        ),
+    ]
+
+
+def _state_directory(node: NodeView) -> list[Check]:
+    state = node.state
+    if state is None:
+        return []
+    free = f"{format_size(state.free_bytes)} of {format_size(state.total_bytes)} free"
+    return [
+        Check(
+            "agent's directory",
+            ok=state.problem is None,
+            detail=state.problem or f"{node.state_directory}, {free}",
+            remedy="" if state.problem is None else f"make room: `du -xah {node.state_directory} | sort -h | tail`",
+        )
+    ]
+
+
+def _background(node: NodeView, now: float) -> Check:
+    down = [task for task in node.tasks if not task.up]
+    bad = down or [task for task in node.tasks if task.failed > now - _RECENT_S]
+    if not bad:
+        return Check("background tasks", ok=True, detail="all run")
+    said = "; ".join(
+        f"{task.task} failed {task.failures} times, last {format_seconds(max(0.0, now - task.failed))} ago: {task.problem}"
+        for task in bad[:3]
+    )
+    return Check(
+        "background tasks",
+        ok=False,
+        detail=f"{len(down)} down; {said}",
+        remedy="they are started again by themselves; `kybernate events` and the agent's log say more. Please report it",
+        needed=bool(down),
+    )
+
+
+def _activator(node: NodeView) -> list[Check]:
+    if not node.workers_missing:
+        return []
+    return [
+        Check(
+            "activator",
+            ok=False,
+            detail=f"to its processes {', '.join(map(str, node.workers_missing))} no client can connect",
+            remedy=f"they are started again by themselves; {node.state_directory}/activator.log says why they end",
+        )
+    ]
+
+
+def _tiers(node: NodeView) -> list[Check]:
+    return [
+        Check(
+            f"tier {tier.tier}",
+            ok=tier.problem is None,
+            detail=tier.problem or f"{tier.state}, {tier.where}{', encrypted' if tier.encrypted else ''}",
+            remedy=""
+            if tier.problem is None
+            else "mend that; it is tried again by itself. `agent.store` has its settings",
+            needed=False,
+        )
+        for tier in node.tiers
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,7 @@ class Events:
         self._clock = clock
         self._keep = keep
         self._subscribers: set[asyncio.Queue[EventView]] = set()
+        self._recent: deque[EventView] = deque(maxlen=_BACKLOG)
         last = database.read_now("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")
         self._last_id: int = last[0][0] if last else 0
 
@@ -53,6 +55,7 @@ class Events:
             event.said,
             extra={"workload": workload, "kind": kind, "data": event.data},
         )
+        self._recent.append(event)
         for queue in self._subscribers:
             if queue.full():
                 queue.get_nowait()
@@ -65,7 +68,12 @@ class Events:
             f"SELECT {_COLUMNS} FROM events WHERE {where} id > ? ORDER BY id DESC LIMIT ?",
             [*parameters, after, count],
         )
-        return [_event(row) for row in reversed(rows)]
+        found = {event.id: event for event in map(_event, rows)}
+        if self._database.behind:  # what there was no room for yet
+            found |= {
+                event.id: event for event in self._recent if event.id > after and workload in (None, event.workload)
+            }
+        return [found[number] for number in sorted(found)[-count:]] if count else []
 
     @contextmanager
     def subscribe(self) -> Iterator[asyncio.Queue[EventView]]:

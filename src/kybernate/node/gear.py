@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kybernate.model.errors import Unsupported
 from kybernate.model.layout import StateDirectory
@@ -33,6 +33,12 @@ class GpuGear:
     room: RoomKeeper
 
 
+class Flush(Protocol):
+    """See `Records.flush`."""
+
+    def __call__(self, *, refuse: bool = False) -> Awaitable[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Gear:
     settings: AgentSettings
@@ -46,7 +52,7 @@ class Gear:
     stores: Stores
     jobs: Jobs
     starts: Starts
-    flush: Callable[[], Awaitable[None]]
+    flush: Flush
     """Returns once everything that the ledger says is on disk."""
 
     def need_gpu(self, *, so: str = "there is nothing to pause or resume") -> GpuGear:

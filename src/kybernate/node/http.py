@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from kybernate import store
 from kybernate.model.api import ErrorView
-from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.errors import BadInput, KybernateError, NoRoom
 from kybernate.model.types import TierName, WorkloadName, workload_name
 from kybernate.node.caller import Caller, caller_of
 
@@ -138,6 +139,13 @@ async def errors_in_our_words(request: web.Request, handler: Handler) -> web.Str
     except web.HTTPException:
         raise
     except Exception as e:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = NoRoom(
+                f"{request.method} {request.path[:200]} failed: no space is left for {e.filename or 'a file of the agent'}",
+                hint="`kybernate doctor` says what fills the agent's directory",
+            )
+            view = ErrorView(code=full.code, message=full.message, hint=full.hint, exit_status=full.exit_status)
+            return error_answer(full.http_status, view)
         log.exception("%s %s failed", request.method, request.path)
         text = f"internal error: {type(e).__name__}: {e}"
         return error_answer(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import Iterable
 
 from kybernate import store
@@ -20,10 +19,9 @@ from kybernate.node.ledger import USER, Entry
 from kybernate.node.leftovers import Leftovers
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.stores import BELOW_RAM
+from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.workloads import Workloads
-
-log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
 _SWEEP_AGAIN_S = 15.0
@@ -35,8 +33,11 @@ _STAGED_AGAIN_S = 60.0
 class Keeper:
     """`run` is a task's body; `find` is for orders. Use it in the loop's thread."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, leftovers: Leftovers, pool_room: PoolRoom) -> None:
+    def __init__(
+        self, *, gear: Gear, workloads: Workloads, leftovers: Leftovers, pool_room: PoolRoom, tasks: Tasks
+    ) -> None:
         self._gear = gear
+        self._tasks = tasks
         self._workloads = workloads
         self._leftovers = leftovers
         self._pool_room = pool_room
@@ -49,7 +50,10 @@ class Keeper:
         await in_thread("open the tiers", gear.stores.open_all)
         for tier in BELOW_RAM:
             if tier is TierName.NVME and (space := gear.stores.ready(tier)) is not None:
-                await self.take_in(tier, space.snapshots())
+                try:
+                    await self.take_in(tier, space.snapshots())
+                except Exception as e:  # what isn't taken in here is found when somebody asks for it by its name
+                    self._tasks.failed("tiers", e)
         self._dirty.set()
         again = gear.clock() + _SWEEP_AGAIN_S
         staged_again = gear.clock() + _STAGED_AGAIN_S
@@ -67,8 +71,8 @@ class Keeper:
                     self._dirty.clear()
                     await self._sweep()
                 await self._demote_idle()
-            except Exception:  # whatever one workload's snapshot may do must not end the care for the others
-                log.exception("looking after the tiers failed")
+            except Exception as e:  # whatever one workload's snapshot may do must not end the care for the others
+                self._tasks.failed("tiers", e)
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ def launch_spec(gear: Gear, request: RunRequest, caller: Caller) -> LaunchSpec:
         network=Network(request.network),
         isolated=request.isolated is not False,
         layers=[Path(layer) for layer in request.layers],
+        output_bytes=gear.settings.log.output,
     )
 
 

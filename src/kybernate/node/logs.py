@@ -1,4 +1,4 @@
-"""A workload's output: the last lines, and what comes.
+"""A workload's output: the last lines, and what comes. Its oldest part is given back while it runs (process/output.py).
 
 The file lies where the workload's own user may write, so it is opened as a regular file or not at all.
 Reading is done in pieces in the loop: the file is in the page cache, a piece takes microseconds.
@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from kybernate.model.errors import NotFound
+from kybernate.model.quantities import format_size
+from kybernate.process import output
 from kybernate.process.tree import OUTPUT
 
 PIECE_BYTES = 256 * 1024
@@ -40,11 +42,12 @@ def open_output(run_directory: Path, name: str) -> int:
 
 
 def seek_last_lines(descriptor: int, lines: int) -> None:
-    """Go to where the last `lines` lines begin."""
+    """Go to where the last `lines` lines begin, or all that is kept if it has no more."""
     end = os.fstat(descriptor).st_size
+    begin = output.first_line(descriptor)
     position, found = end, 0
-    while position > 0:
-        start = max(0, position - PIECE_BYTES)
+    while position > begin:
+        start = max(begin, position - PIECE_BYTES)
         piece = os.pread(descriptor, position - start, start)
         if position == end and piece.endswith(b"\n"):
             piece = piece[:-1]  # the end of the last line begins no other
@@ -55,7 +58,24 @@ def seek_last_lines(descriptor: int, lines: int) -> None:
                 os.lseek(descriptor, start + at + 1, os.SEEK_SET)
                 return
         position = start
-    os.lseek(descriptor, 0 if lines else end, os.SEEK_SET)
+    os.lseek(descriptor, begin if lines else end, os.SEEK_SET)
+
+
+def seek_first_line(descriptor: int) -> None:
+    """Go to where what is kept begins."""
+    os.lseek(descriptor, output.first_line(descriptor), os.SEEK_SET)
+
+
+def _next(descriptor: int) -> bytes:
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    piece = os.read(descriptor, PIECE_BYTES)
+    # Asked after reading: what was given back meanwhile reads as zeros.
+    if piece and position < output.first_byte(descriptor):
+        begin = output.first_line(descriptor)
+        os.lseek(descriptor, begin, os.SEEK_SET)
+        return f"\n[kybernate: {format_size(begin - position)} of output are no longer kept]\n".encode()
+    os.lseek(descriptor, position + len(piece), os.SEEK_SET)
+    return piece
 
 
 def last_line(run_directory: Path, name: str) -> str:
@@ -77,12 +97,15 @@ def last_line(run_directory: Path, name: str) -> str:
 
 
 async def pieces(descriptor: int, *, more_may_come: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """What is there and, as long as `more_may_come`, what is written later."""
+    """What is there and, as long as `more_may_come`, what is written later.
+
+    Where more was given back than was read by then, a line says so.
+    """
     while True:
         last_look = not more_may_come()  # asked before reading: what was written before the end is still read
         if os.fstat(descriptor).st_size < os.lseek(descriptor, 0, os.SEEK_CUR):
             os.lseek(descriptor, 0, os.SEEK_SET)  # truncated, by the program or by who rotates logs
-        while piece := os.read(descriptor, PIECE_BYTES):
+        while piece := _next(descriptor):
             yield piece
         if last_look:
             return

@@ -6,7 +6,7 @@ from collections import Counter as Counted
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kybernate.model.api import JobView, NodeView, WorkloadView
@@ -128,6 +128,7 @@ class _Standing(Collector):
             for field, text in (("size", "Host pool"), ("ready", "Host pool made so far"), ("free", "Host pool free")):
                 value = getattr(node.pool, f"{field}_bytes")
                 yield GaugeMetricFamily(f"kybernate_pool_{field}_bytes", text, value=value)
+        yield from _agent(node)
         yield from _tiers(node)
         yield from _workloads(list(self._workloads()))
         link = GaugeMetricFamily(
@@ -142,6 +143,32 @@ class _Standing(Collector):
         for kind, number in Counted(job.kind for job in self._jobs()).items():
             running.add_metric([kind], number)
         yield running
+
+
+def _agent(node: NodeView) -> Iterable[Metric]:
+    failures = CounterMetricFamily(
+        "kybernate_task_failures", "Failures of the agent's background tasks since its start", labels=["task"]
+    )
+    up = GaugeMetricFamily(
+        "kybernate_task_up",
+        "Of tasks that have failed: 1 where it runs again, 0 where it waits for that",
+        labels=["task"],
+    )
+    for task in node.tasks:
+        failures.add_metric([task.task], task.failures)
+        up.add_metric([task.task], float(task.up))
+    yield from (failures, up)
+    down = sum(not task.up for task in node.tasks)
+    yield GaugeMetricFamily("kybernate_tasks_down", "Background tasks of the agent that wait to run again", value=down)
+    if node.state is not None:
+        for field, text in (("total", "The file system of the agent's directory"), ("free", "What is left there")):
+            value = getattr(node.state, f"{field}_bytes")
+            yield GaugeMetricFamily(f"kybernate_state_directory_{field}_bytes", text, value=value)
+    yield GaugeMetricFamily(
+        "kybernate_activator_workers_missing",
+        "Processes of the activator to which clients can't connect",
+        value=len(node.workers_missing),
+    )
 
 
 def _tiers(node: NodeView) -> Iterable[Metric]:

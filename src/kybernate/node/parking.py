@@ -111,8 +111,8 @@ class Parking:
         await in_thread(f"open {tier}", lambda: gear.stores.space(tier))
         snapshot = f"{Kind.PARKED}.{name}.{secrets.token_hex(4)}"
         ledger.update(name, snapshot=snapshot, stale=with_name(entry.stale, entry.snapshot))
-        await gear.flush()
         try:
+            await gear.flush(refuse=True)
             with gear.jobs.begin("park", name, yielding=by_itself) as job:
                 report = await in_thread(
                     f"park {name}",

@@ -16,7 +16,8 @@ import logging
 import socket
 import ssl
 import time
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -34,6 +35,12 @@ _FAREWELLS_MAX: Final = 16
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE_S: Final = 1.0
 _SWEEP_S: Final = 1.0
+
+
+class Keep(Protocol):
+    """See `Tasks.keep`."""
+
+    def __call__(self, work: Callable[[], Coroutine[Any, Any, Any]], *, name: str) -> asyncio.Task[None]: ...
 
 
 class Reception:
@@ -61,9 +68,12 @@ class Reception:
         self._leaving: set[asyncio.Task[None]] = set()
         self._work: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._work = [loop.create_task(self._accept()), loop.create_task(self._sweep())]
+    def start(self, keep: Keep) -> None:
+        """`keep` runs a task and starts it again where it fails (see `Tasks.keep`)."""
+        self._work = [
+            keep(self._accept, name="connections to the API"),
+            keep(self._sweep, name="connections that nobody was let in on"),
+        ]
 
     async def stop(self) -> None:
         """No more come; those that were handed over go on."""

@@ -10,6 +10,7 @@ import logging
 
 from pydantic import TypeAdapter, ValidationError
 
+from kybernate.model.errors import NoRoom
 from kybernate.node.database import Database
 from kybernate.node.ledger import Entry
 
@@ -34,9 +35,21 @@ class Records:
         elif old is not None:
             self._database.write("DELETE FROM workloads WHERE name = ?", (old.name,))
 
-    async def flush(self) -> None:
-        """Returns once everything written so far is on disk: the database does one thing after the other."""
+    async def flush(self, *, refuse: bool = False) -> None:
+        """Returns once everything written so far is on disk: the database does one thing after the other.
+
+        Args:
+            refuse: for what begins with it, and can still be left alone.
+
+        Raises:
+            NoRoom: with `refuse`, where it isn't on the disk for want of room there.
+        """
         await self._database.read("SELECT 1")
+        if refuse and self._database.behind:
+            raise NoRoom(
+                "the agent's directory is full, so nothing could be remembered of it",
+                hint="make room; `kybernate doctor`",
+            )
 
     def load(self) -> list[Entry]:
         """All entries. One that another version wrote and this one can't read is left out and logged."""

@@ -90,7 +90,14 @@ def open_hardware(
         copiers[gpu.uuid] = CopyEngine(gpu, pool=pool, hasher=hasher)
     keeper = room(gpus)
     broker = Broker(gpus=gpus, admission=keeper, extent_bytes=settings.extent_size)
-    engine = Engine(broker=broker, pool=pool, copiers=copiers, directory=directory / _MANIFESTS, scratch=scratch)
+    engine = Engine(
+        broker=broker,
+        pool=pool,
+        copiers=copiers,
+        directory=directory / _MANIFESTS,
+        scratch=scratch,
+        output_bytes=settings.log.output,
+    )
     version = gpus[0].driver_version()
     hardware = Hardware(
         gpus=gpus,

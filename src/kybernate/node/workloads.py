@@ -34,6 +34,7 @@ from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
 from kybernate.node.views import program, workload_view
 from kybernate.process.launching import launch
+from kybernate.process.reports import FULL, full
 from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import DOOR, Tree, attach, sweep
 
@@ -279,7 +280,7 @@ class Workloads:
         live = self._live.get(name)
         if live is None:
             live = self._live[name] = Live(Owner(name))
-            self._tasks.start(live.owner.run(), name=f"owner of {name}")
+            self._tasks.keep(live.owner.run, name=f"owner of {name}")
         return live
 
     def _refuse_when_draining(self) -> None:
@@ -319,15 +320,17 @@ class Workloads:
         """In a thread. The run directory and the broker's door are there before the process is."""
         gpu = self.gear.gpu
         self.clear_place(spec.name)
-        spec.run_directory.mkdir(parents=True, mode=0o755)
         try:
+            spec.run_directory.mkdir(parents=True, mode=0o755)
             if gpu is not None:
                 gpu.broker.open_door(spec.name, spec.run_directory / DOOR, uid=spec.uid, gid=spec.gid)
             return launch(spec)
-        except BaseException:
+        except BaseException as e:
             if gpu is not None:
                 gpu.broker.close_door(spec.name)
             shutil.rmtree(spec.run_directory, ignore_errors=True)
+            if isinstance(e, OSError) and e.errno in FULL:
+                raise full(f"workload {spec.name} can't be started", spec.state_directory) from e
             raise
 
     def clear_place(self, name: WorkloadName) -> None:
@@ -340,14 +343,10 @@ class Workloads:
         _delete(run_directory)
 
     def _watch(self, name: WorkloadName, tree: Tree) -> None:
-        self._tasks.start(self._report_end(name, tree), name=f"watcher of {name}")
+        self._tasks.keep(lambda: self._report_end(name, tree), name=f"watcher of {name}")
 
     async def _report_end(self, name: WorkloadName, tree: Tree) -> None:
-        try:
-            await in_thread(f"watch {name}", tree.wait)
-        except (KybernateError, OSError) as e:
-            log.warning("can't watch workload %s: %s", name, e)
-            return
+        await in_thread(f"watch {name}", tree.wait)
         owner = self._owner(name).owner
         with contextlib.suppress(KybernateError):
             await owner.submit("end", lambda: self._end(name, tree), detail=tree)

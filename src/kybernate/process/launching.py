@@ -28,9 +28,9 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
-from kybernate.process import archives, procfs, records
+from kybernate.process import archives, output, procfs, records
 from kybernate.process.cgroups import WorkloadCgroup, cgroup_mounts
-from kybernate.process.reports import RESTORE, check_reports
+from kybernate.process.reports import FULL, RESTORE, check_reports, full
 from kybernate.process.specs import LAYERS, LaunchSpec, Network, Restored
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach, clear, locked, sweep_locked
 
@@ -44,6 +44,7 @@ def launch(spec: LaunchSpec) -> Tree:
     Raises:
         BadInput: the command can't be started (not found, not allowed, bad directory); nothing is left behind.
         Conflict: a workload of that name runs.
+        NoRoom: the state directory is full.
         Unsupported: isolation is wanted, but there is no cgroup v2 hierarchy to use, or no right to make
             namespaces; or a restore without root.
     """
@@ -58,7 +59,12 @@ def launch(spec: LaunchSpec) -> Tree:
         made = _make_run_directory(spec)
         with locked(spec.run_directory) as there:
             if there:  # else another launch of that name failed and took the directory with it
-                return _launch(spec, isolated=isolated, made=made)
+                try:
+                    return _launch(spec, isolated=isolated, made=made)
+                except OSError as e:
+                    if e.errno in FULL:
+                        raise full(f"workload {spec.name} can't be started", spec.state_directory) from e
+                    raise
 
 
 def _with_real_layers(spec: LaunchSpec) -> LaunchSpec:
@@ -82,6 +88,8 @@ def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
     """All the rest, with the run directory locked."""
     _refuse_running(spec)
     had_output = (spec.run_directory / OUTPUT).exists()
+    with contextlib.suppress(OSError):  # of a life whose supervisor was killed
+        output.close_up(str(spec.run_directory / OUTPUT))
     group: WorkloadCgroup | None = None
     try:
         (spec.run_directory / records.EXIT).unlink(missing_ok=True)
@@ -115,6 +123,8 @@ def _make_run_directory(spec: LaunchSpec) -> bool:
             return False
         raise BadInput(f"workload {spec.name}: {spec.run_directory} is not a directory") from None
     except OSError as e:
+        if e.errno in FULL:
+            raise full(f"workload {spec.name} can't be started", spec.state_directory) from e
         raise BadInput(f"workload {spec.name}: can't make {spec.run_directory}: {e.strerror}") from e
     return True
 
@@ -253,6 +263,7 @@ def _job(spec: LaunchSpec, group: WorkloadCgroup | None, descriptors: Sequence[i
         "isolated": isolated,
         "cgroup": None if group is None else str(group.path),
         "cgroup_roots": [] if group is None else [str(point) for point in cgroup_mounts()],
+        "output_bytes": spec.output_bytes,
         "record": json.dumps(record).removesuffix("}"),
     }
 

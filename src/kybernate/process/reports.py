@@ -5,13 +5,22 @@ from __future__ import annotations
 import ast
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
-from kybernate.model.errors import BadInput, KybernateError, Unsupported
+from kybernate.model.errors import BadInput, KybernateError, NoRoom, Unsupported
 from kybernate.process.specs import LaunchSpec
 
 RESTORE = "restore"
 """Directory of CRIU's log, below the run directory, while a restore runs."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def full(what: str, directory: Path) -> NoRoom:
+    """The error where the agent's own directory has no room left."""
+    return NoRoom(f"{what}: {directory} is full", hint="make room there; `kybernate doctor` says what fills it")
 
 
 def check_reports(spec: LaunchSpec, text: str) -> None:
@@ -37,6 +46,8 @@ def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) 
     if step == "restore" and spec.restored is not None:
         why = spec.restored.failure(spec.run_directory / RESTORE)
         return KybernateError(f"{head} could not be restored: {why or text}")
+    if number in FULL:
+        return full(f"{head} can't be started", spec.state_directory)
     if step == "directory":
         return BadInput(f"{head}: can't use the directory {spec.directory}: {os.strerror(number or 0)}")
     if step != "exec":

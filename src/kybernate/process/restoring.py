@@ -18,7 +18,7 @@ from kybernate.process import criu_commands, images, needs
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import TreeRecord
 from kybernate.process.launching import launch
-from kybernate.process.specs import LaunchSpec, Network, Restored
+from kybernate.process.specs import OUTPUT_BYTES, LaunchSpec, Network, Restored
 from kybernate.process.tree import Tree
 
 LOG = "restore.log"
@@ -42,6 +42,7 @@ def restore(
     run_directory: Path,
     layers_at: Path | None = None,
     network: Network | None = None,
+    output_bytes: int = OUTPUT_BYTES,
     criu: Criu | None = None,
     timeout_s: float | None = None,
 ) -> RestoreReport:
@@ -52,6 +53,7 @@ def restore(
         run_directory: STATE/workloads/NAME, as for a launch; it need not be where the dumped one was.
         layers_at: as for a launch.
         network: None: as it was.
+        output_bytes: as for a launch.
         timeout_s: None: a minute, and more for a large dump.
 
     Raises:
@@ -80,6 +82,7 @@ def restore(
         network=network or Network(launched.network),
         layers=[Path(layer) for layer in launched.layers],
         layers_at=layers_at,
+        output_bytes=output_bytes,
         restored=Restored(
             images=images_directory,
             pid=record.main_inside,

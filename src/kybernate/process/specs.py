@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kybernate.model.errors import BadInput
-from kybernate.model.types import WorkloadName, workload_name
+from kybernate.model.types import MIB, WorkloadName, workload_name
 from kybernate.process.tree import CONTROL
 
 _SOCKET_PATH_MAX = 107
@@ -17,6 +17,10 @@ _LONGEST_SOCKET = f"{CONTROL}/4194304.sock"
 
 LAYERS = "layers"
 """Directory of the writable layers, below the run directory."""
+
+
+OUTPUT_BYTES = 16 * MIB
+"""What stays of a workload's output if nothing else is said."""
 
 
 class Network(enum.StrEnum):
@@ -81,6 +85,8 @@ class LaunchSpec:
     the host's files, as any program does. What is mounted below a layer isn't seen in it."""
     layers_at: Path | None = None
     """Keep the layers here instead of below the run directory, which often lies in RAM. Laid anew at each launch."""
+    output_bytes: int = OUTPUT_BYTES
+    """Of output.log, the newest so many stay."""
     restored: Restored | None = None
     """Start nothing, but have CRIU bring processes back; `argv` and `environment` are those they were started with."""
 

@@ -9,8 +9,9 @@ tuple's repr) from its stderr until end of file, which comes with the workload's
 
 Two processes: the *opener* is a child of the launching process, makes the namespaces, starts the supervisor and
 ends; the *supervisor* belongs to nobody then and outlives the agent. It reaps, passes signals on to the
-workload's process group, and when the workload's first process ends, it takes everything left in the tree with
-it, writes exit.json and ends. Without namespaces it is a plain process that collects orphans as a subreaper.
+workload's process group and keeps the output within its bound. When the workload's first process ends, it takes
+everything left in the tree with it, writes exit.json and ends.
+Without namespaces it is a plain process that collects orphans as a subreaper.
 
 A workload may be restored instead of started: then the supervisor lays its /dev/shm, runs CRIU inside and becomes
 the parent of what CRIU brings back. It is recorded only when it is whole.
@@ -33,6 +34,7 @@ import sys
 import time
 
 from kybernate.process import namespaces
+from kybernate.process.output import Bounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself takes 5 ms
@@ -141,8 +143,10 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
     else:
         os.write(gate, b"g")
     _let_go(status, gate, tasks, *((restored["images"], restored["work"]) if restored else ()))
-    wait_status = _reap_until_end_of(workload)
+    output = Bounded(f"{home}/output.log", job["output_bytes"])
+    wait_status = _reap_until_end_of(workload, output)
     _end_rest(isolated=job["isolated"])
+    output.end()
     number = os.waitstatus_to_exitcode(wait_status)
     ended, by = (number, "null") if number >= 0 else (128 - number, str(-number))
     text = f'{{"status": {ended}, "signal": {by}, "time": {time.time()}}}'
@@ -297,13 +301,15 @@ def _let_go(*descriptors: int | None) -> None:
     os.chdir("/")
 
 
-def _reap_until_end_of(workload: int) -> int:
-    """Pass signals on and reap orphans; returns the wait status of the workload's first process."""
+def _reap_until_end_of(workload: int, output: Bounded) -> int:
+    """Pass signals on, reap orphans and bound the output; returns the wait status of the workload's first process."""
     everything = signal.valid_signals()
     while True:
-        number = signal.sigwaitinfo(everything).si_signo
-        if number not in _NOT_FORWARDED:
-            _forward(workload, number)
+        came = signal.sigtimedwait(everything, output.look())
+        if came is None:
+            continue
+        if came.si_signo not in _NOT_FORWARDED:
+            _forward(workload, came.si_signo)
         # Also after other signals: one pending SIGCHLD stands for any number of ended children.
         while True:
             pid, wait_status = os.waitpid(-1, os.WNOHANG)

@@ -14,13 +14,14 @@ import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import structlog
 import uvloop
 
 from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.streams import Unfailing
 from kybernate.proxy.front import UNREAD_S, Front
 from kybernate.proxy.worker import Worker
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", Unfailing(sys.stderr))),
     )
     try:
         return uvloop.run(_run(options))
@@ -169,8 +170,10 @@ def _meter(directory: Path | None) -> Meter | None:
         return None
     directory.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)  # prometheus_client reads it once, when it is imported
+    from kybernate.proxy.counters import take_room_ahead
     from kybernate.proxy.metrics import Meter
 
+    take_room_ahead()
     return Meter()
 
 

@@ -142,12 +142,15 @@ class Meter:
         self._failed[label] = self._failed.get(label, 0) + 1
 
     def flush(self, models: Iterable[ServedModel]) -> None:
-        """To be called about once a second."""
+        """To be called about once a second.
+
+        Raises OSError where a counter can't be made for want of room; what isn't written yet is kept for the next time.
+        """
         for name, entry in self._models.items():
             self._flush(name, entry)
-        for label, count in self._failed.items():
-            self._errors.labels(*label).inc(count)
-        self._failed.clear()
+        for label in list(self._failed):
+            self._errors.labels(*label).inc(self._failed[label])
+            del self._failed[label]
         for model in models:
             self._held.labels(model.name).set(len(model.queue.waiting))
             self._in_flight.labels(model.name).set(len(model.queue.in_flight))
@@ -155,15 +158,17 @@ class Meter:
     def _flush(self, name: str, entry: _OfModel) -> None:
         if not entry.statuses:
             return
-        for (status, tier), count in entry.statuses.items():
-            self._requests.labels(name, str(status), tier).inc(count)
-        entry.statuses.clear()
+        # Each child is made before anything of it is written, and the statuses go last: while there are some, it is tried again.
         entry.waits.write(self._waits.labels(name))
         entry.own.write(self._own.labels(name))
         entry.seconds.write(self._seconds.labels(name))
-        for tier, batch in entry.ttfb.items():
-            batch.write(self._ttfb.labels(name, tier))
-        entry.ttfb.clear()
+        for tier in list(entry.ttfb):
+            entry.ttfb[tier].write(self._ttfb.labels(name, tier))
+            del entry.ttfb[tier]
         self._bytes.labels(name, "in").inc(entry.bytes_in)
+        entry.bytes_in = 0
         self._bytes.labels(name, "out").inc(entry.bytes_out)
-        entry.bytes_in = entry.bytes_out = 0
+        entry.bytes_out = 0
+        for status, tier in list(entry.statuses):
+            self._requests.labels(name, str(status), tier).inc(entry.statuses[status, tier])
+            del entry.statuses[status, tier]

@@ -66,6 +66,7 @@ class Worker:
         self.grace_s: float | None = None
         self.configured = asyncio.Event()
         self._meter = meter
+        self._counting = True
         self._recorder: Recorder | None = None
         self._number = number
         self._workers = workers
@@ -252,7 +253,17 @@ class Worker:
         if self._recorder is not None:
             self._recorder.flush()
         if self._meter is not None:
-            self._meter.flush(self.models.values())
+            self._flush(self._meter)
+
+    def _flush(self, meter: Meter) -> None:
+        try:
+            meter.flush(self.models.values())
+        except OSError as e:
+            if self._counting:  # once, not every second
+                log.warning("no room for the counters; they are written once there is", error=str(e))
+            self._counting = False
+        else:
+            self._counting = True
 
 
 def _clients_max() -> int:

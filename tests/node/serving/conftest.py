@@ -119,9 +119,10 @@ def free_port() -> int:
 
 @contextmanager
 def serving_agent(
-    *, port: int = 0, environment: Mapping[str, str] | None = None, **sections: object
+    *, port: int = 0, environment: Mapping[str, str] | None = None, root: Path | None = None, **sections: object
 ) -> Iterator[ServingAgent]:
-    root = Path(tempfile.mkdtemp(prefix="kyb-"))
+    """`root`: a short path for its directory and its file."""
+    root = root or Path(tempfile.mkdtemp(prefix="kyb-"))
     with guarded(root):
         agent = ServingAgent(root, settings="", simulated_gpu=True, environment=environment)
         agent.peers, agent.port = [], port

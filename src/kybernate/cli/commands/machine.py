@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,20 +15,19 @@ from kybernate.model.errors import AgentAway, BadInput, KybernateError
 
 if TYPE_CHECKING:
     from kybernate.model.api import NodeView
-    from kybernate.node.doctor import Check
 
 _COMMON = Common()
 
 
 def doctor(*, common: Common = _COMMON) -> int:
     """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
-    from kybernate.node.doctor import beside_simulated, checks
+    from kybernate.node.doctor import beside_simulated, checks, of_agent
 
     node, advice = _node(common)
     own = checks()
     if node is not None and node.simulated:
         own = beside_simulated(own)
-    found = [*own, *([] if node is None else _agent(node, advice))]
+    found = [*own, *([] if node is None else of_agent(node, advice, now=time.time()))]
     healthy = all(check.ok for check in found if check.needed)
     if common.json:
         print_json({"healthy": healthy, "checks": [asdict(check) for check in found]})
@@ -49,38 +48,6 @@ def _node(common: Common) -> tuple[NodeView | None, list[str]]:
             return client.node(ask=True), client.serving().advice
     except KybernateError:
         return None, []
-
-
-def _agent(node: NodeView, advice: Sequence[str]) -> list[Check]:
-    """Its GPUs, its tiers and its file."""
-    from kybernate.node.doctor import Check
-
-    gpus = "on a SIMULATED GPU: of this machine's it needs none" if node.simulated else f"GPUs: {len(node.gpus)}"
-    return [
-        Check("agent", ok=True, detail=f"{node.version} runs as process {node.pid}, {gpus}"),
-        *_tiers(node),
-        *(
-            Check("settings", ok=False, detail=line, remedy="change the file, then `kybernate reload`", needed=False)
-            for line in advice
-        ),
-    ]
-
-
-def _tiers(node: NodeView) -> list[Check]:
-    from kybernate.node.doctor import Check
-
-    return [
-        Check(
-            f"tier {tier.tier}",
-            ok=tier.problem is None,
-            detail=tier.problem or f"{tier.state}, {tier.where}{', encrypted' if tier.encrypted else ''}",
-            remedy=""
-            if tier.problem is None
-            else "mend that; it is tried again by itself. `agent.store` has its settings",
-            needed=False,
-        )
-        for tier in node.tiers
-    ]
 
 
 def check(

@@ -7,7 +7,6 @@ leaving meanwhile who is under way.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -38,8 +37,6 @@ from kybernate.node.switching import Switching
 from kybernate.node.tasks import Tasks
 from kybernate.node.workloads import Workloads
 
-log = logging.getLogger(__name__)
-
 _LOOK_S = 1.0
 """At least so often: memory that is given back, and time itself, tell nobody."""
 _APART_S = 0.01
@@ -64,6 +61,7 @@ class Controller:
         tasks: Tasks,
     ) -> None:
         self._gear = gear
+        self._tasks = tasks
         self._gates = gates
         self._loads = loads
         self._memories = memories
@@ -243,8 +241,8 @@ class Controller:
             self._woken.clear()
             try:
                 wait_s = self._step()
-            except Exception:  # one workload that can't be understood must not end the care for all
-                log.exception("deciding who has the VRAM failed")
+            except Exception as e:  # one workload that can't be understood must not end the care for all
+                self._tasks.failed("controller", e)
                 wait_s = _LOOK_S
             await asyncio.sleep(_APART_S)
 

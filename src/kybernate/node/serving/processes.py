@@ -91,6 +91,8 @@ class Processes:
         self._leaving: dict[int, Worker] = {}
         """Of earlier generations, on their way out."""
         self._ending = False
+        self._ended = False
+        self._unwritten = False
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
@@ -149,6 +151,7 @@ class Processes:
         everybody = [*self.all(), *self._leaving.values()]
         self._slots = {}
         await self._end(everybody, grace_s, after_others=False)
+        self._ended = True
         self._places.record.unlink(missing_ok=True)
 
     # -- one process -------------------------------------------------------------------------------------------------
@@ -189,11 +192,12 @@ class Processes:
         self._watch(slot.worker)
 
     def _watch(self, worker: Worker) -> None:
-        self._tasks.start(self._report_end(worker), name=f"watcher of activator worker {worker.worker}")
+        self._tasks.keep(lambda: self._report_end(worker), name=f"watcher of activator worker {worker.worker}")
 
     async def _report_end(self, worker: Worker) -> None:
         await _ended(worker)
-        multiprocess.mark_process_dead(worker.pid, path=str(self._places.metrics))  # type: ignore[no-untyped-call]
+        with contextlib.suppress(OSError):
+            multiprocess.mark_process_dead(worker.pid, path=str(self._places.metrics))  # type: ignore[no-untyped-call]
         if (child := self._children.pop(worker.pid, None)) is not None:
             child.wait()
         if self._leaving.pop(worker.pid, None) is not None or self._ending:
@@ -212,7 +216,7 @@ class Processes:
         pause, slot.again_s = slot.again_s, min(2 * slot.again_s, _AGAIN_MOST_S)
         text = f"activator worker {number} {what}; the next one starts in {pause:g} s"
         self._events.record("activator", f"{text} (its log: {self._places.log})", data={"worker": number})
-        self._tasks.start(self._start_again(number, pause), name=f"activator worker {number}")
+        self._tasks.keep(lambda: self._start_again(number, pause), name=f"activator worker {number}")
 
     async def _start_again(self, number: int, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
@@ -251,6 +255,23 @@ class Processes:
     # -- the record --------------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
+        """Where that fails the workers go on all the same, and it is tried again until it works."""
+        try:
+            self._write_now()
+        except OSError as e:
+            if not self._unwritten:
+                self._unwritten = True
+                log.warning("can't write %s, tried again: %s", self._places.record, e.strerror)
+                self._tasks.keep(self._write_later, name="record of activator workers")
+
+    async def _write_later(self) -> None:
+        await asyncio.sleep(_AGAIN_S)
+        self._write_now()
+        self._unwritten = False
+
+    def _write_now(self) -> None:
+        if self._ended:
+            return
         everybody = [asdict(worker) for worker in [*self.all(), *self._leaving.values()]]
         draft = self._places.record.with_suffix(".new")
         draft.write_text(json.dumps(everybody))

@@ -182,7 +182,7 @@ class Serving:
         if self._file is not None:
             for name in self._no_longer_named():
                 self._tasks.start(self._stop(name), name=f"take out {name}")
-        self._tasks.start(self._take_over(), name="serving")
+        self._tasks.keep(self._take_over, name="serving")
 
     async def end(self) -> None:
         """The agent goes down: answers under way get their time, what is held is told to come again."""
@@ -416,7 +416,7 @@ class Serving:
         self._active = True
         if (gpu := self._gear.gpu) is not None:
             gpu.room.follow(self.controller.choose)
-        self._tasks.start(self._decide(), name="controller")
+        self._tasks.keep(self._decide, name="controller")
 
     async def _decide(self) -> None:
         await self.gates.meet(_MEET_S)

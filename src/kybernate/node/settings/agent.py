@@ -106,6 +106,12 @@ class HistorySettings(Section):
 class LogSettings(Section):
     format: LogFormat = LogFormat.TEXT
     """Of what the agent writes to standard error or agent.log: `text` for people, `json` for one JSON object a line."""
+    output: Annotated[Size, Field(ge=64 * 1024, le=1 << 40)] = 16 * MIB
+    """What stays of each workload's output, the newest; older output is given back while it runs. It lies in the state directory,
+    which is in RAM by default. Holds for what is started or restored from then on."""
+    size: Annotated[Size, Field(ge=64 * 1024, le=1 << 40)] = 16 * MIB
+    """What `agent.log` of a detached agent and the activator's log may take; agent.log goes on in a new file at half of it, and the
+    old one stays as agent.log.1."""
 
 
 class ObjectSettings(Section):
