@@ -7,11 +7,12 @@ As in api.py: sizes in bytes, times in seconds, points in time in seconds since 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from kybernate.model.api import Answer, Name, Request
+from kybernate.model.types import Class, Phase, ServedKind, WorkloadState
 
 
 class CostView(Answer):
@@ -39,14 +40,14 @@ class ServedView(Answer):
     """A model or a job of kybernate.yaml, or another workload that competes for VRAM."""
 
     name: str
-    kind: str
+    kind: ServedKind
     """`model`, `job`, or `other`: a workload that somebody started by `run` or `clone`."""
-    klass: str
+    klass: Class
     """`interactive` or `batch`."""
     priority: int
-    state: str
-    """As in `ps`, or `stopped` while it was never started."""
-    phase: str
+    state: WorkloadState | Literal["stopped"]
+    """As in `ps`, or `stopped` where a model or job doesn't run."""
+    phase: Phase
     """To the policy: `resident`, `away`, `absent`, `coming` or `leaving`."""
     tier: str | None = None
     """`vram` while it runs, else where it lies; None while it doesn't run."""

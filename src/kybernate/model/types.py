@@ -74,6 +74,35 @@ class WorkloadState(enum.StrEnum):
     LOST = "lost"
 
 
+class Class(enum.StrEnum):
+    """What a workload is for."""
+
+    INTERACTIVE = "interactive"
+    """Somebody waits for its answers: comes before every batch workload."""
+    BATCH = "batch"
+    """Computes whenever nobody else needs the GPU: paused for an interactive one, never killed."""
+
+
+class Phase(enum.StrEnum):
+    """Where a workload is, as a policy sees it."""
+
+    RESIDENT = "resident"
+    """Runs, or could: it has its VRAM."""
+    AWAY = "away"
+    """Paused, in `tier`."""
+    ABSENT = "absent"
+    """Not started yet, or ended: coming is a cold start or a clone."""
+    COMING = "coming"
+    LEAVING = "leaving"
+
+
+class ServedKind(enum.StrEnum):
+    MODEL = "model"
+    JOB = "job"
+    OTHER = "other"
+    """A workload that somebody started by `run` or `clone`."""
+
+
 class EndedBy(enum.StrEnum):
     """Who ended a workload, or is ending it."""
 

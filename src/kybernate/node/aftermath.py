@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from kybernate.engine.coming import ContentDiffers
 from kybernate.engine.endings import ProgramEnded
@@ -17,7 +16,7 @@ from kybernate.engine.target import Target
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
 from kybernate.model.types import Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear, GpuGear
-from kybernate.node.ledger import RECOVERY, USER, Entry
+from kybernate.node.ledger import RECOVERY, USER, Changes, Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.parking import Parking
 from kybernate.node.targets import look_at
@@ -86,7 +85,7 @@ class Aftermath:
         event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
             state, Event.LOST
         )
-        ledger.apply(name, event, reason=f"its {operation} failed: {text}{why}", **self._found(gpu, name, state))
+        ledger.apply(name, event, **self._found(gpu, name, state, f"its {operation} failed: {text}{why}"))
         kind = "lost" if state is WorkloadState.LOST else f"{operation}-failed"
         now = "" if isinstance(error, ProgramEnded) else f"; now {state}"  # it ends, as its exit will say
         events.record(kind, f"{text}{now}{why}", workload=name, data=data)
@@ -101,20 +100,21 @@ class Aftermath:
             self._gear.events.record("lost", e.message, workload=entry.name)
             raise
         event = Event.FOUND_RUNNING if state is WorkloadState.RUNNING else Event.FOUND_PAUSED
-        found = self._found(gpu, entry.name, state)
-        return self._gear.ledger.apply(entry.name, event, reason="brought into order", **found)
+        found = self._found(gpu, entry.name, state, "brought into order")
+        return self._gear.ledger.apply(entry.name, event, **found)
 
-    def _found(self, gpu: GpuGear, name: WorkloadName, state: WorkloadState) -> dict[str, Any]:
+    def _found(self, gpu: GpuGear, name: WorkloadName, state: WorkloadState, reason: str) -> Changes:
         """What else the ledger must say of a workload whose state was found out: it decides what room is made for it."""
         if state is WorkloadState.RUNNING:
-            return {"depth": None, "paused_by": None, "evicted": {}, "running_since": self._gear.clock()}
+            now = self._gear.clock()
+            return {"reason": reason, "depth": None, "paused_by": None, "evicted": {}, "running_since": now}
         if state is not WorkloadState.PAUSED:
-            return {}
+            return {"reason": reason}
         copy = gpu.engine.host_copy(name)
         by = RECOVERY if gpu.engine.unfinished(name) else self._gear.ledger.entry(name).paused_by or USER
         depth = Depth.ZERO if copy is None else copy.manifest.depth
         evicted = gpu.engine.away_bytes(name) if copy is not None else dict(self._gear.ledger.entry(name).evicted)
-        return {"depth": depth, "evicted": evicted, "paused_by": by}
+        return {"reason": reason, "depth": depth, "evicted": evicted, "paused_by": by}
 
     async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
         try:

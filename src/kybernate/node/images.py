@@ -16,7 +16,7 @@ from kybernate.node.caller import Caller
 from kybernate.node.found import number_in
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.launches import left_of
-from kybernate.node.ledger import ARBITER, Entry
+from kybernate.node.ledger import ARBITER, Changes, Entry
 from kybernate.node.library import Library
 from kybernate.node.lifecycle import Event
 from kybernate.node.parking import Parking, labels_of
@@ -242,16 +242,16 @@ class Images:
             raise
         launched = await in_thread(f"look at {name}", lambda: launched_of(tree))
         self._workloads.adopt(name, tree)
-        gear.ledger.apply(
-            name,
-            Event.FOUND_PAUSED,
-            reason=f"cloned from {image}",
-            depth=Depth.ZERO,
-            paused_by=ARBITER,
-            evicted=gpu.engine.away_bytes(name),
-            pids=tuple(tree.pids()),
-            **({} if launched is None else {"argv": launched.argv, "directory": launched.directory}),
-        )
+        changes: Changes = {
+            "reason": f"cloned from {image}",
+            "depth": Depth.ZERO,
+            "paused_by": ARBITER,
+            "evicted": gpu.engine.away_bytes(name),
+            "pids": tuple(tree.pids()),
+        }
+        if launched is not None:
+            changes |= {"argv": launched.argv, "directory": launched.directory}
+        gear.ledger.apply(name, Event.FOUND_PAUSED, **changes)
         gear.events.record("cloned", f"from {image} in {tier}", workload=name, data={"image": image, "tier": tier})
         try:
             await self._switching.resume_within(

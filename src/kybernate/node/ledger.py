@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TypedDict, Unpack
 
 from kybernate.model.api import RunRequest
 from kybernate.model.errors import Conflict, NotFound
@@ -78,6 +78,30 @@ class Entry:
         return self.state in ENDED
 
 
+class Changes(TypedDict, total=False):
+    """Fields of an entry that change with a state, or by themselves; what they mean is said there."""
+
+    reason: str
+    depth: Depth | None
+    argv: tuple[str, ...]
+    directory: str
+    last_use: float
+    running_since: float
+    paused_by: str | None
+    evicted: Mapping[GpuUuid, int]
+    held: Mapping[GpuUuid, int]
+    pids: tuple[int, ...]
+    exit_status: int | None
+    ended_by: EndedBy | None
+    tier: TierName
+    snapshot: str | None
+    stale: tuple[str, ...]
+    also: tuple[TierName, ...]
+    kept: tuple[str, ...]
+    last_pause: SwitchReport | None
+    last_resume: SwitchReport | None
+
+
 Observer = Callable[[Entry | None, Entry | None], None]
 """Called in the loop's thread with the entry before and after; None where there is none."""
 
@@ -122,7 +146,7 @@ class Ledger:
         self._put(old, entry)
         return entry
 
-    def apply(self, name: WorkloadName, event: Event, **changes: Any) -> Entry:
+    def apply(self, name: WorkloadName, event: Event, **changes: Unpack[Changes]) -> Entry:
         """Move to the next state and set further fields with it. One that stays in its state, as when a new agent finds it as it
         was, has been in it since the same moment.
 
@@ -137,7 +161,7 @@ class Ledger:
         self._put(old, new)
         return new
 
-    def update(self, name: WorkloadName, **changes: Any) -> None:
+    def update(self, name: WorkloadName, **changes: Unpack[Changes]) -> None:
         """Set fields without a change of state. Unknown names are ignored: the workload may just have gone."""
         old = self._entries.get(name)
         if old is not None:

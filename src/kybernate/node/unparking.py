@@ -17,7 +17,7 @@ from kybernate.node.claims import Claims, Taken
 from kybernate.node.found import evicted_in, later
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.jobs import Job
-from kybernate.node.ledger import Entry
+from kybernate.node.ledger import Changes, Entry
 from kybernate.node.leftovers import with_name
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.stores import BELOW_RAM
@@ -154,14 +154,15 @@ class Unparking:
             launched = await in_thread(f"look at {name}", lambda tree=tree: launched_of(tree))  # type: ignore[misc]
             self._failed.pop(name, None)
             self._workloads.adopt(name, tree)
-            ledger.update(
-                name,
-                tier=TierName.RAM,
-                pids=tuple(tree.pids()),
-                evicted=gpu.engine.away_bytes(name) or dict(entry.evicted),
-                reason=f"restored from {tier}",
-                **({} if launched is None else {"argv": launched.argv, "directory": launched.directory}),
-            )
+            changes: Changes = {
+                "tier": TierName.RAM,
+                "pids": tuple(tree.pids()),
+                "evicted": gpu.engine.away_bytes(name) or dict(entry.evicted),
+                "reason": f"restored from {tier}",
+            }
+            if launched is not None:
+                changes |= {"argv": launched.argv, "directory": launched.directory}
+            ledger.update(name, **changes)
             await gear.flush()
             seconds = gear.clock() - began
             note = f"restored from {tier}"

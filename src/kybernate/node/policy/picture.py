@@ -6,32 +6,12 @@ always gets the same plan, in the agent, in the simulator and in a test.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kybernate.model.types import Class as Class
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
-
-
-class Class(enum.StrEnum):
-    """What a workload is for."""
-
-    INTERACTIVE = "interactive"
-    """Somebody waits for its answers: comes before every batch workload."""
-    BATCH = "batch"
-    """Computes whenever nobody else needs the GPU: paused for an interactive one, never killed."""
-
-
-class Phase(enum.Enum):
-    RESIDENT = "resident"
-    """Runs, or could: it has its VRAM."""
-    AWAY = "away"
-    """Paused, in `tier`."""
-    ABSENT = "absent"
-    """Not started yet, or ended: coming is a cold start or a clone."""
-    COMING = "coming"
-    LEAVING = "leaving"
-
+from kybernate.model.types import Phase as Phase
 
 PHASES = {
     WorkloadState.STARTING: Phase.COMING,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from kybernate.model import api_serving as words
-from kybernate.model.types import WorkloadName, WorkloadState
+from kybernate.model.types import ServedKind, WorkloadName, WorkloadState
 from kybernate.node.ledger import Entry
 from kybernate.node.policy.picture import Member
 from kybernate.node.serving.memory import Usage
@@ -51,7 +53,9 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
     seen = serving.controller.looking.see(name, now)
     entry = seen.entry
     alive = entry is not None and not entry.ended
-    state = "stopped" if entry is None or (entry.ended and served is not None) else str(entry.state)
+    state: WorkloadState | Literal["stopped"] = "stopped"
+    if entry is not None and (alive or served is None):
+        state = entry.state
     tier = None
     if alive:
         assert entry is not None
@@ -59,11 +63,11 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
     endpoint = None if served is None else served.endpoint
     return words.ServedView(
         name=name,
-        kind="other" if served is None else str(served.kind),
-        klass=str(member.klass),
+        kind=ServedKind.OTHER if served is None else ServedKind(served.kind),
+        klass=member.klass,
         priority=member.priority,
         state=state,
-        phase=member.phase.value,
+        phase=member.phase,
         tier=tier,
         open=serving.gates.is_open(name),
         waiting=demand.waiting,
