@@ -1,7 +1,7 @@
 // Orders to the agent: asked for again where they take something away, under way, done, refused.
 
 import { post, workloadPath } from "./api.js";
-import { byId, h } from "./dom.js";
+import { byId, h, sentence } from "./dom.js";
 import { place, seconds, size } from "./format.js";
 import { changed, state } from "./state.js";
 
@@ -12,7 +12,7 @@ export const underWay = new Map();
 
 export function toast(kind, title, hint) {
   const close = h("button", { type: "button", class: "ghost close", "aria-label": "Dismiss", text: "×" });
-  const box = h("div", { class: `toast ${kind}` }, h("div", {}, h("strong", { text: title }), hint ? h("p", { text: hint }) : null), close);
+  const box = h("div", { class: `toast ${kind}` }, h("div", {}, h("strong", {}, ...sentence(title)), hint ? h("p", {}, ...sentence(hint)) : null), close);
   const remove = () => box.remove();
   close.addEventListener("click", remove);
   byId("toasts").append(box);

@@ -3,7 +3,7 @@
 import { get, workloadPath } from "./api.js";
 import { possible } from "./actions.js";
 import { swatchClass } from "./colours.js";
-import { byId, h } from "./dom.js";
+import { byId, h, sentence } from "./dom.js";
 import { clock, place, said, seconds, size } from "./format.js";
 import { state } from "./state.js";
 
@@ -32,8 +32,8 @@ export async function openDetails(name) {
     const view = await get(workloadPath(name, "/explain"));
     const list = view.events.slice(-EVENTS).reverse();
     why.replaceChildren(
-      h("p", { text: view.text }),
-      h("p", { class: "quiet", text: `Next: ${view.next_step}` }),
+      h("p", {}, ...sentence(view.text)),
+      h("p", { class: "quiet" }, ...sentence(`Next: ${view.next_step}`)),
     );
     if (list.length) {
       dialog.append(
@@ -42,7 +42,7 @@ export async function openDetails(name) {
       );
     }
   } catch (error) {
-    why.replaceChildren(h("p", { class: "problem", text: error.message }), error.hint ? h("p", { class: "quiet", text: error.hint }) : "");
+    why.replaceChildren(h("p", { class: "problem" }, ...sentence(error.message)), error.hint ? h("p", { class: "quiet" }, ...sentence(error.hint)) : "");
   }
 }
 

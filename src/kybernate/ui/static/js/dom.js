@@ -21,6 +21,24 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Sentences of the agent: what stands between backticks is code. As elements and texts, never as markup. */
+export function sentence(text) {
+  const parts = String(text ?? "").split("`");
+  if (parts.length % 2 === 0) parts.push(`\`${parts.pop()}`); // one that has no partner is a character
+  return parts.map((part, i) => (i % 2 ? h("code", { text: part }) : part)).filter((part) => part !== "");
+}
+
+export function setSentence(element, text) {
+  if (element.dataset.said === text) return;
+  element.dataset.said = text;
+  element.replaceChildren(...sentence(text));
+}
+
+/** The same where there can be no elements. */
+export function withoutMarks(text) {
+  return String(text ?? "").replaceAll("`", "");
+}
+
 export function setAttribute(element, name, value) {
   if (value === null) element.removeAttribute(name);
   else if (element.getAttribute(name) !== value) element.setAttribute(name, value);

@@ -1,6 +1,6 @@
 // Numbers, times and events as people read them. Sizes are binary, as everywhere in Kybernate.
 
-import { h } from "./dom.js";
+import { h, sentence } from "./dom.js";
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
@@ -47,7 +47,7 @@ export function plural(n, one, many = `${one}s`) {
 
 /** What happened: the kind stands out, and many texts begin with its word. */
 export function said({ kind, text }) {
-  return [h("b", { text: kind }), text.startsWith(`${kind} `) ? text.slice(kind.length) : ` ${text}`];
+  return [h("b", { text: kind }), ...sentence(text.startsWith(`${kind} `) ? text.slice(kind.length) : ` ${text}`)];
 }
 
 export const PLACES = {

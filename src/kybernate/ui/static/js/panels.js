@@ -1,7 +1,7 @@
 // The smaller parts: what is under way, who had the GPU for how much, what happened, and the node in a line.
 
 import { swatchClass } from "./colours.js";
-import { byId, h, Keyed, setAttribute, setText, show } from "./dom.js";
+import { byId, h, Keyed, setAttribute, setSentence, setText, show } from "./dom.js";
 import { clock, percent, plural, rate, said, seconds, size } from "./format.js";
 import { state, subscribe } from "./state.js";
 
@@ -115,11 +115,11 @@ function renderNode() {
   setText(byId("node-name"), gpus);
   show(byId("simulated"), node.simulated);
   const parts = [`agent ${node.version}, pid ${node.pid}`, node.driver_version ? `driver ${node.driver_version}` : null, state.serving?.listen ? `models on ${state.serving.listen}` : null];
-  setText(byId("footer"), [...parts, ...node.notes, ...(state.serving?.notes ?? [])].filter(Boolean).join(" · "));
+  setSentence(byId("footer"), [...parts, ...node.notes, ...(state.serving?.notes ?? [])].filter(Boolean).join(" · "));
   const live = byId("live");
   setAttribute(live, "data-state", state.connected ? "on" : "off");
   setText(live, state.connected ? "live" : "not connected");
   const trouble = byId("trouble");
   show(trouble, Boolean(state.trouble));
-  if (state.trouble) setText(trouble, `${state.trouble.message}${state.trouble.hint ? ` (${state.trouble.hint})` : ""}. What is shown is from before.`);
+  if (state.trouble) setSentence(trouble, `${state.trouble.message}${state.trouble.hint ? ` (${state.trouble.hint})` : ""}. What is shown is from before.`);
 }

@@ -1,7 +1,7 @@
 // The tiers, from VRAM down, with who lies in each.
 
 import { swatchClass, colourOf } from "./colours.js";
-import { byId, h, Keyed, setAttribute, setText, show } from "./dom.js";
+import { byId, h, Keyed, setAttribute, setSentence, setText, show } from "./dom.js";
 import { percent, plural, size } from "./format.js";
 import { state, subscribe } from "./state.js";
 
@@ -122,7 +122,7 @@ function makeTier(tier) {
         mark.title = `${size(now.mark)} ${now.markWord}`;
       }
       show(problem, Boolean(now.problem));
-      setText(problem, now.problem ?? "");
+      setSentence(problem, now.problem ?? "");
       element.classList.toggle("faint", Boolean(now.absent || now.unused) && now.members.length === 0);
       const everybody = [...now.members, ...(now.staged ?? [])];
       const shown = everybody.slice(0, CHIPS_MOST);

@@ -3,7 +3,7 @@
 
 import { possible, underWay } from "./actions.js";
 import { swatchClass } from "./colours.js";
-import { byId, h, Keyed, setAttribute, setText, show } from "./dom.js";
+import { byId, h, Keyed, setAttribute, setSentence, setText, show, withoutMarks } from "./dom.js";
 import { openDetails } from "./details.js";
 import { place, rate, seconds, size } from "./format.js";
 import { state, subscribe } from "./state.js";
@@ -11,6 +11,7 @@ import { keysOn } from "./help.js";
 
 const RANK = { interactive: 0, batch: 1 };
 const ENDED = new Set(["exited", "lost"]);
+const BY_ORDER = new Set(["order", "agent"]);
 const COLUMNS = ["Workload", "State", "Queue", "VRAM", "Costs", "Orders"];
 
 let keyed;
@@ -36,13 +37,19 @@ function rows() {
   const served = new Map((state.serving?.served ?? []).map((one) => [one.name, one]));
   const names = new Set([...state.workloads.keys(), ...served.keys()]);
   const all = [...names].map((name) => ({ name, workload: state.workloads.get(name) ?? null, served: served.get(name) ?? null }));
-  const rank = (row) => (row.workload && ENDED.has(row.workload.state) ? 9 : (RANK[row.served?.klass] ?? 2));
+  const rank = (row) => (failed(row) ? -1 : row.workload && ENDED.has(row.workload.state) ? 9 : (RANK[row.served?.klass] ?? 2));
   return all.sort((a, b) => rank(a) - rank(b) || (b.served?.priority ?? 0) - (a.served?.priority ?? 0) || (a.name < b.name ? -1 : 1));
+}
+
+/** What should be there and isn't, or is lost: not what has done its work, nor what somebody stopped. */
+function failed({ workload, served }) {
+  if (workload?.state === "lost" || served?.failing) return true;
+  return workload?.state === "exited" && workload.exit_status !== 0 && workload.exit_status !== null && !BY_ORDER.has(workload.ended_by);
 }
 
 /** Of what has ended and won't come back by itself, people want to see that it is there, not to scroll past it. */
 function foldable(row) {
-  return row.workload !== null && ENDED.has(row.workload.state) && (row.served === null || row.served.kind === "other");
+  return row.workload !== null && ENDED.has(row.workload.state) && !failed(row) && (row.served === null || row.served.kind === "other");
 }
 
 function render() {
@@ -78,9 +85,11 @@ function makeRow({ name }) {
     element,
     update({ workload, served }) {
       setText(under, subtitle(workload, served));
-      const stands = workload?.state ?? served?.state ?? "stopped";
+      const bad = failed({ workload, served });
+      const stands = bad && workload?.state !== "lost" ? "failed" : (workload?.state ?? served?.state ?? "stopped");
       setText(pill, stands);
       setAttribute(pill, "data-state", stands);
+      element.classList.toggle("failed", bad);
       tellProgress(workload, { progress, reason, served });
       tellQueue(queue, served);
       const held = vramOf(workload, served);
@@ -110,7 +119,7 @@ function tellProgress(workload, { progress, reason, served }) {
   show(progress, Boolean(total));
   if (total) progress.value = Math.min(1, (operation.bytes_done ?? 0) / total);
   let text = served?.reason || workload?.reason || "";
-  if (workload?.state === "exited" && workload.exit_status !== null) text = `exit status ${workload.exit_status}`;
+  if (workload?.state === "exited" && workload.exit_status !== null && !served?.reason) text = `exit status ${workload.exit_status}`;
   if (operation && total) {
     text = `${size(operation.bytes_done)} of ${size(total)}`;
     if (operation.bytes_per_s) text += `, ${rate(operation.bytes_per_s)}`;
@@ -118,8 +127,8 @@ function tellProgress(workload, { progress, reason, served }) {
   } else if (workload?.state === "paused") {
     text = `${workload.staged ? "staged in RAM" : `in ${place(workload.tier)}`}${text ? ` · ${text}` : ""}`;
   }
-  setText(reason, text);
-  setAttribute(reason, "title", text);
+  setSentence(reason, text);
+  setAttribute(reason, "title", withoutMarks(text));
 }
 
 function tellQueue(element, served) {
