@@ -16,6 +16,9 @@ class Gate(Protocol):
             Busy: they didn't end within `timeout_s`; it goes on answering.
         """
 
+    def hold(self, name: WorkloadName) -> None:
+        """Hold new requests; those in flight wait with it."""
+
     def stays(self, name: WorkloadName) -> None:
         """It was closed, and runs on all the same."""
 
@@ -38,6 +41,9 @@ class OpenGate:
     """Nobody lets requests through: nothing to close."""
 
     async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
+        pass
+
+    def hold(self, name: WorkloadName) -> None:
         pass
 
     def stays(self, name: WorkloadName) -> None:

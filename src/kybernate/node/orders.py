@@ -25,12 +25,14 @@ class PauseOrder:
     freed: Freed | None = None
     whom: WorkloadName | None = None
     """Who waits for its VRAM."""
+    drain: bool = True
+    """Let its requests in flight end. False: they wait with it, and end when it runs again."""
 
     def joined(self, other: PauseOrder) -> PauseOrder | None:
         """A person's word is stronger than the arbiter's: what it paused it would resume unasked."""
         if (self.depth, self.tier, self.connections) != (other.depth, other.tier, other.connections):
             return None
-        both = replace(self, timeout_s=max(self.timeout_s, other.timeout_s))
+        both = replace(self, timeout_s=max(self.timeout_s, other.timeout_s), drain=self.drain and other.drain)
         if other.by == USER != self.by:
             both = replace(both, by=USER, why=other.why)
         # Another try must not tell of the same bytes once more; what is told of none is counted at the end.

@@ -58,7 +58,10 @@ class Pausing:
         if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
             return self._already_paused(entry, order.now.by)
         began = self._gear.clock()
-        await self._gate().close(name, timeout_s=timeout_s, by_arbiter=order.now.by == ARBITER)
+        if order.now.drain:
+            await self._gate().close(name, timeout_s=timeout_s, by_arbiter=order.now.by == ARBITER)
+        else:
+            self._gate().hold(name)
         timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
         try:
             target = await look_at(entry, self._workloads.tree(entry.name))

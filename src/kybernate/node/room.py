@@ -4,7 +4,8 @@ The broker calls `may_allocate` and `make_room` in threads of its own; deciding 
 at a time. Room that was made is reserved for the one it was made for, until it takes it or some seconds pass.
 
 Why no deadlock: a victim is chosen only while its owner is idle, and its pause is in line before anything else can be, so it begins
-at once; and a pause never waits for room.
+at once; and a pause never waits for room. Of workloads that wait for each other in their allocations one is paused in its call, so
+that the others can go on (`arbiter.gives_way`); it comes back after a turn of theirs, if need be in their place.
 """
 
 from __future__ import annotations
@@ -20,30 +21,33 @@ from kybernate.cuda.driver import Gpu
 from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.quantities import format_size
 from kybernate.model.types import GpuUuid, HostPid, WorkloadName, WorkloadState
-from kybernate.node.arbiter import Room
+from kybernate.node.arbiter import Rank, Room
 from kybernate.node.auto_resume import AutoResume
 from kybernate.node.departure import Departure, Freed
 from kybernate.node.events import Events
 from kybernate.node.ledger import Entry, Ledger
+from kybernate.node.out_of_memory import OutOfMemory
 from kybernate.node.policy.picture import PHASES, Class, Cost, Member, Picture
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.policy.victims import Choice, choose_victims
 from kybernate.node.settings import ArbiterSettings, VramSettings
 from kybernate.node.vram import Holdings, Vram
+from kybernate.node.waiting import RESERVED_S, Waiting
 
 log = logging.getLogger(__name__)
 
-_SAY_AGAIN_S = 10.0
 _LOOK_S = 0.1
 """Memory given back by a workload is noticed by looking: ten times a second, and only while somebody waits."""
-_RESERVED_S = 5.0
-"""A promise not taken up within this time lapses; the library asks again within milliseconds."""
 _DEPARTURE_S = 120.0
-"""Likewise while its victims leave; released when the resume is over, either way."""
+"""A promise lapses after so long while its victims leave; released when the resume is over, either way."""
+_SURE_S = 1.0
+"""For so long there must have been nobody who could give way before an allocation fails: a process that has ended gives its VRAM
+back a moment after the broker forgot its extents."""
 _BUSY_RETRY_S = 2.0
 """A victim that was busy, or found no room in the host pool, is left alone for so long."""
 _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
+_HOLDING = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.RESUMING)
 _SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
 
 
@@ -56,8 +60,11 @@ class Workloads(Protocol):
         """Pause it on the arbiter's behalf. Takes its place in line before the first await. `freed` is told, from another
         thread, of its memory as it becomes free."""
 
-    async def bring_back(self, name: WorkloadName) -> None:
-        """Resume it on the arbiter's behalf, if it still fits."""
+    async def give_way(self, name: WorkloadName, *, why: str) -> None:
+        """Pause one that waits for room, in its call. As `evict`; its requests in flight wait with it."""
+
+    async def bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
+        """Resume it on the arbiter's behalf, if it still fits or, with `may_evict`, others can be paused for it."""
 
 
 class Chooser(Protocol):
@@ -87,23 +94,34 @@ class RoomKeeper:
     ) -> None:
         self.vram = Vram(gpus=gpus, settings=vram, clock=clock)
         self._ledger = ledger
-        self._events = events
         self._arbiter = arbiter
         self._clock = clock
         self._loop = loop
         self._deciding = asyncio.Lock()
-        self._returning = AutoResume(vram=self.vram, settings=arbiter)
+        self._returning = AutoResume(vram=self.vram, settings=arbiter, wanted=self.wanted)
         self._refused_until: dict[WorkloadName, float] = {}
         self._touched: dict[WorkloadName, float] = {}
-        self._said_never: dict[WorkloadName, float] = {}
-        self._waiting = 0
+        self._refusals = OutOfMemory(vram=self.vram, events=events, clock=clock)
+        self._waiting = Waiting(
+            vram=self.vram,
+            ledger=ledger,
+            clock=clock,
+            idle=lambda name: self._workloads is None or self._workloads.idle(name),
+            refused_until=self.refused_until,
+        )
+        ledger.observe(self._changed)
         self._workloads: Workloads | None = None
         self._watch_process: Callable[[WorkloadName, HostPid], None] | None = None
         self._chooser: Chooser | None = None
 
-    def follow(self, chooser: Chooser) -> None:
-        """From now on this one chooses victims, and resumes what was paused by the arbiter."""
+    def follow(self, chooser: Chooser, *, rank: Callable[[WorkloadName], Rank]) -> None:
+        """From now on this one chooses victims, and resumes what was paused by the arbiter.
+
+        Args:
+            rank: who comes before whom.
+        """
         self._chooser = chooser
+        self._waiting.rank_by(rank)
 
     def attach(
         self,
@@ -126,7 +144,7 @@ class RoomKeeper:
         """Bookkeeping only; the broker may still find less than this promised and says so itself."""
         room = self.vram.judge(workload, gpu, size)
         if room is Room.NEVER:
-            self._loop.call_soon_threadsafe(self._never, workload, gpu, size)
+            self._loop.call_soon_threadsafe(self._refusals.never, workload, gpu, size)
             return Verdict.NEVER
         if self._untouched(workload, self._clock()):  # looked at here, too: the loop need not wake for each allocation
             self._loop.call_soon_threadsafe(self._touch, workload)
@@ -145,6 +163,10 @@ class RoomKeeper:
     def refused_until(self, name: WorkloadName) -> float:
         """Until when it is left alone, since it could not be paused."""
         return self._refused_until.get(name, 0.0)
+
+    def wanted(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
+        """What one that was paused in an allocation asks for as soon as it runs again, in bytes by GPU."""
+        return self._waiting.wanted(name)
 
     async def clear_room(self, name: WorkloadName, victims: Sequence[WorkloadName]) -> list[WorkloadName]:
         """Pause these before a workload is started that will ask for their room. Returns who left."""
@@ -237,33 +259,41 @@ class RoomKeeper:
         self._refused_until.pop(name, None)
         self._returning.forget(name)
         self._touched.pop(name, None)
-        self._said_never.pop(name, None)
+        self._refusals.forget(name)
+        self._waiting.forget(name)
 
     async def watch(self) -> None:
         """Resume what the arbiter paused and what waits for its recovery, once it fits. Task body; ends by cancellation."""
         assert self._workloads is not None
         while True:
             await asyncio.sleep(_LOOK_S * 2)
+            entries = self._ledger.entries()
+            waits, by_policy = self._waiting.anybody(), self._chooser is not None
             name = self._returning.choose(
-                self._ledger.entries().values(),
-                now=self._clock(),
-                somebody_waits=self._waiting > 0,
-                by_policy=self._chooser is not None,
+                entries.values(), now=self._clock(), somebody_waits=waits, by_policy=by_policy
             )
-            if name is not None and self._workloads.idle(name):
-                try:
-                    await self._workloads.bring_back(name)
-                except KybernateError as e:
-                    log.warning("can't resume workload %s: %s", name, e)
-                    self._returning.failed(name, now=self._clock())
-                else:
-                    self._returning.came_back(name)
+            if name is not None:
+                await self._bring_back(name, may_evict=False)
+            elif (name := self._returning.had_others_turn(entries, now=self._clock())) is not None:
+                await self._bring_back(name, may_evict=True)
+
+    async def _bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
+        assert self._workloads is not None
+        if not self._workloads.idle(name):
+            return
+        try:
+            await self._workloads.bring_back(name, may_evict=may_evict)
+        except KybernateError as e:
+            log.log(logging.INFO if may_evict else logging.WARNING, "can't resume workload %s: %s", name, e)
+            self._returning.failed(name, now=self._clock())
+        else:
+            self._returning.came_back(name)
 
     async def _make_room_for_allocation(self, name: WorkloadName, gpu: Gpu, size: int) -> bool:
         waited = 0.0
-        self._waiting += 1
-        try:
-            while waited < self._arbiter.wait_limit:
+        sure_since: float | None = None
+        with self._waiting.asks(name, gpu, size):
+            while True:
                 began = self._clock()
                 entry = self._ledger.get(name)
                 if entry is None or entry.ended:
@@ -275,38 +305,49 @@ class RoomKeeper:
                     return True  # paused while it waited: it asks again when it runs again, and nobody is paused for it now
                 if self.vram.judge(name, gpu, size) is Room.NEVER:
                     return False
+                if waited >= self._arbiter.wait_limit:
+                    break
                 choice = await self._step(name, gpu, size, quantum_s=self._arbiter.quantum, may_evict=True)
                 if choice is None:
+                    self._waiting.got(name)
                     return True
-                if choice == Choice():
-                    break
-                await asyncio.sleep(min(choice.wait_s or 0.0, _LOOK_S))
+                if choice.victims or not self._waiting.hopeless(name, gpu, size):
+                    sure_since = None
+                else:
+                    sure_since = began if sure_since is None else sure_since
+                    if self._clock() - sure_since >= _SURE_S:
+                        break
+                if not choice.victims:
+                    await self._ease(entry, gpu, size, waited=waited)
+                    await asyncio.sleep(min(choice.wait_s or _LOOK_S, _LOOK_S))
                 waited += self._clock() - began
-        finally:
-            self._waiting -= 1
-        self._events.record(
-            "out-of-memory",
-            f"{format_size(size)} asked for on GPU {gpu.index}: {format_size(max(0, self.vram.free(gpu)))} are free and no "
-            "workload could be paused to make room",
-            workload=name,
-            data={"bytes": size, "free": self.vram.free(gpu), "gpu": gpu.uuid, "waited_s": waited},
+        self._waiting.got(name)
+        self._refusals.in_vain(
+            name,
+            gpu,
+            size,
+            waited_s=waited,
+            hopeless=sure_since is not None,
+            holders=self._waiting.in_the_way(name, gpu),
         )
         return False
 
-    def _never(self, name: WorkloadName, gpu: Gpu, size: int) -> None:
-        """Say so, once in a while: programs try again and again with smaller sizes."""
-        now = self._clock()
-        if now - self._said_never.get(name, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
-            return
-        self._said_never[name] = now
-        held = self.vram.resident(name, gpu)
-        self._events.record(
-            "out-of-memory",
-            f"{format_size(size)} asked for on GPU {gpu.index} besides {format_size(held)} held: more than the "
-            f"{format_size(self.vram.capacity(gpu))} that are handed out there",
-            workload=name,
-            data={"bytes": size, "held": held, "capacity": self.vram.capacity(gpu), "gpu": gpu.uuid},
-        )
+    async def _ease(self, entry: Entry, gpu: Gpu, size: int, *, waited: float) -> None:
+        """Nobody can be paused for an allocation just now: pause somebody who waits, where only that lets anybody go on."""
+        async with self._deciding:
+            name = self._waiting.gives_way()
+            why = "paused by the arbiter in an allocation: it and others wait for each other's VRAM"
+            circle = name is not None
+            if not circle and waited >= self._arbiter.quantum and self._waiting.outranked(entry, gpu, size):
+                # It would wait for as long as they are busy, and no longer than `wait_limit`; paused it comes back in a gap.
+                name = entry.name
+                why = f"paused by the arbiter in an allocation: it waits for {format_size(size)}, and others come first"
+            if name is None:
+                return
+            with suppress(Exception):
+                await self._leave(name, requester=None, why=why)
+                if circle:
+                    self._returning.gave_way(name, now=self._clock())
 
     async def _step(
         self,
@@ -321,15 +362,24 @@ class RoomKeeper:
         """One decision: None when the room is there and reserved, else what was done or is to be waited for."""
         async with self._deciding:
             if self.vram.judge(name, gpu, size) is not Room.LATER:
-                self.vram.reserve(name, gpu.uuid, size, for_s=_RESERVED_S)
+                self.vram.reserve(name, gpu.uuid, size, for_s=RESERVED_S)
                 return None
             if not may_evict:
                 return Choice()
             missing = {gpu.uuid: self.vram.missing(name, gpu, size)}
             choice = self._choose(name, missing, quantum_s=quantum_s, preferred=preferred)
-            if choice.victims:
+            if not choice.victims:
+                return choice
+            # What they free is its own from the first byte on: others, too, look for room meanwhile.
+            spare = max(0, size - missing[gpu.uuid])
+            self.vram.reserve(name, gpu.uuid, size, for_s=_DEPARTURE_S, leaving=choice.victims, spare=spare)
+            try:
                 # gather() makes the tasks now, but their first step comes later: evict() itself checks once more.
                 await asyncio.gather(*(self._evict(victim, requester=name) for victim in choice.victims))
+            finally:
+                self.vram.take(name, gpu.uuid)
+            if self.vram.judge(name, gpu, size) is not Room.LATER:
+                self.vram.reserve(name, gpu.uuid, size, for_s=RESERVED_S)
             return choice
 
     def _choose(
@@ -359,7 +409,7 @@ class RoomKeeper:
             if entry is None or entry.state is not WorkloadState.RUNNING or not self._workloads.idle(victim):
                 return False
         return all(
-            sum(self.vram.resident(victim, self.vram.gpus[uuid]) for victim in victims) >= size
+            sum(self.vram.would_free(victim, self.vram.gpus[uuid]) for victim in victims) >= size
             for uuid, size in missing.items()
         )
 
@@ -368,11 +418,25 @@ class RoomKeeper:
         with suppress(Exception):
             await self._leave(victim, requester=requester)
 
-    async def _leave(self, victim: WorkloadName, *, requester: WorkloadName, freed: Freed | None = None) -> None:
-        """Pause a victim; one that refuses is left alone for a while, or for good where it can't be paused at all."""
+    async def _leave(
+        self,
+        victim: WorkloadName,
+        *,
+        requester: WorkloadName | None,
+        freed: Freed | None = None,
+        why: str | None = None,
+    ) -> None:
+        """Pause a victim; one that refuses is left alone for a while, or for good where it can't be paused at all.
+
+        Args:
+            why: of one that waits for room itself, and is paused in its call.
+        """
         assert self._workloads is not None
         try:
-            await self._workloads.evict(victim, requester=requester, freed=freed)
+            if why is not None:
+                await self._workloads.give_way(victim, why=why)
+            else:
+                await self._workloads.evict(victim, requester=requester, freed=freed)
         except (Busy, NoRoom) as e:  # the host pool, too, has room again once others have come back
             self._refused_until[victim] = self._clock() + _BUSY_RETRY_S
             log.info("workload %s can't make room now: %s", victim, e)
@@ -409,6 +473,10 @@ class RoomKeeper:
                 settling=refused != float("inf") and (not idle or refused > now),
             )
         return Picture(now=now, members=members, capacity={}, free={})
+
+    def _changed(self, _old: Entry | None, _new: Entry | None) -> None:
+        """Observer of the ledger."""
+        self.vram.runs(entry.name for entry in self._ledger.entries().values() if entry.state in _HOLDING)
 
     def _said_hello(self, name: WorkloadName, pid: HostPid) -> None:
         assert self._watch_process is not None

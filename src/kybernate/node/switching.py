@@ -272,11 +272,19 @@ class Switching:
         return await self._order_pause(name, why)
 
     async def _order_pause(
-        self, name: WorkloadName, why: str, *, freed: Freed | None = None, whom: WorkloadName | None = None
+        self,
+        name: WorkloadName,
+        why: str,
+        *,
+        freed: Freed | None = None,
+        whom: WorkloadName | None = None,
+        drain: bool = True,
     ) -> SwitchView:
         """By the arbiter: it is the arbiter's to resume, too."""
         gpu, settings = self._gear.need_gpu(), self._gear.settings.arbiter
-        wanted = PauseOrder(depth=settings.depth, by=ARBITER, why=why, timeout_s=settings.drain, freed=freed, whom=whom)
+        wanted = PauseOrder(
+            depth=settings.depth, by=ARBITER, why=why, timeout_s=settings.drain, freed=freed, whom=whom, drain=drain
+        )
         return await self._workloads.order(name, "pause", lambda order: self._pausing.pause(gpu, name, order), wanted)
 
     # -- the room keeper's orders --------------------------------------------------------------------------------
@@ -291,7 +299,13 @@ class Switching:
         why = "paused by the arbiter" + (f" to make room for {requester}" if requester else "")
         await self._order_pause(name, why, freed=freed, whom=requester)
 
-    async def bring_back(self, name: WorkloadName) -> None:
-        """Resume what was evicted, pausing nobody for it."""
-        wanted = ResumeOrder(may_evict=False, wait_s=0.0, why="resumed by the arbiter: its VRAM is free")
-        await self._order_resume(name, wanted)
+    async def give_way(self, name: WorkloadName, *, why: str) -> None:
+        """Pause one that waits for room, in its call. As `evict`; its requests in flight wait with it."""
+        if not self._workloads.idle(name):
+            raise Busy(f"workload {name} is being worked on")
+        await self._order_pause(name, why, drain=False)
+
+    async def bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
+        """Resume what was evicted. `may_evict`: pausing others for it, as far as they can be paused now."""
+        why = "resumed by the arbiter: " + ("others have had their turn" if may_evict else "its VRAM is free")
+        await self._order_resume(name, ResumeOrder(may_evict=may_evict, wait_s=0.0, why=why))

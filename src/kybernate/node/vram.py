@@ -5,7 +5,7 @@ Numbers only; who is paused for room is room.py's business. Also asked in the br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,8 @@ class Vram:
         self._settings = settings
         self._clock = clock
         self._reserved: dict[tuple[WorkloadName, GpuUuid], _Promise] = {}
+        self._said: Mapping[WorkloadName, Mapping[GpuUuid, int]] = {}
+        self._running: frozenset[WorkloadName] = frozenset()
         self._holdings: Holdings | None = None
 
     def attach(self, holdings: Holdings) -> None:
@@ -92,11 +94,10 @@ class Vram:
         found = {}
         for uuid, gpu in self.gpus.items():
             capacity = self.capacity(gpu)
-            promised = {
-                name: promise.size
-                for (name, where), promise in list(self._reserved.items())
-                if where == uuid and promise.until > now
-            }
+            promised = {name: left for name in self._said if (left := self._kept(name, gpu))}
+            for (name, where), promise in list(self._reserved.items()):
+                if where == uuid and promise.until > now:
+                    promised[name] = max(promise.size, promised.get(name, 0))
             unheld = min(self.free(gpu), capacity - self.resident(None, gpu))
             found[uuid] = Numbers(capacity=capacity, unheld=unheld, reserved=promised)
         return found
@@ -153,18 +154,45 @@ class Vram:
         for key in [key for key in self._reserved if key[0] == name]:
             self._reserved.pop(key, None)
 
+    def keep(self, said: Mapping[WorkloadName, Mapping[GpuUuid, int]]) -> None:
+        """What workloads have for themselves while they run, even before they ask for it, in bytes by GPU. In place of what was
+        said before."""
+        self._said = said
+
+    def runs(self, names: Iterable[WorkloadName]) -> None:
+        """Only for these is anything kept."""
+        self._running = frozenset(names)
+
+    def said(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
+        """What is kept for it while it runs, what it holds of that included."""
+        return self._said.get(name, {})
+
+    def would_free(self, name: WorkloadName, gpu: Gpu) -> int:
+        """What others may have there once it is paused: what it holds, and what is kept for it."""
+        return self.resident(name, gpu) + self._kept(name, gpu)
+
     def reserved_for_others(self, name: WorkloadName, gpu: Gpu) -> int:
         now = self._clock()
-        return sum(
-            promise.claim(
-                taken=self.resident(holder, gpu), held=sum(self.resident(other, gpu) for other in promise.leaving)
-            )
-            for (holder, uuid), promise in list(self._reserved.items())
-            if holder != name and uuid == gpu.uuid and promise.until > now
-        )
+        claims = {holder: self._kept(holder, gpu) for holder in self._said}
+        for (holder, uuid), promise in list(self._reserved.items()):
+            if uuid == gpu.uuid and promise.until > now:
+                held = sum(self.resident(other, gpu) for other in promise.leaving)
+                claims[holder] = max(claims.get(holder, 0), promise.claim(taken=self.resident(holder, gpu), held=held))
+        return sum(claim for holder, claim in claims.items() if holder != name)
+
+    def _kept(self, name: WorkloadName, gpu: Gpu) -> int:
+        """What is still to come of what is kept for it."""
+        if name not in self._running:
+            return 0
+        return max(0, self.said(name).get(gpu.uuid, 0) - self.resident(name, gpu))
 
     def _reserve(self, gpu: Gpu) -> int:
         return default_reserve(gpu.total_bytes) if self._settings.reserve is None else self._settings.reserve
+
+
+def together(*sizes: Mapping[GpuUuid, int]) -> dict[GpuUuid, int]:
+    """Their sums."""
+    return {uuid: sum(each.get(uuid, 0) for each in sizes) for uuid in {uuid for each in sizes for uuid in each}}
 
 
 def default_reserve(total_bytes: int) -> int:

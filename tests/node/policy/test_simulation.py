@@ -4,6 +4,7 @@ a measurement, and every number is the same on every machine."""
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from kybernate.model.errors import BadInput
 from kybernate.model.types import GIB
 from kybernate.node.policy.comparison import Summary, compare, summary
-from kybernate.node.policy.picture import Bring, Class, Picture, Plan
+from kybernate.node.policy.picture import Bring, Class, Leave, Phase, Picture, Plan
 from kybernate.node.policy.recorded import read_trace, written
 from kybernate.node.policy.registry import DEFAULT, POLICIES
 from kybernate.node.policy.settings import PolicySettings
@@ -177,6 +178,40 @@ def test_nobody_starves_and_every_request_is_answered(load: str) -> None:
         assert outcome.cut_off == 0
         # max_wait, then what was before it: one more turn of each of the five, of at most 10 s and a switch
         assert max(outcome.waits) < SETTINGS.max_wait + 5 * (10 + 2)
+
+
+@pytest.mark.parametrize("idle_s", [2.0, 20.0, 300.0])
+@pytest.mark.parametrize("load", LOADS)
+def test_what_left_by_its_own_idle_time_stays_away_until_it_is_asked_for(load: str, idle_s: float) -> None:
+    seen = LOADS[load].trace(seed=0, requests=100)
+    idle = replace(seen, workloads=tuple(replace(each, idle=idle_s) for each in seen.workloads))
+    for policy in POLICIES.values():
+        outcome = simulate(idle, policy, SETTINGS)
+        assert (outcome.round_trips, outcome.left_waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_no_policy_takes_back_what_it_decided(load: str) -> None:
+    assert [outcome.round_trips for found in outcomes(load).values() for outcome in found] == [0] * SEEDS * len(
+        POLICIES
+    )
+
+
+def test_a_round_trip_is_one_that_nobody_asked_for() -> None:
+    def restless(picture: Picture, _: PolicySettings) -> Plan:
+        """Sends everybody away who is idle, and brings everybody back who is away."""
+        actions: list[Bring | Leave] = []
+        for m in picture.members.values():
+            if m.phase is Phase.AWAY and picture.now - m.since >= 10 * (not m.waiting):
+                actions.append(Bring(m.name, (), "might be asked for"))
+            elif m.phase is Phase.RESIDENT and not m.in_flight and picture.now - m.since >= 10:
+                actions.append(Leave(m.name, "is idle"))
+        return Plan(tuple(actions), look_again=picture.now + 10)
+
+    seen = trace(workload("a"), requests=[(0, "a", 1.0), (100, "a", 1.0)])
+    assert simulate(seen, restless, SETTINGS).round_trips == 2
+    asked = trace(workload("a"), requests=[(float(at), "a", 1.0) for at in range(0, 100, 13)])
+    assert simulate(asked, restless, SETTINGS).round_trips == 0
 
 
 @settings(deadline=None, max_examples=60)

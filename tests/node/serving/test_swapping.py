@@ -184,6 +184,24 @@ def test_an_idle_model_gives_its_vram_back_and_sinks_to_its_lowest_tier(begin: B
     assert peer.opened["a"].waited_for == "nvme"
 
 
+def test_a_model_that_left_by_its_idle_time_stays_away_until_it_is_asked_for(
+    begin: Begin, eventually: Eventually
+) -> None:
+    """However likely that is: there is room, and it was asked for a moment ago."""
+    agent = begin(models={"a": server("a", size=16 * MIB, idle=0.5)})
+    peer = agent.peer()
+    for _ in range(3):
+        peer.request("a", waiting=1)
+        eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+        peer.answer("a")
+    since = eventually(lambda: agent.state_of("a") == "away in ram" and agent.client.workload("a").since, timeout_s=60)
+    eventually(lambda: agent.client.serving().time > since + 3.0, what="six times its idle time")
+    view = agent.client.workload("a")
+    assert (view.state, view.since) == ("paused", since)
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open again")
+
+
 def test_one_that_shall_stay_in_ram_does(begin: Begin, eventually: Eventually) -> None:
     agent = begin(
         models={"a": server("a", size=16 * MIB, idle=0.3, lowest="ram")}, agent={"store": {"demote": {"idle": 1}}}

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kybernate.model.types import WorkloadName
-from kybernate.node.policy.draft import Draft, asked_at, into_gaps, out_of_time, queues
+from kybernate.node.policy.draft import Draft, asked_at, into_gaps, leave_in_time, queues
 from kybernate.node.policy.forecast import SILENT, Stream, streams
 from kybernate.node.policy.home import go_home
 from kybernate.node.policy.picture import Class, Member, Picture, Plan
@@ -69,7 +69,7 @@ def balanced(picture: Picture, settings: PolicySettings) -> Plan:
         if member not in waiting:
             draft.reasons[member.name] = "needs more than this node hands out"
     into_gaps(draft, far=lambda m: ahead.get(m.name, SILENT).chance(settings.batch_idle) < _FAR)
-    out_of_time(draft)
+    leave_in_time(draft)
     if settings.return_home and not waiting:
         go_home(draft, ahead)
     stage_ahead(draft, ahead)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kybernate.node.policy.draft import Draft, into_gaps, out_of_time, queues
+from kybernate.node.policy.draft import Draft, into_gaps, leave_in_time, queues
 from kybernate.node.policy.picture import Class, Member, Picture, Plan
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.policy.victims import Candidate, cover, fits_at_all, gib, missing_bytes, rank
@@ -46,7 +46,7 @@ def _oldest_first(picture: Picture, settings: PolicySettings, pricing: Pricing) 
             continue
         draft.bring(member, chosen, "has the oldest waiting request")
     into_gaps(draft)
-    out_of_time(draft)
+    leave_in_time(draft)
     return draft.plan()
 
 

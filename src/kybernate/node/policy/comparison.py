@@ -27,6 +27,7 @@ class Summary:
     interactive_share: float
     switching: float
     unanswered: int
+    round_trips: int
 
 
 def summary(outcomes: Sequence[Outcome]) -> Summary:
@@ -47,6 +48,7 @@ def summary(outcomes: Sequence[Outcome]) -> Summary:
         interactive_share=share(Class.INTERACTIVE),
         switching=sum(outcome.switching * outcome.duration for outcome in outcomes) / duration,
         unanswered=sum(outcome.left_waiting + outcome.cut_off for outcome in outcomes),
+        round_trips=sum(outcome.round_trips for outcome in outcomes),
     )
 
 

@@ -127,7 +127,12 @@ def _gives_way_at(other: Member, member: Member, *, now: float, settings: Policy
     return max(other.last_use + settings.batch_idle, other.since + settings.quantum)
 
 
-def out_of_time(draft: Draft) -> None:
+def out_of_time(member: Member, now: float) -> bool:
+    """It has had no request for its own idle time: it goes, and isn't brought back for a guess."""
+    return member.idle_s is not None and member.last_use + member.idle_s <= now
+
+
+def leave_in_time(draft: Draft) -> None:
     """Leaves: those idle for longer than their `idle_s`, and batch workloads that nobody wants any more."""
     now = draft.picture.now
     for member in draft.movable():

@@ -2,7 +2,8 @@
 
 A state of the node is as good as what the next request is expected to wait in it: for each one that isn't resident the probability
 of being asked soon, times what its coming takes with those who would have to leave for it. One switch is made if it improves that
-by a fair part of what the switch itself takes.
+by a fair part of what the switch itself takes. Whoever has had no request for its own idle time stays away, however likely: that it
+goes then is what its owner said.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kybernate.model.types import GpuUuid, WorkloadName
-from kybernate.node.policy.draft import Draft
+from kybernate.node.policy.draft import Draft, out_of_time
 from kybernate.node.policy.forecast import SILENT, Stream
 from kybernate.node.policy.picture import Class, Member, Phase
 from kybernate.node.policy.victims import Candidate, coming, cover, idle_for, missing_bytes
@@ -32,7 +33,8 @@ def go_home(draft: Draft, streams: Mapping[WorkloadName, Stream]) -> None:
     if draft.actions or any(m.phase in (Phase.COMING, Phase.LEAVING) for m in members):
         return
     chances = {m.name: streams.get(m.name, SILENT).chance(HORIZON_S) for m in members if m.klass is Class.INTERACTIVE}
-    away = [m for m in members if m.phase is Phase.AWAY and m.name in chances and not m.pinned and chances[m.name] > 0]
+    able = [m for m in members if m.phase is Phase.AWAY and m.name in chances and not m.pinned]
+    away = [m for m in able if chances[m.name] > 0 and not out_of_time(m, picture.now)]
     away = sorted(away, key=lambda m: (-chances[m.name], m.name))[:CONSIDERED_MOST]
     if not away:
         return

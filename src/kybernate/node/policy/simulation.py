@@ -98,6 +98,9 @@ class Outcome:
     """Interactive: part of the time in which a request was worked on; batch: in which one was resident."""
     switching: float
     """Part of the time in which something came or went."""
+    round_trips: int = 0
+    """Workloads that the policy let go though nobody needed their room, and then brought back though nobody had asked for them: one
+    of the two was wrong."""
 
 
 @dataclass(slots=True)
@@ -111,6 +114,8 @@ class _State:
     life: int = 0
     """Counts preemptions, so that the end of a request that was cut off is known as void."""
     service: float | None = None
+    let_go: bool = False
+    """It was sent away for its own sake, and hasn't been asked for since."""
 
     def member(self) -> Member:
         spec = self.spec
@@ -162,6 +167,7 @@ class Simulation:
         self._begun: list[tuple[Request, float]] = []
         self._cut_off = 0
         self._half_switches = 0
+        self._round_trips = 0
         self._areas = {"interactive": 0.0, "batch": 0.0, "switching": 0.0}
         self._look_at: float | None = None
 
@@ -212,6 +218,7 @@ class Simulation:
         if kind == "arrive":
             assert what is not None
             state.queue.append(what[0])
+            state.let_go = False
             state.last_use = self._now
             self._arrivals.append((self._now, name))
             self._serve(state)
@@ -321,10 +328,13 @@ class Simulation:
                 assert size <= free[gpu] + holds.get(gpu, 0), f"{action}: it doesn't fit"
                 holds[gpu] = max(size, holds.get(gpu, 0))
             self._enter(newcomer, Phase.COMING)
+            self._round_trips += newcomer.let_go
+            newcomer.let_go = False
         move = _Move(coming=coming, victims=set(names), holds=holds)
         self._moves.append(move)
         for victim in victims:
             self._enter(victim, Phase.LEAVING)
+            victim.let_go = coming is None
             if isinstance(action, Bring) and action.preempt and victim.spec.klass in self._settings.preempt:
                 self._cut_off += victim.flying
                 victim.flying = 0
@@ -348,6 +358,7 @@ class Simulation:
                 Class.BATCH: self._areas["batch"] / duration,
             },
             switching=self._areas["switching"] / duration,
+            round_trips=self._round_trips,
         )
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from kybernate.model.quantities import format_size
 from kybernate.model.types import EndedBy, GpuUuid, TierName, WorkloadName, WorkloadState
+from kybernate.node.arbiter import Rank
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import Entry
-from kybernate.node.policy.picture import Action, Bring, Phase, Picture, Plan
+from kybernate.node.policy.picture import Action, Bring, Class, Phase, Picture, Plan
 from kybernate.node.policy.registry import Policy, policy_named
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.policy.victims import Choice, choose_victims, fits_at_all
@@ -124,6 +125,8 @@ class Controller:
         self._notes.served, self._notes.settings = served, settings
         self._numbers = settings.numbers()
         self._policy = policy_named(settings.policy)
+        if (gpu := self._gear.gpu) is not None:
+            gpu.room.vram.keep(self.looking.said())
         self._failures.forgive_all()  # whoever changed the file may have mended it
         for name, each in served.items():
             if each.kind is Kind.JOB and self._memories.of(name).fingerprint != each.fingerprint:
@@ -206,6 +209,11 @@ class Controller:
         return choose_victims(
             self.looking.look(), requester=requester, needed=needed, settings=self._numbers, quantum=quantum_s
         )
+
+    def rank(self, name: WorkloadName) -> Rank:
+        """Who comes before whom where allocations wait for each other."""
+        served = self.served.get(name)
+        return (False, 0) if served is None else (served.klass is Class.INTERACTIVE, served.priority)
 
     def preempts(self, name: WorkloadName) -> bool:
         """Whether its requests in flight may be cut off for others."""

@@ -121,8 +121,10 @@ class Effects:
             await self._clear(victims, preempt=action.preempt)
             if begun and served is None:
                 raise Conflict(f"workload {name} has ended")
-            if victims and (begun or name in self._notes.short) and (gpu := self._gear.gpu) is not None:
-                await gpu.room.clear_room(name, victims)  # more than the books say is needed
+            if victims and (gpu := self._gear.gpu) is not None:
+                more = gpu.room.wanted(name) or gpu.room.vram.said(name)
+                if begun or name in self._notes.short or more:
+                    await gpu.room.clear_room(name, victims)  # more than the books say is needed
             if begun and served is not None:
                 began = self._gear.clock()
                 self._release(victims)  # a start may take minutes: who has given way may be brought back meanwhile

@@ -128,12 +128,7 @@ class Gates:
         if lease.state is _State.CLOSED:
             return
         if lease.state is _State.OPEN:
-            lease.state = _State.CLOSING
-            lease.missing = set(self._workers.pids())
-            lease.drained = asyncio.Event()
-            self._workers.tell_all(Close(model=name, epoch=lease.epoch, preempt=preempt))
-            self._settle(lease)
-            self.changed(name)
+            self._begin_to_close(name, lease, preempt=preempt)
         elif preempt:
             self._workers.tell_all(Close(model=name, epoch=lease.epoch, preempt=True))
         epoch = lease.epoch
@@ -154,6 +149,20 @@ class Gates:
             lease.closers -= 1
         if lease.state is _State.OPEN and lease.epoch != epoch:
             raise Busy(f"workload {name} was opened again meanwhile", hint="try again")
+
+    def hold(self, name: WorkloadName) -> None:
+        """As `close`, and nobody waits for requests in flight."""
+        lease = self._leases.get(name)
+        if lease is not None and lease.state is _State.OPEN:
+            self._begin_to_close(name, lease, preempt=False)
+
+    def _begin_to_close(self, name: WorkloadName, lease: _Lease, *, preempt: bool) -> None:
+        lease.state = _State.CLOSING
+        lease.missing = set(self._workers.pids())
+        lease.drained = asyncio.Event()
+        self._workers.tell_all(Close(model=name, epoch=lease.epoch, preempt=preempt))
+        self._settle(lease)
+        self.changed(name)
 
     def gone(self, name: WorkloadName) -> None:
         """It has ended: nobody forwards to it, and there is nothing to drain."""

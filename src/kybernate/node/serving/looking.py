@@ -105,8 +105,15 @@ class Looking:
             back_off_until=self._failures.until(name),
             refused_until=0.0 if gpu is None else gpu.room.refused_until(name),
             short=self._notes.short.get(name, {}),
+            said={} if gpu is None else gpu.room.vram.said(name),
+            wanted={} if gpu is None else gpu.room.wanted(name),
             never_ready=name not in self._notes.been_up,
         )
+
+    def said(self) -> Mapping[WorkloadName, Mapping[GpuUuid, int]]:
+        """What the configuration's jobs have for themselves while they run: they grow, and nobody asks them how far."""
+        jobs = [served for served in self._notes.served.values() if served.kind is Kind.JOB]
+        return {served.name: sizes for served in jobs if (sizes := self._hinted(served))}
 
     def _hinted(self, served: Served | None) -> Mapping[GpuUuid, int]:
         gpu = self._gear.gpu

@@ -13,6 +13,7 @@ from kybernate.node.policy.schedule import in_window, next_change
 from kybernate.node.serving.loads import Demand
 from kybernate.node.serving.memory import Memory
 from kybernate.node.serving.specs import Kind, Served
+from kybernate.node.vram import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ class Seen:
     """It could not be paused lately; infinite where it can't be at all."""
     short: Mapping[GpuUuid, int] = field(default_factory=dict)
     """So much free VRAM was not enough for it lately: what the driver keeps for it stands in none of our books."""
+    said: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """It has so much for itself while it runs, and comes only where that is free."""
+    wanted: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """What it asked for in vain when it was paused: with less it would come only to wait."""
     never_ready: bool = False
     """An eager model that has not been up since the agent knows it."""
 
@@ -111,9 +116,17 @@ def phase_of(seen: Seen) -> Phase:
 
 def bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, int]:
     """What it holds, needs back, or will need as far as anybody knows."""
+    sizes = _bytes_of(seen, phase, gpus)
+    if phase is Phase.LEAVING or not seen.said:
+        return sizes
+    return {uuid: max(sizes.get(uuid, 0), seen.said.get(uuid, 0)) for uuid in {*sizes, *seen.said}}
+
+
+def _bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, int]:
     entry = seen.entry
     if entry is not None and entry.evicted and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING):
-        return {uuid: max(size, seen.short.get(uuid, 0)) for uuid, size in entry.evicted.items()}
+        needed = together(entry.evicted, seen.wanted)
+        return {uuid: max(size, seen.short.get(uuid, 0)) for uuid, size in needed.items()}
     if phase in (Phase.RESIDENT, Phase.LEAVING):
         return seen.resident
     expected: Mapping[GpuUuid, int] = {uuid: size for uuid, size in seen.memory.needs.items() if uuid in gpus}

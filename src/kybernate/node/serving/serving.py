@@ -266,6 +266,9 @@ class Serving:
             self._reopen(name)
             raise
 
+    def hold(self, name: WorkloadName) -> None:
+        self.gates.hold(name)
+
     def stays(self, name: WorkloadName) -> None:
         self._reopen(name)
 
@@ -415,7 +418,7 @@ class Serving:
             return
         self._active = True
         if (gpu := self._gear.gpu) is not None:
-            gpu.room.follow(self.controller.choose)
+            gpu.room.follow(self.controller.choose, rank=self.controller.rank)
         self._tasks.keep(self._decide, name="controller")
 
     async def _decide(self) -> None:

@@ -44,7 +44,8 @@ class ArbiterSettings(Section):
     """Seconds a workload runs at least before an allocation of another one may pause it, so that two that don't fit
     together compute most of the time instead of switching: five times the slowest swap of 40 GiB."""
     wait_limit: Annotated[Seconds, Field(gt=0, le=86400)] = 600.0
-    """Seconds an allocation waits for room at most before it fails with out of memory."""
+    """Seconds an allocation waits for room at most before it fails with out of memory. It waits as long as anybody who could give
+    way is there, or in a switch; while the workload is paused itself it doesn't count."""
     drain: Annotated[Seconds, Field(gt=0, le=3600)] = 10.0
     """Seconds a workload's GPU work in flight may take when the arbiter pauses it; after that it is busy and another one
     is chosen. Longer than any sensible kernel, shorter than people's patience."""

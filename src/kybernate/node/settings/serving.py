@@ -176,6 +176,10 @@ class JobSettings(ProgramSettings):
 
     klass: Annotated[Class, Field(alias="class")] = Class.BATCH
     """`batch` is paused for interactive ones, never killed."""
+    vram: Sizes | None = None
+    """What it will need. It comes only where so much is free or made free, and has it for itself while it runs, also what it has
+    yet to ask for. One size is for the first GPU that it sees (all of the agent's, or those of a CUDA_VISIBLE_DEVICES in its
+    `environment`); a list has one for each of them. Left out: known once it ran, and not kept for it."""
     schedule: Annotated[
         tuple[str, ...], BeforeValidator(_one_text, json_schema_input_type=str | list[str]), AfterValidator(_schedule)
     ] = ()
