@@ -59,6 +59,10 @@ SECONDS ?= 1800
 soak: setup s3server ## random orders and faults on workloads in all tiers: make soak SECONDS=1800 SEED=7
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
+.PHONY: soak-growing
+soak-growing: setup ## a training job that grows beside two models that are asked in turn, twenty times
+	@$(BIN)/python -m tests.soak.growing --times 20
+
 .PHONY: soak-serving
 soak-serving: setup ## random requests while all that serves them is killed and reordered: make soak-serving SECONDS=3600 SEED=7
 	@$(BIN)/python -m tests.soak.serving --seconds $(if $(filter file,$(origin SECONDS)),3600,$(SECONDS)) $(if $(SEED),--seed $(SEED))

@@ -274,12 +274,18 @@ class RoomKeeper:
             )
             if name is not None:
                 await self._bring_back(name, may_evict=False)
-            elif (name := self._returning.had_others_turn(entries, now=self._clock())) is not None:
+            elif name := self._returning.had_others_turn(entries, now=self._clock()):
                 await self._bring_back(name, may_evict=True)
+
+    def _could_come(self, entry: Entry) -> bool:
+        """Now, in the place of others where it has to be."""
+        sizes = [(gpu, entry.evicted.get(uuid, 0)) for uuid, gpu in self.vram.gpus.items()]
+        lacking = {gpu.uuid: self.vram.missing(entry.name, gpu, size) for gpu, size in sizes if size}
+        return max(lacking.values(), default=0) <= 0 or bool(self._choose(entry.name, lacking, quantum_s=0.0).victims)
 
     async def _bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
         assert self._workloads is not None
-        if not self._workloads.idle(name):
+        if not self._workloads.idle(name) or (may_evict and not self._could_come(self._ledger.entry(name))):
             return
         try:
             await self._workloads.bring_back(name, may_evict=may_evict)

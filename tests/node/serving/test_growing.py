@@ -34,25 +34,30 @@ def test_a_job_that_grows_beside_two_models_that_are_asked_in_turn_ends_exactly(
 
 
 GROWS = """
-import sys, time
+import sys, threading, time
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from kybernate.cli.bench_driver import Driver
 
-driver, (first, more, gate) = Driver(), sys.argv[1:]
+driver, (first, more, gate, asked) = Driver(), sys.argv[1:]
+serve = HTTPServer(("127.0.0.1", 8000), SimpleHTTPRequestHandler).serve_forever
+if asked == "early":
+    threading.Thread(target=serve, daemon=True).start()
 held = [driver.allocate(8 << 20) for _ in range(int(first))]
 print("grows", flush=True)
 while not Path(gate).exists():
     time.sleep(0.01)
 held += [driver.allocate(8 << 20) for _ in range(int(more))]
 print("whole", flush=True)
-HTTPServer(("127.0.0.1", 8000), SimpleHTTPRequestHandler).serve_forever()
+while asked == "early":
+    time.sleep(1)
+serve()
 """
-"""Takes so many times 8 MiB, and so many more once a file is there."""
+"""Takes so many times 8 MiB, and so many more once a file is there. It may be asked when it has all of it, or early."""
 
 
-def grows(first: int, more: int, gate: Path, **more_settings: object) -> dict[str, object]:
-    command = [sys.executable, "-c", GROWS, str(first), str(more), str(gate)]
+def grows(first: int, more: int, gate: Path, *, asked: str = "whole", **more_settings: object) -> dict[str, object]:
+    command = [sys.executable, "-c", GROWS, str(first), str(more), str(gate), asked]
     environment = {key: os.environ[key] for key in NEEDED if key in os.environ}
     return {"command": command, "environment": environment, **more_settings}
 
@@ -85,6 +90,37 @@ def test_two_models_that_grow_at_once_and_do_not_fit_both_answer(
     assert not [event.text for event in agent.client.events(count=500) if event.kind == "out-of-memory"]
     gave_way = [each for each in agent.client.events(count=500) if "wait for each other" in each.text]
     assert gave_way, "one of them was paused in its call"
+
+
+def test_two_models_that_need_more_for_their_requests_and_wait_for_each_other_answer_both(
+    begin: Begin, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Neither can be drained: its request ends only when it has what the other holds."""
+    gate = tmp_path / "gate"
+    half = {"port": 8000, "ready": "/", "vram": 56 * MIB}
+    agent = begin(
+        models={name: grows(7, 3, gate, asked="early", **half) for name in ("a", "b")},
+        agent={"arbiter": {"wait_limit": 600}},
+    )
+    peer = agent.peer()
+    for name in ("a", "b"):
+        peer.request(name, waiting=1)
+    for name in ("a", "b"):
+        eventually(
+            lambda name=name: peer.is_open(name) and "grows" in agent.said(name), timeout_s=90, what=f"{name} open"
+        )
+        peer.request(name, in_flight=1)
+    gate.touch()
+
+    def answered() -> bool:
+        for name in ("a", "b"):
+            if "whole" in agent.said(name):
+                peer.answer(name)
+        return all("whole" in agent.said(name) for name in ("a", "b"))
+
+    eventually(answered, timeout_s=90, what="both have what they need")
+    for name in ("a", "b"):
+        assert not [each for each in agent.client.events(name, count=500) if each.kind == "out-of-memory"]
 
 
 def test_what_is_said_for_a_job_is_kept_for_it_while_it_runs(
