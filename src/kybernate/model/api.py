@@ -419,6 +419,8 @@ class StateView(Answer):
 
 class NodeView(Answer):
     version: str
+    ready: bool = True
+    """Every address answers: the socket, TCP where wanted, and the models' where there are any."""
     pid: int
     started: float
     state_directory: str

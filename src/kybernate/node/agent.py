@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import grp
 import logging
 import os
-import resource
 import signal
-import socket
-import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +25,11 @@ from aiohttp import web
 import kybernate
 from kybernate.model.api import GpuView, NodeView, PoolView
 from kybernate.model.api_history import LinkView
-from kybernate.model.errors import BadInput, Conflict, KybernateError, Unsupported
+from kybernate.model.errors import KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
 from kybernate.model.types import CHUNK_BYTES, Backend, HostPid, TierName, WorkloadName
+from kybernate.node.alone import api_listener, only_agent, raise_descriptor_limit
 from kybernate.node.api import Api
 from kybernate.node.claims import Claims, agent_id
 from kybernate.node.database import Database
@@ -55,6 +51,7 @@ from kybernate.node.pool_room import PoolRoom
 from kybernate.node.reception import Reception
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
+from kybernate.node.service_manager import ServiceManager
 from kybernate.node.serving.metrics import ServingCollector, workers_text
 from kybernate.node.serving.serving import Configured, Serving, configured
 from kybernate.node.serving.views import serving_view
@@ -104,57 +101,28 @@ def serve(settings: AgentSettings, *, whole: Settings, file: Path | None = None,
         BadInput: the state directory can't be used.
     """
     state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else StateDirectory.default()
+    manager = ServiceManager(os.environ)
     served = configured(whole)
-    _raise_descriptor_limit()
-    with _only_agent(state):
+    raise_descriptor_limit()
+    with only_agent(state):
         database = Database(state.database)
         try:
             if not database.open():
                 say(f"the agent's database was unreadable and was moved aside: {state.database}.broken")
             sys.setswitchinterval(SWITCH_S)
             agent = _Agent(
-                settings=settings, state=state, database=database, say=say, pages=pages, served=served, file=file
+                settings=settings,
+                state=state,
+                database=database,
+                say=say,
+                manager=manager,
+                pages=pages,
+                served=served,
+                file=file,
             )
             asyncio.run(agent.run())
         finally:
             database.close()
-
-
-def _raise_descriptor_limit() -> None:
-    """To what the kernel allows: taking a running workload over takes a descriptor for each of its extents, at once."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with contextlib.suppress(OSError, ValueError):
-        most = int(Path("/proc/sys/fs/nr_open").read_text())
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-@contextlib.contextmanager
-def _only_agent(state: StateDirectory) -> Iterator[None]:
-    try:
-        state.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        state.workloads.mkdir(mode=0o755, exist_ok=True)
-        found = state.root.stat()
-        if found.st_uid != os.geteuid():
-            raise BadInput(f"{state.root} belongs to user {found.st_uid}", hint="give another one with --state-dir")
-        lock = os.open(state.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise BadInput(f"can't use {state.root}: {e.strerror}", hint="give another directory with --state-dir") from e
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise Conflict(
-                f"an agent (pid {owner}) uses {state.root} already",
-                hint="`kybernate down` ends it, or give another directory with --state-dir",
-            ) from e
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +141,7 @@ class _Agent:
         state: StateDirectory,
         database: Database,
         say: Say,
+        manager: ServiceManager,
         pages: Pages,
         served: Configured,
         file: Path | None,
@@ -181,7 +150,15 @@ class _Agent:
         self._file = file
         self._settings = settings
         self._state = state
-        self._say = say
+        self._manager = manager
+        self._ready = False
+        """Every address answers."""
+
+        def tell(line: str) -> None:
+            say(line)
+            manager.status(line)
+
+        self._say = tell
         self._pages = pages
         self._door: Door | None = None
         self._reception: Reception | None = None
@@ -230,10 +207,10 @@ class _Agent:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
                 tasks.keep(self._opened.room.watch, name="automatic resume")
             self.events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
-            also = "" if self._door is None else f" and {self._door.url}"
-            self._say(f"ready on {self._state.socket}{also}")
+            tasks.keep(self._become_ready, name="readiness")
             await self.closing.wait()
             self._starts.close()
+            self._manager.stopping()
             self._say(f"going down; {self._what_becomes()}")
             # No new client finds it, those connected are answered.
             self._state.socket.unlink(missing_ok=True)
@@ -246,6 +223,17 @@ class _Agent:
             tasks.cancel()
         self.events.record("agent-down", f"agent is down; {self._what_becomes()}")
         await in_thread("close", lambda: self._close(self._opened))
+
+    async def _become_ready(self) -> None:
+        """Say so once every address answers."""
+        await self.serving.processes.wait_listening()
+        self._ready = True
+        address = self.serving.processes.address
+        places = [str(self._state.socket)]
+        places += [] if self._door is None else [self._door.url]
+        places += [] if address is None else [f"{address.listen} (models)"]
+        self._say(f"ready on {' and '.join(places)}")
+        self._manager.ready()
 
     async def stop_all(self, grace_s: float) -> None:
         """End all workloads, as stopping.py does. Raises Busy: not all of them could be ended, and the agent stays."""
@@ -260,10 +248,14 @@ class _Agent:
 
     def _reload_by_signal(self) -> None:
         async def reload() -> None:
+            self._manager.reloading()
             try:
                 await self.serving.reload()
+                await self.serving.processes.wait_listening()
             except KybernateError as e:
                 self._say(f"not reloaded, nothing was changed: {e}")
+            finally:
+                self._manager.ready()
 
         self._tasks.start(reload(), name="reload")
 
@@ -272,6 +264,7 @@ class _Agent:
         entries = self.ledger.entries().values()
         return NodeView(
             version=kybernate.__version__,
+            ready=self._ready,
             pid=os.getpid(),
             started=self._started,
             state_directory=str(self._state.root),
@@ -439,7 +432,7 @@ class _Agent:
         application = api.application()
         runners = [web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)]
         await runners[0].setup()
-        await web.SockSite(runners[0], self._listen()).start()
+        await web.SockSite(runners[0], api_listener(self._state, self._settings.api.group)).start()
         if (door := self._door) is not None:
             guard = Guard(door, self._pages)
             application = api.application(guard.check)
@@ -453,25 +446,6 @@ class _Agent:
             guard.admit = self._reception.admit
             self._reception.start(self._tasks.keep)
         return runners
-
-    def _listen(self) -> socket.socket:
-        """The socket with its mode set before anybody can connect."""
-        path = self._state.socket
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise BadInput(f"{path} is in the way and is no socket", hint="move it away")
-            path.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(path))
-            path.chmod(0o660)
-            if self._settings.api.group is not None:
-                os.chown(path, -1, grp.getgrnam(self._settings.api.group).gr_gid)
-        except (OSError, KeyError) as e:
-            listener.close()
-            raise BadInput(f"can't listen on {path}: {e}", hint="see agent.api.group and agent.state_dir") from e
-        listener.setblocking(False)
-        return listener
 
     async def _report_pool(self, hardware: Hardware) -> None:
         from kybernate.node.startup import describe_pool

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from kybernate.cli.agent_log import configure
 from kybernate.cli.common import Common, print_json, say, working
 from kybernate.cli.simulated import MADE_VARIABLE, remove_simulated, simulated_environment, taken_away_on_failure
+from kybernate.model import isolation
 from kybernate.model.errors import AgentAway, BadInput, Busy, KybernateError
 from kybernate.model.layout import STATE_VARIABLE, StateDirectory
 from kybernate.model.quantities import format_size, parse_size
@@ -48,7 +49,7 @@ def up(
 
     Args:
         file: Settings (kybernate.yaml). Left out: defaults that fit the machine.
-        detach: Come back when it is ready; its output goes to agent.log in its directory.
+        detach: Come back when every address answers; its output goes to agent.log in its directory.
         simulated: Use a simulated GPU of this size (8GiB if left out): proves logic on a machine without a GPU, never a speed.
         pool: Size of the host pool, such as 40GiB, over what the file says.
         listen: HOST:PORT where API and dashboard answer over TCP, too, over what the file says.
@@ -151,9 +152,9 @@ def _command(
     log_format: LogFormat | None,
     common: Common,
 ) -> list[str]:
-    command = [sys.executable, "-m", "kybernate.cli", "up"]
+    command = [*isolation.python("kybernate.cli"), "up"]
     if file is not None:
-        command += ["--file", str(file)]
+        command += ["--file", str(file.absolute())]
     if simulated is not None:
         command += [f"--simulated={simulated}"]
     if pool is not None:
@@ -163,13 +164,13 @@ def _command(
     if log_format is not None:
         command += ["--log-format", log_format]
     if common.state_dir is not None:
-        command += ["--state-dir", str(common.state_dir)]
+        command += ["--state-dir", str(common.state_dir.absolute())]
     return command
 
 
 def _restart(environment: dict[str, str], command: Sequence[str], *, detach: bool, common: Common) -> None:
     more = [*(["--detach"] if detach else []), *(["--json"] if common.json else [])]
-    os.execve(sys.executable, [*command, *more], environment)
+    os.execve(command[0], [*command, *more], isolation.environment(environment))
 
 
 def _detach(
@@ -194,6 +195,7 @@ def _detach(
             stderr=log,
             start_new_session=True,
             cwd="/" if file is None or file.is_absolute() else None,
+            env=isolation.environment(os.environ),
         )
     finally:
         os.close(log)
@@ -201,7 +203,7 @@ def _detach(
 
     with Client(state.socket) as client:
         with working("starting the agent", quiet=common.json):
-            _wait_up(client, agent, state.log, begin)
+            _wait_ready(client, agent, state, begin)
         node = _wait_pool(client, quiet=common.json)
         serving = client.serving()
         models_on = serving.listen
@@ -227,22 +229,32 @@ def _detach(
         say(f"kybernate: {note}")
 
 
-def _wait_up(client: Client, agent: subprocess.Popen[bytes], log: Path, begin: int) -> None:
-    """Until it answers. Raises KybernateError with its last words when it ended instead."""
+def _wait_ready(client: Client, agent: subprocess.Popen[bytes], state: StateDirectory, begin: int) -> None:
+    """Until every address answers. Raises KybernateError with its last words when it ended instead."""
     deadline = time.monotonic() + _START_S
+    answers = False
     while True:
         try:
-            if client.node().pid == agent.pid:
+            node = client.node()
+            answers = node.pid == agent.pid
+            if answers and node.ready:
                 return
         except AgentAway:
             pass
         if (status := agent.poll()) is not None:
-            words = [line.removeprefix("kybernate: ") for line in _tail(log, begin)]
-            error = KybernateError(words[-1] if words else f"the agent ended with status {status}", hint=f"see {log}")
+            words = [line.removeprefix("kybernate: ") for line in _tail(state.log, begin)]
+            error = KybernateError(
+                words[-1] if words else f"the agent ended with status {status}", hint=f"see {state.log}"
+            )
             error.exit_status = status if status > 0 else 1
             raise error
         if time.monotonic() > deadline:
-            raise KybernateError(f"the agent did not answer within {_START_S:g} s", hint=f"see {log}")
+            if answers:
+                raise KybernateError(
+                    f"the agent is up, but its models' address did not answer within {_START_S:g} s",
+                    hint=f"{state.root}/activator.log says why; `kybernate doctor`",
+                )
+            raise KybernateError(f"the agent did not answer within {_START_S:g} s", hint=f"see {state.log}")
         time.sleep(_POLL_S)
 
 

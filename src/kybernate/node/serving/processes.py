@@ -16,13 +16,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prometheus_client import multiprocess
 
+from kybernate.model import isolation
 from kybernate.model.serving import End
 from kybernate.node.events import Events
 from kybernate.node.guests import readable
@@ -37,6 +37,7 @@ _PASSED_ON = re.compile(
     r"PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHON.*|VIRTUAL_ENV|COVERAGE_.*|SSL_CERT_(FILE|DIR)|OTEL_.*|(https?|no|all)_proxy|"
     r"(HTTPS?|NO|ALL)_PROXY"
 )
+_LOOK_S = 0.05
 _AGAIN_S = 0.2
 _AGAIN_MOST_S = 30.0
 _STEADY_S = 60.0
@@ -114,6 +115,14 @@ class Processes:
             or (slot.worker is not None and slot.began < late and slot.worker.pid not in listening)
         ]
 
+    async def wait_listening(self) -> None:
+        """Until clients can connect to as many as are wanted; at once where there are to be none."""
+        while (address := self._address) is not None and not self._ending:
+            there = {worker.pid for worker in self.all()}
+            if len(there) >= address.workers and there <= self._workers.listening():
+                return
+            await asyncio.sleep(_LOOK_S)
+
     def adopt(self) -> set[int]:
         """Find what a predecessor started. Returns the processes of workers that live."""
         found = self._read()
@@ -159,7 +168,7 @@ class Processes:
     def _start(self, number: int) -> None:
         assert self._address is not None
         places, address = self._places, self._address
-        command = [sys.executable, "-m", "kybernate.proxy", "--agent", str(places.socket), "--listen", address.listen]
+        command = [*isolation.python("kybernate.proxy"), "--agent", str(places.socket), "--listen", address.listen]
         command += ["--worker", str(number), "--workers", str(address.workers)]
         command += ["--metrics-directory", str(places.metrics)]
         if address.certificate is not None and address.key is not None:
@@ -179,7 +188,7 @@ class Processes:
                     stderr=output,
                     start_new_session=True,
                     cwd="/",
-                    env=worker_environment(os.environ),
+                    env=isolation.environment(worker_environment(os.environ)),
                 )
         except OSError as e:
             self._crashed(number, f"can't be started: {e.strerror}")
