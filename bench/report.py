@@ -41,6 +41,8 @@ BARS: dict[str, float] = {
     "added.p50_ms": 0.5,
     "added.p99_ms": 2.0,
     "held_lost": 0.0,
+    "restores.1000.lost": 0.0,
+    "restores.1000.bytes_wrong": 0.0,
 }
 """What is promised; at most."""
 FLOORS: dict[str, float] = {
@@ -321,7 +323,7 @@ def results_section() -> str:
     if tiers := load("tiers"):
         parts += [*short_tiers(tiers), ""]
     parts += short_serving()
-    known = ("pause", "overhead", "tiers", "multiplex", "activator")
+    known = ("pause", "overhead", "tiers", "snapshots", "multiplex", "activator")
     parts += promises([content for name in known if (content := load(name)) is not None])
     if compatibility := load("compatibility"):
         verdicts = [row["verdict"] for row in compatibility["programs"]]
@@ -385,6 +387,27 @@ def activator_table(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def snapshots_table(content: dict[str, Any]) -> list[str]:
+    names = {
+        "lost": "restores that failed, or whose program did",
+        "bytes_wrong": "bytes that were others, missing or too many",
+        "bytes_compared": "bytes compared",
+    }
+    rows = []
+    for case in content["cases"]:
+        restores, _, what = case["case"].removeprefix("restores.").partition(".")
+        if what in names:
+            value = size(int(case["value"])) if what == "bytes_compared" else digits(case["value"])
+            rows.append([names[what], value, f"{int(restores):,} restores", bar(case)])
+    return [
+        *markdown(
+            ["full connections over loopback and Unix sockets", "", "of", "promised, at most"], rows, right=(1, 3)
+        ),
+        "",
+        f"{'; '.join(content['notes'])}. {where(content)}.",
+    ]
+
+
 def benchmarks_page() -> str | None:
     """docs/benchmarks.md as it should be; None when nothing was measured."""
     parts: list[str] = []
@@ -394,6 +417,8 @@ def benchmarks_page() -> str | None:
         parts += ["## What it costs while a workload runs", "", *overhead_table(overhead), ""]
     if tiers := load("tiers"):
         parts += ["## Below RAM, and images", "", *tiers_table(tiers), ""]
+    if snapshots := load("snapshots"):
+        parts += ["## Restored to the last byte", "", *snapshots_table(snapshots), ""]
     if multiplex := load("multiplex"):
         parts += ["## Five models on one GPU", "", *serving_table(multiplex), ""]
     if activator := load("activator"):
@@ -411,7 +436,8 @@ def benchmarks_page() -> str | None:
             "",
             *parts,
             "Again, on a machine with a GPU: `kybernate bench pause`, `python bench/overhead.py`, `python bench/tiers.py`,",
-            "`python bench/multiplex.py --results DIR`, `python bench/report.py`; on any machine: `python bench/activator.py`.",
+            "`python bench/multiplex.py --results DIR`, `python bench/report.py`; on any machine: `python bench/activator.py`,",
+            "`python bench/snapshots.py`.",
             "",
         ]
     )

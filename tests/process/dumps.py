@@ -31,5 +31,5 @@ def wait_ready(tree: Tree, eventually: Callable[..., object]) -> None:
 def finish(tree: Tree) -> None:
     """Let its program look at what it finds, and fail with its words where it is not content."""
     (tree.run_directory / CONTROL / "go").touch()
-    status = tree.wait(20)
+    status = tree.wait(90)
     assert status == 0, f"status {status}\n{output(tree)}"

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def tree(workloads, eventually):
-    found = workloads.launch(*feature("threads"), directory=FEATURES)
+def tree(request, workloads, eventually):
+    found = workloads.launch(*feature(getattr(request, "param", "threads")), directory=FEATURES)
     wait_ready(found, eventually)
     return found
 
@@ -132,6 +132,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.parametrize("tree", ["threads", "saturated"], indirect=True)
 @pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.06, 0.1, 0.15, 0.2])
 def test_an_agent_that_is_killed(tree, tmp_path, delay_s):
     agent = subprocess.Popen(
@@ -154,6 +155,7 @@ def test_an_agent_that_is_killed(tree, tmp_path, delay_s):
     finish(tree)
 
 
+@pytest.mark.parametrize("tree", ["threads", "saturated"], indirect=True)
 @pytest.mark.parametrize("what", ["dumper", "criu"])
 def test_helpers_that_are_killed(tree, tmp_path, eventually, what):
     """The worst: what holds the workload by the throat is gone in the middle."""

@@ -101,7 +101,9 @@ def commit() -> str:
     revision = _output(["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"])
     if not revision:
         return ""
-    dirty = _output(["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", "src", "native"])
+    dirty = _output(
+        ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", ":/src", ":/native"]
+    )
     return f"{revision}+changes" if dirty else revision
 
 

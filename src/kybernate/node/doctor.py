@@ -51,6 +51,7 @@ def examine(facts: Facts) -> list[Check]:
         _preload(facts),
         _criu(facts),
         _dumps_of_users(facts),
+        _full_connections(facts),
         _root(facts),
         _kernel(facts),
         _cgroup(facts),
@@ -248,6 +249,21 @@ def _dumps_of_users(facts: Facts) -> Check:
         ok=False,
         detail="without CAP_SYS_RESOURCE only workloads that run as root can be put on disk",
         remedy="in a container add `--cap-add SYS_RESOURCE` or `--privileged`, in a unit CapabilityBoundingSet=~",
+        needed=False,
+    )
+
+
+def _full_connections(facts: Facts) -> Check:
+    name = "snapshots of full connections"
+    if facts.criu is None or facts.uid != 0 or facts.cgroup is None:
+        return Check(name, ok=True, detail="none: see CRIU, root and cgroup v2")
+    if facts.network_lock_problem is None:
+        return Check(name, ok=True, detail="packets are held back meanwhile")
+    return Check(
+        name,
+        ok=False,
+        detail=f"a workload's packets can't be held back ({facts.network_lock_problem}): with unsent bytes it stays in memory",
+        remedy="boot a kernel with CONFIG_CGROUP_BPF; in a container add `--privileged`",
         needed=False,
     )
 

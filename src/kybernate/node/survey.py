@@ -21,6 +21,7 @@ from pathlib import Path
 
 from kybernate.model.errors import Unsupported
 from kybernate.model.native import SIMULATED_NAME, preload_library
+from kybernate.process import network_lock
 from kybernate.process.criu import Criu, find_criu
 
 _CHECKPOINT_CALL = "cuCheckpointProcessCheckpoint"
@@ -77,6 +78,8 @@ class Facts:
     cgroup: Path | None
     cgroup_writable: bool
     namespaces_missing: tuple[str, ...]
+    network_lock_problem: str | None
+    """Why a workload's packets can't be held back; None: they can be, or not asked since we aren't root."""
     huge_tmpfs: str | None
     """The kernel's shmem_enabled setting; None: built without."""
     memlock_limit: int | None
@@ -113,6 +116,7 @@ def survey() -> Facts:
         cgroup=cgroup,
         cgroup_writable=cgroup is not None and os.access(cgroup, os.W_OK),
         namespaces_missing=tuple(n for n in ("mnt", "pid", "ipc", "net") if not Path(f"/proc/self/ns/{n}").exists()),
+        network_lock_problem=network_lock.hindrance(_own_group(cgroup)) if cgroup and root else None,
         huge_tmpfs=_chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         memlock_limit=_limit(resource.RLIMIT_MEMLOCK),
         file_limit_hard=_limit(resource.RLIMIT_NOFILE),
@@ -127,6 +131,13 @@ def cgroup2() -> Path | None:
     """Where the unified hierarchy is mounted: /sys/fs/cgroup, or /sys/fs/cgroup/unified beside the old controllers."""
     mounts = [line.split() for line in _text("/proc/self/mounts").splitlines()]
     return next((Path(fields[1]) for fields in mounts if len(fields) > 2 and fields[2] == "cgroup2"), None)
+
+
+def _own_group(mounted: Path) -> Path:
+    """Our own cgroup below that mount; the mount itself where ours lies outside."""
+    own = next((line[4:] for line in _text("/proc/self/cgroup").splitlines() if line.startswith("0::/")), "")
+    found = mounted / own
+    return found if ".." not in found.parts and found.is_dir() else mounted
 
 
 def _preload() -> tuple[Path | None, str]:

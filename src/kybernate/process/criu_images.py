@@ -13,7 +13,9 @@ from pathlib import Path
 from kybernate.model.errors import BadInput
 
 _COMMON, _SERVICE = 0x54564319, 0x55105940
-_PSTREE, _PAGEMAP = 0x50273030, 0x56084025
+_PSTREE, _PAGEMAP, _TCP_STREAM = 0x50273030, 0x56084025, 0x51465506
+_UNSENT = 12
+"""Field `unsq_len` of a TCP stream's entry."""
 PAGE_BYTES = 4096
 Fields = dict[int, list[int | bytes]]
 """A protobuf message by the numbers of its fields: integers, or bytes of what is longer."""
@@ -49,6 +51,13 @@ def processes(directory: Path) -> list[int]:
     """Pids of all dumped processes and threads. Raises BadInput."""
     found = [fields(entry) for entry in entries(directory / "pstree.img", kind=_PSTREE)]
     return sorted({thread for process in found for thread in _threads(process)})
+
+
+def unsent(directory: Path) -> int:
+    """Bytes that the dumped TCP connections had not sent yet. Raises BadInput."""
+    # One entry, and then the queues themselves.
+    streams = (next(entries(path, kind=_TCP_STREAM), b"") for path in directory.glob("tcp-stream-*.img"))
+    return sum(integer(fields(stream), _UNSENT, 0) for stream in streams)
 
 
 def _threads(process: Fields) -> list[int]:

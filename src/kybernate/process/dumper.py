@@ -1,9 +1,9 @@
 """The small program that dumps a workload: it survives the agent, and leaves the workload as it was.
 
 `dumping.dump` starts it with a job (JSON, one line on stdin). It moves into the workload's supervisor cgroup, so that
-neither the agent's end nor a kill of the agent's whole cgroup takes it along; freezes the workload; runs CRIU in the
-workload's namespaces; and while CRIU waits at its end, with everything still standing, saves the files. Then it prints
-one JSON object and ends:
+neither the agent's end nor a kill of the agent's whole cgroup takes it along; freezes the workload and holds back its
+packets; runs CRIU in the workload's namespaces; and while CRIU waits at its end, with everything still standing, saves the
+files. Then it prints one JSON object and ends:
 
     status         0, or why not: `error` and `busy` then say more, or CRIU's log does
     frozen_s, criu_s, needs, processes
@@ -22,13 +22,15 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kybernate.model.errors import Busy
-from kybernate.process import archives, criu_commands, images, mending, namespaces, needs, procfs
+from kybernate.process import archives, criu_commands, images, mending, namespaces, needs, network_lock, procfs
 from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.stations import Stations
 
 _NAMESPACES = (
     namespaces.NEW_MOUNTS | namespaces.NEW_PIDS | namespaces.NEW_IPC | namespaces.NEW_UTS | namespaces.NEW_NETWORK
@@ -50,7 +52,8 @@ def main() -> NoReturn:
     try:
         began = time.monotonic()
         group.freeze(job["freeze_timeout_s"])
-        report |= _dump(job)
+        with contextlib.closing(network_lock.hold(group.tasks)) if job["hold_back"] else contextlib.nullcontext():
+            report |= _dump(job)
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}
     if report["status"]:
@@ -69,66 +72,34 @@ def main() -> NoReturn:
 
 
 def _dump(job: dict[str, Any]) -> dict[str, Any]:
-    ready_reader, ready_writer = os.pipe()
-    go_reader, go_writer = os.pipe()
-    script = _script(ready=ready_writer, go=go_reader)
+    stations = Stations("post-dump", holder="$PPID")
     began = time.monotonic()
     guide = os.fork()
     if guide == 0:
         try:
-            os.close(ready_reader)
-            os.close(go_writer)  # else CRIU would wait for ever where this program was killed
-            _guide(job, [script, ready_writer, go_reader])
+            stations.become_inside()
+            _guide(job, stations.inside)
         except BaseException as e:
             sys.stderr.write(f"{e!r}\n")
             sys.stderr.flush()
         os._exit(127)
-    os.close(ready_writer)
-    os.close(go_reader)
+    stations.become_outside()
     report: dict[str, Any] = {}
-    if _comes_first(ready_reader, guide):
+    if stations.reached(guide):
         report["criu_s"] = time.monotonic() - began
         try:
             report |= _save(job)
         except Exception as e:
             report |= {"error": str(e)}
         else:
-            with contextlib.suppress(BrokenPipeError):  # CRIU was killed; its status says so
-                os.write(go_writer, b"g\n")
-    os.close(go_writer)
+            stations.go_on()
+    stations.close()
     _, wait_status = os.waitpid(guide, 0)
     status = _shell_status(wait_status)
     return report | {"status": 1 if "error" in report else status}
 
 
-def _comes_first(reader: int, process: int) -> bool:
-    """Whether something can be read before that child ends. End of file wouldn't tell: a helper of CRIU's may have it."""
-    pidfd = os.pidfd_open(process)
-    poller = select.poll()
-    poller.register(reader, select.POLLIN)
-    poller.register(pidfd, select.POLLIN)
-    found = dict(poller.poll())
-    os.close(pidfd)
-    return bool(found.get(reader, 0) & select.POLLIN)
-
-
-def _script(*, ready: int, go: int) -> int:
-    """A shell script without a path of its own, since no directory is sure to be seen inside.
-
-    CRIU, its parent, closes all descriptors before it runs it, but has them itself.
-    """
-    descriptor = os.memfd_create("kybernate-station", 0)
-    text = f"""#!/bin/sh
-[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0
-echo r >/proc/$PPID/fd/{ready} || exit 1
-read -r answer </proc/$PPID/fd/{go}
-[ "$answer" = g ]
-"""
-    os.write(descriptor, text.encode())
-    return descriptor
-
-
-def _guide(job: dict[str, Any], inherited: list[int]) -> NoReturn:
+def _guide(job: dict[str, Any], inherited: Sequence[int]) -> NoReturn:
     """Enter the namespaces and run CRIU; ends with its exit status."""
     images_, cgroup, plugins = job["descriptors"]
     for descriptor in (images_, cgroup, plugins, *inherited):
@@ -152,7 +123,7 @@ def _guide(job: dict[str, Any], inherited: list[int]) -> NoReturn:
             plugins=plugins,
             script=f"/proc/{os.getpid()}/fd/{inherited[0]}",
             layers=job["layers_inside"],
-            lock_network=job["lock_network"],
+            lock_network=job["lock_network"] and not job["hold_back"],
             timeout_s=job["freeze_timeout_s"],
         )
         os.execv(command[0], command)

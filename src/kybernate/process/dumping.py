@@ -30,10 +30,10 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
-from kybernate.process import criu_commands, criu_images, criu_zeros, images, mending, records
+from kybernate.process import criu_commands, criu_images, criu_zeros, images, mending, network_lock, records
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
-from kybernate.process.preflight import Connections, close_connections, dumpable
+from kybernate.process.preflight import Connections, close_connections, dumpable, unsent
 from kybernate.process.records import SupervisorRecord
 from kybernate.process.specs import Network
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach
@@ -81,7 +81,7 @@ def dump(
 
     Raises:
         BadInput: the directory can't be made. NoRoom: its disk is full.
-        Busy: the processes could not be stopped in time.
+        Busy: the processes could not be stopped in time; or they have bytes to send, and this kernel can't hold packets back.
         Conflict: the workload has ended, or is being dumped.
         Unsupported: it holds what can't be dumped; nothing was touched.
         KybernateError: CRIU failed; the message says why. The tree is as it was, and no directory is left.
@@ -99,9 +99,20 @@ def dump(
     partial = _make_partial(images_directory)
     try:
         with _mark(tree, partial) as mark:
-            job = _job(tree, record, launched, partial, criu=criu, hold=hold, freeze_timeout_s=freeze_timeout_s)
+            job = _job(
+                tree,
+                record,
+                launched,
+                partial,
+                criu=criu,
+                hold=hold,
+                hold_back=tree.cgroup is not None and network_lock.hindrance(tree.cgroup) is None,
+                freeze_timeout_s=freeze_timeout_s,
+            )
             try:
                 closed = _close(tree, connections, freeze_timeout_s)
+                if not job["hold_back"]:
+                    _refuse_unsent(tree, freeze_timeout_s)
                 report = _run_dumper(tree, job, partial, mark)
                 _drop_zeros(tree, partial)
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
@@ -127,6 +138,16 @@ def _close(tree: Tree, connections: Connections, freeze_timeout_s: float) -> lis
         return []
     tree.freeze(freeze_timeout_s)
     return close_connections(tree)
+
+
+def _refuse_unsent(tree: Tree, freeze_timeout_s: float) -> None:
+    """While it stands still: looked at before, it may have filled a connection since."""
+    tree.freeze(freeze_timeout_s)
+    if problems := unsent(tree):
+        raise Busy(
+            f"workload {tree.name} can't be dumped now, it is as before: {'; '.join(problems)}",
+            hint="try again later, or pause it in RAM",
+        )
 
 
 class Settled(enum.Enum):
@@ -266,6 +287,7 @@ def _job(
     *,
     criu: Criu,
     hold: bool,
+    hold_back: bool,
     freeze_timeout_s: float,
 ) -> dict[str, Any]:
     inside = record.run_directory_inside or tree.run_directory
@@ -281,6 +303,7 @@ def _job(
         "layers": [str(layer) for layer in record.layers],
         "layers_inside": launched.layers,
         "own": [*launched.layers, "/dev/shm", str(inside)],
+        "hold_back": hold_back,
         "lock_network": record.network == Network.HOST,
         "was_frozen": tree.frozen,
         "hold": hold,

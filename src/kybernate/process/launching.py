@@ -217,6 +217,7 @@ def _restore_job(restored: Restored, descriptors: Sequence[int]) -> dict[str, An
         "work": work,
         "pid": restored.pid,
         "last_pid": restored.last_pid,
+        "unsent": restored.unsent,
         "run_directory": str(restored.run_directory),
         "state_directory": str(restored.state_directory),
         "shared_memory": restored.shared_memory,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
 from kybernate.process import connections as links
-from kybernate.process import images, procfs, records, sysvipc
+from kybernate.process import images, network_lock, procfs, records, sysvipc
 from kybernate.process.criu_commands import GHOST_LIMIT
 from kybernate.process.holdings import MappedFile, OpenFile, mapped_files, open_files
 from kybernate.process.needs import is_below
@@ -206,5 +206,28 @@ def _of_sockets(
                 continue
             who = _who(tree, holders[entry.inode])
             yield f"{who} has a connection that leads out of the workload ({links.describe(entry)})"
+    yield from _of_unsent(tree, found, holders)
     for unix in links.unix_leading_out(found.unix, own, but=door):
         yield f"{_who(tree, holders[unix.inode])} has a Unix socket that is connected out of the workload"
+
+
+def unsent(tree: Tree) -> list[str]:
+    """A line for each process with bytes in TCP connections that it has not sent yet, where this kernel can't hold packets
+    back: CRIU would send them when the other end isn't there yet, and the connection would be reset."""
+    holders = {
+        file.socket_inode: pid for pid in tree.pids() for file in open_files(pid) if file.socket_inode is not None
+    }
+    return list(_of_unsent(tree, links.sockets_of(tree), holders)) if holders else []
+
+
+def _of_unsent(tree: Tree, found: links.Sockets, holders: Mapping[int, HostPid]) -> Iterator[str]:
+    full = [entry for entry in found.tcp if entry.inode in holders and entry.unsent]
+    if not full or tree.cgroup is None or (why := network_lock.hindrance(tree.cgroup)) is None:
+        return
+    for pid in dict.fromkeys(holders[entry.inode] for entry in full):
+        its = [entry for entry in full if holders[entry.inode] == pid]
+        where = f"a connection ({links.describe(its[0])})" if len(its) == 1 else f"{len(its)} connections"
+        yield (
+            f"{_who(tree, pid)} has {sum(entry.unsent for entry in its)} bytes to send in {where} until the other end reads, "
+            f"and this kernel can't hold packets back meanwhile ({why}; see `kybernate doctor`)"
+        )

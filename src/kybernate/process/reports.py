@@ -46,6 +46,11 @@ def _start_error(spec: LaunchSpec, *, step: str, number: int | None, text: str) 
     if step == "restore" and spec.restored is not None:
         why = spec.restored.failure(spec.run_directory / RESTORE)
         return KybernateError(f"{head} could not be restored: {why or text}")
+    if step == "network lock":
+        return Unsupported(
+            f"{head} can't be restored here: its connections have bytes to send, and this kernel can't hold packets back: {text}",
+            hint="the dump stays; restore it where the kernel has CONFIG_CGROUP_BPF, see `kybernate doctor`",
+        )
     if number in FULL:
         return full(f"{head} can't be started", spec.state_directory)
     if step == "directory":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import WorkloadName
-from kybernate.process import criu_commands, images, needs
+from kybernate.process import criu_commands, criu_images, images, needs
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import TreeRecord
 from kybernate.process.launching import launch
@@ -59,7 +59,7 @@ def restore(
     Raises:
         NotFound, BadInput: the dump isn't whole, or a file that it needs is missing here; nothing was done.
         Conflict: a workload of that name runs.
-        Unsupported: no root, no CRIU.
+        Unsupported: no root, no CRIU; or its connections have bytes to send, and this kernel can't hold packets back.
         KybernateError: CRIU failed; the message says why. Nothing is left behind.
     """
     began = time.monotonic()
@@ -87,6 +87,7 @@ def restore(
             images=images_directory,
             pid=record.main_inside,
             last_pid=record.last_inside,
+            unsent=criu_images.unsent(images_directory),
             run_directory=Path(record.run_directory),
             state_directory=Path(record.state_directory),
             shared_memory=images.SHARED_MEMORY,

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ _REQUEST, _ACK, _DUMP = 1, 4, 0x300
 _ALL_STATES = 0xFFFFFFFF
 _SHOW_NAME, _SHOW_PEER = 1, 4
 _ATTRIBUTE_NAME, _ATTRIBUTE_PEER = 0, 2
+_ATTRIBUTE_INFO = 2
+_SHOW_INFO = 1 << (_ATTRIBUTE_INFO - 1)
+_UNSENT_OFFSET = 144
+"""Of tcpi_notsent_bytes in struct tcp_info."""
 _HEADER = struct.Struct("=IHHII")
 _INET_MESSAGE = struct.Struct("=BBBB48sIIIII")
 _UNIX_MESSAGE = struct.Struct("=BBBBI8s")
@@ -58,6 +63,8 @@ class TcpSocket:
     inode: int
     identity: bytes
     """The kernel's own name of it."""
+    unsent: int = 0
+    """Bytes that wait for room at the other end (SIOCOUTQNSD)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,10 @@ class UnixSocket:
 def tcp_sockets(connection: socket.socket) -> Iterator[TcpSocket]:
     """All of a network namespace, of both families. Raises OSError."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES)
+        request = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, _SHOW_INFO, 0, _ALL_STATES)
         for message in _ask(connection, _BY_FAMILY, _REQUEST | _DUMP, request):
             _, state, _, _, identity, _, _, _, _, inode = _INET_MESSAGE.unpack_from(message)
+            info = dict(_attributes(message[_INET_MESSAGE.size :])).get(_ATTRIBUTE_INFO, b"")
             local_port, remote_port, local, remote = struct.unpack_from("!HH16s16s", identity)
             yield TcpSocket(
                 family=family,
@@ -85,6 +93,7 @@ def tcp_sockets(connection: socket.socket) -> Iterator[TcpSocket]:
                 remote=(_address(family, remote), remote_port),
                 inode=inode,
                 identity=identity,
+                unsent=int.from_bytes(info[_UNSENT_OFFSET : _UNSENT_OFFSET + 4], sys.byteorder),
             )
 
 

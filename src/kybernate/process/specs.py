@@ -41,6 +41,8 @@ class Restored:
     pid: int
     """Of the first process, as it sees itself."""
     last_pid: int
+    unsent: int
+    """Bytes that its connections had not sent yet."""
     run_directory: Path
     """Where the processes know their run directory; this one is shown to them there."""
     state_directory: Path

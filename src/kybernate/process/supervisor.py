@@ -33,8 +33,9 @@ import signal
 import sys
 import time
 
-from kybernate.process import namespaces
+from kybernate.process import namespaces, network_lock
 from kybernate.process.output import Bounded
+from kybernate.process.stations import Stations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself takes 5 ms
@@ -132,7 +133,7 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     restored = job["restore"]
     home = restored["run_directory"] if restored else job["run_directory"]  # where it is seen in here
-    workload, gate = _restore(restored, tasks) if restored else _fork_workload(job, status, tasks)
+    workload, gate = _restore(job, tasks) if restored else _fork_workload(job, status, tasks)
     # "record" is a JSON object but for its end.
     record = f'{job["record"]}, {identity}, "main_inside": {workload}}}'
     _write_atomically(f"{job['name']}.json", record, directory=records)
@@ -181,19 +182,33 @@ def _fork_workload(job: Job, status: int, tasks: int | None) -> tuple[int, int]:
     return workload, gate_writer
 
 
-def _restore(restore: Job, tasks: int | None) -> tuple[int, None]:
+def _restore(job: Job, tasks: int | None) -> tuple[int, None]:
     """Have CRIU bring the workload's processes back here; returns its first process's pid.
 
-    They are CRIU's children first and this process's when CRIU has ended, so their exit status comes here.
+    They are CRIU's children first and this process's when CRIU has ended, so their exit status comes here. Their packets are
+    held back until all of them are whole: just before they run on.
     """
-    criu = os.fork()
-    if criu == 0:
-        try:
-            _become_criu(restore, tasks)
-        except BaseException as e:  # as in main; CRIU's own words are in its log
-            os.write(2, f"{e!r}\n".encode())
-        os._exit(127)
-    _, wait_status = os.waitpid(criu, 0)
+    restore = job["restore"]
+    lock = network_lock.NetworkLock([])
+    stations = Stations("pre-restore", "pre-resume", holder=str(os.getpid()))
+    try:
+        command = [*restore["command"], f"--action-script=/proc/{os.getpid()}/fd/{stations.script}"]
+        criu = os.fork()
+        if criu == 0:
+            try:
+                _become_criu(restore, command, tasks)
+            except BaseException as e:  # as in main; CRIU's own words are in its log
+                os.write(2, f"{e!r}\n".encode())
+            os._exit(127)
+        while station := stations.reached(criu):
+            lock.close()
+            if station == "pre-restore":  # not earlier: CRIU tries sockets of its own first
+                lock = _hold_back(job["cgroup"], needed=restore["unsent"])
+            stations.go_on()
+        _, wait_status = os.waitpid(criu, 0)
+    finally:
+        lock.close()
+        stations.close()
     if number := os.waitstatus_to_exitcode(wait_status):
         how = f"killed by signal {-number}" if number < 0 else f"exit status {number}"
         raise _StepFailed("restore", OSError(0, f"CRIU: {how}"))
@@ -203,7 +218,18 @@ def _restore(restore: Job, tasks: int | None) -> tuple[int, None]:
     return restore["pid"], None
 
 
-def _become_criu(restore: Job, tasks: int | None) -> None:
+def _hold_back(cgroup: str, *, needed: int) -> network_lock.NetworkLock:
+    """`needed`: bytes that CRIU sends while the other ends aren't there yet. Without any, most restores go well all the same."""
+    with _step("network lock"):
+        try:
+            return network_lock.hold(f"{cgroup}/tasks")
+        except OSError:
+            if needed:
+                raise
+    return network_lock.NetworkLock([])
+
+
+def _become_criu(restore: Job, command: list[str], tasks: int | None) -> None:
     if tasks is not None:
         os.write(tasks, b"0")
     if restore["shared_memory"]:
@@ -220,7 +246,7 @@ def _become_criu(restore: Job, tasks: int | None) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for kept in (restore["images"], restore["work"]):
         os.set_inheritable(kept, True)
-    os.execv(restore["command"][0], restore["command"])
+    os.execv(command[0], command)
 
 
 def _furnish(job: Job) -> None:
