@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.node.conftest import AgentProcess, MakeAgent, goes_on, kybernate, sta
 
 from kybernate.engine.faults import VARIABLE
 from kybernate.model.api import SnapshotRequest
-from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
+from kybernate.model.errors import Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES, MIB, TierName, WorkloadState
 from kybernate.node import claims
 from kybernate.store import Catalog, ObjectMedium, Tier, keys_of, tenant_name
@@ -36,7 +37,7 @@ def names(agent: AgentProcess) -> list[str]:
     return [view.name for view in agent.client.snapshots().snapshots]
 
 
-def lies(agent: AgentProcess, name: str) -> tuple[WorkloadState, TierName]:
+def lies(agent: AgentProcess, name: str) -> tuple[WorkloadState, str | None]:
     view = agent.client.workload(name)
     return view.state, view.tier
 
@@ -55,56 +56,121 @@ def flip_the_pool(agent: AgentProcess) -> int:
     return flipped
 
 
-def test_one_failed_restore_neither_starts_it_anew_nor_deletes_its_snapshot(
+def test_a_restore_that_fails_once_is_not_noticed(make_agent: MakeAgent, eventually: Eventually) -> None:
+    """For want of memory or time, say: it is tried again."""
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.kill()
+    agent.start(**{VARIABLE: "revive.restored:once"})
+    assert agent.client.resume("one").note == "restored from nvme"
+    goes_on(agent, eventually, "one")
+    assert kinds(agent, "one").count("restore-failed") == 1
+    agent.client.stop("one", remove=True)
+
+
+def test_however_often_its_restore_fails_a_sound_snapshot_stays_and_nothing_is_started_anew(
     make_agent: MakeAgent, eventually: Eventually
 ) -> None:
-    """It may be started anew, but not for what may pass; and then the snapshot is kept, and good for a clone."""
+    """Though it may be started anew where its state is lost: it isn't."""
     agent = make_agent()
     agent.run("one", *BENCH, "--bytes", str(8 * MIB), cold_start=True)
     eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
     agent.client.pause("one", tier=TierName.NVME)
     [snapshot] = names(agent)
+    steps = agent.steps("one")
     agent.kill()
     agent.start(**{VARIABLE: "revive.restored:error"})
-    done = kybernate(agent, "resume", "one")
-    assert (done.returncode, done.stderr.count("\n")) == (Busy.exit_status, 1), done.stderr
-    assert lies(agent, "one") == (WorkloadState.PAUSED, "nvme")
-    assert "cold-start" not in kinds(agent, "one")
-    report = agent.client.resume("one")
-    assert f"its snapshot {snapshot} is kept" in (report.note or "")
-    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes again")
-    assert [event.data["kept"] for event in agent.client.events("one") if event.kind == "cold-start"] == [snapshot]
-    assert f"clone {snapshot} NEW" in agent.client.explain("one").text
-    # A park and a resume of what it is now leave the old alone, and so does the loss of the new life.
+    for time in (1, 2, 3):
+        done = kybernate(agent, "resume", "one")
+        assert (done.returncode, done.stderr.count("\n")) == (Busy.exit_status, 1), done.stderr
+        assert f"its snapshot {snapshot} stays in nvme: try again" in done.stderr
+        assert lies(agent, "one") == (WorkloadState.PAUSED, "nvme")
+        assert kinds(agent, "one").count("restore-failed") == 3 * time, "three attempts each time"
+    assert names(agent) == [snapshot]
+    assert not {"cold-start", "lost"} & set(kinds(agent, "one"))
+    assert agent.client.verify(snapshot)[0].problems == []
     agent.kill()
     agent.start()
-    agent.client.pause("one", tier=TierName.NVME)
-    agent.client.resume("one")
-    eventually(lambda: names(agent) == [snapshot], what="only the new life's snapshot is deleted")
-    before = agent.steps("one")
-    assert agent.client.verify(snapshot)[0].problems == []
-    agent.client.clone(snapshot, "old")
-    eventually(lambda: agent.steps("old") > 2, timeout_s=60, what="what it was computes on beside it")
+    assert agent.client.resume("one").note == "restored from nvme"
     goes_on(agent, eventually, "one")
-    assert agent.steps("one") > before
+    assert agent.steps("one") > steps, "where it was"
+    agent.client.stop("one", remove=True)
+
+
+def test_a_snapshot_is_given_up_by_order_alone(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    agent.run("one", *BENCH, "--bytes", str(8 * MIB), cold_start=True)
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
+    agent.client.pause("one", tier=TierName.NVME)
+    agent.kill()
+    agent.start(**{VARIABLE: "revive.restored:error"})
+    with pytest.raises(Busy) as refused:
+        agent.client.resume("one")
+    assert "`kybernate stop --remove one` gives it up" in (refused.value.hint or "")
     agent.client.stop("one", remove=True)
     assert names(agent) == []
+    agent.run("one", *BENCH, "--bytes", str(8 * MIB))
+    eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it begins anew")
 
 
-def test_a_later_life_that_is_lost_does_not_bring_the_kept_one_back(
+def test_processes_that_die_while_they_come_back_are_not_the_workload_s_end(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    """Brought back from the disk, and killed by whomever before their content is there: the snapshot is the workload."""
+    agent = make_agent()
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    [snapshot] = names(agent)
+    agent.kill()
+    agent.start(KYBERNATE_SIMULATED_LINK_GIB_S="0.02")
+    with ThreadPoolExecutor(1) as pool:
+        order = pool.submit(kybernate, agent, "resume", "one")
+        [*pids] = eventually(
+            lambda: [
+                pid
+                for pid in agent.client.workload("one").pids
+                if agent.client.workload("one").state is WorkloadState.RESUMING
+            ],
+            timeout_s=60,
+            what="it is on its way",
+        )
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        done = order.result()
+    assert (done.returncode, done.stderr.count("\n")) == (Busy.exit_status, 1), done.stderr
+    assert f"its snapshot {snapshot} stays in the store: try again" in done.stderr
+    eventually(lambda: lies(agent, "one") == (WorkloadState.PAUSED, "nvme"), what="its copy takes their place")
+    assert "lost" not in kinds(agent, "one")
+    assert names(agent) == [snapshot]
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+    agent.client.stop("one", remove=True)
+
+
+def damage(agent: AgentProcess) -> None:
+    """What lies on the disk."""
+    for path in agent.state.root.with_name("s-store").glob("default/packs/*"):
+        content = bytearray(path.read_bytes())
+        for at in range(4096, len(content) - 4096, 4096):
+            content[at] ^= 1
+        path.write_bytes(content)
+
+
+def test_a_damaged_snapshot_is_kept_beside_the_new_life_and_never_comes_back(
     make_agent: MakeAgent, eventually: Eventually
 ) -> None:
     agent = make_agent()
     agent.run("one", *BENCH, "--bytes", str(8 * MIB), cold_start=True)
     eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes")
     agent.client.pause("one", tier=TierName.NVME)
-    kept = names(agent)
-    agent.kill()
-    agent.start(**{VARIABLE: "revive.restored:error"})
-    with pytest.raises(Busy):
-        agent.client.resume("one")
-    agent.client.resume("one")
+    [snapshot] = kept = names(agent)
+    damage(agent)
+    report = agent.client.resume("one")
+    assert f"its snapshot {snapshot} is kept" in (report.note or "")
     eventually(lambda: agent.steps("one") > 2, timeout_s=60, what="it computes again")
+    assert [event.data["kept"] for event in agent.client.events("one") if event.kind == "cold-start"] == [snapshot]
+    assert kinds(agent, "one").count("restore-failed") == 1, "the same bytes are not read again"
     agent.client.pause("one")
     agent.kill()
     [manifest] = agent.state.root.glob("**/one.manifest")
@@ -115,8 +181,6 @@ def test_a_later_life_that_is_lost_does_not_bring_the_kept_one_back(
         agent.client.resume("one")
     assert agent.client.workload("one").state is WorkloadState.LOST
     assert names(agent) == kept
-    with pytest.raises(BadInput):  # not while it is anybody's, either
-        agent.client.resume("old")
     agent.client.remove_snapshot(kept[0])
     assert "clone" not in agent.client.explain("one").text
 

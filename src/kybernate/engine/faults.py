@@ -1,6 +1,6 @@
 """Named places in the engine where a test can kill or fail the agent. In production every one is a no-op.
 
-KYBERNATE_FAULT=STEP:kill ends the agent by SIGKILL when it reaches STEP, STEP:error raises there.
+KYBERNATE_FAULT=STEP:kill ends the agent by SIGKILL when it reaches STEP, STEP:error raises there, STEP:once only the first time.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Faults:
             BadInput: the variable names no step or no known way to fail.
         """
         self._step, _, self._way = environment.get(VARIABLE, "").partition(":")
-        if self._step and (self._step not in STEPS + TIER_STEPS or self._way not in ("kill", "error")):
+        if self._step and (self._step not in STEPS + TIER_STEPS or self._way not in ("kill", "error", "once")):
             raise BadInput(
-                f"{VARIABLE}={self._step}:{self._way} is not STEP:kill or STEP:error",
+                f"{VARIABLE}={self._step}:{self._way} is not STEP:kill, STEP:error or STEP:once",
                 hint=f"steps: {', '.join(STEPS + TIER_STEPS)}",
             )
 
@@ -75,4 +75,6 @@ class Faults:
             return
         if self._way == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._way == "once":
+            self._step = ""
         raise InjectedFault(f"injected fault at {step}")

@@ -58,7 +58,7 @@ class Reviving:
         Raises:
             NoRoom: the pool is too small for its content.
             Conflict: a workload of that name runs.
-            Damaged, TierAway, Cancelled: the store's.
+            Damaged, TierAway, Cancelled: the store's. Anything else but Damaged says nothing against the snapshot.
             KybernateError: CRIU failed, or another step. Nothing is left behind, whatever it was.
         """
         staging = self.parts.executor.submit(
@@ -69,9 +69,11 @@ class Reviving:
             staged, _ = staging.result()
             self._save(tree, staged)
             self.undo.commit()
-        except BaseException:
-            staging.exception()  # it may fail for its own part, and let go is what it holds
+        except BaseException as e:
+            failed = staging.exception()  # it may fail for its own part, and let go is what it holds
             self.undo.roll_back()
+            if isinstance(failed, store.Damaged) and not isinstance(e, store.Damaged):
+                raise failed from e  # this no other attempt mends
             raise
         finally:
             if staging.exception() is None:

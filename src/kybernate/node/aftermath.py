@@ -74,6 +74,8 @@ class Aftermath:
         log.error("%s of workload %s failed: %s", operation, name, text, exc_info=error)
         # Also when something of it is lost: one process of a tree may have ended, by itself, and the others live.
         state, why = await self._what_is_true(gpu, ledger.entry(name))
+        if operation == "resume" and ledger.entry(name).snapshot is not None and self._has_ended(name):
+            state, why = WorkloadState.LOST, "; its processes have ended"  # on their way back: they never ran
         if isinstance(error, ContentDiffers):  # what it was made of may be what is damaged: read anew the next time
             entry = ledger.entry(name)
             for view in gpu.engine.staged():
@@ -115,6 +117,10 @@ class Aftermath:
         depth = Depth.ZERO if copy is None else copy.manifest.depth
         evicted = gpu.engine.away_bytes(name) if copy is not None else dict(self._gear.ledger.entry(name).evicted)
         return {"reason": reason, "depth": depth, "evicted": evicted, "paused_by": by}
+
+    def _has_ended(self, name: WorkloadName) -> bool:
+        tree = self._workloads.tree(name)
+        return tree is None or not tree.pids()
 
     async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kybernate.engine.target import Target
 from kybernate.model.api import StepView, SwitchView
-from kybernate.model.errors import Busy, NoRoom
+from kybernate.model.errors import Busy, KybernateError, NoRoom, WorkloadLost
 from kybernate.model.types import Depth, SwitchReport, TierName, WorkloadName, WorkloadState
 from kybernate.node.aftermath import Aftermath
 from kybernate.node.departure import Departure
@@ -74,10 +74,6 @@ class Resuming:
             except NoCopy as e:
                 if entry.cold_start is None:
                     raise
-                if not self._unparking.given_up(name, e):
-                    raise Busy(
-                        e.message, hint="it lies there as before: try again; should that fail, too, it is started anew"
-                    ) from e
                 return await self._start_anew(name, e)
             entry = ledger.entry(name)
         ledger.apply(name, Event.RESUME, reason=order.now.why.replace("resumed", "being resumed", 1))
@@ -100,6 +96,13 @@ class Resuming:
             report = began
         except Exception as e:
             await self._aftermath.failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
+            entry = ledger.entry(name)
+            stored = entry.state is WorkloadState.PAUSED and entry.snapshot is not None
+            if stored and (
+                isinstance(e, WorkloadLost) or (entry.tier is not TierName.RAM and isinstance(e, KybernateError))
+            ):
+                # What was brought back is gone; what it was made of isn't.
+                raise Busy(e.message, hint=f"its snapshot {entry.snapshot} stays in the store: try again") from e
             raise
         finally:
             gpu.room.vram.release(name)

@@ -1,11 +1,13 @@
 """Workloads on their way back from below RAM: content and processes restored, paused; an ordinary resume follows.
 
-Each step runs in the workload's owner task. The tier it lies in is tried first, then every other that may have a copy; what
-is lost for good is told apart from what may work another time. See parking.py for the order of what is durable when.
+Each step runs in the workload's owner task. The tier it lies in is tried first, then every other that may have a copy; each some
+times, where it isn't the copy that is at fault. A workload is lost only when every copy is gone, or was read and found damaged:
+one that is sound stays, whatever becomes of its restores. See parking.py for the order of what is durable when.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 
@@ -28,6 +30,12 @@ from kybernate.process.tree import Tree, attach
 
 _LASTING = (BadInput, Unsupported)
 """Reasons that another copy of the same state would have as well."""
+_ATTEMPTS = 3
+_PAUSE_S = 0.5
+"""After the first attempt that failed; twice as long after the next."""
+_NOT_AGAIN = (store.Damaged, store.TierAway, store.TooNew, Busy)
+"""What the same copy would say at once again. Anything else may pass: want of memory, or of time."""
+_Errors = list[tuple[TierName, KybernateError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +48,10 @@ class Back:
 
 
 class NoCopy(WorkloadLost):
-    """Every copy of a workload's state was tried, and none can be used."""
+    """Every copy of a workload's state is gone or damaged."""
 
-    sure = True
-    """False: a copy is whole, but its restore failed, which another time it may not."""
     left: str | None = None
-    """The snapshot that is there all the same."""
+    """The damaged snapshot that is there all the same."""
 
 
 class Unparking:
@@ -56,8 +62,6 @@ class Unparking:
         self._workloads = workloads
         self._claims = claims
         self._pool_room = pool_room
-        self._failed: dict[WorkloadName, str] = {}
-        """Snapshots from which a restore failed the last time, whole as they are."""
 
     async def stage(self, gpu: GpuGear, name: WorkloadName, *, asked: bool) -> tuple[bool, int]:
         """Read a parked workload's content into the pool, ahead of its resume. In its owner task.
@@ -115,8 +119,8 @@ class Unparking:
 
         Raises:
             NoRoom: the pool is too small, also after others went to the disk. BadInput, Unsupported: not on this host, or no
-            longer. TierAway and the like: not now. It lies where it lay then.
-            Taken: another agent seems to have it. NoCopy: there is no copy that can be used.
+            longer. TierAway and the like: not now. Busy: so, too, or several restores of a sound copy failed. It lies where it lay.
+            Taken: another agent seems to have it. NoCopy: every copy is gone or damaged.
         """
         gear, ledger = self._gear, self._gear.ledger
         entry = ledger.entry(name)
@@ -126,79 +130,103 @@ class Unparking:
                 f"nobody knows where the state of workload {name} is", hint=f"`kybernate stop --remove {name}`"
             )
         began = gear.clock()
-        errors: list[tuple[TierName, KybernateError]] = []
+        errors: _Errors = []
         for tier in self._order(entry):
             try:
-                with gear.jobs.begin("restore", name) as job:
-                    tree = await self._revive(gpu, entry, snapshot, tier, job, take_over=take_over)
-            except NotFound:
-                continue  # it never was in this tier, or is no more
+                tree = await self._revive_some_times(gpu, entry, snapshot, tier, errors, take_over=take_over)
             except Taken as e:
                 if await self._follow(entry):
                     return await self.unpark(gpu, name, take_over=take_over)
                 self._tell_failure(entry, tier, e)
                 raise
+            if tree is not None:
+                return await self._came_back(gpu, entry, tier, tree, errors, began=began)
+        if not errors:
+            if await self._follow(entry):
+                return await self.unpark(gpu, name, take_over=take_over)
+            raise self._gone(entry)
+        raise self._why_not(entry, snapshot, errors)
+
+    async def _revive_some_times(
+        self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, errors: _Errors, *, take_over: bool
+    ) -> Tree | None:
+        """From one tier. None: not from there; it has no copy, or `errors` says why.
+
+        Raises:
+            Taken, NoRoom, Cancelled, BadInput, Unsupported: nor would it from another.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._gear.jobs.begin("restore", entry.name) as job:
+                    return await self._revive(gpu, entry, snapshot, tier, job, take_over=take_over)
+            except NotFound:
+                return None  # it never was in this tier, or is no more
+            except Taken:
+                raise
             except (store.TierRefused, store.TierWiped, store.WrongKey) as e:
                 self._gear.stores.trouble(tier, e)
                 self._tell_failure(entry, tier, e)
                 errors.append((tier, e))
-                continue
+                return None
             except (NoRoom, store.Cancelled, *_LASTING) as e:
                 self._tell_failure(entry, tier, e)
                 raise
             except KybernateError as e:
                 self._gear.stores.trouble(tier, e)
                 self._tell_failure(entry, tier, e)
-                errors.append((tier, e))
-                continue
-            launched = await in_thread(f"look at {name}", lambda tree=tree: launched_of(tree))  # type: ignore[misc]
-            self._failed.pop(name, None)
-            self._workloads.adopt(name, tree)
-            changes: Changes = {
-                "tier": TierName.RAM,
-                "pids": tuple(tree.pids()),
-                "evicted": gpu.engine.away_bytes(name) or dict(entry.evicted),
-                "reason": f"restored from {tier}",
-            }
-            if launched is not None:
-                changes |= {"argv": launched.argv, "directory": launched.directory}
-            ledger.update(name, **changes)
-            await gear.flush()
-            seconds = gear.clock() - began
-            note = f"restored from {tier}"
-            if errors:
-                note += f", since {errors[0][0]} could not be used: {errors[0][1].message}"
-            gear.events.record(
-                "restored", f"{note}, {format_seconds(seconds)}", workload=name, data={"tier": tier, "seconds": seconds}
-            )
-            return Back(tier, seconds, note)
-        if not errors:
-            if await self._follow(entry):
-                return await self.unpark(gpu, name, take_over=take_over)
-            raise self._gone(entry)
+                if attempt == _ATTEMPTS or isinstance(e, _NOT_AGAIN):
+                    errors.append((tier, e))
+                    return None
+            await asyncio.sleep(_PAUSE_S * attempt)
+        return None
+
+    async def _came_back(
+        self, gpu: GpuGear, entry: Entry, tier: TierName, tree: Tree, errors: _Errors, *, began: float
+    ) -> Back:
+        gear, name = self._gear, entry.name
+        launched = await in_thread(f"look at {name}", lambda: launched_of(tree))
+        self._workloads.adopt(name, tree)
+        changes: Changes = {
+            "tier": TierName.RAM,
+            "pids": tuple(tree.pids()),
+            "evicted": gpu.engine.away_bytes(name) or dict(entry.evicted),
+            "reason": f"restored from {tier}",
+        }
+        if launched is not None:
+            changes |= {"argv": launched.argv, "directory": launched.directory}
+        gear.ledger.update(name, **changes)
+        await gear.flush()
+        seconds = gear.clock() - began
+        note = f"restored from {tier}"
+        if errors:
+            note += f", since {errors[0][0]} could not be used: {errors[0][1].message}"
+        gear.events.record(
+            "restored", f"{note}, {format_seconds(seconds)}", workload=name, data={"tier": tier, "seconds": seconds}
+        )
+        return Back(tier, seconds, note)
+
+    @staticmethod
+    def _why_not(entry: Entry, snapshot: str, errors: _Errors) -> KybernateError:
+        """NoCopy where every copy was read and is damaged; else what to do about one that isn't."""
         for _, error in errors:
             if isinstance(error, store.TierAway | store.TierWiped | store.WrongKey | store.TooNew | Busy):
-                raise error  # there may be a good copy
+                return error  # there may be a good copy
+        for tier, error in errors:
+            if not isinstance(error, store.Damaged):
+                not_now = Busy(
+                    f"workload {entry.name} could not be brought back, tried {_ATTEMPTS} times: {error.message}",
+                    hint=f"its snapshot {snapshot} stays in {tier}: try again; `kybernate stop --remove {entry.name}` gives it up",
+                )
+                not_now.__cause__ = error
+                return not_now
         last = errors[-1][1]
         no_copy = NoCopy(
-            f"workload {name} can't be brought back from the store: {last.message}",
+            f"workload {entry.name} can't be brought back from the store: {last.message}",
             hint=f"its snapshot {snapshot} stays there; `kybernate verify {snapshot}`",
         )
         no_copy.left = snapshot
-        no_copy.sure = all(isinstance(error, store.Damaged) for _, error in errors)
-        raise no_copy from last
-
-    def given_up(self, name: WorkloadName, error: NoCopy) -> bool:
-        """Whether a workload may be started anew for this reason: its state is gone or damaged, or its restore failed before.
-
-        What fails once may have failed for want of memory or time.
-        """
-        snapshot = self._gear.ledger.entry(name).snapshot
-        if error.sure or snapshot is None or self._failed.get(name) == snapshot:
-            self._failed.pop(name, None)
-            return True
-        self._failed[name] = snapshot
-        return False
+        no_copy.__cause__ = last
+        return no_copy
 
     async def _follow(self, entry: Entry) -> bool:
         """The snapshot it lay in has gone: if another agent has had it since and left a later state, that is the workload."""
