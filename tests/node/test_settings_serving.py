@@ -146,6 +146,20 @@ M = "models:\n  a: {command: x, port: 1}\n"
         pytest.param("jobs:\n  j:\n    command: x\n    schedule: [noon]\n", 4, "bad window", id="schedule"),
         pytest.param("activator: {hosts: ['a:1']}\n", 1, "host name", id="name with a port"),
         pytest.param("activator: {hosts: all}\n", 1, "must be a list", id="neither any nor a list"),
+        pytest.param("activator: {origins: [chat.example.org]}\n", 1, "use an origin", id="origin without scheme"),
+        pytest.param("activator: {origins: ['https://a/b']}\n", 1, "use an origin", id="origin with a path"),
+        pytest.param("activator: {origins: ['*']}\n", 1, "use an origin", id="a star is no origin"),
+        pytest.param("activator: {origins: any}\n", 1, "without keys_file", id="all pages, without keys"),
+        pytest.param("activator: {heartbeat: 0}\n", 1, "heartbeat", id="no time between comments"),
+        pytest.param(
+            M + "  b:\n    command: x\n    port: 1\n    hidden_names: [c, a]\n",
+            6,
+            "leads to a already",
+            id="hidden alias",
+        ),
+        pytest.param(
+            "models:\n  a: {command: x, port: 1, rewrite_model: ''}\n", 2, "printable characters", id="told no name"
+        ),
         pytest.param("activator: {listen: localhost}\n", 1, "HOST:PORT", id="no port to listen on"),
         pytest.param("activator:\n  tls: {key: /k}\n", 2, "certificate and key", id="half of TLS"),
         pytest.param("serving: {policy: best}\n", 1, "no policy", id="no such policy"),
@@ -170,6 +184,16 @@ def test_an_error_is_one_line_with_file_and_line(text: str, where: int, words: s
 
 def test_two_with_networks_of_their_own_may_use_one_port() -> None:
     assert len(parse(M + "  b: {command: x, port: 1}\n", origin="k.yaml").models) == 2
+
+
+def test_pages_heartbeats_and_paths() -> None:
+    activator = parse("", origin="k.yaml").activator
+    assert (activator.origins, activator.heartbeat, activator.upstream) == ((), None, True)
+    text = "activator: {origins: ['HTTPS://Chat.Example.org:443', 'http://localhost:3000'], heartbeat: 15}\n"
+    activator = parse(text, origin="k.yaml").activator
+    assert (activator.origins, activator.heartbeat) == (("https://chat.example.org", "http://localhost:3000"), 15)
+    assert parse("activator: {origins: any, keys_file: /k}\n", origin="k.yaml").activator.origins == "any"
+    assert parse("activator: {heartbeat: off}\n", origin="k.yaml").activator.heartbeat is None
 
 
 def test_the_schema_knows_every_section_and_its_texts() -> None:

@@ -140,6 +140,54 @@ def test_who_reads_drop_by_drop_keeps_no_model(rig, eventually):
             client.exactly(around_the_kernels_limit().stop + (8 << 20))
 
 
+ONLY_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def test_a_long_prompt_keeps_its_model(rig):
+    """The answer's head is out, and no word of it: it is in flight for however long that takes."""
+    server = rig.upstream()
+    endpoints = [Endpoint(name, server.port, paths=(f"/{name}",), limits=Limits(stream_idle_s=0.5)) for name in "mn"]
+    rig.configure(*endpoints)
+    rig.open("m")
+    rig.open("n")
+    with rig.client() as prompt, rig.client() as other:
+        prompt.send(request("GET", f"/m/head?{ONLY_HEAD.hex()}"))
+        assert prompt.answer(head_only=True).status == 200
+        talk(other, path="/n")  # which became open later, and is only open
+        for count in (1, 2):
+            rig.agent.wait(Load, lambda load: load.model == "n" and load.still == 1, count=count)
+            if count == 1:
+                other.send(frame(TEXT, b"moves", masked=True))
+        assert not rig.agent.of(Load, lambda load: load.model == "m" and load.still)
+        rig.close("m")
+        server.release()
+        prompt.until(b"data: first\n\n\r\n")
+        rig.agent.wait(Drained, lambda drained: drained.model == "m")
+        assert prompt.ended, "from its first word on it is as any other"
+
+
+def test_a_prompt_may_have_a_limit_of_its_own(rig, eventually):
+    """Whether or not the answer's head is out."""
+    server = rig.serve(limits=Limits(stream_idle_s=None, first_byte_s=0.5))
+    with rig.client() as begun, rig.client() as silent, rig.client() as speaks:
+        begun.send(request("GET", f"/svc/head?{ONLY_HEAD.hex()}"))
+        assert begun.answer(head_only=True).status == 200
+        speaks.send(request("GET", "/svc/events"))
+        speaks.until(b"data: 0")
+        silent.send(request("GET", "/svc/wait"))
+        rig.agent.wait(Load, lambda load: (load.in_flight, load.still) == (3, 2))
+        rig.close()
+        assert begun.ended
+        answer = silent.answer()
+        assert (answer.status, answer.code) == (502, "stream_idle")
+        assert not rig.agent.of(Drained), "what speaks has no limit"
+        eventually(server.release)
+        speaks.until(b"data: 1")
+        eventually(server.release)
+        speaks.until(b"0\r\n\r\n")
+        rig.agent.wait(Drained)
+
+
 def test_some_may_stay_open(rig):
     server = rig.upstream()
     endpoints = [

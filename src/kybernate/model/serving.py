@@ -27,7 +27,10 @@ class Limits:
     hold_s: float = 600.0
     """How long one is held at most, then 503."""
     stream_idle_s: float | None = 120.0
-    """An answer that has begun, on which nothing moves for so long, ends when the model shall leave. None: it never does."""
+    """An answer of which the first byte of its body is out, on which nothing moves for so long, ends when the model shall leave.
+    None: it never does."""
+    first_byte_s: float | None = None
+    """The same for a request until that byte. None: it is in flight for as long as the model works on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Endpoint:
     port: int
     names: tuple[str, ...] = ()
     """Further names in the `model` field of requests."""
+    hidden: tuple[str, ...] = ()
+    """Those of all its names that `/v1/models` doesn't list."""
     hosts: tuple[str, ...] = ()
     """HTTP hosts that lead to it, whatever the path."""
     paths: tuple[str, ...] = ()
@@ -47,7 +52,7 @@ class Endpoint:
     """Path that probes ask for; answered by the activator itself while the model is parked, so that a probe wakes nobody."""
     limits: Limits = Limits()
     rewrite_model: str | None = None
-    """What the model's own server wants to see in the `model` field. None: what the client said."""
+    """What the model's own server is told in the `model` field, whatever name the client used. None: what the client said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,14 @@ class Configure:
     """Empty: nobody needs one."""
     hosts: tuple[str, ...] | None = None
     """Names by which requests may come, in lower case, besides `localhost` and addresses; 421 to others. None: any."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may ask from a browser, as `https://chat.example.org`, in lower case; `*`: all. Without any no page may."""
+    upstream: bool = True
+    """Whether paths outside of `/v1` lead to models, too: those of `/upstream/NAME/`, and those that name a model."""
+    heartbeat_s: float | None = None
+    """A client that waits for a stream of events is sent a comment each so many seconds. None: it is sent nothing."""
     body_max: int = 64 << 20
-    """Bytes of a request's body at most, 413 above it."""
+    """Bytes of a request's body at most, 413 above it; decoded, too, where it came compressed and must name its model."""
     held_max: int = 20_000
     """Requests held by one worker at most, all models together."""
     held_bytes_max: int = 1 << 30
@@ -202,7 +213,7 @@ class Load:
     service_s: float | None = None
     """Moving average of a request's time at the model, without holding."""
     still: int = 0
-    """Of those in flight, how many have not moved for `Limits.stream_idle_s`: they don't keep the model."""
+    """Of those in flight, how many have not moved for as long as `Limits` says: they don't keep the model."""
 
 
 @dataclass(frozen=True, slots=True)

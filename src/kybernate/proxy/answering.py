@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from kybernate.proxy.framing import BadBody, ChunkedBody, Framing, LengthBody, OpenBody
-from kybernate.proxy.heads import HEAD_MAX, BadHead, ResponseHead, parse_response, response_for_client
+from kybernate.proxy.heads import HEAD_MAX, BadHead, ResponseHead, parse_response, response_for_client, without_cors
 
 _INTERIM_MAX: Final = 16
 """1xx answers before the real one; more is a server that never answers."""
@@ -20,22 +20,24 @@ class BadAnswer(Exception):
 
 class AnswerReader:
     """`extra` are whole header lines of ours. `close`: the client's connection ends behind this answer; both may be set until the
-    head is there."""
+    head is there. `owns_cors`: what it says to browsers of other sites' pages is ours to say."""
 
     __slots__ = (
         "_body",
         "_buffer",
         "_dechunk",
         "_interims",
-        "_minor",
         "_upgrade",
         "_wants_keep_alive",
+        "body_began",
         "close",
         "done",
         "early",
         "excess",
         "extra",
         "head_only",
+        "minor",
+        "owns_cors",
         "reusable",
         "status",
         "tunnel",
@@ -44,6 +46,7 @@ class AnswerReader:
     def __init__(self, *, head_only: bool, minor: int, keep_alive: bool, upgrade: bool) -> None:
         self.extra = b""
         self.close = not keep_alive
+        self.owns_cors = False
         self.status = 0
         """0 until the head was read."""
         self.done = False
@@ -51,12 +54,14 @@ class AnswerReader:
         """The protocol was changed; whatever comes is passed on."""
         self.reusable = False
         """Whether the server's connection can take another request, once done."""
+        self.body_began = False
+        """The first of the body came with the head."""
         self.early = b""
         """What came with the head of an answer that changed the protocol."""
         self.excess = False
         """The server sent more than its answer."""
         self.head_only = head_only
-        self._minor = minor
+        self.minor = minor
         self._upgrade = upgrade
         self._wants_keep_alive = keep_alive and not minor
         self._body: Framing | None = None
@@ -107,13 +112,20 @@ class AnswerReader:
         if self.done:
             self._check_excess(len(data))
             return out
-        return out + self._feed_body(data) if data else out
+        if not data:
+            return out
+        self.body_began = True
+        return out + self._feed_body(data)
 
     def end(self) -> bool:
         """The server closed its connection. True: that was the answer's end; False: something is missing."""
         if isinstance(self._body, OpenBody):
             self._body.done = self.done = True
         return self.done
+
+    def ending(self) -> bytes:
+        """What the client gets behind all else, where the end of the server's connection was that of the answer."""
+        return b""
 
     def _feed_body(self, data: bytes) -> bytes:
         body = self._body
@@ -137,21 +149,11 @@ class AnswerReader:
     def _take_head(self, head: ResponseHead) -> bytes:
         if head.status < 200:
             return self._take_interim(head)
-        self.status = head.status
-        self.reusable = head.keep_alive
-        empty = self.head_only or head.status in (204, 304)
-        if empty or head.length == 0:
-            self.done = True
-        elif head.chunked:
-            self._body = ChunkedBody()
-            self._dechunk = not self._minor
-        elif head.length is not None:
-            self._body = LengthBody(head.length)
-        else:
-            self._body = OpenBody()
-            self.reusable = False
+        empty = self._begin(head)
         if self._dechunk or isinstance(self._body, OpenBody):
             self.close = True
+        if self.owns_cors:
+            without_cors(head)
         return response_for_client(
             head,
             extra=self.extra,
@@ -160,6 +162,23 @@ class AnswerReader:
             switching=False,
             keep_alive=self._wants_keep_alive and not self.close,
         )
+
+    def _begin(self, head: ResponseHead) -> bool:
+        """What its head says of its body. Whether there is none."""
+        self.status = head.status
+        self.reusable = head.keep_alive
+        empty = self.head_only or head.status in (204, 304)
+        if empty or head.length == 0:
+            self.done = True
+        elif head.chunked:
+            self._body = ChunkedBody()
+            self._dechunk = not self.minor
+        elif head.length is not None:
+            self._body = LengthBody(head.length)
+        else:
+            self._body = OpenBody()
+            self.reusable = False
+        return empty
 
     def _take_interim(self, head: ResponseHead) -> bytes:
         self._interims += 1
@@ -173,6 +192,6 @@ class AnswerReader:
             )
         if head.length or head.chunked or self._interims > _INTERIM_MAX:
             raise BadAnswer("the model's server sent an impossible interim answer")
-        if not self._minor:
+        if not self.minor:
             return b""  # HTTP/1.0 doesn't know them
         return response_for_client(head, extra=b"", dechunk=False, close=False, switching=False, keep_alive=False)

@@ -2,72 +2,58 @@
 
     reading ──▶ held ──▶ connecting ──▶ sent ──▶ (tunnel) ──▶ over
 
-A request whose body must name the model is read whole first; any other body passes through as it comes. The client's connection
-and the model's call in here; what is decided about waiting is the queue's. Once a byte of it may have reached the model, a
-request isn't sent again.
+A request whose body must name the model is read first, until it has (`addressing.py` has other bodies than JSON); any other body
+passes through as it comes (`body.py`). The client's connection and the model's call in here; what is decided about waiting is the
+queue's. Once a byte of it may have reached the model, a request isn't sent again.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 import time
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 from kybernate.model.serving import Endpoint, Key
-from kybernate.proxy import naming
+from kybernate.proxy.addressing import Reader, Unaddressed, reader_of
 from kybernate.proxy.answering import AnswerReader, BadAnswer
-from kybernate.proxy.framing import BadBody, ChunkedBody, Framing, LengthBody
+from kybernate.proxy.body import NotTaken, RequestBody, too_large
+from kybernate.proxy.events import BegunAnswer
 from kybernate.proxy.heads import RequestHead, request_for_upstream
 from kybernate.proxy.keys import allows, fields_with_keys
-from kybernate.proxy.movement import Movement
+from kybernate.proxy.phases import Phase
 from kybernate.proxy.queueing import Refusal
 from kybernate.proxy.served import ServedModel
 from kybernate.proxy.upstream import Upstream
+from kybernate.proxy.watching import Watch
 
 if TYPE_CHECKING:
     from kybernate.proxy.front import Front
 
-_AHEAD_MAX: Final = 64 << 10
-"""Bytes of a body that are taken before its turn has come; the rest waits at the client's."""
 _SECONDS = re.compile(rb"\d{1,9}(?:\.\d{1,6})?")
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _RETRIES_MAX: Final = 3
-
-
-class Phase(enum.IntEnum):
-    READING = 0
-    HELD = 1
-    CONNECTING = 2
-    SENT = 3
-    TUNNEL = 4
-    OVER = 5
 
 
 class Exchange:
     """Made by the front for each request that isn't answered by a page."""
 
     __slots__ = (
-        "_ahead",
         "_at_once",
-        "_body",
-        "_body_size",
-        "_booked",
-        "_can_repeat",
         "_has_body",
         "_head",
+        "_head_out",
         "_is_websocket",
         "_key",
-        "_movement",
-        "_payload",
+        "_reader",
         "_retries",
         "_safe",
         "_swap_s",
         "_tier",
+        "_watch",
         "answer",
         "answered",
         "arrived",
+        "body",
         "bytes_in",
         "bytes_out",
         "forwarded",
@@ -105,31 +91,22 @@ class Exchange:
             keep_alive=head.keep_alive,
             upgrade=head.upgrade is not None,
         )
+        self.body = RequestBody(head, front.worker.budget, size_max=front.worker.body_max)
         self._head: RequestHead | None = head
         self._key = key
-        self._body: Framing | None = None
-        if head.chunked:
-            self._body = ChunkedBody()
-        elif head.length:
-            self._body = LengthBody(head.length)
-        self._body_size = 0
-        self._payload: list[bytes] | None = None
-        """Content of a body that is read whole."""
-        self._booked = 0
-        """Bytes of the body that are kept here, by the worker's account."""
-        self._ahead: list[bytes] = []
-        """What is to be sent as soon as there is a connection; kept until the answer begins, if it can be sent again."""
+        self._reader: Reader | None = None
+        """Of a body that names its model."""
         self._at_once = False
         """Nothing had to be waited for to know where it goes."""
-        self._can_repeat = True
         self._safe = head.method in _SAFE
         self._has_body = head.has_body
         self._is_websocket = head.upgrade == b"websocket"
         self._retries = 0
         self._tier: str | None = None
         self._swap_s = 0.0
-        self._movement: Movement | None = None
-        """From the first look behind the answer's head on."""
+        self._head_out = 0
+        """Bytes of the answer's head; -1 if some of its body came with it."""
+        self._watch: Watch | None = None
 
     @property
     def client(self) -> Front:
@@ -144,8 +121,14 @@ class Exchange:
         return self._swap_s
 
     @property
-    def body_complete(self) -> bool:
-        return self._body is None or self._body.done
+    def over(self) -> bool:
+        return self.phase is Phase.OVER
+
+    @property
+    def head(self) -> RequestHead:
+        """Until it arrives at its model."""
+        assert self._head is not None
+        return self._head
 
     @property
     def is_in_the_way(self) -> bool:
@@ -154,19 +137,21 @@ class Exchange:
 
     @property
     def still(self) -> bool:
-        return self._movement is not None and self._movement.still
+        return self._watch is not None and self._watch.still
 
     def look(self, now: float, *, left: int) -> None:
         """Once a second. `left`: bytes of the answer that the client hasn't taken."""
-        model = self.model
-        if model is None or self.upstream is None or not self.answer.status:
-            return
-        if self._movement is None:
-            self._movement = Movement()
-        patience = model.endpoint.limits.stream_idle_s
-        moved = self.bytes_in + self.bytes_out - left
-        if self._movement.look(now, moved=moved, unread=left > 0, patience_s=inf if patience is None else patience):
-            model.stilled(self)
+        self._watched().look(self, now, left=left)
+
+    @property
+    def has_begun(self) -> bool:
+        """The first byte of its answer's body is out: before that its model may well be reading a long prompt."""
+        return self.phase is Phase.TUNNEL or (self.answer.status != 0 and self.bytes_out > self._head_out)
+
+    def _watched(self) -> Watch:
+        if self._watch is None:
+            self._watch = Watch()
+        return self._watch
 
     def may_ask(self, endpoint: Endpoint) -> bool:
         """By the keys that are valid now: who has waited may have been shut out meanwhile."""
@@ -183,34 +168,44 @@ class Exchange:
         head = self._head
         assert head is not None
         if head.length is not None and head.length > self.front.worker.body_max:
-            self._too_large()
+            self._spoiled(too_large(self.front.worker.body_max))
             return 0
         self._at_once = model is not None or (head.length is not None and len(data) >= head.length)
         if model is None:
-            self._payload = []
-            used = self.client_data(data)
-            if self.phase is Phase.READING and not self.body_complete and b"expect" in head.named:
-                self.front.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            return used
+            return self._begin_unnamed(head, data)
         used = self._take(data) if data else 0
         if self.phase is Phase.OVER:
             return used
-        self._arrive(model, length=None)
+        self.arrive(model, length=None)
+        return used
+
+    def _begin_unnamed(self, head: RequestHead, data: bytes) -> int:
+        self.body.content = []
+        expects = (
+            head.named.pop(b"expect", None) is not None
+        )  # of us: it has to be read before anybody else may be asked
+        try:
+            self._reader = reader_of(head)
+        except Unaddressed as e:
+            self._spoiled(e.refusal)
+            return 0
+        used = self.client_data(data)
+        if expects and not self.body.done and self.phase is not Phase.OVER:
+            self.front.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return used
 
     def client_data(self, data: bytes) -> int:
         """More of the body; how much of `data` belongs to it. A tunnel takes all."""
         if self.phase is Phase.TUNNEL:
             self.bytes_in += len(data)
-            if self._movement is not None:
-                self._movement.came(data)
+            self._watched().came(data)
             if self.upstream is not None:
                 self.upstream.write(data)
             return len(data)
         used = self._take(data)
-        if self.phase is Phase.READING and self._payload is not None and self.body_complete:
-            self._read_whole()
-        elif self.phase in (Phase.HELD, Phase.CONNECTING) and self._ahead_size() > _AHEAD_MAX:
+        if self.phase is Phase.READING and self._reader is not None:
+            self._reader.came(self)
+        elif self.phase in (Phase.HELD, Phase.CONNECTING) and self.body.is_much_ahead:
             self.front.pause_reading()
         return used
 
@@ -219,7 +214,7 @@ class Exchange:
         if self.phase is Phase.OVER:
             return
         phase, self.phase = self.phase, Phase.OVER
-        self._let_go()
+        self.body.let_go()
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.abort()
@@ -236,47 +231,16 @@ class Exchange:
                 self.upstream.resume_reading()
 
     def _take(self, data: bytes) -> int:
-        body = self._body
-        if body is None or body.done:
-            return 0
         try:
-            used = body.take(data, self._payload)
-        except BadBody as e:
-            self._spoiled(Refusal(400, "bad_body", str(e)))
-            return len(data)
+            used = self.body.take(data, self.upstream if self.phase is Phase.SENT else None)
+        except NotTaken as e:
+            if e.whole:
+                self.refuse(e.refusal)
+            else:
+                self._spoiled(e.refusal)
+            return e.used
         self.bytes_in += used
-        self._body_size += used
-        if self._body_size > self.front.worker.body_max:
-            self._too_large()
-        elif self._payload is not None:
-            if self.front.worker.budget.take_bytes(used):
-                self._booked += used
-            else:
-                full = Refusal(429, "held_full", "too many bodies wait here", 1.0)
-                if self.body_complete:
-                    self.refuse(full)
-                else:
-                    self._spoiled(full)
-        elif used:
-            piece = data if used == len(data) else data[:used]
-            if self.phase is Phase.SENT and self.upstream is not None:
-                self._can_repeat = False
-                self.upstream.write(piece)
-            else:
-                self._ahead.append(piece)
-                self._book(used)
         return used
-
-    def _book(self, size: int) -> None:
-        self.front.worker.budget.book_bytes(size)
-        self._booked += size
-
-    def _let_go(self) -> None:
-        """Nothing of the body is kept any more."""
-        self.front.worker.budget.give_bytes(self._booked)
-        self._booked = 0
-        self._payload = None
-        self._ahead.clear()
 
     def _spoiled(self, refusal: Refusal) -> None:
         """The body is not to be passed on; what was, was only a beginning, which no server takes for the whole."""
@@ -288,44 +252,29 @@ class Exchange:
             self.model.hung_up(self)
         self.refuse(refusal)
 
-    def _too_large(self) -> None:
-        limit = self.front.worker.body_max
-        self._spoiled(Refusal(413, "body_too_large", f"a body may have {limit} bytes here"))
-
-    def _ahead_size(self) -> int:
-        return sum(map(len, self._ahead))
-
     # -- to the model ----------------------------------------------------------------------------------------------------
 
-    def _read_whole(self) -> None:
-        """The body is complete: it says where to."""
-        head = self._head
-        assert head is not None
-        payload = self._payload or []
-        body = payload[0] if len(payload) == 1 else b"".join(payload)
-        self._payload = None
-        content_type = head.named.get(b"content-type", b"")
-        try:
-            name = naming.model_in(body, content_type)
-        except naming.BadName as e:
-            self.refuse(Refusal(400, "invalid_body", str(e)))
-            return
-        model = self.front.worker.model_named(name)
-        if model is None or not self.may_ask(model.endpoint):
-            self.refuse(Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here"))
-            return
-        wanted = model.endpoint.rewrite_model
-        if wanted is not None and wanted != name:
-            body = naming.with_model(body, wanted)
-        self._ahead.append(body)
-        self._arrive(model, length=len(body))
+    def turn_down(self, refusal: Refusal) -> None:
+        """Before it went anywhere, perhaps while its body is still to come."""
+        if self.body.done:
+            self.refuse(refusal)
+        else:
+            self._spoiled(refusal)
 
-    def _arrive(self, model: ServedModel, *, length: int | None) -> None:
+    def expect_events(self, *, every_s: float) -> None:
+        """Its client wants a stream of events, and is told so often that it is waited for."""
+        self._watched().expect_events(first_at=self.arrived + every_s)
+
+    def arrive(self, model: ServedModel, *, length: int | None, decoded: bool = False) -> None:
+        """It goes to this model. `length` is that of its body, where that is another than the client's; `decoded`: it is no longer
+        in the coding that it came in."""
         head = self._head
         assert head is not None
         self.model = model
         worker, front = self.front.worker, self.front
         drop = fields_with_keys(head.named) if worker.keys.needed else frozenset()
+        if decoded:
+            drop |= {b"content-encoding"}
         traceparent = worker.tracing.begin(self, head) if worker.tracing is not None else None
         text = request_for_upstream(
             head,
@@ -336,7 +285,7 @@ class Exchange:
             length=length,
             traceparent=traceparent,
         )
-        self._ahead.insert(0, text)
+        self.body.ahead.insert(0, text)
         self.held_size = len(text)  # the body is booked by itself, since it is kept until the answer begins
         wait = head.named.get(b"x-kybernate-max-wait")
         if wait is not None and not _SECONDS.fullmatch(wait):
@@ -351,7 +300,7 @@ class Exchange:
         model.arrive(self, now=now, max_wait=max_wait)
         if self.phase is Phase.HELD:
             self.waited = True
-            if self._ahead_size() > _AHEAD_MAX and not self.body_complete:
+            if not self.body.done and self.body.is_much_ahead:
                 front.pause_reading()
 
     def forward(self) -> None:
@@ -364,15 +313,15 @@ class Exchange:
             self._tier, self._swap_s = opened.waited_for, opened.seconds
         self.phase = Phase.CONNECTING
         self.forwarded = now
-        model.connect(self, fresh=not self.body_complete)
+        model.connect(self, fresh=not self.body.done)
 
     def connected(self, upstream: Upstream) -> None:
         self.phase = Phase.SENT
         self.upstream = upstream
         self.own_s += time.monotonic() - self.forwarded
-        ahead = self._ahead
+        ahead = self.body.ahead
         data = ahead[0] if len(ahead) == 1 else b"".join(ahead)
-        self._ahead = [data]
+        self.body.ahead = [data]
         front = self.front
         if front.write_paused:
             upstream.pause_reading()
@@ -385,8 +334,11 @@ class Exchange:
                 self.tier.encode(),
             )
         )
+        if front.cors:
+            self.answer.extra += front.cors
+            self.answer.owns_cors = True
         upstream.write(data)
-        if not self.body_complete and not upstream.write_paused:
+        if not self.body.done and not upstream.write_paused:
             front.resume_reading()
 
     def request_paused(self, paused: bool) -> None:
@@ -402,12 +354,13 @@ class Exchange:
 
     def answer_data(self, data: bytes) -> None:
         answer = self.answer
-        if self.phase is Phase.TUNNEL and self._movement is not None:
-            self._movement.went(data)
+        if self.phase is Phase.TUNNEL:
+            self._watched().went(data)
         if not self.answered:
             self.answered = time.monotonic()
-            self._let_go()
-        if not answer.status and (self.front.closing or not self.body_complete):
+            self.body.let_go()
+        headless = not answer.status
+        if headless and (self.front.closing or not self.body.done):
             answer.close = True  # a body that is half read leaves no place where the next request could begin
         try:
             out = answer.feed(data)
@@ -417,12 +370,13 @@ class Exchange:
         if out:
             self.bytes_out += len(out)
             self.front.write(out)
+        if headless:
+            self._head_out = -1 if answer.body_began else self.bytes_out
         if answer.done:
             self._finish()
         elif answer.tunnel and self.phase is Phase.SENT:
             self.phase = Phase.TUNNEL
-            self._movement = Movement(websocket=self._is_websocket)
-            self._movement.went(answer.early)
+            self._watched().begin_tunnel(websocket=self._is_websocket, early=answer.early)
             self.front.begin_tunnel()
 
     def answer_end(self, error: Exception | None) -> None:
@@ -431,6 +385,8 @@ class Exchange:
         if self.phase is Phase.OVER or upstream is None:
             return
         if self.phase is Phase.TUNNEL or self.answer.end():
+            if out := self.answer.ending():
+                self.front.write(out)
             self._finish()
         elif not self.answered and self._may_repeat(upstream):
             self._retries += 1
@@ -446,16 +402,16 @@ class Exchange:
             )
 
     def _may_repeat(self, upstream: Upstream) -> bool:
-        if not self._can_repeat or upstream.used < 2 or self._retries >= _RETRIES_MAX:
+        if not self.body.can_repeat or upstream.used < 2 or self._retries >= _RETRIES_MAX:
             return False
         return upstream.nothing_accepted or (self._safe and not self._retries)
 
     def _finish(self) -> None:
         answer, front = self.answer, self.front
-        complete = self.body_complete
+        complete = self.body.done
         tunnel = self.phase is Phase.TUNNEL
         self.phase = Phase.OVER
-        self._let_go()
+        self.body.let_go()
         upstream, self.upstream = self.upstream, None
         keep = not answer.close and complete
         if upstream is not None:
@@ -483,9 +439,17 @@ class Exchange:
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
-        self._let_go()
+        self.body.let_go()
         self._count(refusal.status)
-        self.front.answer_error(refusal, complete=self.body_complete, head_only=self.answer.head_only, exchange=self)
+        if isinstance(self.answer, BegunAnswer):
+            self._fail_as_event(self.answer, refusal)
+            return
+        self.front.answer_error(refusal, complete=self.body.done, head_only=self.answer.head_only, exchange=self)
+
+    def _fail_as_event(self, answer: BegunAnswer, refusal: Refusal) -> None:
+        self.front.worker.failed(refusal, self)
+        self.front.write(answer.failed(refusal))
+        self.front.answered(keep=self.body.done and not answer.close)
 
     def cut(self, refusal: Refusal) -> None:
         """In flight, to be ended at once."""
@@ -509,7 +473,7 @@ class Exchange:
             self._fail(refusal)
             return
         self.phase = Phase.OVER
-        self._let_go()
+        self.body.let_go()
         assert self.model is not None
         self.model.ended(self, service_s=None)
         self._count(self.answer.status)

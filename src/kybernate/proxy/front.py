@@ -6,19 +6,16 @@ Slow or silent clients are found by a sweep once a second, so that no request pa
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from kybernate.model.serving import Endpoint, Key
 from kybernate.proxy import answers
-from kybernate.proxy.exchange import Exchange, Phase
-from kybernate.proxy.heads import HEAD_MAX, BadHead, RequestHead, parse_request
-from kybernate.proxy.keys import Keys, allows, token_of
+from kybernate.proxy.desk import Desk
+from kybernate.proxy.exchange import Exchange
+from kybernate.proxy.heads import HEAD_MAX, BadHead, parse_request
+from kybernate.proxy.phases import Phase
 from kybernate.proxy.queueing import Refusal
-from kybernate.proxy.routing import BY_BODY, OneModel, Page
-from kybernate.proxy.served import ServedModel
 
 if TYPE_CHECKING:
     from kybernate.proxy.worker import Worker
@@ -38,7 +35,6 @@ LINGER_S: Final = 2.0
 """What a client gets to read an error before a connection with unread data on it is reset."""
 _PIPELINE_MAX: Final = 64 << 10
 _HIGH_WATER: Final = 256 << 10
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _TCP_GONE = frozenset((7, 8))
 """States in which the client's side is closed: CLOSE, CLOSE_WAIT."""
 
@@ -48,10 +44,8 @@ class Front(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_desk",
         "_head_since",
-        "_key",
-        "_key_seen",
-        "_keys",
         "_left",
         "_linger_until",
         "_reading_paused",
@@ -60,6 +54,7 @@ class Front(asyncio.Protocol):
         "_transport",
         "_unread_since",
         "closing",
+        "cors",
         "exchange",
         "keeps",
         "peer",
@@ -71,6 +66,8 @@ class Front(asyncio.Protocol):
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.exchange: Exchange | None = None
+        self.cors = b""
+        """Lines for the head of each answer to the present request: what they say to the browser it came from."""
         self.peer = b"unknown"
         self.secure = False
         self.write_paused = False
@@ -88,9 +85,7 @@ class Front(asyncio.Protocol):
         self._left = 0
         """Bytes of an answer that lay here at the last look."""
         self._reading_paused = False
-        self._keys: Keys | None = None
-        self._key: Key | None = None
-        self._key_seen = b""
+        self._desk = Desk(self)
 
     # -- for the exchange ------------------------------------------------------------------------------------------------
 
@@ -136,10 +131,10 @@ class Front(asyncio.Protocol):
     def answer_error(self, refusal: Refusal, *, complete: bool, head_only: bool, exchange: Exchange | None) -> None:
         """`complete`: the request was read to its end."""
         self.worker.failed(refusal, exchange)
-        extra = b""
+        extra = self.cors
         keep = complete and not self.closing
         if exchange is not None:
-            extra = b"x-request-id: %b\r\n" % exchange.request_id
+            extra += b"x-request-id: %b\r\n" % exchange.request_id
             if exchange.waited:
                 extra += b"x-kybernate-wait-ms: %d\r\n" % ((time.monotonic() - exchange.arrived) * 1000)
             keep = keep and not exchange.answer.close
@@ -184,7 +179,7 @@ class Front(asyncio.Protocol):
             else:
                 self._next(self._buffer + data if self._buffer else data)
             return
-        if not exchange.body_complete or exchange.phase is Phase.TUNNEL:
+        if not exchange.body.done or exchange.phase is Phase.TUNNEL:
             used = exchange.client_data(data)
             if used == len(data):
                 return
@@ -249,7 +244,7 @@ class Front(asyncio.Protocol):
         elif exchange.phase is Phase.READING:
             if now - exchange.arrived > BODY_S + exchange.bytes_in / BODY_RATE:
                 exchange.refuse(Refusal(408, "timeout", "the request's body came too slowly"))
-        elif exchange.phase is Phase.SENT and not exchange.body_complete and now - self._since > STALL_S:
+        elif exchange.phase is Phase.SENT and not exchange.body.done and now - self._since > STALL_S:
             exchange.cut(Refusal(408, "timeout", f"no byte of the request's body came for {STALL_S:g} s"))
 
     def abandon(self) -> None:
@@ -345,99 +340,15 @@ class Front(asyncio.Protocol):
             self._refuse_head(Refusal(e.status, "bad_request", e.message))
             return
         rest = data[end + 4 :]
-        used = self._route(head, rest)
+        used = self._desk.take(head, rest)
         if used < len(rest):
             self._keep(rest[used:])
             if self.exchange is None and not self.closing:
                 self.worker.loop.call_soon(self._more)
 
     def _refuse_head(self, refusal: Refusal) -> None:
-        self._buffer = b""
+        self._buffer = self.cors = b""
         self.answer_error(refusal, complete=False, head_only=False, exchange=None)
-
-    def _route(self, head: RequestHead, rest: bytes) -> int:
-        """How much of `rest` belonged to this request."""
-        worker = self.worker
-        named = head.named
-        request_id = named.get(b"x-request-id")
-        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = worker.next_request_id()
-        path = head.path
-        host = named.get(b"host", b"")
-        if not worker.hosts.answers(host):
-            text = f"this is not {host[:100].decode('latin-1')!r}: name it in activator.hosts"
-            return self._refusal(head, Refusal(421, "misdirected", text), request_id, rest)
-        route = worker.routes.of(head.method, path, host)
-        if route is Page.ALIVE or route is Page.READY:
-            ready = worker.ready or route is Page.ALIVE
-            return self._page(head, 200 if ready else 503, {"status": "ok" if ready else "not ready"}, request_id, rest)
-        key: Key | None = None
-        if worker.keys.needed:
-            key = self._key_of(named)
-        model = worker.models.get(route.model) if isinstance(route, Endpoint) else None
-        if (
-            model is not None
-            and path == model.health
-            and (not model.queue.is_open or (key is None and worker.keys.needed))
-        ):
-            return self._health(head, model, request_id, rest)
-        if worker.keys.needed and key is None:
-            return self._refusal(head, Refusal(401, "invalid_api_key", "a valid API key is needed"), request_id, rest)
-        if route is Page.MODELS:
-            endpoints = [endpoint for endpoint in worker.routes.endpoints if allows(key, endpoint)]
-            return self._page(head, 200, answers.models(endpoints, worker.statuses()), request_id, rest)
-        if route is BY_BODY and not worker.keys.needed and _is_of_a_foreign_page(named):
-            refusal = Refusal(403, "foreign_page", "a page of another site may not ask here without a key")
-            return self._refusal(head, refusal, request_id, rest)
-        if isinstance(route, OneModel):
-            return self._one_model(head, route.name, key, request_id, rest)
-        if route is not BY_BODY and (model is None or not allows(key, model.endpoint)):
-            where = f"{head.method.decode()} {path[:200].decode('latin-1')}"
-            return self._refusal(head, Refusal(404, "not_found", f"nothing answers {where} here"), request_id, rest)
-        exchange = self.exchange = Exchange(self, head, key=key, request_id=request_id)
-        return exchange.begin(model, rest)
-
-    def _key_of(self, named: dict[bytes, bytes]) -> Key | None:
-        token = token_of(named)
-        if token is None:
-            return None
-        keys = self.worker.keys
-        if keys is not self._keys or token != self._key_seen:
-            self._key = keys.find(token)
-            self._keys, self._key_seen = keys, token
-        return self._key
-
-    def _one_model(self, head: RequestHead, name: str, key: Key | None, request_id: bytes, rest: bytes) -> int:
-        model = self.worker.model_named(name)
-        if model is None or not allows(key, model.endpoint):
-            refusal = Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here")
-            return self._refusal(head, refusal, request_id, rest)
-        return self._page(head, 200, answers.model(name, model.endpoint, model.queue.status), request_id, rest)
-
-    def _health(self, head: RequestHead, model: ServedModel, request_id: bytes, rest: bytes) -> int:
-        """Of a model, without asking it: it is parked, or the probe has no key."""
-        if (refused := model.queue.refused) is not None:
-            return self._refusal(head, refused, request_id, rest)
-        return self._page(head, 200, {"status": "ok", "parked": not model.queue.is_open}, request_id, rest)
-
-    def _page(self, head: RequestHead, status: int, content: dict[str, Any], request_id: bytes, rest: bytes) -> int:
-        used = _skippable(head, rest)
-        keep = head.keep_alive and used is not None
-        extra = b"x-request-id: %b\r\n" % request_id
-        if keep and not head.minor:
-            extra += b"connection: keep-alive\r\n"
-        self.write(answers.page(status, content, extra=extra, close=not keep, head_only=head.method == b"HEAD"))
-        self.answered(keep=keep)
-        return used or 0
-
-    def _refusal(self, head: RequestHead, refusal: Refusal, request_id: bytes, rest: bytes) -> int:
-        self.worker.failed(refusal, None)
-        used = _skippable(head, rest)
-        keep = head.keep_alive and used is not None
-        extra = b"x-request-id: %b\r\n" % request_id
-        self.write(answers.error(refusal, extra=extra, close=not keep, head_only=head.method == b"HEAD"))
-        self.answered(keep=keep)
-        return used or 0
 
     def _client_has_closed(self) -> bool:
         """Asked of the kernel where reading is paused: behind unread data, the end isn't seen."""
@@ -449,18 +360,3 @@ class Front(asyncio.Protocol):
         except OSError:
             return True
         return state[0] in _TCP_GONE
-
-
-def _is_of_a_foreign_page(named: dict[bytes, bytes]) -> bool:
-    """What a browser on this machine sends for any page, unasked: whoever may reach us could else be made to ask. JSON that
-    says it is JSON isn't: before that a browser asks by OPTIONS, and is told no."""
-    origin = named.get(b"origin")
-    if origin is None or named.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json":
-        return False
-    return origin.partition(b"://")[2].lower() != named.get(b"host", b"").lower()
-
-
-def _skippable(head: RequestHead, rest: bytes) -> int | None:
-    """Bytes of a body that nobody needs, if all of it is in `rest`. None: it isn't, so no request can follow."""
-    length = head.length or 0
-    return None if head.chunked or len(rest) < length else length

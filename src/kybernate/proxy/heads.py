@@ -56,7 +56,12 @@ _NAMED = (
     | _HOP
     | _OURS
     | {
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"content-encoding",
         b"origin",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
         b"traceparent",
         b"x-kybernate-max-wait",
         b"x-kybernate-wait-ms",
@@ -322,6 +327,11 @@ def request_for_upstream(
     else:
         lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def without_cors(head: ResponseHead) -> None:
+    """What the server says of other sites' pages is taken out: two answers to one question are none to a browser."""
+    head.fields = [field for field in head.fields if not field[0].lower().startswith(b"access-control-")]
 
 
 def response_for_client(

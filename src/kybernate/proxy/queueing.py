@@ -17,7 +17,8 @@ from kybernate.model.serving import Limits, Open, Refuse, Status
 
 T = TypeVar("T")
 
-RETRY_MAX_S: Final = 600.0
+RETRY_MAX_S: Final = 120.0
+"""More than a client may be told: common ones don't try again at all then."""
 _RETRY_UNKNOWN_S: Final = 5.0
 """What a client is told to wait when nobody knows: long enough not to hammer, short enough to be tried again."""
 

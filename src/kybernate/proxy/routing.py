@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from kybernate.model.serving import Endpoint
 from kybernate.proxy.hosts import without_port
 
 _OPENAI: Final = b"/v1"
+_SLASHES: Final = b"/v1//"
 
 
 class Page(enum.Enum):
@@ -33,9 +35,10 @@ _PAGES: Final = {b"/health": Page.ALIVE, b"/healthz": Page.ALIVE, b"/ready": Pag
 
 @dataclass(frozen=True, slots=True)
 class OneModel:
-    """The page of one model, `/v1/models/NAME`."""
+    """The page of one model, `/v1/models/NAME`. Names of repositories have a slash, which clients encode or not."""
 
-    name: str
+    name: str | None
+    """None: what is there is no text."""
 
 
 Route = Endpoint | Page | ByBody | OneModel | None
@@ -76,9 +79,21 @@ def _own(method: bytes, path: bytes) -> Route:
         if path == b"/v1/models":
             return Page.MODELS
         if path.startswith(b"/v1/models/"):
-            return OneModel(path[len(b"/v1/models/") :].decode("latin-1"))
+            return OneModel(text_of(path[len(b"/v1/models/") :]))
         return None
-    return BY_BODY if method == b"POST" else None
+    return BY_BODY if method == b"POST" and not path.startswith(_SLASHES) else None
+
+
+def text_of(part: bytes) -> str | None:
+    """Of a path, which is percent-encoded UTF-8. None: it isn't."""
+    try:
+        return unquote_to_bytes(part).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def is_openais(path: bytes) -> bool:
+    return _is_below(path, _OPENAI)
 
 
 def _is_below(path: bytes, prefix: bytes) -> bool:

@@ -21,6 +21,7 @@ from kybernate.proxy.front import Front
 from kybernate.proxy.hosts import Hosts
 from kybernate.proxy.keys import Keys
 from kybernate.proxy.link import AgentLink
+from kybernate.proxy.origins import Origins
 from kybernate.proxy.queueing import HeldBudget, Refusal
 from kybernate.proxy.recording import Recorder
 from kybernate.proxy.routing import Routes
@@ -54,6 +55,10 @@ class Worker:
         self.routes = Routes(())
         self.keys = Keys(())
         self.hosts = Hosts(None)
+        self.origins: Origins | None = None
+        """None: no page of another site may ask."""
+        self.upstream = _DEFAULTS.upstream
+        self.heartbeat_s = _DEFAULTS.heartbeat_s
         self.body_max = _DEFAULTS.body_max
         self.idle_s = _DEFAULTS.idle_s
         self.ending = False
@@ -181,6 +186,9 @@ class Worker:
         self.budget.bytes_max = message.held_bytes_max
         self.keys = Keys(message.keys)
         self.hosts = Hosts(message.hosts)
+        self.origins = Origins(message.origins) if message.origins else None
+        self.upstream = message.upstream
+        self.heartbeat_s = message.heartbeat_s
         if self._recorder is not None and str(self._recorder.path) != message.record:
             self._recorder.flush()
             self._recorder = None

@@ -62,6 +62,30 @@ def up(agent: ServingAgent, eventually: Eventually) -> None:
     eventually(connected, timeout_s=90, what="the activator's workers")
 
 
+def test_names_paths_and_pages_as_the_file_says(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
+    page = {"origin": "https://chat.example.org"}
+    files = {"models": {"a": server("a", names=["gpt"], hidden_names=["org/a"])}}
+    agent = begin(port=free_port(), **files, activator={"origins": [page["origin"]], "heartbeat": 0.5})
+    up(agent, eventually)
+    address = f"http://127.0.0.1:{agent.port}"
+    preflight = {**page, "access-control-request-method": "POST"}
+    asked = http.options(f"{address}/v1/completions", headers=preflight)
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, page["origin"])
+    streamed = {"model": "gpt", "prompt": "x", "max_tokens": 3, "stream": True}
+    answer = http.post(f"{address}//v1/completions", json=streamed, headers=page)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == page["origin"]
+    assert "data: [DONE]" in answer.text
+    assert text_of(complete(http, agent, "org/a")) == text_of(complete(http, agent, "a"))
+    assert [each["id"] for each in http.get(f"{address}/v1/models").json()["data"]] == ["a", "gpt"]
+    assert http.get(f"{address}/v1/models/org%2Fa").json()["workload"] == "a"
+    assert http.get(f"{address}/upstream/org/a/health").status_code == 200
+    agent.write(**files, activator={"upstream": False})
+    agent.client.reload()
+    eventually(lambda: http.options(f"{address}/v1/completions", headers=preflight).status_code == 404)
+    assert http.get(f"{address}/upstream/org/a/health").status_code == 404
+
+
 def test_models_that_do_not_fit_together_answer_under_one_address(
     begin: Begin, eventually: Eventually, http: httpx2.Client
 ) -> None:

@@ -267,6 +267,16 @@ def test_another_program_has_another_fingerprint() -> None:
     assert served_of(parse(YAML.replace("command: x", "command: y"), origin="k.yaml"))[A].fingerprint != one
 
 
+def test_a_server_is_told_the_name_that_it_knows() -> None:
+    """Its own, by whichever of its names it was asked for; another one, or what the client said, where the file says so."""
+    text = "models:\n  a: {command: x, port: 1, names: [n], hidden_names: [h, a], limits: {first_byte: 60}%s}\n"
+    for said, told in (("", "a"), (", rewrite_model: org/real", "org/real"), (", rewrite_model: off", None)):
+        endpoint = served_of(parse(text % said, origin="k.yaml"))[A].endpoint
+        assert endpoint is not None
+        assert (endpoint.names, endpoint.hidden, endpoint.rewrite_model) == (("n", "h", "a"), ("h", "a"), told)
+        assert endpoint.limits.first_byte_s == 60
+
+
 def test_time_with_vram_is_counted_and_carried_on(tmp_path: Path) -> None:
     database = Database(tmp_path / "db")
     database.open()

@@ -66,6 +66,7 @@ def test_a_stream_that_is_only_open_keeps_no_training_away(begin: Begin, eventua
     eventually(lambda: peer.is_open("chat"), timeout_s=90, what="chat open")
     assert peer.configured is not None
     assert peer.configured.endpoints[0].limits.stream_idle_s == 7
+    assert peer.configured.endpoints[0].rewrite_model == "chat"
     peer.request("chat", in_flight=1)
     eventually(lambda: next(each for each in agent.client.serving().served if each.name == "chat").in_flight == 1)
     assert agent.state_of("train") != "resident"

@@ -2,6 +2,7 @@
 
     /echo        what it saw of this request, as JSON; any path that isn't listed does the same
     /raw?HEX     these bytes are the answer; with `&close` the connection ends behind them
+    /head?HEX    these bytes are the answer's head; its body, one event, comes after a POST to /_release, and no end
     /wait        the answer comes after a POST to /_release
     /events      a stream of events: one at once, the next after each POST to /_release, three in all
     /bytes?N     N bytes, chunked
@@ -107,6 +108,14 @@ class Connection:
             await self.writer.drain()
             return "close" not in rest
         if path.endswith("/hang-up"):
+            return False
+        if path.endswith("/head"):
+            write(bytes.fromhex(query))
+            await self.writer.drain()
+            if not await self.released():
+                return False
+            write(b"d\r\ndata: first\n\n\r\n")
+            await self.released()
             return False
         if path.endswith("/wait"):
             if not await self.released():

@@ -348,17 +348,21 @@ class Serving:
         self._tell_statuses()
 
     def _configure(self) -> Configure:
-        limits = self.settings.activator.limits
+        activator = self.settings.activator
+        limits = activator.limits
         served = self._configured.served.values()
         return Configure(
             endpoints=tuple(each.endpoint for each in served if each.endpoint is not None),
             keys=self._configured.keys,
             hosts=self._configured.hosts,
+            origins=("*",) if activator.origins == "any" else activator.origins,
+            upstream=activator.upstream,
+            heartbeat_s=activator.heartbeat,
             body_max=limits.body,
             held_max=limits.held,
             held_bytes_max=limits.held_bytes,
             idle_s=limits.idle,
-            record=None if self.settings.activator.record is None else str(self.settings.activator.record),
+            record=None if activator.record is None else str(activator.record),
         )
 
     def _compare(self, wanted: Configured) -> ReloadView:

@@ -105,6 +105,7 @@ def _model(name: WorkloadName, said: ModelSettings) -> Served:
         queue=said.limits.queue,
         hold_s=said.limits.hold,
         stream_idle_s=said.limits.stream_idle,
+        first_byte_s=said.limits.first_byte,
     )
     return Served(
         name=name,
@@ -120,12 +121,13 @@ def _model(name: WorkloadName, said: ModelSettings) -> Served:
         endpoint=Endpoint(
             model=name,
             port=said.port,
-            names=said.names,
+            names=tuple(dict.fromkeys((*said.names, *said.hidden_names))),
+            hidden=said.hidden_names,
             hosts=said.hosts,
             paths=said.paths,
             health=said.health,
             limits=limits,
-            rewrite_model=said.rewrite_model,
+            rewrite_model=_told_name(name, said),
         ),
         probe=Probe(
             port=said.port,
@@ -137,6 +139,13 @@ def _model(name: WorkloadName, said: ModelSettings) -> Served:
         idle_s=said.idle,
         image=image,
     )
+
+
+def _told_name(name: WorkloadName, said: ModelSettings) -> str | None:
+    """What its server hears as its name. None: what the client said."""
+    if said.rewrite_model is False:
+        return None
+    return said.rewrite_model or name
 
 
 def _job(name: WorkloadName, said: JobSettings, zone: str | None) -> Served:

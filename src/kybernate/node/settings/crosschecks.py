@@ -17,6 +17,8 @@ def problems(settings: Settings) -> Iterator[Problem]:
     yield from _shared_names(settings)
     yield from _programs(settings)
     yield from _images(settings)
+    if settings.activator.origins == "any" and settings.activator.keys_file is None:
+        yield ("activator", "origins"), "without keys_file every page that anybody here looks at might ask the models"
 
 
 def _shared_names(settings: Settings) -> Iterator[Problem]:
@@ -27,6 +29,7 @@ def _shared_names(settings: Settings) -> Iterator[Problem]:
     for name, model in settings.models.items():
         for kind, seen, given in (
             ("names", names, model.names),
+            ("hidden_names", names, model.hidden_names),
             ("hosts", hosts, model.hosts),
             ("paths", paths, model.paths),
         ):

@@ -26,6 +26,7 @@ from kybernate.node.settings.values import (
     HostName,
     ListenAddress,
     ModelAlias,
+    Origin,
     PathPrefix,
     Seconds,
     Section,
@@ -69,6 +70,11 @@ def _one_text(value: Any) -> Any:
 
 def _or_nothing(value: Any) -> Any:
     return 0 if value is False or value == "off" else value
+
+
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return False if value == "off" else value
 
 
 def _image(value: Any) -> Any:
@@ -135,7 +141,11 @@ class ModelLimits(Section):
     stream_idle: DurationOrOff = Limits().stream_idle_s
     """Seconds after which a stream or websocket that is only open no longer counts as a request in flight, and is cut off when its
     model shall leave: nothing came in either direction but a websocket's pings, or the client took less than 16 KiB/s of what waits
-    for it. `off`: it keeps its model. Longer than a model is silent between two words."""
+    for it. `off`: it keeps its model. Longer than a model is silent between two words; counts from the first byte of the answer's
+    body, since a long prompt takes longer than any word."""
+    first_byte: DurationOrOff = Limits().first_byte_s
+    """The same until the first byte of the answer's body: seconds a model may work on a prompt, or on an answer that isn't
+    streamed, before its request no longer keeps it. `off`: however long."""
 
 
 class ModelSettings(ProgramSettings):
@@ -152,6 +162,8 @@ class ModelSettings(ProgramSettings):
     """`interactive`: somebody waits for its answers. `batch`: its requests may wait until nobody else needs the GPU."""
     names: tuple[ModelAlias, ...] = ()
     """Further names for the `model` field of requests."""
+    hidden_names: tuple[ModelAlias, ...] = ()
+    """Names that requests may use and `/v1/models` doesn't list; its own may be one of them."""
     hosts: tuple[HostName, ...] = ()
     """HTTP hosts that lead to it, whatever the path."""
     paths: tuple[PathPrefix, ...] = ()
@@ -159,8 +171,11 @@ class ModelSettings(ProgramSettings):
     health: UrlPath | None = None
     """Path of its health check, for probes that reach it by `hosts` or `paths`: answered for it while it is parked, so that they
     wake nobody."""
-    rewrite_model: str | None = None
-    """What its own server wants to see in the `model` field. Left out: what the client said."""
+    rewrite_model: Annotated[
+        ModelAlias | Literal[False] | None, BeforeValidator(_off, json_schema_input_type=str | Literal[False])
+    ] = None
+    """What its own server is told in the `model` field, in forms and queries, too: the name that it knows. Left out: its name here,
+    by whichever of its names it was asked for. `off`: what the client said."""
     start: Start = Start.ON_DEMAND
     """`eager`: with the agent, so that the first request finds it parked at worst. `on-demand`: at its first request."""
     idle: DurationOrOff = None
@@ -205,7 +220,7 @@ class ActivatorTls(Section):
 
 class ActivatorLimits(Section):
     body: Size = Configure().body_max
-    """Largest body of a request, 413 above it."""
+    """Largest body of a request, 413 above it; of one that came compressed and must name its model, decoded, too."""
     held: Annotated[int, Field(ge=1, le=10_000_000)] = Configure().held_max
     """Requests that one worker holds at most, all models together."""
     held_bytes: Size = Configure().held_bytes_max
@@ -221,6 +236,16 @@ class ActivatorSettings(Section):
     """Names by which requests may come, besides localhost, the machine's own name, every IP address and the `hosts` of models:
     others are answered 421, so that no foreign page reaches the models by a name of its own (DNS rebinding). `any`: by whatever
     name. Left out: none besides these while it listens on the loopback without keys and TLS, else any."""
+    origins: tuple[Origin, ...] | Literal["any"] = ()
+    """Web pages that may ask from a browser (CORS), by their origins, as https://chat.example.org. They need a key like anybody
+    else, but for the question whether they may ask. `any`: all, which takes `keys_file`. Left out: none."""
+    upstream: bool = True
+    """Whether paths outside of `/v1` lead to models, too: `/upstream/NAME/...` to all of a model's server, its administration
+    included, and any path that names a model in a JSON body, a form or as `?model=`. Keys hold there as everywhere."""
+    heartbeat: DurationOrOff = Configure().heartbeat_s
+    """Seconds between the comments that a client is sent which waits for a stream of events (`"stream": true`), so that nothing on
+    the way takes its silence for the end: 15 suits most. Whatever goes wrong behind the first comment comes as an event, not as
+    a status, so clients don't try again by themselves. `off`: it is sent nothing until its model answers."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port: one does some thousand requests a second."""
     tls: ActivatorTls = ActivatorTls()

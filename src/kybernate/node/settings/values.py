@@ -160,6 +160,17 @@ def host_name(value: str) -> str:
     return value.lower()
 
 
+def origin(value: str) -> str:
+    """As a browser sends it: scheme, host and port, where that isn't the scheme's own."""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*,]+", value, re.IGNORECASE) or not value.isascii():
+        raise ValueError("use an origin such as https://chat.example.org or http://localhost:3000, without a path")
+    lower = value.lower()
+    for scheme, port in (("http://", ":80"), ("https://", ":443")):
+        if lower.startswith(scheme):
+            lower = lower.removesuffix(port)
+    return lower
+
+
 def model_alias(value: str) -> str:
     if not value or len(value) > 200 or any(character < " " for character in value):
         raise ValueError("use 1 to 200 printable characters")
@@ -178,5 +189,6 @@ def listen_address(value: Any) -> str:
 UrlPath = Annotated[str, AfterValidator(url_path)]
 PathPrefix = Annotated[str, AfterValidator(path_prefix)]
 HostName = Annotated[str, AfterValidator(host_name)]
+Origin = Annotated[str, AfterValidator(origin)]
 ModelAlias = Annotated[str, AfterValidator(model_alias)]
 ListenAddress = Annotated[str, BeforeValidator(listen_address, json_schema_input_type=str)]
