@@ -237,10 +237,7 @@ class Workloads:
         begin_within_s: float | None = None,
     ) -> T:
         """Run `work` as this workload's next operation. Raises NotFound, Busy, and what `work` raises."""
-        self._refuse_when_draining()
-        self.gear.ledger.entry(name)
-        owner = self._owner(name).owner
-        return await owner.submit(kind, work, detail=detail, begin_within_s=begin_within_s)
+        return await self._line(name).submit(kind, work, detail=detail, begin_within_s=begin_within_s)
 
     async def order(
         self,
@@ -252,9 +249,11 @@ class Workloads:
         begin_within_s: float | None = None,
     ) -> T:
         """The same, by an order that others may strengthen."""
+        return await self._line(name).order(kind, work, order, begin_within_s=begin_within_s)
+
+    def _line(self, name: WorkloadName) -> Owner:
         self._refuse_when_draining()
-        self.gear.ledger.entry(name)
-        return await self._owner(name).owner.order(kind, work, order, begin_within_s=begin_within_s)
+        return self._owner(self.gear.ledger.entry(name).name).owner
 
     def adopt(self, name: WorkloadName, tree: Tree | None) -> None:
         """A workload another agent started, already in the ledger: own and watch it."""
