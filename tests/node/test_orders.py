@@ -45,6 +45,13 @@ def test_a_pause_becomes_a_persons_and_never_the_arbiters() -> None:
     assert strengthened.freed is None, "no byte is told of twice"
 
 
+def test_a_pause_in_its_call_makes_nobody_wait_for_requests_that_can_not_end() -> None:
+    in_its_call = PauseOrder(depth=Depth.ZERO, by=ARBITER, why="w", timeout_s=5.0, drain=False)
+    for both in (in_its_call.joined(PAUSE), PAUSE.joined(in_its_call)):
+        assert both is not None
+        assert (both.by, both.drain) == (USER, False)
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -344,8 +344,8 @@ class RoomKeeper:
             name = self._waiting.gives_way()
             why = "paused by the arbiter in an allocation: it and others wait for each other's VRAM"
             circle = name is not None
-            if not circle and waited >= self._arbiter.quantum and self._waiting.outranked(entry, gpu, size):
-                # It would wait for as long as they are busy, and no longer than `wait_limit`; paused it comes back in a gap.
+            if not circle and waited >= 2 * self._arbiter.quantum and self._waiting.outranked(entry, gpu, size):
+                # Not at once: they may be idle soon. It would wait no longer than `wait_limit`; paused it comes back in a gap.
                 name = entry.name
                 why = f"paused by the arbiter in an allocation: it waits for {format_size(size)}, and others come first"
             if name is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,14 @@ def test_while_nobody_waits_the_likely_ones_come_back() -> None:
     assert brings(found) == [("often", ("rare",))]
     assert brings(plan(*members, arrivals=arrivals, numbers=PolicySettings(return_home=False))) == []
     assert brings(plan(members[0], member("rare", 40, in_flight=1), arrivals=arrivals)) == []
+
+
+def test_whoever_left_by_its_own_idle_time_is_brought_back_for_no_guess() -> None:
+    arrivals = tuple((NOW - 299 + 10 * k, name("often")) for k in range(30))
+    left = member("often", 40, phase=Phase.AWAY, last_use=NOW - 9, idle_s=4.0)
+    assert brings(plan(left, arrivals=arrivals)) == []
+    assert brings(plan(replace(left, idle_s=10.0), arrivals=arrivals)) == [("often", ())]
+    assert brings(plan(replace(left, waiting=1, oldest_wait=NOW), arrivals=arrivals)) == [("often", ())]
 
 
 SLOW = Cost(leave=0.8, come=20.0, come_staged=1.0)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
 from kybernate.model.serving import Load
-from kybernate.model.types import GIB, GpuUuid, WorkloadName
+from kybernate.model.types import GIB, Backend, GpuUuid, WorkloadName, WorkloadState
 from kybernate.node.caller import Caller
 from kybernate.node.database import Database
+from kybernate.node.ledger import ARBITER, Entry
 from kybernate.node.policy.costs import Costs
 from kybernate.node.policy.registry import policy_named
 from kybernate.node.policy.settings import PolicySettings
@@ -300,6 +301,30 @@ def test_time_with_vram_is_counted_and_carried_on(tmp_path: Path) -> None:
         assert later.by_class()["batch"].resident_s == 15.0
     finally:
         database.close()
+
+
+def test_a_job_that_was_paused_in_an_allocation_needs_back_what_it_asked_for_too() -> None:
+    """And all that is said for it, while it runs as well."""
+    gpu, name = GpuUuid("GPU-0"), WorkloadName("job")
+    away = Entry(
+        name=name,
+        state=WorkloadState.PAUSED,
+        since=0.0,
+        backend=Backend.BROKER,
+        last_use=0.0,
+        paused_by=ARBITER,
+        evicted={gpu: 40 * GIB},
+    )
+
+    def needs(entry: Entry, **known: object) -> int:
+        seen = Seen(name=name, entry=entry, served=None, **known)  # type: ignore[arg-type]
+        return member_of(seen, costs=Costs(), gpus=[gpu], auto_resume=True, now=1.0).bytes[gpu]
+
+    assert needs(away) == 40 * GIB
+    assert needs(away, wanted={gpu: 10 * GIB}) == 50 * GIB
+    assert needs(away, wanted={gpu: 10 * GIB}, said={gpu: 70 * GIB}) == 70 * GIB
+    runs = dataclasses.replace(away, state=WorkloadState.RUNNING, evicted={})
+    assert needs(runs, resident={gpu: 30 * GIB}, said={gpu: 70 * GIB}) == 70 * GIB
 
 
 def test_what_a_person_stopped_is_neither_wanted_nor_brought() -> None:
