@@ -186,6 +186,15 @@ def test_tiers_queues_and_what_is_wrong() -> None:
     assert "models on 127.0.0.1:8080" in text
 
 
+def test_one_in_back_off_says_when_it_starts_again() -> None:
+    ended = workload("job").model_copy(update={"state": WorkloadState.EXITED, "tier": None, "exit_status": 1})
+    again = served("job").model_copy(update={"kind": "job", "again_at": time.time() + 3600})
+    serving = SERVING.model_copy(update={"served": [again]})
+    for width in (160, 60, 40):
+        lines = shown(Seen(node=NODE, workloads={"job": ended}, serving=serving), width=width, height=24)
+        assert any(re.search(r"job +exited \(again in 3\d\d\d s\)", line) for line in lines), lines
+
+
 def test_nothing_that_a_terminal_would_obey() -> None:
     assert plain("a\x1b]0;title\x07b\r\n\u009b1m") == "a·]0;title·b··" + "·1m"
     view = workload("odd").model_copy(update={"argv": ["x", "\x1b[2J"]})

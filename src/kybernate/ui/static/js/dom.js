@@ -39,6 +39,12 @@ export function withoutMarks(text) {
   return String(text ?? "").replaceAll("`", "");
 }
 
+/** Within a container whose width decides about styles, what was just put in has none before the layout, and takes no focus. */
+export function focusNow(element) {
+  element?.getBoundingClientRect();
+  element?.focus();
+}
+
 export function setAttribute(element, name, value) {
   if (value === null) element.removeAttribute(name);
   else if (element.getAttribute(name) !== value) element.setAttribute(name, value);

@@ -3,7 +3,7 @@
 
 import { possible, underWay } from "./actions.js";
 import { swatchClass } from "./colours.js";
-import { byId, h, Keyed, setAttribute, setSentence, setText, show, withoutMarks } from "./dom.js";
+import { byId, focusNow, h, Keyed, setAttribute, setSentence, setText, show, withoutMarks } from "./dom.js";
 import { openDetails } from "./details.js";
 import { place, rate, seconds, size } from "./format.js";
 import { state, subscribe } from "./state.js";
@@ -198,7 +198,7 @@ function makeButtons(parent, name) {
     if (busy) made.splice(0, made.length, h("button", { type: "button", "data-place": "0", "aria-disabled": "true", "aria-busy": "true", text: `${busy}…` }));
     made.push(h("button", { type: "button", "data-place": "more", class: "ghost", "aria-haspopup": "dialog", "aria-label": `More of ${name}`, text: "More", onclick: () => openDetails(name) }));
     parent.replaceChildren(...made);
-    if (focused !== null) (parent.querySelector(`[data-place="${focused}"]`) ?? parent.firstElementChild ?? parent.closest(".row-one"))?.focus();
+    if (focused !== null) focusNow(parent.querySelector(`[data-place="${focused}"]`) ?? parent.firstElementChild ?? parent.closest(".row-one"));
   };
 }
 
@@ -231,6 +231,6 @@ function onKey(event) {
 function focusRow(row) {
   for (const other of body.querySelectorAll('[tabindex="0"].row-one')) other.tabIndex = -1;
   row.tabIndex = 0;
-  row.focus();
+  focusNow(row);
 }
 
