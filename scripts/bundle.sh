@@ -41,7 +41,7 @@ if [ -x "$work/criu/bin/criu" ]; then mv "$work/criu" "$top/criu"; fi
 
 mkdir "$top/share"
 cp pyproject.toml LICENSE CHANGELOG.md README.md "$top/share/"
-for tree in bench examples tests/conftest.py tests/gpu; do
+for tree in bench examples tests/conftest.py tests/guardian.py tests/leftovers.py tests/gpu; do
   if [ -e $tree ]; then (tar --exclude=__pycache__ -c "$tree") | tar -x -C "$top/share"; fi
 done
 # Measured numbers stay in the repository; the bundle makes new ones.

@@ -1,7 +1,7 @@
 """What all tests share: markers that leave out what a machine can't do, and waiting with a deadline.
 
 Tests use real processes, sockets, cgroups and namespaces; only the GPU is simulated. They run side by side
-(`pytest -n 2`), so each makes its own directories and names.
+(`pytest -n 2`), so each makes its own directories and names. What is left of a test when it has ended fails it (leftovers.py).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+from tests import guardian
+from tests.leftovers import PATIENCE_S, Leftovers, Thing, make_home
 
 with contextlib.suppress(ImportError):  # the bundle's GPU tests need none
     from hypothesis import settings
@@ -35,6 +37,9 @@ T = TypeVar("T")
 SLOWER = 4 if os.environ.get("KYBERNATE_SANITIZER") else 1
 """Deadlines are so many times as long under a sanitizer."""
 
+LEAST_S = 60.0
+"""Nobody gives up earlier: on a machine that is busy with other things anything takes its time."""
+
 LEFT_OUT = {
     "root": (lambda: os.geteuid() == 0, "left out: needs root"),
     "gpu": (lambda: Path("/dev/nvidiactl").exists(), "left out: needs a real GPU"),
@@ -50,24 +55,97 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=reason))
 
 
+# -- nothing is left of a test -------------------------------------------------------------------------------------------
+
+WATCH = pytest.StashKey[Leftovers]()
+MADE = pytest.StashKey[dict[object, dict[Thing, str]]]()
+"""By fixtures of a wider scope than one test that are alive: what they have made."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where temporary directories of this test process lie. It goes at the end, even if the process is killed."""
+    base = tmp_path_factory.getbasetemp()  # before TMPDIR changes
+    made, before = make_home(), (os.environ.get("TMPDIR"), tempfile.tempdir)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(made)
+    with guardian.guarded(made):
+        watch = Leftovers(made, (os.fsencode(made), os.fsencode(base)), exempt={guardian.pid()})
+        request.config.stash[WATCH] = watch
+        request.config.stash[MADE] = {None: watch.found()}
+        sys.addaudithook(lambda event, words: watch.made(str(words[0])) if event == "tempfile.mkdtemp" else None)
+        yield made
+        del request.config.stash[WATCH]
+    tempfile.tempdir = before[1]
+    if before[0] is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Who lives longer than one test may have made something that does."""
+    watch = request.config.stash.get(WATCH, None)
+    if watch is None or fixturedef.scope == "function":
+        return (yield)
+    before = watch.found()
+    try:
+        return (yield)
+    finally:
+        request.config.stash[MADE][fixturedef] = watch.beyond(watch.found(), before)
+
+
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    if (made := request.config.stash.get(MADE, None)) is not None:
+        made.pop(fixturedef, None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    if (watch := item.config.stash.get(WATCH, None)) is not None:
+        watch.learn()
+    yield
+    if (watch := item.config.stash.get(WATCH, None)) is None:
+        return
+    deadline = time.monotonic() + PATIENCE_S * SLOWER
+    while True:
+        known = {thing: line for made in item.config.stash[MADE].values() for thing, line in made.items()}
+        if not (left := watch.beyond(watch.found(), known)):
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    watch.remove(left)
+    item.config.stash[MADE][None].update(
+        {t: line for t, line in left.items() if t[0] == "thread"}
+    )  # the next ones can't help it
+    pytest.fail("left behind by this test:\n" + "\n".join(left.values()), pytrace=False)
+
+
 class Eventually(Protocol):
     """`eventually(lambda: ..., timeout_s=5, what="...")` returns the first true value the condition gives."""
 
-    def __call__(self, condition: Callable[[], T], *, timeout_s: float = 30.0, what: str = "") -> T: ...
+    def __call__(self, condition: Callable[[], T], *, timeout_s: float = 60.0, what: str = "") -> T: ...
 
 
 @pytest.fixture(scope="session")
 def eventually() -> Eventually:
-    """Wait for a condition by polling it every 5 ms; fail with `what` at the deadline."""
+    """Wait for a condition by polling it; fail with `what` at the deadline.
 
-    def wait(condition: Callable[[], T], *, timeout_s: float = 30.0, what: str = "") -> T:
-        deadline = time.monotonic() + timeout_s * SLOWER
+    It is looked at every 5 ms, but not for more than a quarter of the time: what is waited for needs the processor, too.
+    """
+
+    def wait(condition: Callable[[], T], *, timeout_s: float = 60.0, what: str = "") -> T:
+        deadline = time.monotonic() + max(timeout_s, LEAST_S) * SLOWER
         while True:
+            began = time.monotonic()
             if value := condition():
                 return value
-            if time.monotonic() > deadline:
+            if began > deadline:
                 pytest.fail(f"not within {timeout_s} s: {what or condition}")
-            time.sleep(0.005)
+            time.sleep(min(0.1, max(0.005, 3 * (time.monotonic() - began))))
 
     return wait
 

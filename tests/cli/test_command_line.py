@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tests.guardian import guarded
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +35,18 @@ def agent(state: Path) -> Iterator[Path]:
     assert down.returncode == 0, down.stderr
 
 
-def kybernate(*words: str, state: Path, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+def kybernate(
+    *words: str, state: Path, directory: Path | None = None, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KYBERNATE_")}
     environment["KYBERNATE_STATE_DIR"] = str(state)
     return subprocess.run(
-        [sys.executable, "-m", "kybernate.cli", *words],
+        [sys.executable, *options, "-m", "kybernate.cli", *words],
         capture_output=True,
         text=True,
         env=environment,
         cwd=directory,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -95,12 +96,11 @@ def test_errors_as_json(tmp_path: Path) -> None:
 
 
 def test_help_is_quick_and_names_every_command(state: Path) -> None:
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        done = kybernate("--help", state=state)
-        times.append(time.monotonic() - began)
-    assert min(times) < 0.3, "the command line has become slow to start: which import is new?"
+    done = kybernate("--help", state=state, options=["-X", "importtime"])
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "kybernate.cli.main" in imported
+    slow = {"aiohttp", "asyncio", "cyclopts", "httpx2", "numpy", "pydantic", "rich", "yaml"} & imported
+    assert not slow, "the command line has become slow to start"
     for command in ("up", "run", "pause", "resume", "explain", "doctor", "bench"):
         assert f"\n  {command} " in done.stdout
 
@@ -252,7 +252,7 @@ def test_a_reader_that_goes_away(agent: Path) -> None:
         shell=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (done.stdout, done.stderr) == ("1\n", "")
@@ -264,7 +264,7 @@ def test_a_reader_that_goes_away_before_the_end(agent: Path) -> None:
         shell=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.stderr == ""
@@ -275,6 +275,7 @@ def test_pause_without_a_gpu_is_unsupported(agent: Path) -> None:
     done = kybernate("pause", "plain", state=agent)
     assert done.returncode == 4
     assert "no GPU" in done.stderr
+    assert kybernate("stop", "plain", "--grace", "0", "--remove", state=agent).returncode == 0
 
 
 def test_unknown_names(agent: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Eventually
 from tests.node.conftest import POOL_BYTES, AgentProcess, agent_process
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def kybernate(agent: AgentProcess, *words: str) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "60"},
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -15,7 +15,7 @@ from tests.node.conftest import SIZE, AgentProcess, agent_process
 
 from kybernate.model.types import MIB
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

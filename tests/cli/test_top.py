@@ -281,7 +281,7 @@ def terminal(agent: AgentProcess) -> Iterator[Terminal]:
     made.close()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_in_a_terminal(agent: AgentProcess, terminal: Terminal, eventually: Eventually) -> None:
     for i, name in enumerate(("alpha", "beta")):
         agent.run_cuda(name, bytes_=16 * MIB, seed=i + 1)
@@ -303,18 +303,18 @@ def test_in_a_terminal(agent: AgentProcess, terminal: Terminal, eventually: Even
     eventually(lambda: "prefetch" in terminal.text().rpartition("beta: resumed in")[2], timeout_s=30, what="the answer")
     assert agent.client.workload("alpha").state is WorkloadState.RUNNING
     terminal.press(b"q")
-    assert terminal.process.wait(20) == 0
+    assert terminal.process.wait(60) == 0
     assert terminal.text().rstrip().count("Traceback") == 0
     assert b"\x1b[?1049l" in terminal.raw, "the screen of before is back"
     agent.stop_all()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_ctrl_c_leaves_the_terminal_as_it_was(terminal: Terminal, eventually: Eventually) -> None:
     eventually(lambda: "quit" in terminal.text(), timeout_s=30)
     eventually(lambda: terminal.settings()[3] != terminal.before[3], what="single keys are read")
     os.killpg(terminal.process.pid, signal.SIGINT)
-    assert terminal.process.wait(20) == 130
+    assert terminal.process.wait(60) == 130
     assert terminal.settings()[3] == terminal.before[3]
     terminal.text()
     assert b"\x1b[?1049l" in terminal.raw

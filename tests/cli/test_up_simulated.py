@@ -19,7 +19,7 @@ from kybernate.model.errors import BadInput
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import MIB
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 SIZE = "64MiB"
 FILE = "agent: {{pool: {{size: 64MiB}}}}\nmodels: {{m: {{command: x, port: 1}}}}\nactivator: {{listen: '{}'}}\n"

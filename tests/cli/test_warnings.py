@@ -10,7 +10,7 @@ from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.model.types import MIB
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 MODEL = "command: 'sleep ${LONG}', port: 1"
 

@@ -10,7 +10,7 @@ from tests.cli.test_command_line import kybernate
 
 from kybernate.cli import foreign, main
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ NAME = WorkloadName("w")
 WORDS = CHUNK_BYTES // 4
 
 
-def eventually(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
@@ -54,7 +54,7 @@ class Policy:
         return self.verdict
 
     def make_room(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> bool:
-        assert self.gate.wait(30)
+        assert self.gate.wait(60)
         return self.room
 
 
@@ -114,7 +114,7 @@ def door(rig: Rig, name: WorkloadName = NAME):
 
 def connect(path: Path) -> socket.socket:
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    peer.settimeout(20)
+    peer.settimeout(60)
     peer.connect(os.fspath(path))
     return peer
 

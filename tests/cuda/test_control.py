@@ -50,7 +50,7 @@ class Peer:
                     return
 
     def stop(self) -> None:
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self._listener.close()
 

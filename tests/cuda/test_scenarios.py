@@ -18,7 +18,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.timeout(120 * SLOWER)
+@pytest.mark.timeout(300 * SLOWER)
 @pytest.mark.parametrize("name", NAMES)
 def test_scenario(scenario: Callable[[str], None], name: str) -> None:
     scenario(name)

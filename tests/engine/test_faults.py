@@ -24,7 +24,7 @@ from kybernate.model.types import MIB
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups"),
-    pytest.mark.timeout(180 * SLOWER),
+    pytest.mark.timeout(300 * SLOWER),
 ]
 
 

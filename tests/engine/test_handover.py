@@ -43,7 +43,7 @@ def test_the_one_that_comes_waits_for_the_one_that_leaves() -> None:
         handover.give(OTHER, 100)
         assert not waiting.done()
         handover.give(GPU, 6)
-        waiting.result(10)
+        waiting.result(60)
 
 
 def test_an_end_with_too_little_is_told_with_the_numbers() -> None:
@@ -52,7 +52,7 @@ def test_an_end_with_too_little_is_told_with_the_numbers() -> None:
         waiting = taking(threads, handover, GPU, 10)
         handover.close()
         with pytest.raises(NoRoom, match="10 bytes of VRAM are needed and 3"):
-            waiting.result(10)
+            waiting.result(60)
 
 
 def test_a_failure_of_the_one_that_leaves_is_the_cause() -> None:
@@ -62,5 +62,5 @@ def test_a_failure_of_the_one_that_leaves_is_the_cause() -> None:
         waiting = taking(threads, handover, GPU, 1)
         handover.fail(cause)
         with pytest.raises(NoRoom, match="a kernel runs") as raised:
-            waiting.result(10)
+            waiting.result(60)
     assert raised.value.__cause__ is cause

@@ -21,7 +21,7 @@ from kybernate.model.errors import KybernateError
 from kybernate.model.types import MIB
 from kybernate.process.tree import attach
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 SCENARIOS = Path(__file__).with_name("stored_scenarios.py")
 Run = Callable[..., int]

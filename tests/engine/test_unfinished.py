@@ -25,12 +25,12 @@ from kybernate.model.types import MIB, WorkloadState
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups"),
-    pytest.mark.timeout(180 * SLOWER),
+    pytest.mark.timeout(300 * SLOWER),
 ]
 
 PROGRAMS = Path(__file__).with_name("programs")
 NATIVE_MIB, EXTENT_MIB = 48, 16
-AGAIN_S = 90.0
+AGAIN_S = 120.0
 """The agent tries again by itself, after a minute at most."""
 _NUMBERS = itertools.count()
 

@@ -34,7 +34,7 @@ from kybernate.model.types import GIB, MIB, HostPid, WorkloadName
 
 SLOWER = 4 if os.environ.get("KYBERNATE_SANITIZER") else 1
 START_S = 60.0 * SLOWER
-STEP_S = 30.0 * SLOWER
+STEP_S = 60.0 * SLOWER
 SLACK_BYTES = 64 * MIB
 """A real driver gives back what a context took a little later, and its own books move by some MiB."""
 

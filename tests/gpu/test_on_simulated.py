@@ -28,7 +28,7 @@ from kybernate.cli.demo import demo
 from kybernate.cuda import simulated
 from kybernate.model.types import MIB
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 TOP = Path(__file__).resolve().parents[2]
 
 

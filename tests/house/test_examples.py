@@ -30,7 +30,7 @@ def test_the_configuration_is_understood(directory: Path) -> None:
         [sys.executable, "-m", "kybernate.cli", "check", str(file)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -19,7 +19,7 @@ from kybernate.process import procfs
 ROOT = Path(__file__).resolve().parents[2]
 TEST = "tests/node/test_switching.py::test_pause_and_resume"
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_nothing_is_left(directory: Path, eventually: Eventually, number: signal
         command, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as tests:
         eventually(
-            lambda: list(directory.glob("kyb-*/s/workloads/one/output.log")), timeout_s=60, what="a workload runs"
+            lambda: list(directory.glob("k*/kyb-*/s/workloads/one/output.log")), timeout_s=60, what="a workload runs"
         )
         assert left(directory)
         os.killpg(tests.pid, number)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
-from tests.guardian import guarded
+from tests.guardian import clean, guarded
 from tests.store.server import ACCESS, SECRET, Proxy, Server, Unbuildable
 
 from kybernate.cli.simulated import gpu_path
@@ -33,7 +33,7 @@ SIZE = 16 * MIB
 POOL = 192 * MIB
 """Of agents with tiers."""
 POOL_BYTES = 128 * MIB
-START_S = 50.0 * SLOWER
+START_S = 120.0 * SLOWER
 
 MakeAgent = Callable[..., "AgentProcess"]
 
@@ -104,7 +104,7 @@ class AgentProcess:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        self._process.wait(30)
+        self._process.wait(60)
 
     def run(self, name: str, *argv: str, **options: object) -> WorkloadView:
         # And what a sanitizer's build of our library needs.
@@ -120,7 +120,7 @@ class AgentProcess:
         """A workload that fills VRAM and goes on rewriting and comparing it; with `noise`, by what doesn't compress."""
         module = "kybernate.cli.bench_workload"
         size = ["--bytes", str(bytes_), "--seed", str(seed), *(["--noise"] if noise else [])]
-        return self.run(name, sys.executable, "-m", module, *size, "--loop", "0.25", "--pace", "0.02")
+        return self.run(name, sys.executable, "-m", module, *size, "--loop", "0.25", "--pace", "0.05")
 
     def output(self, name: str) -> str:
         return b"".join(self.client.logs(name)).decode()
@@ -136,7 +136,7 @@ class AgentProcess:
             if workload.external:
                 continue
             with contextlib.suppress(NotFound):
-                self.client.stop(workload.name, grace_s=5, remove=True)
+                self.client.stop(workload.name, grace_s=0, remove=True)
 
 
 def agent_process(
@@ -158,14 +158,26 @@ def agent_process(
 
 
 @pytest.fixture(scope="module")
-def plain_agent() -> Iterator[AgentProcess]:
-    """An agent without a GPU."""
+def lasting_plain_agent() -> Iterator[AgentProcess]:
     yield from agent_process(settings="", simulated_gpu=False)
 
 
+@pytest.fixture
+def plain_agent(lasting_plain_agent: AgentProcess) -> Iterator[AgentProcess]:
+    """An agent without a GPU. Workloads end with their test."""
+    yield lasting_plain_agent
+    lasting_plain_agent.stop_all()
+
+
+@pytest.fixture
+def gpu_agent(lasting_gpu_agent: AgentProcess) -> Iterator[AgentProcess]:
+    """An agent on a simulated GPU that holds one of the workloads at a time. They end with their test."""
+    yield lasting_gpu_agent
+    lasting_gpu_agent.stop_all()
+
+
 @pytest.fixture(scope="module")
-def gpu_agent() -> Iterator[AgentProcess]:
-    """An agent on a simulated GPU that holds one of the workloads at a time."""
+def lasting_gpu_agent() -> Iterator[AgentProcess]:
     settings = f"agent:\n  pool: {{size: {POOL_BYTES * 2}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
     yield from agent_process(settings=settings, simulated_gpu=True)
 
@@ -192,8 +204,10 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture
 def make_agent(root: Path) -> Iterator[MakeAgent]:
-    """`make_agent(store="...")`: an agent with a directory of its own; with `beside` on the other one's GPU."""
+    """`make_agent(store="...")`: an agent with a directory of its own; with `beside` on the other one's GPU. All that ran there
+    ends with the test."""
     made: list[AgentProcess] = []
+    places: list[Path] = []
 
     def make(
         *,
@@ -205,6 +219,7 @@ def make_agent(root: Path) -> Iterator[MakeAgent]:
     ) -> AgentProcess:
         place = root / secrets.token_hex(3)
         place.mkdir()
+        places.append(place)
         if beside is not None:
             environment |= simulated.environment([simulated.describe(gpu_path(beside.state))], {})
         settings = f"agent:\n  pool: {{size: {pool}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n  store: {store}\n"
@@ -219,9 +234,8 @@ def make_agent(root: Path) -> Iterator[MakeAgent]:
     for agent in reversed(made):
         agent.end()
         agent.client.close()
-    for agent in made:
-        with contextlib.suppress(KybernateError):
-            simulated.remove(gpu_path(agent.state))
+    for place in places:
+        clean(place)
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +309,6 @@ def kybernate(agent: AgentProcess, *words: str) -> subprocess.CompletedProcess[s
         [sys.executable, "-m", "kybernate.cli", words[0], "--state-dir", str(agent.state.root), *words[1:]],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )

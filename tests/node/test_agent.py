@@ -19,7 +19,7 @@ from kybernate.model.errors import AgentAway, BadInput, Conflict, NotFound, Unsu
 from kybernate.model.types import WorkloadState
 from kybernate.process.tree import attach
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_workload_from_start_to_removal(plain_agent: AgentProcess) -> None:
@@ -210,7 +210,7 @@ def test_events_as_they_come(plain_agent: AgentProcess) -> None:
 
 def test_one_agent_a_directory(plain_agent: AgentProcess) -> None:
     command = [sys.executable, "-m", "kybernate.cli", "up", "--state-dir", str(plain_agent.state.root)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 2
     assert f"an agent (pid {plain_agent.pid})" in second.stderr
     assert second.stderr.count("\n") == 1
@@ -239,7 +239,7 @@ def test_an_end_that_was_cleaned_up_but_not_noted_is_an_end(plain_agent: AgentPr
     # What an agent does that dies right before it notes the end.
     tree = attach(plain_agent.state.workloads / "unnoted")
     tree.signal(signal.SIGTERM)
-    tree.wait(20)
+    tree.wait(60)
     tree.remove()
     plain_agent.start()
     found = plain_agent.client.workload("unnoted")
@@ -271,7 +271,7 @@ def as_nobody(agent: AgentProcess, path: str, body: dict[str, object], *, method
     head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
     command = [sys.executable, "-I", "-c", _AS_NOBODY, str(agent.state.socket)]
     return subprocess.run(
-        command, input=head.encode() + text, capture_output=True, timeout=30, check=True
+        command, input=head.encode() + text, capture_output=True, timeout=120, check=True
     ).stdout.decode()
 
 

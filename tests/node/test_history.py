@@ -18,7 +18,7 @@ from kybernate.node.history import History, switched_view
 from kybernate.node.ledger import Entry
 from kybernate.node.places import Place, place_of
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 class Clock:

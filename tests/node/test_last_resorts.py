@@ -24,7 +24,7 @@ from kybernate.model.types import CHUNK_BYTES, MIB, TierName, WorkloadState
 from kybernate.node import claims
 from kybernate.store import Catalog, ObjectMedium, Tier, keys_of, tenant_name
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 BENCH = [sys.executable, "-m", "kybernate.cli.bench_workload", "--seed", "7", "--loop", "0.25", "--pace", "0.02"]
 

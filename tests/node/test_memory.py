@@ -14,7 +14,7 @@ from tests.node.conftest import AgentProcess, MakeAgent
 from tests.store.rig import CHUNKS, OWN, PLAIN, many_snapshots
 
 from kybernate.model.types import MIB, TierName, workload_name
-from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.tree import Tree, attach
 from kybernate.store import Catalog, LocalMedium, Tier
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(400 * SLOWER)]
@@ -75,18 +75,18 @@ def watched(agent: AgentProcess, name: str) -> Iterator[list[int]]:
 
     Not the workload's own: what it has doesn't grow while it is frozen. Of the agent it is the kernel's own record of the peak.
     """
-    probe = workload_name(name)
-    [group] = WorkloadCgroup.existing(state_directory=agent.state.root, name=probe)
+    tree = attach(agent.state.run_directory(workload_name(name)))
+    host = Path("/proc/self/ns/mnt").readlink()
+    assert Path(f"/proc/{tree.supervisor_pid}/ns/mnt").readlink() != host, "what follows would be the machine's own"
     samples: list[int] = []
     ended = threading.Event()
 
     def sample() -> None:
         while not ended.wait(0.002):
-            samples.append(sum(memory(pid, "RssAnon") for pid in group.helper_pids()) + _in_ram_disks(agent, group))
+            samples.append(_with_helpers(tree) + _in_ram_disks(agent, tree))
 
     forget_peak(agent.pid)
-    before = memory(agent.pid, "VmHWM") + sum(memory(pid, "RssAnon") for pid in group.helper_pids())
-    before += _in_ram_disks(agent, group)
+    before = memory(agent.pid, "VmHWM") + _with_helpers(tree) + _in_ram_disks(agent, tree)
     found: list[int] = []
     thread = threading.Thread(target=sample)
     thread.start()
@@ -98,11 +98,15 @@ def watched(agent: AgentProcess, name: str) -> Iterator[list[int]]:
     found.append(memory(agent.pid, "VmHWM") + max(samples) - before)
 
 
-def _in_ram_disks(agent: AgentProcess, group: WorkloadCgroup) -> int:
-    """The pool's, and the workload's /dev/shm."""
+def _with_helpers(tree: Tree) -> int:
+    """Of the supervisor, and of who dumps."""
+    return sum(memory(pid, "RssAnon") for pid in (tree.supervisor_pid, *tree.helpers()))
+
+
+def _in_ram_disks(agent: AgentProcess, tree: Tree) -> int:
+    """The pool's, and the workload's /dev/shm as its supervisor sees it: whoever helps may stand in the machine's."""
     used = 0
-    places = [agent.state.pool_mount, *(Path(f"/proc/{pid}/root/dev/shm") for pid in group.helper_pids()[:1])]
-    for place in places:
+    for place in (agent.state.pool_mount, Path(f"/proc/{tree.supervisor_pid}/root/dev/shm")):
         with contextlib.suppress(OSError):
             blocks = sum(path.stat().st_blocks for path in place.rglob("*") if path.is_file())
             used += blocks * 512

@@ -15,7 +15,7 @@ from kybernate.model.api import SnapshotRequest
 from kybernate.model.errors import NoRoom
 from kybernate.model.types import MIB, TierName
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 SIZE = 16 * MIB
 

@@ -27,7 +27,7 @@ from kybernate.model.api import OperationView, SwitchView
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
 from kybernate.model.types import MIB, Depth, WorkloadState
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 SIZE = 80 * MIB
 """More than half of the simulated GPU: two don't fit."""
@@ -55,7 +55,7 @@ while True:
 @pytest.fixture(autouse=True)
 def _clean(gpu_agent: AgentProcess) -> Iterator[None]:
     yield
-    gpu_agent.stop_all()
+    gpu_agent.stop_all()  # before it is looked
     node = gpu_agent.client.node()
     assert node.gpus[0].resident_bytes == 0
     assert node.pool is not None
@@ -346,7 +346,7 @@ def test_a_process_that_was_not_started_by_us(gpu_agent: AgentProcess, eventuall
             gpu_agent.client.resume_external(process.pid)
             process.send_signal(signal.SIGTERM)
             rest = process.stdout.read()
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
             assert rest.strip().splitlines()[-1].startswith(b"exact")
         finally:
             process.kill()

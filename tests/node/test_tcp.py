@@ -27,7 +27,7 @@ from kybernate.node.settings import ApiSettings, parse
 from kybernate.node.tcp import open_door
 from kybernate.node.tokens import TokenFile
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,10 @@ from tests.node.conftest import AgentProcess
 
 from kybernate.model.types import MIB, Depth, WorkloadState
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 PROGRAMS = Path(__file__).with_name("programs")
 MEETING, KEEPER = str(PROGRAMS / "meeting.py"), str(PROGRAMS / "keeper.py")
-
-
-@pytest.fixture(autouse=True)
-def _clean(gpu_agent: AgentProcess) -> Iterator[None]:
-    yield
-    gpu_agent.stop_all()
 
 
 @pytest.mark.parametrize("depth", list(Depth))

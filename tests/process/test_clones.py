@@ -27,7 +27,7 @@ def restored(elsewhere, images, name, **fields):
     return report.tree
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_clones_run_side_by_side(workloads, elsewhere, tmp_path, eventually):
     (tmp_path / "data").mkdir()
     tree = workloads.launch(*feature("server", str(tmp_path / "data")), directory=FEATURES, layers=[tmp_path / "data"])
@@ -40,7 +40,7 @@ def test_clones_run_side_by_side(workloads, elsewhere, tmp_path, eventually):
     seeds = set()
     for life in (tree, *clones):
         with open_socket(life) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(("127.0.0.1", 8080))  # each has its own port 8080
             answer = connection.makefile().readline().split()
         host, seed, counted = answer

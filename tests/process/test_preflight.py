@@ -186,7 +186,7 @@ def test_a_connection_to_the_outside_is_refused_or_closed(workloads, elsewhere, 
     tree = workloads.python(HEAD + SERVER + AFTER)
     eventually(lambda: "listening" in output(tree))
     with contextlib.closing(open_socket(tree)) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(("127.0.0.1", 8080))
         wait_ready(tree, eventually)
         local = client.getsockname()

@@ -79,7 +79,7 @@ def test_a_restored_tree_is_a_tree_like_any(workloads, tmp_path, eventually):
         tree.freeze()
         tree.thaw()
     tree.signal(signal.SIGUSR1)
-    assert tree.wait(10) == 5
+    assert tree.wait(60) == 5
     assert (tree.run_directory / "output.log").read_text().endswith("got it\n")
 
 

@@ -30,7 +30,7 @@ def test_what_is_left_out_is_said(workloads):
 
 def test_environment_and_output(workloads, output):
     tree = workloads.shell("echo $KYBERNATE_WORKLOAD in $PWD; ls /proc/self/fd | wc -l", isolated=False)
-    assert tree.wait(10) == 0
+    assert tree.wait(60) == 0
     assert output(tree) == "work in /\n4\n"
 
 
@@ -40,7 +40,7 @@ def test_daemons_belong_to_the_tree(workloads, eventually):
     assert tree.main_pid() in tree.pids()
     assert tree.inside_pid(tree.main_pid()) == tree.main_pid()
     tree.kill()
-    assert tree.wait(10) == 137
+    assert tree.wait(60) == 137
 
 
 AS_NOBODY = """

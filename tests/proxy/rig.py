@@ -17,7 +17,7 @@ from kybernate.model.serving import Close, Configure, Endpoint, Limits, Message,
 
 M = TypeVar("M")
 PROGRAMS = Path(__file__).parent / "programs"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def free_port() -> int:

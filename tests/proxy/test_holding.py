@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from tests.proxy.rig import request
 
@@ -172,7 +170,7 @@ def test_a_model_that_can_not_be_had(rig, eventually):
         assert one.answer().status == 200
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_ten_thousand_held_and_none_lost(rig, eventually):
     count = 10_000
     server = rig.upstream()
@@ -201,6 +199,7 @@ def test_ten_thousand_held_and_none_lost(rig, eventually):
 
 
 def test_what_is_held_while_the_worker_ends(rig):
+    rig.start("--grace", "3600")
     rig.configure(Endpoint("m", 1))
     with rig.client() as client:
         client.send(ASK)
@@ -209,9 +208,7 @@ def test_what_is_held_while_the_worker_ends(rig):
         answer = client.answer()
         assert (answer.status, answer.code) == (503, "shutting_down")
         assert client.ended
-    began = time.monotonic()
-    assert rig.process.wait(20) == 0
-    assert time.monotonic() - began < 10, "nothing in flight, nothing to wait for"
+    assert rig.process.wait(60) == 0, "nothing in flight, nothing to wait for"
 
 
 def rss(pid: int) -> int:

@@ -211,7 +211,7 @@ def test_traces(rig, collector, eventually):
         collector.spans.clear()
         assert client.model("m").status == 200
     rig.process.terminate()
-    assert rig.process.wait(20) == 0
+    assert rig.process.wait(60) == 0
     assert len(collector.spans) == 2, "the last ones are sent before it ends"
 
 

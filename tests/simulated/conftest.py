@@ -23,7 +23,7 @@ from kybernate.cuda import simulated
 MIB = 1 << 20
 GPU_BYTES = 128 * MIB
 WORKER = Path(__file__).with_name("worker.py")
-REPLY_TIMEOUT_S = 30
+REPLY_TIMEOUT_S = 60
 
 SUCCESS = 0
 INVALID_VALUE = 1
@@ -95,7 +95,7 @@ class Process:
     def ask(self, do: str, *, fds: Sequence[int] = (), **words: Any) -> Any:
         socket.send_fds(self.channel, [json.dumps({"do": do, **words}).encode()], list(fds))
         reply = self.channel.recv(1 << 20)
-        assert reply, f"the process ended in {do}: status {self.popen.wait(10)}"
+        assert reply, f"the process ended in {do}: status {self.popen.wait(60)}"
         return json.loads(reply)
 
     @staticmethod

@@ -50,7 +50,7 @@ class Granter:
 
     def make_room(self, *, workload: WorkloadName, gpu: Gpu, size: int) -> bool:
         self._waited += 1
-        return self._room.wait(30)
+        return self._room.wait(60)
 
     def answer(self, request: dict[str, Any]) -> Any:
         match request["do"]:

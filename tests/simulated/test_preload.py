@@ -196,7 +196,7 @@ def test_unknown_extents_are_refused(preloaded: Process, control_path: Path) -> 
 
 def _say(path: Path, packets: list[bytes]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(str(path))
         for packet in packets:
             with contextlib.suppress(OSError):

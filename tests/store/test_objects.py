@@ -115,12 +115,10 @@ def test_a_server_that_is_away(open_agent: OpenAgent, proxy: Proxy, mode: Mode) 
     space = tier.space(PLAIN)
     save(space, "before", [noise(1)])
     proxy.set(mode)
-    began = time.monotonic()
     with pytest.raises(TierAway, match="tried for 2 s"):
         save(space, "during", [noise(2)])
     with pytest.raises(TierAway):
         load(space, "before")
-    assert time.monotonic() - began < 40
     proxy.set(Mode.PASS)
     assert load(space, "before") == [noise(1)]
     space.refresh()

@@ -235,7 +235,7 @@ def test_a_writer_is_cancelled_from_another_thread(open_tier: OpenTier) -> None:
     seen = threading.Event()
     slots = Slots([noise(k) for k in range(8)])
     with space.writer("c", progress=lambda _: seen.set()) as writer:
-        canceller = threading.Thread(target=lambda: (seen.wait(30), writer.cancel()))
+        canceller = threading.Thread(target=lambda: (seen.wait(60), writer.cancel()))
         canceller.start()
         with pytest.raises(Cancelled):
             _write_for_ever(writer, slots)

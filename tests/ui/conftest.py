@@ -26,7 +26,7 @@ FLAGS = [
     "--disable-component-update",
     "--no-first-run",
 ]
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 DESKTOP, PHONE = 1440, 390
 
 expect.set_options(timeout=PATIENCE_MS)

@@ -22,6 +22,7 @@ from kybernate.process.tree import Tree
 
 _LOOK_S = 0.1
 _ANSWER_S = 10.0
+"""What a question that is under way at the deadline still gets: what it finds is what is said."""
 _COMMAND_S = 60.0
 
 
@@ -87,7 +88,7 @@ def wait_ready(
             raise EndedUnready(tree.name, status=ended.status, run_directory=tree.run_directory)
         found = _answer(tree, path) if path is not None else None
         if found is None and command:
-            found = _run(tree, command, left_s=max(0.1, deadline - time.monotonic()))
+            found = _run(tree, command, left_s=deadline - time.monotonic())
         if found is None and port is not None and not listens(tree, port):
             found = f"none of its processes listens at port {port}"
         if found is None:
@@ -132,7 +133,7 @@ def _answer(tree: Tree, path: HttpPath) -> str | None:
 def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> str | None:
     """What is wrong with the command's end; None when it is ready."""
     try:
-        status, said = run_inside(tree, command, timeout_s=min(_COMMAND_S, left_s + 1.0))
+        status, said = run_inside(tree, command, timeout_s=min(_COMMAND_S, max(left_s, _ANSWER_S)))
     except TimeoutError:
         return f"{command[0]} takes too long"
     return None if status == 0 else f"{command[0]} ends with status {status}" + (f": {said}" if said else "")

@@ -179,15 +179,15 @@ def settle(run_directory: Path, *, wait_s: float = _SETTLE_S) -> Settled:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not path.exists():
                 return Settled.NOTHING
-            _clean(run_directory, Path(f"/proc/self/fd/{descriptor}").read_bytes())
+            if _is(path, descriptor):  # else that one has ended, and another has begun
+                _clean(run_directory, Path(f"/proc/self/fd/{descriptor}").read_bytes())
+                return Settled.CLEANED
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 if killed:
                     return Settled.BUSY
                 _kill_helpers(run_directory)
                 killed, deadline = True, time.monotonic() + wait_s
-        else:
-            return Settled.CLEANED
         finally:
             os.close(descriptor)
         time.sleep(_POLL_S)
@@ -266,17 +266,32 @@ def _publish(partial: Path, images_directory: Path) -> None:
 def _mark(tree: Tree, partial: Path) -> Iterator[int]:
     """Say in the run directory that a dump is under way, and hold the lock that says it still is."""
     path = tree.run_directory / MARK
+    descriptor = _locked_anew(path, tree)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as e:
-        raise Conflict(f"workload {tree.name} is being dumped") from e
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, json.dumps({"images": str(partial), "was_frozen": tree.frozen}).encode())
         yield descriptor
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _locked_anew(path: Path, tree: Tree) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as e:
+            raise Conflict(f"workload {tree.name} is being dumped") from e
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # who looked in between took it for one that was left behind
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether the file at `path` is the one that is open. Nobody takes it away from whoever has its lock."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    return False
 
 
 def _job(

@@ -42,7 +42,7 @@ def connects(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
         kinds += [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM]
     for kind in kinds:
         with socket.socket(family, kind) as knocking:
-            knocking.settimeout(5)
+            knocking.settimeout(60)
             try:
                 knocking.connect(address)
             except OSError:

@@ -221,7 +221,7 @@ def test_a_stranger_is_no_worker(begin: Begin, eventually: Eventually) -> None:
         knocking.sendall(
             b'{"kind":"load","model":"a","epoch":0,"waiting":1,"oldest_s":0,"in_flight":0,"begun":1,"ended":0}\n'
         )
-        knocking.settimeout(20)
+        knocking.settimeout(60)
         assert knocking.recv(1) == b"", "one who doesn't begin with a hello is hung up on"
     agent.client.node()
     assert agent.state_of("a") == "absent"

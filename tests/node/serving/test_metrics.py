@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, free_port, server
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 LABELS_OF_PROMETHEUS = {"job", "instance", "le"}

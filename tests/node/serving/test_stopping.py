@@ -18,7 +18,7 @@ from kybernate.model.errors import AgentAway, Busy, NotFound
 from kybernate.model.types import MIB, EndedBy, WorkloadState
 from kybernate.process.remains import remains
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(240 * SLOWER)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 Begin = Callable[..., ServingAgent]
 
