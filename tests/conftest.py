@@ -62,24 +62,31 @@ MADE = pytest.StashKey[dict[object, dict[Thing, str]]]()
 """By fixtures of a wider scope than one test that are alive: what they have made."""
 
 
+OPEN = pytest.StashKey[contextlib.ExitStack]()
+"""Ends after the last fixture."""
+
+
 @pytest.fixture(scope="session", autouse=True)
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where temporary directories of this test process lie. It goes at the end, even if the process is killed."""
     base = tmp_path_factory.getbasetemp()  # before TMPDIR changes
-    made, before = make_home(), (os.environ.get("TMPDIR"), tempfile.tempdir)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(made)
-    with guardian.guarded(made):
-        watch = Leftovers(made, (os.fsencode(made), os.fsencode(base)), exempt={guardian.pid()})
-        request.config.stash[WATCH] = watch
-        request.config.stash[MADE] = {None: watch.found()}
-        sys.addaudithook(lambda event, words: watch.made(str(words[0])) if event == "tempfile.mkdtemp" else None)
-        yield made
-        del request.config.stash[WATCH]
-    tempfile.tempdir = before[1]
-    if before[0] is None:
-        del os.environ["TMPDIR"]
-    else:
-        os.environ["TMPDIR"] = before[0]
+    made = make_home()
+    stash = request.config.stash
+    stash[OPEN] = contextlib.ExitStack()
+    patch = stash[OPEN].enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("TMPDIR", str(made))
+    patch.setattr(tempfile, "tempdir", str(made))
+    stash[OPEN].enter_context(guardian.guarded(made))
+    watch = Leftovers(made, (os.fsencode(made), os.fsencode(base)), exempt={guardian.pid()})
+    sys.addaudithook(lambda event, words: watch.made(str(words[0])) if event == "tempfile.mkdtemp" else None)
+    stash[WATCH] = watch
+    stash[MADE] = {None: watch.found()}
+    return made
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (opened := session.config.stash.get(OPEN, None)) is not None:
+        opened.close()
 
 
 @pytest.hookimpl(wrapper=True)

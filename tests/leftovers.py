@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PATIENCE_S = 20.0
+PATIENCE_S = float(os.environ.get("KYB_PATIENCE_S", "20"))
 """What has been told to end gets so long, on a machine that is busy with other things."""
 _DEPTH = 3
 """State directories lie no deeper below `home`."""
@@ -60,10 +60,12 @@ class Leftovers:
     def learn(self) -> None:
         """Look which directories there are: their names are needed once they have gone."""
         for path in _directories(self.home, _DEPTH):
-            self._states.add(f"kybernate-{hashlib.sha256(os.fsencode(path)).hexdigest()[:10]}")
+            self._states.add(_group_of(path))
 
     def made(self, path: str) -> None:
-        """This process has made a temporary directory."""
+        """This process has made a temporary directory. It may go before anybody looks."""
+        for state in (path, f"{path}/s"):
+            self._states.add(_group_of(state))
         if Path(path).parent == _SHARED_MEMORY:
             self._shared.add(Path(path).name)
 
@@ -147,6 +149,10 @@ class Leftovers:
             point = line.split(b" ")[4]
             if any(mark + b"/" in point + b"/" for mark in self.marks):
                 yield ("mount", os.fsdecode(point)), f"mount {os.fsdecode(point)}"
+
+
+def _group_of(state_directory: str | Path) -> str:
+    return f"kybernate-{hashlib.sha256(os.fsencode(state_directory)).hexdigest()[:10]}"
 
 
 def _directories(top: Path, depth: int) -> Iterator[Path]:
