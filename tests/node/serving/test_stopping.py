@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -225,9 +224,10 @@ def test_a_stopping_agent_starts_nothing(begin: Begin, eventually: Eventually) -
 def frozen_disk(small_disk: Callable[..., Path]) -> Iterator[Path]:
     """Whoever writes there waits in the kernel, and no signal ends that, until the disk is let go of."""
     disk = small_disk(16 * MIB)
-    subprocess.run(["fsfreeze", "-f", str(disk)], check=True)
-    with contextlib.ExitStack() as stack:
-        stack.callback(subprocess.run, ["fsfreeze", "-u", str(disk)], check=False, capture_output=True)
+    # Its stdin ends with this process, however that ends: nobody is left waiting in the kernel.
+    command = ["sh", "-c", 'read -r _; fsfreeze -u "$0" 2>/dev/null', str(disk)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        subprocess.run(["fsfreeze", "-f", str(disk)], check=True)
         yield disk
 
 
