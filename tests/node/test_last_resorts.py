@@ -123,7 +123,7 @@ def test_processes_that_die_while_they_come_back_are_not_the_workload_s_end(
     agent.client.pause("one", tier=TierName.NVME)
     [snapshot] = names(agent)
     agent.kill()
-    agent.start(KYBERNATE_SIMULATED_LINK_GIB_S="0.02")
+    agent.start(KYBERNATE_SIMULATED_LINK_GIB_S="0.01")  # else it may be there before we look
     with ThreadPoolExecutor(1) as pool:
         order = pool.submit(kybernate, agent, "resume", "one")
         [*pids] = eventually(
