@@ -56,6 +56,25 @@ def flip_the_pool(agent: AgentProcess) -> int:
     return flipped
 
 
+def test_full_connections_go_to_the_disk_and_back_with_every_byte(
+    make_agent: MakeAgent, eventually: Eventually
+) -> None:
+    """The program compares all it sent with all it got, and ends with 0 where nothing is wrong or missing."""
+    agent = make_agent()
+    program = Path(__file__).parents[1] / "process" / "features" / "saturated.py"
+    agent.run("full", sys.executable, "-S", str(program))
+    eventually(lambda: "ready" in agent.output("full"), timeout_s=60, what="its connections are full")
+    for _ in range(2):
+        agent.client.pause("full", tier=TierName.NVME)
+        agent.client.resume("full")
+    (agent.state.root / "workloads" / "full" / "control" / "go").touch()
+    eventually(
+        lambda: agent.client.workload("full").state is WorkloadState.EXITED, timeout_s=90, what="it reads to its end"
+    )
+    assert agent.client.workload("full").exit_status == 0, agent.output("full")
+    assert "restore-failed" not in kinds(agent, "full")
+
+
 def test_a_restore_that_fails_once_is_not_noticed(make_agent: MakeAgent, eventually: Eventually) -> None:
     """For want of memory or time, say: it is tried again."""
     agent = make_agent()
