@@ -55,6 +55,7 @@ def test_a_model_that_is_paused_while_it_starts_keeps_nobody_waiting(
     go.touch()
     agent.client.resume("b")
     eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open, once it is resumed and ready")
+    assert [event.text for event in agent.client.events("b") if event.kind in ("exited", "stop")] == []
 
 
 def test_who_gave_way_for_a_slow_start_comes_back_before_its_end(
