@@ -52,8 +52,9 @@ from kybernate.node.reception import Reception
 from kybernate.node.records import Records
 from kybernate.node.recovery import Recovery
 from kybernate.node.service_manager import ServiceManager
+from kybernate.node.serving.configuration import Configured, configured
 from kybernate.node.serving.metrics import ServingCollector, workers_text
-from kybernate.node.serving.serving import Configured, Serving, configured
+from kybernate.node.serving.serving import Serving
 from kybernate.node.serving.views import serving_view
 from kybernate.node.settings import AgentSettings, Settings
 from kybernate.node.starts import Starts

@@ -12,10 +12,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from kybernate.model.api import RunRequest, StoppedView, WorkloadView
@@ -487,15 +486,10 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
 
 
-class _logged(contextlib.suppress):  # noqa: N801 - used as a statement
-    def __init__(self, what: str) -> None:
-        super().__init__(Exception)
-        self._what = what
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Exception):
-            log.error("%s failed: %s", self._what, error)
-            return True
-        return False
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """What fails in here is written down, and the next thing is done all the same."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed", what)

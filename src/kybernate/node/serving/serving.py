@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from kybernate.model.api import StoppedView
 from kybernate.model.api_serving import ReloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
-from kybernate.model.serving import Configure, Drained, Hello, Key, Load, Status
+from kybernate.model.serving import Configure, Drained, Hello, Load, Status
 from kybernate.model.types import EndedBy, TierName, WorkloadName, WorkloadState
-from kybernate.node.advice import advice, too_large
+from kybernate.node.advice import too_large
 from kybernate.node.database import Database
 from kybernate.node.gear import Gear
 from kybernate.node.images import Images
@@ -25,16 +24,15 @@ from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.serving.accounts import Accounts
-from kybernate.node.serving.address import Address, answered_hosts, refuse_taken
 from kybernate.node.serving.coming import Coming
+from kybernate.node.serving.configuration import Configured, configured, kinds, settings_changed
 from kybernate.node.serving.controller import Controller
 from kybernate.node.serving.gates import Came, Gates
 from kybernate.node.serving.hints import VISIBLE
-from kybernate.node.serving.keys import load_keys
 from kybernate.node.serving.loads import Loads
 from kybernate.node.serving.memory import Memories
 from kybernate.node.serving.processes import Places, Processes
-from kybernate.node.serving.specs import Kind, Served, served_of
+from kybernate.node.serving.specs import Kind, Served
 from kybernate.node.serving.staging import Pool, Staging
 from kybernate.node.serving.workers import Workers
 from kybernate.node.settings import AgentSettings, Settings, load
@@ -48,36 +46,6 @@ log = logging.getLogger(__name__)
 
 _MEET_S = 3.0
 """How long a predecessor's workers may take to say what they forward to, before anything is decided."""
-
-
-@dataclass(frozen=True, slots=True)
-class Configured:
-    """A configuration that was read and found whole."""
-
-    settings: Settings
-    served: dict[WorkloadName, Served]
-    keys: tuple[Key, ...]
-    address: Address | None
-    """None: there are no models."""
-    hosts: tuple[str, ...] | None = None
-    """Names by which requests may come. None: any."""
-    advice: tuple[str, ...] = ()
-    """What is most likely not meant so."""
-
-
-def configured(settings: Settings) -> Configured:
-    """What a file means, with the keys, the certificate and the address that it names. Blocks.
-
-    Raises:
-        BadInput: one of these can't be had.
-    """
-    path = settings.activator.keys_file
-    keys = () if path is None else load_keys(path)
-    address = Address.of(settings.activator) if settings.models else None
-    if address is not None:
-        refuse_taken(address)
-    hosts = answered_hosts(settings)
-    return Configured(settings, served_of(settings), keys, address, hosts, advice=tuple(advice(settings)))
 
 
 class Serving:
@@ -211,7 +179,7 @@ class Serving:
             self._apply(wanted)
             self._want_workers()
             self._begin_when_needed()
-        said = ", ".join(f"{kind} {' '.join(names)}" for kind, names in _kinds(view) if names)
+        said = ", ".join(f"{kind} {' '.join(names)}" for kind, names in kinds(view) if names)
         self._gear.events.record("reloaded", f"{file}: {said or 'nothing has changed'}", data=view.model_dump())
         return view
 
@@ -375,7 +343,7 @@ class Serving:
             removed=sorted(old.served.keys() - new.served.keys()),
             changed=sorted(name for name in both if old.served[name] != new.served[name]),
             restarting=sorted(name for name in both if old.served[name].fingerprint != new.served[name].fingerprint),
-            settings=_changed(old, new),
+            settings=settings_changed(old, new),
             notes=notes,
             advice=self._advice(new),
         )
@@ -508,18 +476,3 @@ class Serving:
         if self.gates.is_open(name):
             return 0.0
         return round(self.controller.looking.member(name).cost.come, 1)
-
-
-def _changed(old: Configured, new: Configured) -> list[str]:
-    """Settings besides models and jobs, and the content of files that they name."""
-    found = differing(old.settings.activator, new.settings.activator, under="activator")
-    if old.keys != new.keys and "activator.keys_file" not in found:
-        found.append("the keys in activator.keys_file")
-    pairs = {each.pair for each in (old.address, new.address) if each is not None}
-    if len(pairs) == 2 and not any(each.startswith("activator.tls") for each in found):
-        found.append("the files of activator.tls")
-    return [*found, *differing(old.settings.serving, new.settings.serving, under="serving")]
-
-
-def _kinds(view: ReloadView) -> list[tuple[str, list[str]]]:
-    return [("added", view.added), ("removed", view.removed), ("changed", [*view.changed, *view.settings])]
