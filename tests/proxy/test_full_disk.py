@@ -22,7 +22,7 @@ def counted(directory: Path, name: str, **labels: str) -> float | None:
 
 
 @pytest.mark.root
-def test_a_worker_outlives_a_full_disk_and_keeps_its_counts(rig, small_tmpfs, eventually) -> None:
+def test_a_worker_outlives_a_full_disk_and_keeps_its_counts(small_tmpfs, rig, eventually) -> None:
     """Its counters are mapped files: without room for them taken ahead the kernel killed it (SIGBUS)."""
     tmpfs: SmallTmpfs = small_tmpfs(1 << 20)
     server = rig.upstream()

@@ -17,6 +17,7 @@ from tests.node.serving.test_metrics import ask
 
 from kybernate.model.types import MIB
 
+# `small_tmpfs` comes first in each test: what is set up first goes last, and the agent must have ended by then.
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
 
@@ -31,7 +32,7 @@ def kinds(agent: ServingAgent) -> list[str]:
 
 
 def test_a_full_state_directory_takes_nothing_down_and_is_named(
-    begin: Callable[..., ServingAgent], small_tmpfs: Callable[[int], SmallTmpfs], eventually: Eventually
+    small_tmpfs: Callable[[int], SmallTmpfs], begin: Callable[..., ServingAgent], eventually: Eventually
 ) -> None:
     tmpfs, port = small_tmpfs(48 * MIB), free_port()
     agent = begin(root=tmpfs.place, port=port, models={"m": server("m", size=8 * MIB)}, activator={"workers": 1})
@@ -84,7 +85,7 @@ def test_a_full_state_directory_takes_nothing_down_and_is_named(
 
 
 def test_an_agent_that_starts_on_a_full_disk_forgets_nothing(
-    begin: Callable[..., ServingAgent], small_tmpfs: Callable[[int], SmallTmpfs]
+    small_tmpfs: Callable[[int], SmallTmpfs], begin: Callable[..., ServingAgent]
 ) -> None:
     """Its database can't be opened for want of room: that is said, and the database stays what it is."""
     tmpfs = small_tmpfs(48 * MIB)
