@@ -5,7 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-JOBS ?= 2
+# Tests mostly wait: one more of them than there are cores.
+JOBS ?= $(shell expr $$(nproc) + 1)
 PYTEST_FLAGS ?=
 # Of the bundle: the Python it is for; whether it carries NVRTC (90 MB).
 PYTHON ?= 3.12
@@ -36,7 +37,7 @@ demo: setup ## the main job: three model servers that don't fit together and a t
 
 .PHONY: test
 test: setup lint s3server chromium ## lint and run all tests this machine can run
-	@$(BIN)/pytest -q -n $(JOBS) $(PYTEST_FLAGS)
+	@$(BIN)/pytest -q -n $(JOBS) --dist worksteal $(PYTEST_FLAGS)
 
 .PHONY: s3server
 s3server: ## build the S3 server that the tests use

@@ -89,24 +89,38 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         opened.close()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
-) -> Generator[None, object, object]:
-    """Who lives longer than one test may have made something that does."""
-    watch = request.config.stash.get(WATCH, None)
-    if watch is None or fixturedef.scope == "function":
-        return (yield)
-    before = watch.found()
-    try:
-        return (yield)
-    finally:
-        request.config.stash[MADE][fixturedef] = watch.beyond(watch.found(), before)
+class Lasting:
+    """Notes what fixtures of a wider scope make. A plugin of its own: those of the session ask no conftest.py below the top."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        watch = request.config.stash.get(WATCH, None)
+        if watch is None or fixturedef.scope == "function":
+            return (yield)
+        before = watch.found()
+        try:
+            return (yield)
+        finally:
+            request.config.stash[MADE][fixturedef] = watch.beyond(watch.found(), before)
+
+    def pytest_fixture_post_finalizer(
+        self, fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+    ) -> None:
+        if (made := request.config.stash.get(MADE, None)) is not None:
+            made.pop(fixturedef, None)
 
 
-def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
-    if (made := request.config.stash.get(MADE, None)) is not None:
-        made.pop(fixturedef, None)
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.has_plugin("leftovers"):
+        config.pluginmanager.register(Lasting(), "leftovers")
+
+
+@pytest.fixture(scope="session")
+def leftovers_check(request: pytest.FixtureRequest, home: Path) -> Leftovers:
+    """For a fixture whose processes start others whenever they like: `with leftovers_check.allowing(WORDS)`."""
+    return request.config.stash[WATCH]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

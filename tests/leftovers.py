@@ -51,6 +51,7 @@ class Leftovers:
     """Whoever names one of these is ours."""
     exempt: set[int] = field(default_factory=set)
     """Processes that live as long as we do."""
+    _allowed: set[bytes] = field(default_factory=set)
     _ours: dict[tuple[int, str], bool] = field(default_factory=dict)
     _states: set[str] = field(default_factory=set)
     """Names of the cgroups that directories of ours would have."""
@@ -68,6 +69,13 @@ class Leftovers:
             self._states.add(_group_of(state))
         if Path(path).parent == _SHARED_MEMORY:
             self._shared.add(Path(path).name)
+
+    @contextlib.contextmanager
+    def allowing(self, words: str) -> Iterator[None]:
+        """Meanwhile processes with these words in their command line may stay: they are of one that ends them itself."""
+        self._allowed.add(os.fsencode(words))
+        yield
+        self._allowed.discard(os.fsencode(words))
 
     def found(self) -> dict[Thing, str]:
         """Everything of ours that is there now, with a line for people."""
@@ -120,8 +128,9 @@ class Leftovers:
         self._ours = {key: ours for key, ours in self._ours.items() if key[0] in table}
         for pid, (parent, start, alive) in table.items():
             if alive and pid not in self.exempt and self._is_ours(pid, parent, start, table):
-                words = _words(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
-                yield ("process", (pid, start)), f"process {pid}: {words}"
+                words = _words(pid, "cmdline").replace(b"\0", b" ")
+                if not any(allowed in words for allowed in self._allowed):
+                    yield ("process", (pid, start)), f"process {pid}: {words.decode(errors='replace').strip()}"
 
     def _is_ours(self, pid: int, parent: int, start: str, table: dict[int, tuple[int, str, bool]]) -> bool:
         if pid == os.getpid():

@@ -78,9 +78,10 @@ def test_what_is_left_fails_its_test_and_is_ended(tmp_path: Path, eventually: Ev
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 
 
-def test_what_a_wider_fixture_made_may_stay_as_long(tmp_path: Path, eventually: Eventually) -> None:
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_what_a_wider_fixture_made_may_stay_as_long(tmp_path: Path, eventually: Eventually, scope: str) -> None:
     text = """
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="SCOPE")
 def lasting():
     made = tempfile.mkdtemp()
     with subprocess.Popen(SLEEP) as process:
@@ -93,7 +94,7 @@ def test_one(lasting):
 
 def test_two(lasting):
     assert lasting.poll() is None
-"""
+""".replace("SCOPE", scope)
     done = run_with(tmp_path, text, str(tmp_path))
     assert (done.returncode, "2 passed" in done.stdout) == (0, True), done.stdout + done.stderr
     done = run_with(tmp_path, text.replace("process.kill()", "process.kill(); subprocess.Popen(SLEEP)"), str(tmp_path))

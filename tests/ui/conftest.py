@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect, sync_playwright
+from tests.leftovers import Leftovers
 from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.model.types import MIB
@@ -113,10 +114,11 @@ class Dashboard:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(leftovers_check: Leftovers) -> Iterator[Browser]:
     # A module's, not the session's: while it is there, an event loop runs in this thread, and asynchronous tests could not.
     playwright: Playwright
-    with sync_playwright() as playwright:
+    # It starts and ends processes as it likes.
+    with leftovers_check.allowing("/chromium"), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
