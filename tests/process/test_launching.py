@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -91,6 +92,19 @@ def test_signals_and_limits_are_those_of_a_fresh_process(workloads, output):
     # its posix_spawn (make starts its children so) leaves them ignored, and nobody but the library can change that.
     assert masks["SigIgn"] & ~(1 << 12 | 1 << 24 | 1 << 31 | 1 << 32) == 0
     assert not masks["CapBnd"] & (1 << 21), "CAP_SYS_ADMIN"
+
+
+def test_what_the_agent_was_started_to_ignore_is_not_passed_on(workloads, output):
+    """As by nohup, and by `&` in a script: Ctrl-C would end nothing."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        found = report(workloads, output)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    [ignored] = [int(line.split(":")[1], 16) for line in found["blocked"] if line.startswith("SigIgn")]
+    assert ignored & sum(1 << number - 1 for number in numbers) == 0
 
 
 def test_environment_is_exactly_what_was_asked_for(workloads, output):

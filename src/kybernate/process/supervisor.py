@@ -229,6 +229,15 @@ def _hold_back(cgroup: str, *, needed: int) -> network_lock.NetworkLock:
     return network_lock.NetworkLock([])
 
 
+def _forget_signals() -> None:
+    """An exec would pass on what Python ignores, and what the agent was started to ignore: by nohup SIGHUP, by `&` SIGINT."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            with contextlib.suppress(OSError):
+                signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def _become_criu(restore: Job, command: list[str], tasks: int | None) -> None:
     if tasks is not None:
         os.write(tasks, b"0")
@@ -239,11 +248,7 @@ def _become_criu(restore: Job, command: list[str], tasks: int | None) -> None:
         with open(descriptor, "rb") as file:
             archives.lay(file, "/dev/shm")
     os.setsid()
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            with contextlib.suppress(OSError):
-                signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _forget_signals()
     for kept in (restore["images"], restore["work"]):
         os.set_inheritable(kept, True)
     os.execv(command[0], command)
@@ -295,9 +300,7 @@ def _become_workload(job: Job, status: int, gate_reader: int, tasks: int | None)
     with _step("directory"):
         os.chdir(job["directory"])
     os.umask(0o022)
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an exec would pass that on
-        signal.signal(ignored, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _forget_signals()
     _report(status, "exec")
     with _step("exec"):
         os.execvpe(job["argv"][0], job["argv"], job["environment"])
