@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import random
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
@@ -82,6 +83,28 @@ def test_noise_and_what_is_cut_off_is_an_error(coding: str, noise: bytes, cut: i
 def test_streams_behind_each_other_are_one_body(coding: str) -> None:
     name, compress = CODINGS[coding]
     assert decoded(name, compress(b'{"model":') + compress(b'"m"}')) == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_a_body_of_very_many_empty_streams_is_refused(coding: str) -> None:
+    """It would keep the worker busy for hours."""
+    name, compress = CODINGS[coding]
+    with pytest.raises(BadCoding, match="more than 4096 streams"):
+        decoded(name, compress(b"") * 1_000_000)
+    assert decoded(name, compress(b"x") * 4096) == b"x" * 4096
+
+
+@every
+def test_a_step_takes_little_of_a_large_body(coding: str) -> None:
+    """What can't be used yet is copied at each step: of all that is there it took a tenth of a second each time."""
+    name, compress = CODINGS[coding]
+    data = random.Random(1).randbytes(4 << 20)
+    decoder = Decoder(name, compress(data), size_max=8 << 20)
+    steps = 1
+    while not decoder.step():
+        steps += 1
+    assert decoder.decoded == data
+    assert steps >= len(data) // (64 << 10)
 
 
 def test_a_window_larger_than_http_allows_is_refused() -> None:

@@ -15,6 +15,10 @@ from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 STEP: Final = 1 << 20
 """Bytes that come out of one step: about a millisecond, in which nothing else is served."""
+_PIECE: Final = 64 << 10
+"""Bytes that go into a step. What is behind a stream's end, or can't be used yet, is copied each time, so it must be little."""
+_STREAMS_MAX: Final = 4096
+"""In one body. Those who compress in parts make one of each 64 KiB at least; empty ones only cost time."""
 ACCEPTED: Final = "gzip, deflate, zstd, br"
 _ZSTD_WINDOW_LOG: Final = 23
 
@@ -28,11 +32,15 @@ class Stream(Protocol):
 
     eof: bool
 
+    @property
+    def hungry(self) -> bool:
+        """Whether it has used what it was given. Else it is to be called without anything more."""
+
     def decompress(self, data: bytes, size_max: int, /) -> bytes: ...
 
     @property
     def rest(self) -> bytes:
-        """Input that wasn't used yet, also what lies behind the end."""
+        """Input that lies behind the end."""
 
 
 class _Zlib:
@@ -40,14 +48,18 @@ class _Zlib:
         self._inner = zlib.decompressobj(bits)
         self.eof = False
 
+    @property
+    def hungry(self) -> bool:
+        return not self._inner.unconsumed_tail
+
     def decompress(self, data: bytes, size_max: int, /) -> bytes:
-        out = self._inner.decompress(data, size_max)
+        out = self._inner.decompress(self._inner.unconsumed_tail + data, size_max)
         self.eof = self._inner.eof
         return out
 
     @property
     def rest(self) -> bytes:
-        return self._inner.unused_data if self.eof else self._inner.unconsumed_tail
+        return self._inner.unused_data
 
 
 class _Zstd:
@@ -55,6 +67,10 @@ class _Zstd:
         self._inner = ZstdDecompressor(options={DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
         self.eof = False
 
+    @property
+    def hungry(self) -> bool:
+        return self._inner.needs_input
+
     def decompress(self, data: bytes, size_max: int, /) -> bytes:
         out = self._inner.decompress(data, size_max)
         self.eof = self._inner.eof
@@ -62,15 +78,19 @@ class _Zstd:
 
     @property
     def rest(self) -> bytes:
-        return self._inner.unused_data if self.eof else b""  # it keeps what it couldn't use yet
+        return self._inner.unused_data
 
 
 class _Brotli:
-    rest = b""  # it keeps what it couldn't use yet, and takes nothing behind its end
+    rest = b""  # it takes nothing behind its end
 
     def __init__(self) -> None:
         self._inner = brotli.Decompressor()
         self.eof = False
+
+    @property
+    def hungry(self) -> bool:
+        return bool(self._inner.can_accept_more_data())
 
     def decompress(self, data: bytes, size_max: int, /) -> bytes:
         out = cast("bytes", self._inner.process(data, output_buffer_limit=size_max))
@@ -116,7 +136,10 @@ class Decoder:
         self._coding = coding
         self._made = _STREAMS[coding]
         self._stream = self._made(body)
-        self._left = body
+        self._streams = 1
+        self._body = memoryview(body)
+        self._at = 0
+        """Of the body, where the next piece begins."""
         self._max = size_max
         self.size = 0
         """Bytes decoded so far."""
@@ -133,24 +156,31 @@ class Decoder:
             BadCoding: it is broken, cut off, or has something behind its end.
             OverflowError: it is larger than `size_max`.
         """
-        data, stream = self._left, self._stream
+        stream = self._stream
+        data = bytes(self._body[self._at : self._at + _PIECE]) if stream.hungry else b""
+        cut_off = stream.hungry and not data
+        self._at += len(data)
         try:
             out = stream.decompress(data, STEP)
         except (zlib.error, ZstdError, brotli.error, EOFError):
             raise BadCoding(f"the body is no {self._coding}, though its Content-Encoding says so") from None
-        self._left = stream.rest
         if out:
             self._pieces.append(out)
             self.size += len(out)
             if self.size > self._max:
                 raise OverflowError
-        if not stream.eof:
-            if not out and not self._left:
-                raise BadCoding(f"the body is {self._coding} that ends too early")
-            return False
-        if not self._left:
-            return True
+        if stream.eof:
+            self._at -= len(stream.rest)
+            return self._at == len(self._body) or self._begin_another()
+        if cut_off and not out:
+            raise BadCoding(f"the body is {self._coding} that ends too early")
+        return False
+
+    def _begin_another(self) -> bool:
         if self._coding not in _IN_PARTS:
             raise BadCoding(f"the body has something behind its {self._coding}")
-        self._stream = self._made(self._left)
+        self._streams += 1
+        if self._streams > _STREAMS_MAX:
+            raise BadCoding(f"the body is more than {_STREAMS_MAX} streams of {self._coding}")
+        self._stream = self._made(b"")
         return False
