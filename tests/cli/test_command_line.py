@@ -51,6 +51,15 @@ def kybernate(
     )
 
 
+def test_no_error_tells_the_terminal_anything(state: Path) -> None:
+    """Names of files, and what others said, may have escape sequences in them: they are shown and not obeyed."""
+    for words in (["check", "x\x1b]0;title\x07.yaml"], ["\x1b[2J"], ["ps", "--\x1b[31m"], ["up", "--pool", "1\x9b2J"]):
+        done = kybernate(*words, state=state)
+        assert done.returncode == 2
+        assert not set(done.stderr) & set("\x1b\x07\x9b"), done.stderr
+        assert "·" in done.stderr or "\\x" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

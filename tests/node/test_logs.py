@@ -48,6 +48,17 @@ def test_last_lines(tmp_path: Path, content: bytes, count: int, lines: bytes) ->
     assert last_lines(path, count) == lines
 
 
+def test_a_workload_that_makes_its_output_enormous_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Its owner may do so when nobody looks after it any more. To look through a tebibyte takes minutes."""
+    path = tmp_path / "output.log"
+    path.write_bytes(b"begin\n")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    with opened(path) as descriptor:
+        logs.seek_last_lines(descriptor, 10)
+        assert os.lseek(descriptor, 0, os.SEEK_CUR) == (1 << 40) - (64 << 20)
+
+
 @given(lines=st.lists(st.text(alphabet="ab ", max_size=5), max_size=30), count=st.integers(1, 40), end=st.booleans())
 def test_last_lines_are_the_last_of_all(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], count: int, end: bool

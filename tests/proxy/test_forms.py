@@ -80,6 +80,47 @@ def test_forms_that_name_no_model(form: bytes) -> None:
         found(form)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multipart/form-data; boundary=XX",
+        'Multipart/Form-Data;charset="a; boundary=no" ; BOUNDARY="XX"; ',
+        "multipart/form-data; xboundary=no; boundary=XX",
+    ],
+)
+def test_the_boundary_is_the_one_that_servers_take(kind: str) -> None:
+    field = ModelField(kind.encode())
+    field.feed(part("model", b"m") + END)
+    assert field.name == "m"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "multipart/form-data",
+        "multipart/mixed; boundary=XX",
+        "multipart/form-data; xboundary=XX",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=a; boundary=XX",
+        "multipart/form-data; boundary=" + "X" * 71,
+        'multipart/form-data; boundary="XX',
+        r'multipart/form-data; boundary="X\X"',
+        "multipart/form-data, boundary=XX",
+    ],
+)
+def test_a_boundary_that_servers_may_read_otherwise_is_refused(kind: str) -> None:
+    with pytest.raises(BadForm):
+        ModelField(kind.encode())
+
+
+def test_a_model_in_a_head_that_is_too_long_to_be_looked_at_is_refused() -> None:
+    """Its server may read it all the same, and take it for the one that counts."""
+    hidden = part("x", b"")[:4] + b"\r\nx: " + b"y" * 3000 + part("model", b"other")[4:]
+    with pytest.raises(BadForm, match="head of more than"):
+        found(part("model", b"m") + hidden + END)
+    assert found(part("model", b"m") + b"--XX--" + bytes(5000)).name == "m", "what is behind the end is no part"
+
+
 def test_a_part_that_says_its_length_says_the_new_one() -> None:
     form = FILE + part("model", b"m", "Content-Length: 1") + END
     assert found(form).with_name(form, "real") == FILE + part("model", b"real", "Content-Length: 4") + END

@@ -122,6 +122,22 @@ def test_a_server_that_hangs_up_in_the_middle_is_seen(rig):
             assert not client.rest().endswith(b"0\r\n\r\n"), "its client sees that something is missing"
 
 
+def test_a_stream_that_was_begun_as_plain_text_stays_so(rig):
+    """A client that takes gzip, and a server that would send it, don't make the rest of it unreadable."""
+    held(rig)
+    with rig.client() as client:
+        waits(rig, client, "/v1/echo", accept_encoding="gzip")
+        rig.open()
+        text = content(client).replace(COMMENT, b"")
+        assert "accept-encoding" not in dict(json.loads(text.removeprefix(b"data: "))["fields"])
+    rig.close()
+    raw = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b"
+    with rig.client() as client:
+        waits(rig, client, f"/v1/raw?{raw.hex()}&close")
+        rig.open()
+        assert error_in(content(client))["code"] == "bad_answer"
+
+
 def test_who_wants_no_stream_gets_a_status(rig):
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), heartbeat_s=0.2)

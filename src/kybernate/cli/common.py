@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, Token
 
+from kybernate.cli.fitting import plain, plain_lines
 from kybernate.model.errors import BadInput
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size, parse_seconds
@@ -82,7 +83,7 @@ def print_json_line(value: BaseModel) -> None:
 
 def say(text: str) -> None:
     """A remark beside the result: standard error, so that pipes stay clean."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain_lines(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -131,4 +132,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int |
     """Aligned columns without ruling: the same on a terminal and in a pipe. Lines end at `width` characters."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     for row in [columns, *rows]:
-        print("  ".join(cell.ljust(most) for cell, most in zip(row, widths, strict=True))[:width].rstrip())
+        print("  ".join(plain(cell).ljust(most) for cell, most in zip(row, widths, strict=True))[:width].rstrip())

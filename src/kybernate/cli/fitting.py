@@ -29,6 +29,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "·" for c in text)
 
 
+def plain_lines(text: str) -> str:
+    """The same of several lines, which stay apart."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def shortened(text: str, most: int) -> str:
     """With an ellipsis where it is longer."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

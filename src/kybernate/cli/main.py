@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kybernate
+from kybernate.cli.fitting import plain
 from kybernate.cli.foreign import hint_for
 from kybernate.model.errors import KybernateError
 
@@ -178,7 +179,7 @@ def _complain(tokens: Sequence[str], code: str, message: str, hint: str | None, 
         print(json.dumps({"code": code, "message": message, "hint": hint}), file=sys.stderr)
     else:
         text = message + (f" ({hint})" if hint else "")
-        print("\n".join(f"kybernate: {line}" for line in text.split("\n")), file=sys.stderr)
+        print("\n".join(f"kybernate: {plain(line)}" for line in text.split("\n")), file=sys.stderr)
     return status
 
 

@@ -20,6 +20,8 @@ from kybernate.process.tree import OUTPUT
 
 PIECE_BYTES = 256 * 1024
 _LOOK_S = 0.1
+_LOOKED_THROUGH_BYTES = 64 << 20
+"""For the last lines, at most: a file with an enormous hole would keep the loop busy for minutes."""
 _LAST_BYTES = 8192
 _LAST_SHOWN = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -42,9 +44,9 @@ def open_output(run_directory: Path, name: str) -> int:
 
 
 def seek_last_lines(descriptor: int, lines: int) -> None:
-    """Go to where the last `lines` lines begin, or all that is kept if it has no more."""
+    """Go to where the last `lines` lines begin, or all that is kept if it has no more; at most 64 MiB of it."""
     end = os.fstat(descriptor).st_size
-    begin = output.first_line(descriptor)
+    begin = max(output.first_line(descriptor), end - _LOOKED_THROUGH_BYTES)
     position, found = end, 0
     while position > begin:
         start = max(begin, position - PIECE_BYTES)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from kybernate.proxy.answering import AnswerReader, BadAnswer
 from kybernate.proxy.answers import error_object
 from kybernate.proxy.body import chunk
+from kybernate.proxy.codings import coding_of
 from kybernate.proxy.heads import ResponseHead
 from kybernate.proxy.queueing import Refusal
 
@@ -67,6 +68,8 @@ class BegunAnswer(AnswerReader):
     def _take_head(self, head: ResponseHead) -> bytes:
         if head.status < 200:
             return self._take_interim(head)
+        if (coding := head.named.get(b"content-encoding")) is not None and coding_of(coding) is not None:
+            raise BadAnswer(f"the model's server answered in {coding.decode('latin-1')!r}, unasked")
         self._begin(head)
         content_type = next((value for name, value in head.fields if name.lower() == b"content-type"), b"")
         self._is_events = head.status == 200 and content_type.lower().startswith(b"text/event-stream")

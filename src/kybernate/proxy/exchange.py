@@ -275,6 +275,8 @@ class Exchange:
         drop = fields_with_keys(head.named) if worker.keys.needed else frozenset()
         if decoded:
             drop |= {b"content-encoding"}
+        if self._watch is not None and self._watch.expects_events:
+            drop |= {b"accept-encoding"}  # its answer may be begun here, as plain text
         traceparent = worker.tracing.begin(self, head) if worker.tracing is not None else None
         text = request_for_upstream(
             head,

@@ -10,7 +10,9 @@ import enum
 import re
 from typing import Final
 
-_BOUNDARY = re.compile(rb"""multipart/form-data;.*?boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))""", re.IGNORECASE)
+_KIND = re.compile(rb"multipart/form-data[ \t]*", re.IGNORECASE)
+_PARAMETER = re.compile(rb"""[ \t]*;[ \t]*(?:([^\s=;"]+)=(?:"([^"\\\r\n]*)"|([^\s;"]*)))?[ \t]*""")
+_BOUNDARY_MAX: Final = 70
 _NAME_IS_MODEL = re.compile(
     rb"""(?i:content-disposition):[^;]{1,64};(?:.*;)?[ \t]*(?i:name)=(?:"model"|model)[ \t]*(?:;|$)"""
 )
@@ -39,10 +41,7 @@ class ModelField:
 
     def __init__(self, content_type: bytes) -> None:
         """Raises BadForm."""
-        boundary = _BOUNDARY.match(content_type)
-        if boundary is None:
-            raise BadForm("the form has no boundary")
-        self._delimiter = b"\r\n--" + (boundary[1] or boundary[2])
+        self._delimiter = b"\r\n--" + _boundary(content_type)
         self.name: str | None = None
         self._head = (0, 0)
         """Where the head of its part lies, and its value behind it; counted from the form's beginning."""
@@ -102,6 +101,8 @@ class ModelField:
         next_part = buffer.find(delimiter, 0, enough)
         if next_part < 0 and len(buffer) < enough and not final:
             return False
+        if separator < 0 and next_part < 0 and not final and not buffer.startswith(b"--"):
+            raise BadForm(f"a part of the form has a head of more than {_HEAD_MAX} bytes")
         if separator < 0 or 0 <= next_part < separator + len(_BEHIND_HEAD):
             self._at = _At.CONTENT
             return True
@@ -132,6 +133,26 @@ class ModelField:
     def _drop(self, size: int) -> None:
         self._buffer = self._buffer[size:]
         self._begin += size
+
+
+def _boundary(content_type: bytes) -> bytes:
+    """The one and only: of two, or of one that is cut off, servers would see other parts than we do.
+
+    Raises BadForm.
+    """
+    kind = _KIND.match(content_type)
+    at = 0 if kind is None else kind.end()
+    found = []
+    while at < len(content_type):
+        parameter = _PARAMETER.match(content_type, at)
+        if parameter is None:
+            raise BadForm("the form's Content-Type can't be read")
+        at = parameter.end()
+        if (parameter[1] or b"").lower() == b"boundary":
+            found.append(parameter[3] if parameter[2] is None else parameter[2])
+    if kind is None or len(found) != 1 or not 0 < len(found[0]) <= _BOUNDARY_MAX:
+        raise BadForm(f"the form needs one boundary, of {_BOUNDARY_MAX} bytes at most")
+    return found[0]
 
 
 def field_of(form: bytes, content_type: bytes) -> ModelField:

@@ -27,6 +27,10 @@ class Watch:
     def still(self) -> bool:
         return self._movement is not None and self._movement.still
 
+    @property
+    def expects_events(self) -> bool:
+        return self._beat_at != inf
+
     def expect_events(self, *, first_at: float) -> None:
         """Its client wants a stream of events: it hears of its model's coming from then on."""
         self._beat_at = first_at

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kybernate.cli.common import Common, print_json, print_json_line, table
-from kybernate.cli.fitting import columns_for, lines_for, plain
+from kybernate.cli.fitting import columns_for, lines_for, plain, plain_lines
 from kybernate.cli.names import workloads
 from kybernate.model.api import EventView, NodeView, SwitchView, WorkloadView
 from kybernate.model.quantities import format_seconds, format_size
@@ -97,8 +97,8 @@ def explain(name: Annotated[str, Parameter(completer=workloads())], /, *, common
     if common.json:
         print_json(view)
         return
-    print(view.text)
-    print(f"Next: {view.next_step}.")
+    print(plain_lines(view.text))
+    print(f"Next: {plain_lines(view.next_step)}.")
     if view.events:
         print("\nLast events:")
         for event in view.events[-8:]:
