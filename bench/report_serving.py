@@ -1,17 +1,17 @@
-"""What README says of multiplex.json and activator.json, and docs/benchmarks.md of the first. Pure; called by report.py."""
+"""What docs/benchmarks.md says of multiplex.json and activator.json. Pure; called by report.py and report_summary.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 FLOORS: dict[str, float] = {"answers_equal_ratio": 1.0, "training_exact": 1.0}
-"""What is promised; at least."""
+"""Targets, at least."""
 
 _FIRST = (("warm", "in VRAM"), ("parked_ram", "in RAM"), ("parked_nvme", "on the disk"))
 
 
 def rows(content: dict[str, Any]) -> list[list[str]]:
-    """A row a case of multiplex.json: name, value, from to, of how many, what it is compared with, what is promised."""
+    """A row a case of multiplex.json: name, value, from to, of how many, what it is compared with, its target."""
     return [
         [
             f"`{case['case']}`",
@@ -23,7 +23,7 @@ def rows(content: dict[str, Any]) -> list[list[str]]:
             f"{case['baseline']['name']} {_quantity(case['baseline']['value'], _unit_of_baseline(case))}"
             if case["baseline"]
             else "",
-            _promised(case),
+            _target(case),
         ]
         for case in content["cases"]
     ]
@@ -38,29 +38,29 @@ def _quantity(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip() if unit != "ratio" else f"{value:.3f}"
 
 
-def _promised(case: dict[str, Any]) -> str:
+def _target(case: dict[str, Any]) -> str:
     name, value = case["case"], case["value"]
     if name in FLOORS:
         return f"at least {FLOORS[name]:g}" + (" **missed**" if value < FLOORS[name] else "")
     return ""
 
 
-def multiplexing(content: dict[str, Any]) -> str:
-    """In a sentence or two, as far as it was measured; the empty string for nothing."""
+def multiplexing(content: dict[str, Any]) -> list[str]:
+    """In sentences, as far as it was measured."""
     cases = {case["case"]: case for case in content["cases"]}
     parts = []
     if equal := cases.get("answers_equal_ratio"):
-        exact = "all" if equal["value"] == 1 else f"{equal['value']:.2%}"
-        parts.append(f"{exact} of {equal['of']} answers are those of the server alone")
+        exact = "All" if equal["value"] == 1 else f"{equal['value']:.2%}"
+        parts.append(f"{exact} of {equal['of']} answers equal those of the same server running alone.")
     if training := cases.get("training_exact"):
         result = "exact" if training["value"] == 1 else "**not** exact"
-        parts.append(f"a training job in the gaps ends with a result that is {result}")
+        parts.append(f"The result of the training job in the gaps is {result}.")
     if wait := cases.get("wait.mean.vs_fifo"):
-        unlike = f" ({wait['unlike']})" if "unlike" in wait else ""
-        parts.append(f"requests wait {wait['value']:.2f} times as long as first come, first served{unlike}")
+        unlike = f" {wait['unlike']}" if "unlike" in wait else ""
+        parts.append(f"Requests waited {wait['value']:.2f}x as long as under FIFO.{unlike}")
     if busy := cases.get("gpu_busy_share"):
-        parts.append(f"the GPU is busy {busy['value']:.0%} of the time")
-    return "; ".join(parts)
+        parts.append(f"The GPU was busy {busy['value']:.0%} of the time.")
+    return parts
 
 
 def first_tokens(content: dict[str, Any]) -> list[str]:
@@ -74,19 +74,19 @@ def first_tokens(content: dict[str, Any]) -> list[str]:
     if ratio := cases.get("ttft.parked_ram.p50.vs_start_stop"):
         other, mine = ratio["baseline"], ratio["value"] * ratio["baseline"]["value"]
         against = f"{other['name']} {other['value']:.2g} s"
-        lines.append(f"| in RAM, nothing else going on | {mine:.2g} s ({against}) | |")
-    head = ["| first token of a model that is | median | 99th percentile |", "| --- | ---: | ---: |"]
+        lines.append(f"| in RAM, on an idle node | {mine:.2g} s ({against}) | |")
+    head = ["| first token of a model that lies | median | 99th percentile |", "| --- | ---: | ---: |"]
     return [*head, *lines] if lines else []
 
 
-def activating(content: dict[str, Any]) -> str:
+def activating(content: dict[str, Any]) -> list[str]:
     """The same of the address in front of the models."""
     cases = {case["case"]: case for case in content["cases"]}
     parts = []
     if (p50 := cases.get("added.p50_ms")) and (p99 := cases.get("added.p99_ms")):
-        parts.append(f"adds {p50['value']:.2g} ms to a request ({p99['value']:.2g} ms at the 99th percentile)")
+        parts.append(f"It adds {p50['value']:.2g} ms to a request ({p99['value']:.2g} ms at the 99th percentile).")
     if swap := cases.get("rps.vs_llama_swap"):
-        parts.append(f"passes {swap['value']:.2f} times the requests a second that llama-swap does")
+        parts.append(f"It passes {swap['value']:.2f}x the requests per second of llama-swap.")
     if token := cases.get("added_per_token_us"):
-        parts.append(f"adds {token['value']:.2g} µs to a streamed token")
-    return "; ".join(parts)
+        parts.append(f"It adds {token['value']:.2g} µs to a streamed token.")
+    return parts

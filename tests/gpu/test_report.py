@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -57,7 +58,8 @@ def test_nothing_measured_changes_nothing(report: ModuleType) -> None:
 
 def test_simulated_results_are_not_shown(report: ModuleType) -> None:
     write(report, "pause", [Case(case="pause.zero.dirty.40GiB", unit="s", samples=(1.0,))], simulated=True)
-    assert report.results_section() == ""
+    assert report.readme() == (report.TOP / "README.md").read_text()
+    assert report.benchmarks_page() is None
 
 
 def test_missed_bars_are_shown_as_missed(report: ModuleType) -> None:
@@ -77,9 +79,11 @@ def test_missed_bars_are_shown_as_missed(report: ModuleType) -> None:
     assert "1.1 s **missed**" in section
     assert "out 51.5 GiB/s" in section
     assert (report.TOP / "README.md").read_text().count("old") == 1
-    assert "| pause, all of it changed | 1.20 s (driver alone 24.0 s) |" in report.readme()
-    assert "Of 3 promises missed: `resume.zero.40GiB`" in report.readme()
-    assert report.readme().startswith("# Title\n<!-- results:begin -->\n|  | 40GiB |")
+    assert "| pause, everything changed | 1.20 s (driver alone 24.0 s) |" in section
+    told = "1 of 3 targets is missed: resume of 40 GiB (1.5 s, target 1.1 s)."
+    assert told in report.readme()
+    assert told in section
+    assert report.readme().startswith("# Title\n<!-- results:begin -->\n|  | Kybernate | compared with |")
     assert report.readme().endswith("<!-- results:end -->\nrest\n")
 
 
@@ -104,12 +108,16 @@ def test_tiers(report: ModuleType) -> None:
     assert "| `nvme.read.of_fio` | 0.700 |  | 1 | threads | at least 0.85 **missed** |" in page
     assert "| `clone.first_answer.10GiB` | 1.50 s | 1.25 s to 2.50 s | 3 | cold start, 15.50 s | at most 2 |" in page
     assert "| `agent.memory_added.100GiB` | 300 MiB |  | 1 |  | at most 200 MiB **missed** |" in page
-    readme = report.readme()
-    assert "a process of 40GiB goes to the local disk in 23.0 s and comes back in 21.0 s" in readme
-    assert "the store has 93% and 70% of what fio gets" in readme
-    assert "first answer after 1.50 s (cold start 15.5 s)" in readme
-    assert "S3" not in readme, "what was not measured isn't mentioned"
-    assert "Of 5 promises missed: `nvme.read.of_fio`, `agent.memory_added.100GiB`" in readme
+    assert "| process of 40GiB, local disk | 23.0 s out, 21.0 s back |" in page
+    assert "| speed of the store on the disk | 93% writing, 70% reading (fio: 100%) |" in page
+    assert "| first answer of a clone of a 10GiB model server | 1.50 s (cold start 15.5 s) |" in page
+    assert "S3" not in page, "what was not measured isn't mentioned"
+    readme = " ".join(report.readme().split())
+    assert (
+        "2 of 5 targets are missed: disk read speed (70% of fio, target 85%) and "
+        "memory the agent needs for 100 GiB of snapshots (300 MiB, target 200 MiB)."
+    ) in readme
+    assert "local disk" not in readme, "README has the one table only"
 
 
 def test_compatibility_page(report: ModuleType) -> None:
@@ -142,15 +150,15 @@ def test_serving(report: ModuleType) -> None:
         Case(case="rps.vs_llama_swap", unit="ratio", samples=(1.5,)),
     ]
     write(report, "activator", activator)
-    section = report.results_section()
-    assert "All of 1200 answers are those of the server alone" in section
-    assert "| in VRAM | 0.02 s | 0.5 s |" in section
-    assert "| in RAM, nothing else going on | 1 s (llama-swap 8 s) | |" in section
-    assert "| on the disk |" not in section, "what was not measured isn't mentioned"
-    assert "adds 0.2 ms to a request (3 ms at the 99th percentile); passes 1.50 times" in section
-    assert "Of 5 promises missed: `added.p99_ms`" in section
     page = report.benchmarks_page()
     assert page is not None
+    assert "- All of 1200 answers equal those of the same server running alone." in page
+    assert "| in VRAM | 0.02 s | 0.5 s |" in page
+    assert "| in RAM, on an idle node | 1 s (llama-swap 8 s) | |" in page
+    assert "| on the disk |" not in page, "what was not measured isn't mentioned"
+    assert "- It adds 0.2 ms to a request (3 ms at the 99th percentile)." in page
+    assert "- It passes 1.50x the requests per second of llama-swap." in page
+    assert "1 of 5 targets is missed: p99 latency added per request (3 ms, target 2 ms)." in page
     assert "2 **missed**" in page
     assert "| `ttft.parked_ram.p50.vs_start_stop` | 0.125 |  | 1 | llama-swap 8 s |  |" in page
 
@@ -161,7 +169,45 @@ def test_a_wrong_answer_is_not_hidden(report: ModuleType) -> None:
         Case(case="training_exact", unit="", samples=(0.0,)),
     ]
     write(report, "multiplex", cases)
-    section = report.results_section()
-    assert "99.90% of 1000 answers" in section
-    assert "**not** exact" in section
-    assert "missed: `answers_equal_ratio`, `training_exact`" in section
+    page = report.benchmarks_page()
+    assert "99.90% of 1000 answers" in page
+    assert "**not** exact" in page
+    readme = " ".join(report.readme().split())
+    assert "2 of 2 targets are missed: answers equal to those of the server alone (99.90%, target 100%)" in readme
+    assert "exact result of the training job (0, target 1)" in readme
+
+
+def test_readme_has_one_table_of_four_numbers_beside_what_they_are_compared_with(report: ModuleType) -> None:
+    driver = Baseline(name="driver checkpoint", value=20.0, n=2)
+    names = ("pause.zero.dirty.1GiB", "pause.zero.dirty.40GiB", "resume.zero.40GiB", "swap.zero.40GiB")
+    write(report, "pause", [Case(case=name, unit="s", samples=(1.0,), baseline=driver) for name in names])
+    swap = Baseline(name="llama-swap", value=6.0, n=5)
+    write(report, "multiplex", [Case(case="ttft.parked_ram.alone_s", unit="s", samples=(0.95,), baseline=swap)])
+    readme = report.readme()
+    rows = [line for line in readme.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 4
+    assert (
+        "| pause 40 GiB of GPU memory, all of it changed | 1.00 s | 20.0 s (the CUDA driver's own checkpoint) |" in rows
+    )
+    assert rows[3].endswith("| 0.95 s | 6.0 s (llama-swap, which starts the server again) |")
+    assert "All 3 targets are met." in readme
+    assert "(docs/benchmarks.md)" in readme
+
+
+def test_every_target_has_words_of_its_own(report: ModuleType) -> None:
+    targets = sys.modules["report_targets"]
+    assert targets.WORDS.keys() == targets.BARS.keys() | targets.FLOORS.keys()
+    assert len(set(targets.WORDS.values())) == len(targets.WORDS)
+    assert report.BARS is targets.BARS
+
+
+def test_long_sentences_are_wrapped_and_tables_are_not(report: ModuleType) -> None:
+    row = {
+        "program": "plain", "what": "C++ " * 60, "verdict": "passes", "expected": ["passes"], "reason": "",
+        "cycles": 1, "steps": 1, "pause_zero_s": 0.5, "resume_zero_s": 0.25, "bytes_total": 1, "bytes_copied": 1,
+        "bytes_native": 0,
+    }  # fmt: skip
+    write(report, "compatibility", [], programs=[row])
+    long = [line for line in report.compatibility_page().splitlines() if len(line) > 120]
+    assert len(long) == 1
+    assert long[0].startswith("| C++")
