@@ -16,12 +16,10 @@ AND = f"`&&` is an argument of the program: {SHELL}"
 CD = "`cd` is a shell's word and no program: set `directory`"
 HOME = f"`~/models/a.gguf` is passed on as it stands: write the directory, {SHELL}"
 PORT = "it says port 9000, and `port` is 8000: requests go to 8000"
-SUDO = "sudo drops LD_PRELOAD, so its VRAM is then not Kybernate's to move: leave it out and set `user`"
+SUDO = "sudo drops LD_PRELOAD, so only the driver's checkpoint then moves its VRAM: leave it out and set `user`"
 DOCKER = "docker starts the program in a container, out of Kybernate's sight: start the program itself"
 SSH = "ssh starts the program in another machine, out of Kybernate's sight: start the program itself"
-ENV = (
-    "`env` without LD_PRELOAD: its VRAM is then not Kybernate's to move; name the variables to change in `environment`"
-)
+ENV = "`env` without LD_PRELOAD: only the driver's checkpoint then moves its VRAM; name the variables to change in `environment`"
 
 
 def said(command: str, *, port: int | None = 8000) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -75,6 +75,8 @@ class Coming:
     manifest: Manifest
     timeout_s: float
     room: Room | None = None
+    unmanaged: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """Bytes that processes without our library had: the driver's restore takes them for itself."""
     progress: Progress | None = None
     clock: Clock = field(default_factory=Clock)
     undo: UndoStack = field(default_factory=UndoStack)
@@ -274,6 +276,9 @@ class Coming:
         states = {pid: residual.state(pid) for pid in pids}
         away = [pid for pid in pids if states[pid] is ResidualState.CHECKPOINTED]
         shut = away + [pid for pid in pids if states[pid] is ResidualState.LOCKED]
+        if away and self.room is not None:
+            for gpu, size in self.unmanaged.items():
+                self.room(gpu, size)
         with self.clock.step("restore"):
             if away:
                 residual.restore_all(away)

@@ -191,8 +191,18 @@ class Engine(Storing):
 
     # ---- resume ----
 
-    def resume(self, target: Target, *, timeout_s: float = 60.0, room: Room | None = None) -> SwitchReport:
+    def resume(
+        self,
+        target: Target,
+        *,
+        timeout_s: float = 60.0,
+        room: Room | None = None,
+        unmanaged: Mapping[GpuUuid, int] | None = None,
+    ) -> SwitchReport:
         """Give the workload VRAM and let it go on. With `room` its memory is taken piece by piece, as that allows.
+
+        Args:
+            unmanaged: bytes that its processes without our library had on each GPU: the driver restores them once `room` has them.
 
         Raises:
             Conflict: it is not paused.
@@ -209,7 +219,7 @@ class Engine(Storing):
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
         self._forget_the_dead(target, copy.manifest)
         progress = Progress(sum(held.copy.size for held in copy.manifest.extents))
-        coming = Coming(self._parts, target, copy.manifest, timeout_s, room, progress)
+        coming = Coming(self._parts, target, copy.manifest, timeout_s, room, unmanaged or {}, progress)
         self._progress[target.name] = progress
         try:
             return coming.run()

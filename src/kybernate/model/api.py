@@ -242,7 +242,9 @@ class WorkloadView(Answer):
     uid: int = 0
     pids: list[int] = []
     resident_bytes: int = 0
-    """Extents in VRAM now."""
+    """In VRAM now: extents, and `unmanaged_bytes`."""
+    unmanaged_bytes: int = 0
+    """What its processes hold of VRAM, or held before its pause, without our library: only the driver's checkpoint moves that."""
     held_bytes: int = 0
     """Of a paused one: VRAM it gave up that isn't free, because a process keeps it."""
     host_copy_bytes: int = 0
@@ -285,7 +287,7 @@ class GpuView(Answer):
     limit_bytes: int
     """What the agent hands out at most."""
     resident_bytes: int
-    """Extents of all workloads."""
+    """Of all workloads."""
     simulated: bool
 
 
@@ -443,6 +445,8 @@ class NodeView(Answer):
     """Those that have failed since the agent's start."""
     workers_missing: list[int] = []
     """Numbers of the activator's processes to which clients should be able to connect, and can't."""
+    without_library: list[str] = []
+    """Workloads with processes that use a GPU without our library, and not by choice."""
 
 
 class EventView(Answer):

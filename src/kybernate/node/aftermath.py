@@ -22,6 +22,7 @@ from kybernate.node.parking import Parking
 from kybernate.node.targets import look_at
 from kybernate.node.threads import in_thread
 from kybernate.node.views import switch_view
+from kybernate.node.vram import together
 from kybernate.node.workloads import Workloads
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,8 @@ class Aftermath:
         copy = gpu.engine.host_copy(name)
         by = RECOVERY if gpu.engine.unfinished(name) else self._gear.ledger.entry(name).paused_by or USER
         depth = Depth.ZERO if copy is None else copy.manifest.depth
-        evicted = gpu.engine.away_bytes(name) if copy is not None else dict(self._gear.ledger.entry(name).evicted)
+        entry = self._gear.ledger.entry(name)
+        evicted = dict(entry.evicted) if copy is None else together(gpu.engine.away_bytes(name), entry.unmanaged)
         return {"reason": reason, "depth": depth, "evicted": evicted, "paused_by": by}
 
     def _has_ended(self, name: WorkloadName) -> bool:

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 import kybernate
-from kybernate.model.api import GpuView, NodeView, PoolView
+from kybernate.model.api import NodeView
 from kybernate.model.api_history import LinkView
 from kybernate.model.errors import KybernateError, Unsupported
 from kybernate.model.layout import StateDirectory
 from kybernate.model.quantities import format_size
-from kybernate.model.types import CHUNK_BYTES, Backend, HostPid, TierName, WorkloadName
+from kybernate.model.types import Backend, HostPid, TierName, WorkloadName
 from kybernate.node.alone import api_listener, only_agent, raise_descriptor_limit
 from kybernate.node.api import Api
 from kybernate.node.claims import Claims, agent_id
@@ -66,8 +66,11 @@ from kybernate.node.tasks import Tasks
 from kybernate.node.tcp import Door, Guard, Pages, dress, open_door
 from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
+from kybernate.node.unmanaged import Unmanaged, without_library
 from kybernate.node.unparking import Unparking
 from kybernate.node.upkeep import Upkeep
+from kybernate.node.views import gpu_view, pool_view
+from kybernate.node.vram import Books
 from kybernate.node.workloads import Workloads
 
 if TYPE_CHECKING:
@@ -207,6 +210,7 @@ class _Agent:
             if self._opened is not None:
                 tasks.start(self._report_pool(self._opened.hardware), name="pool progress")
                 tasks.keep(self._opened.room.watch, name="automatic resume")
+                tasks.keep(self._unmanaged.run, name="processes without the library")
             self.events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
             tasks.keep(self._become_ready, name="readiness")
             await self.closing.wait()
@@ -271,9 +275,10 @@ class _Agent:
             state_directory=str(self._state.root),
             simulated=opened is not None and any(gpu.simulated for gpu in opened.hardware.gpus),
             driver_version=None if opened is None else opened.hardware.driver_version,
-            gpus=[] if opened is None else [self._gpu_view(opened, gpu) for gpu in opened.hardware.gpus],
-            pool=None if opened is None else _pool_view(opened.hardware),
+            gpus=[] if opened is None else [gpu_view(gpu, opened.room.vram) for gpu in opened.hardware.gpus],
+            pool=None if opened is None else pool_view(opened.hardware.pool),
             notes=self._notes + ([] if opened is None else list(opened.hardware.pool.problems)),
+            without_library=[entry.name for entry in entries if without_library(entry)],
             workloads=dict(Counter(str(entry.state) for entry in entries)),
             tiers=self._stores.views(),
             url=None if self._door is None else self._door.url,
@@ -353,6 +358,8 @@ class _Agent:
         self._gear = gear
         self.workloads = Workloads(gear=gear, tasks=tasks)
         self._external = ExternalWatcher(gear=gear, workloads=self.workloads, tasks=tasks)
+        processes = None if self._opened is None else self._opened.hardware.processes
+        self._unmanaged = Unmanaged(gear=gear, processes=processes, tree=self.workloads.tree)
         me = agent_id(self._state.root)
         claims = Claims(self._stores, by=me)
         leftovers = Leftovers(gear, by=me)
@@ -369,6 +376,7 @@ class _Agent:
             transfers=transfers,
             pool_room=pool_room,
             leftovers=leftovers,
+            unmanaged=self._unmanaged,
         )
         self.keeper = Keeper(gear=gear, workloads=self.workloads, leftovers=leftovers, pool_room=pool_room, tasks=tasks)
         self.library = Library(gear=gear, switching=self.switching, transfers=transfers, leftovers=leftovers)
@@ -388,7 +396,9 @@ class _Agent:
             broker = gpu.broker
             guests = Guests(tasks=tasks, take_back=lambda name, pid: broker.drop(broker.extents(name, pid)))
             self.ledger.observe(Holders(gear=gear, gpu=gpu, tasks=tasks, pids=self._pids).changed)
-            gpu.room.attach(holdings=broker, workloads=self.switching, watch_process=guests.watch)
+            gpu.room.attach(
+                books=Books(broker), workloads=self.switching, watch_process=guests.watch, look=self._unmanaged.look
+            )
         self.serving = Serving(
             gear=gear,
             workloads=self.workloads,
@@ -412,7 +422,7 @@ class _Agent:
             database=self._database,
             clock=self.clock,
             keep_s=self._settings.history.keep,
-            resident=lambda name: 0 if gpu is None else gpu.broker.resident_bytes(name),
+            resident=lambda name: 0 if gpu is None else gpu.room.vram.held(name),
             links=lambda: self._links,
             ended=self._metrics.stayed,
         )
@@ -479,21 +489,3 @@ class _Agent:
         if all(entry.ended or entry.backend is Backend.DRIVER for entry in self.ledger.entries().values()):
             # Nothing in it means anything to a successor; the memory goes back to the machine.
             opened.hardware.remove_pool()
-
-    @staticmethod
-    def _gpu_view(opened: _Opened, gpu: Gpu) -> GpuView:
-        return GpuView(
-            index=gpu.index,
-            uuid=gpu.uuid,
-            name=gpu.name,
-            total_bytes=gpu.total_bytes,
-            free_bytes=gpu.free_bytes(),
-            limit_bytes=opened.room.vram.capacity(gpu),
-            resident_bytes=opened.hardware.broker.resident_bytes(None, gpu),
-            simulated=gpu.simulated,
-        )
-
-
-def _pool_view(hardware: Hardware) -> PoolView:
-    pool = hardware.pool
-    return PoolView(size_bytes=pool.size_bytes, ready_bytes=pool.ready_bytes, free_bytes=pool.free_slots * CHUNK_BYTES)

@@ -133,7 +133,7 @@ def _clears(words: Sequence[str]) -> bool:
 
 def _out_of_sight(words: Sequence[str]) -> Iterator[str]:
     name = PurePath(words[0]).name
-    slow = "its VRAM is then not Kybernate's to move"
+    slow = "only the driver's checkpoint then moves its VRAM"
     if name in _OTHER_USERS:
         yield f"{name} drops LD_PRELOAD, so {slow}: leave it out and set `user`"
     elif name == "env" and _clears(words):

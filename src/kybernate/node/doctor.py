@@ -76,6 +76,7 @@ def of_agent(node: NodeView, advice: Sequence[str] = (), *, now: float) -> list[
         *_state_directory(node),
         _background(node, now),
         *_activator(node),
+        *_without_library(node),
         *_tiers(node),
         *(
             Check("settings", ok=False, detail=line, remedy="change the file, then `kybernate reload`", needed=False)
@@ -115,6 +116,21 @@ def _background(node: NodeView, now: float) -> Check:
         remedy="they are started again by themselves; `kybernate events` and the agent's log say more. Please report it",
         needed=bool(down),
     )
+
+
+def _without_library(node: NodeView) -> list[Check]:
+    if not node.without_library:
+        return []
+    return [
+        Check(
+            "library in workloads",
+            ok=False,
+            detail=f"{', '.join(node.without_library[:5])}: processes use the GPU without it, so only the driver's checkpoint "
+            "moves their VRAM, slowly",
+            remedy="let the command pass LD_PRELOAD on: no `env -i`, sudo or static launcher; `kybernate explain NAME`",
+            needed=False,
+        )
+    ]
 
 
 def _activator(node: NodeView) -> list[Check]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kybernate.model.api import EventView, ExplainView
 from kybernate.model.quantities import format_seconds, format_size
-from kybernate.model.types import TierName, WorkloadState
+from kybernate.model.types import Backend, TierName, WorkloadState
 from kybernate.node.ledger import ARBITER, RECOVERY, Entry
 
 _REFUSALS = frozenset({"pause-refused", "resume-refused", "out-of-memory"})
@@ -55,10 +55,13 @@ def explain(
 
 def _numbers(entry: Entry, resident_bytes: int) -> str:
     if entry.state is WorkloadState.RUNNING:
+        bare = sum(entry.unmanaged.values())
+        if not bare:
+            return f"It holds {f'{format_size(resident_bytes)} of' if resident_bytes else 'no'} VRAM in extents."
+        why = "as its backend says" if entry.backend is Backend.DRIVER else "by a command that drops LD_PRELOAD"
         return (
-            f"It holds {format_size(resident_bytes)} of VRAM in extents."
-            if resident_bytes
-            else "It holds no VRAM in extents."
+            f"It holds {format_size(resident_bytes)} of VRAM, {format_size(bare)} of that without Kybernate's library, {why}: "
+            "it is paused and resumed by the driver's checkpoint alone, which is slow."
         )
     if entry.state is WorkloadState.PAUSED:
         needs = sum(entry.evicted.values())

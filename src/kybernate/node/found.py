@@ -50,11 +50,15 @@ def workload_of(row: SnapshotRow) -> WorkloadName | None:
 
 def evicted_in(row: SnapshotRow) -> dict[GpuUuid, int]:
     """The VRAM it needs back on each GPU, in bytes; empty where that makes no sense."""
+    return sizes_in(labels_in(row), "evicted")
+
+
+def sizes_in(labels: Mapping[str, str], name: str) -> dict[GpuUuid, int]:
+    """A label that is bytes on each GPU; empty where that makes no sense."""
     try:
-        said = json.loads(labels_in(row).get("evicted", "{}"))
-        return {GpuUuid(str(uuid)): int(size) for uuid, size in said.items()}
+        return {GpuUuid(str(uuid)): int(size) for uuid, size in json.loads(labels.get(name, "{}")).items()}
     except (ValueError, AttributeError, TypeError):
-        log.warning("snapshot %s doesn't say what VRAM it needs", row.name)
+        log.warning("a snapshot of workload %s doesn't say what VRAM it needs (%s)", labels.get("workload", "?"), name)
         return {}
 
 

@@ -64,7 +64,7 @@ class Holders:
     def _unaccounted(self) -> dict[GpuUuid, int]:
         """What is in use on each GPU and in none of our books: contexts, native memory, strangers."""
         return {
-            gpu.uuid: gpu.total_bytes - gpu.free_bytes() - self._gpu.broker.resident_bytes(None, gpu)
+            gpu.uuid: gpu.total_bytes - gpu.free_bytes() - self._gpu.room.vram.resident(None, gpu)
             for gpu in self._gpu.gpus
         }
 

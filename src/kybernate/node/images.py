@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kybernate.engine.parking import StoredReport
 from kybernate.engine.stored import Kind
 from kybernate.model import api
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom
 from kybernate.model.quantities import format_seconds, format_size
-from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState, workload_name
+from kybernate.model.types import Backend, Depth, GpuUuid, TierName, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
-from kybernate.node.found import number_in
+from kybernate.node.found import number_in, sizes_in
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.launches import left_of
 from kybernate.node.ledger import ARBITER, Changes, Entry
@@ -27,6 +27,7 @@ from kybernate.node.targets import is_external_name, look_at
 from kybernate.node.threads import in_thread
 from kybernate.node.transfers import Transfers
 from kybernate.node.unparking import launched_of
+from kybernate.node.vram import together
 from kybernate.node.workloads import Workloads
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree
@@ -187,13 +188,17 @@ class Images:
             )
         turns = asyncio.Semaphore(_AT_ONCE)
 
+        unmanaged = sizes_in(manifest.labels, "unmanaged")
+
         async def one(number: int, name: WorkloadName) -> api.CloneView | KybernateError:
             async with turns:
                 try:
                     note = await self._workloads.submit(
                         name,
                         "clone",
-                        lambda: self._clone(gpu, name, image, tier, first=number == 0, wait_s=wanted.timeout_s),
+                        lambda: self._clone(
+                            gpu, name, image, tier, first=number == 0, wait_s=wanted.timeout_s, unmanaged=unmanaged
+                        ),
                         detail=(image, tier, wanted),
                     )
                 except KybernateError as e:
@@ -215,7 +220,15 @@ class Images:
         return api.CloneList(image=image, seconds=gear.clock() - began, clones=clones)
 
     async def _clone(
-        self, gpu: GpuGear, name: WorkloadName, image: str, tier: TierName, *, first: bool, wait_s: float
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        image: str,
+        tier: TierName,
+        *,
+        first: bool,
+        wait_s: float,
+        unmanaged: Mapping[GpuUuid, int],
     ) -> str | None:
         """In the clone's owner task. Returns why it isn't running yet, if so."""
         gear = self._gear
@@ -246,7 +259,8 @@ class Images:
             "reason": f"cloned from {image}",
             "depth": Depth.ZERO,
             "paused_by": ARBITER,
-            "evicted": gpu.engine.away_bytes(name),
+            "evicted": together(gpu.engine.away_bytes(name), unmanaged),
+            "unmanaged": unmanaged,
             "pids": tuple(tree.pids()),
         }
         if launched is not None:

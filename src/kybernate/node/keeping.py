@@ -13,7 +13,7 @@ from kybernate.model.errors import KybernateError
 from kybernate.model.types import Backend, Depth, TierName, WorkloadName, WorkloadState
 from kybernate.node import staged
 from kybernate.node.demotion import idle_too_long
-from kybernate.node.found import evicted_in, labels_in, number_in, rows, tiers, workload_of
+from kybernate.node.found import evicted_in, labels_in, number_in, rows, sizes_in, tiers, workload_of
 from kybernate.node.gear import Gear
 from kybernate.node.ledger import USER, Entry
 from kybernate.node.leftovers import Leftovers
@@ -147,6 +147,7 @@ class Keeper:
             gid=number_in(labels, "gid") or 0,
             paused_by=USER,
             evicted=evicted_in(row),
+            unmanaged=sizes_in(labels, "unmanaged"),
             tier=tier,
             snapshot=row.name,
             stale=tuple(older),

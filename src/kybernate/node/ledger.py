@@ -47,6 +47,9 @@ class Entry:
     paused_by: str | None = None
     evicted: Mapping[GpuUuid, int] = field(default_factory=dict)
     """What it needs back on each GPU when it is resumed. Empty while it runs."""
+    unmanaged: Mapping[GpuUuid, int] = field(default_factory=dict)
+    """What its processes hold on each GPU without our library (unmanaged.py). While it is paused: what of `evicted` the driver
+    itself brings back."""
     held: Mapping[GpuUuid, int] = field(default_factory=dict)
     """What it gave up on each GPU and is not free all the same (holders.py)."""
     pids: tuple[int, ...] = ()
@@ -89,6 +92,7 @@ class Changes(TypedDict, total=False):
     running_since: float
     paused_by: str | None
     evicted: Mapping[GpuUuid, int]
+    unmanaged: Mapping[GpuUuid, int]
     held: Mapping[GpuUuid, int]
     pids: tuple[int, ...]
     exit_status: int | None

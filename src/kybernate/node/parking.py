@@ -220,4 +220,5 @@ def labels_of(entry: Entry, kind: Kind) -> dict[str, str]:
         "backend": entry.backend,
         "program": program(entry.argv) if entry.argv else "",
         "evicted": json.dumps(dict(entry.evicted)),
+        "unmanaged": json.dumps(dict(entry.unmanaged)),
     }

@@ -16,7 +16,9 @@ from kybernate.node.operations import Standing
 from kybernate.node.orders import PauseOrder
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.targets import look_at
+from kybernate.node.unmanaged import Unmanaged
 from kybernate.node.views import switch_view
+from kybernate.node.vram import together
 from kybernate.node.workloads import Workloads
 
 _LEAST_DRAIN_S = 1.0
@@ -33,12 +35,14 @@ class Pausing:
         workloads: Workloads,
         pool_room: PoolRoom,
         aftermath: Aftermath,
+        unmanaged: Unmanaged,
         gate: Callable[[], Gate],
     ) -> None:
         self._gear = gear
         self._workloads = workloads
         self._pool_room = pool_room
         self._aftermath = aftermath
+        self._unmanaged = unmanaged
         self._gate = gate
 
     async def pause(
@@ -65,10 +69,12 @@ class Pausing:
         timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
         try:
             target = await look_at(entry, self._workloads.tree(entry.name))
-            if entry.backend is Backend.BROKER and not target.processes:
-                depth = (
-                    Depth.ZERO
-                )  # it has no gates yet to wait at: only standing still keeps it from beginning to compute
+            if not entry.external and (entry.unmanaged or not target.processes):
+                await self._unmanaged.look()  # what it needs back
+                entry = ledger.entry(name)
+                refuse_ended(entry, "paused")
+                # No gates to wait at, or not yet: only standing still keeps it from computing, and only the driver frees its VRAM.
+                depth = Depth.ZERO
             free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
             ledger.apply(name, Event.PAUSE, reason=order.now.why.replace("paused", "being paused", 1))
         except BaseException:
@@ -88,7 +94,8 @@ class Pausing:
                 self._gate().stays(name)
             raise
         # What is asked for at the resume is what left, which may be less than it held: it gives back what it can spare first.
-        evicted = dict(entry.evicted) if deeper else gpu.engine.away_bytes(name)
+        unmanaged = dict(entry.unmanaged)
+        evicted = together(entry.evicted if deeper else gpu.engine.away_bytes(name), unmanaged)
         if deeper and entry.last_pause is not None:
             # The content had gone before; the host copy was right and is all the workload has.
             before = entry.last_pause
@@ -99,7 +106,7 @@ class Pausing:
         if free_before:
             # The driver doesn't say what it moved; what became free is near enough to ask for it back later.
             gained = {g.uuid: g.free_bytes() - free_before[g.uuid] for g in gpu.gpus}
-            evicted = {uuid: size for uuid, size in gained.items() if size > 0}
+            evicted = unmanaged = {uuid: size for uuid, size in gained.items() if size > 0}
         ledger.apply(
             name,
             Event.PAUSED,
@@ -107,6 +114,7 @@ class Pausing:
             depth=depth,
             paused_by=order.now.by,
             evicted=evicted,
+            unmanaged=unmanaged,
             pids=tuple(target.tree.pids()),
             last_pause=report,
         )

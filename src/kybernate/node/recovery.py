@@ -21,6 +21,7 @@ from kybernate.node.lifecycle import Event
 from kybernate.node.parking import Parking
 from kybernate.node.targets import external_pid, look_at, target_of
 from kybernate.node.threads import in_thread
+from kybernate.node.vram import together
 from kybernate.node.workloads import Workloads
 from kybernate.process.records import ExitRecord, read_exit
 from kybernate.process.tree import DOOR, Tree, attach
@@ -126,7 +127,7 @@ class Recovery:
         if state is WorkloadState.PAUSED:
             copy = gpu.engine.host_copy(name)
             depth = entry.depth if copy is None else copy.manifest.depth
-            evicted = dict(entry.evicted) if copy is None else gpu.engine.away_bytes(name)
+            evicted = dict(entry.evicted) if copy is None else together(gpu.engine.away_bytes(name), entry.unmanaged)
             by = RECOVERY if gpu.engine.unfinished(name) else entry.paused_by
             # One that is as it was is still paused for the reason that it was paused for.
             same = entry.state is WorkloadState.PAUSED and by == entry.paused_by and why == _FOUND

@@ -4,12 +4,12 @@ ledger follows. Where no copy of its state can be used, it is started anew if it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kybernate.engine.target import Target
 from kybernate.model.api import StepView, SwitchView
 from kybernate.model.errors import Busy, KybernateError, NoRoom, WorkloadLost
-from kybernate.model.types import Depth, SwitchReport, TierName, WorkloadName, WorkloadState
+from kybernate.model.types import Depth, GpuUuid, SwitchReport, TierName, WorkloadName, WorkloadState
 from kybernate.node.aftermath import Aftermath
 from kybernate.node.departure import Departure
 from kybernate.node.gate import Gate
@@ -84,7 +84,7 @@ class Resuming:
             departure = await gpu.room.begin_room_for_resume(entry, order.now.victims) if overlapping else None
             began: SwitchReport | None = None
             if departure is not None:
-                began = await self._resume_while_others_leave(gpu, to_resume, departure)
+                began = await self._resume_while_others_leave(gpu, to_resume, departure, entry.unmanaged)
                 made_room = list(departure.victims)
             if began is None:
                 gpu.room.vram.release(name)  # of what didn't leave: others would wait for it in vain
@@ -92,7 +92,9 @@ class Resuming:
                 made_room = await gpu.room.make_room_for_resume(
                     entry, may_evict=now.may_evict, wait_s=now.wait_s, victims=now.victims
                 )
-                began = await in_thread(f"resume {name}", lambda: gpu.engine.resume(to_resume))
+                began = await in_thread(
+                    f"resume {name}", lambda: gpu.engine.resume(to_resume, unmanaged=entry.unmanaged)
+                )
             report = began
         except Exception as e:
             await self._aftermath.failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
@@ -156,12 +158,13 @@ class Resuming:
         )
 
     async def _resume_while_others_leave(
-        self, gpu: GpuGear, target: Target, departure: Departure
+        self, gpu: GpuGear, target: Target, departure: Departure, unmanaged: Mapping[GpuUuid, int]
     ) -> SwitchReport | None:
         """None: a victim would not leave, and the workload is paused as before; others may make room."""
         try:
             return await in_thread(
-                f"resume {target.name}", lambda: gpu.engine.resume(target, room=departure.handover.take)
+                f"resume {target.name}",
+                lambda: gpu.engine.resume(target, room=departure.handover.take, unmanaged=unmanaged),
             )
         except NoRoom:
             if await departure.settled():

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from kybernate.cuda.broker import Verdict
 from kybernate.cuda.driver import Gpu
@@ -31,7 +30,8 @@ from kybernate.node.policy.picture import PHASES, Class, Cost, Member, Picture
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.policy.victims import Choice, choose_victims
 from kybernate.node.settings import ArbiterSettings, VramSettings
-from kybernate.node.vram import Holdings, Vram
+from kybernate.node.victims import Chooser, Workloads
+from kybernate.node.vram import Books, Vram
 from kybernate.node.waiting import RESERVED_S, Waiting
 
 log = logging.getLogger(__name__)
@@ -49,33 +49,6 @@ _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
 _HOLDING = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.RESUMING)
 _SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
-
-
-class Workloads(Protocol):
-    """What room-making needs of the workloads."""
-
-    def idle(self, name: WorkloadName) -> bool: ...
-
-    async def evict(self, name: WorkloadName, *, requester: WorkloadName | None, freed: Freed | None = None) -> None:
-        """Pause it on the arbiter's behalf. Takes its place in line before the first await. `freed` is told, from another
-        thread, of its memory as it becomes free."""
-
-    async def give_way(self, name: WorkloadName, *, why: str) -> None:
-        """Pause one that waits for room, in its call. As `evict`; its requests in flight wait with it."""
-
-    async def bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
-        """Resume it on the arbiter's behalf, if it still fits or, with `may_evict`, others can be paused for it."""
-
-
-class Chooser(Protocol):
-    """A policy that knows more than the ledger."""
-
-    def __call__(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None) -> Choice:
-        """Whose pause makes room.
-
-        Args:
-            quantum_s: 0 for a resume that somebody ordered; None: as it finds right.
-        """
 
 
 class RoomKeeper:
@@ -112,6 +85,7 @@ class RoomKeeper:
         ledger.observe(self._changed)
         self._workloads: Workloads | None = None
         self._watch_process: Callable[[WorkloadName, HostPid], None] | None = None
+        self._look: Callable[[], Awaitable[None]] | None = None
         self._chooser: Chooser | None = None
 
     def follow(self, chooser: Chooser, *, rank: Callable[[WorkloadName], Rank]) -> None:
@@ -126,14 +100,18 @@ class RoomKeeper:
     def attach(
         self,
         *,
-        holdings: Holdings,
+        books: Books,
         workloads: Workloads,
         watch_process: Callable[[WorkloadName, HostPid], None],
+        look: Callable[[], Awaitable[None]],
     ) -> None:
-        """The ends that are made after this one. `watch_process` is called in the loop for each process that says hello."""
-        self.vram.attach(holdings)
+        """The ends that are made after this one. `watch_process` is called in the loop for each process that says hello, `look`
+        before it is said that nobody can make room: who holds VRAM past us?"""
+        self._ledger.observe(books.changed)
+        self.vram.attach(books)
         self._workloads = workloads
         self._watch_process = watch_process
+        self._look = look
 
     # -- the broker's threads ------------------------------------------------------------------------------------
 
@@ -195,7 +173,7 @@ class RoomKeeper:
                     f"workload {entry.name} needs {size} bytes on GPU {gpu.index}, which hands out {capacity} at most",
                     hint="raise agent.vram.limit",
                 )
-            deadline = self._clock() + wait_s
+            deadline, looked = self._clock() + wait_s, False
             while True:
                 choice = await self._step(entry.name, gpu, size, quantum_s=0.0, may_evict=may_evict, preferred=victims)
                 if choice is None:
@@ -205,6 +183,10 @@ class RoomKeeper:
                 # A process that has ended gives its VRAM back a moment after the broker forgot its extents.
                 held = self.vram.resident(None, gpu) + self.vram.reserved_for_others(entry.name, gpu)
                 coming = size + held <= capacity
+                if helpless and not looked:
+                    looked = True
+                    await self._look_past_us()
+                    continue
                 if (helpless and not coming) or self._clock() >= deadline:
                     raise NoRoom(
                         f"workload {entry.name} needs {size} bytes ({format_size(size)}) on GPU {gpu.index}, "
@@ -320,6 +302,8 @@ class RoomKeeper:
                 if choice.victims or not self._waiting.hopeless(name, gpu, size):
                     sure_since = None
                 else:
+                    if sure_since is None:
+                        await self._look_past_us()
                     sure_since = began if sure_since is None else sure_since
                     if self._clock() - sure_since >= _SURE_S:
                         break
@@ -387,6 +371,11 @@ class RoomKeeper:
             if self.vram.judge(name, gpu, size) is not Room.LATER:
                 self.vram.reserve(name, gpu.uuid, size, for_s=RESERVED_S)
             return choice
+
+    async def _look_past_us(self) -> None:
+        """Nobody can make room, as far as is known: somebody may hold VRAM that isn't in the books yet."""
+        if self._look is not None:
+            await self._look()
 
     def _choose(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kybernate.cuda import simulated
 from kybernate.cuda.broker import Broker
 from kybernate.cuda.copying import CopyEngine
 from kybernate.cuda.driver import Gpu, is_simulated, open_gpus
@@ -19,6 +20,7 @@ from kybernate.cuda.hashing import Hasher, load_key
 from kybernate.cuda.kernels import Kernels
 from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.pool_directory import prepare_pool_directory, release_pool_directory
+from kybernate.cuda.processes import DriverList, ProcessList, SimulatedList
 from kybernate.engine.engine import Engine
 from kybernate.model.errors import KybernateError
 from kybernate.model.layout import StateDirectory
@@ -49,6 +51,7 @@ class Hardware:
     driver_version: str
     simulation: Simulation | None
     pool_directory: Path
+    processes: ProcessList
 
     def remove_pool(self) -> None:
         """Give the pool's memory back to the machine. Close the pool before."""
@@ -99,14 +102,16 @@ def open_hardware(
         output_bytes=settings.log.output,
     )
     version = gpus[0].driver_version()
+    simulation = _simulation() if is_simulated() else None
     hardware = Hardware(
         gpus=gpus,
         pool=pool,
         broker=broker,
         engine=engine,
         driver_version=f"{version // 1000}.{version % 1000 // 10}",
-        simulation=_simulation() if is_simulated() else None,
+        simulation=simulation,
         pool_directory=directory,
+        processes=DriverList([gpu.uuid for gpu in gpus]) if simulation is None else SimulatedList(simulated.present()),
     )
     return hardware, keeper
 

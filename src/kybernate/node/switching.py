@@ -31,6 +31,7 @@ from kybernate.node.targets import external_name
 from kybernate.node.threads import in_thread
 from kybernate.node.tiering import Tiering
 from kybernate.node.transfers import Transfers
+from kybernate.node.unmanaged import Unmanaged
 from kybernate.node.unparking import Unparking
 from kybernate.node.workloads import Workloads
 from kybernate.process.preflight import Connections
@@ -54,6 +55,7 @@ class Switching:
         transfers: Transfers,
         pool_room: PoolRoom,
         leftovers: Leftovers,
+        unmanaged: Unmanaged,
     ) -> None:
         self._gear = gear
         self._workloads = workloads
@@ -64,7 +66,9 @@ class Switching:
         """Set before the first order by whoever serves requests."""
         aftermath = Aftermath(gear=gear, workloads=workloads, parking=parking)
         gate = lambda: self.gate  # noqa: E731
-        self._pausing = Pausing(gear=gear, workloads=workloads, pool_room=pool_room, aftermath=aftermath, gate=gate)
+        self._pausing = Pausing(
+            gear=gear, workloads=workloads, pool_room=pool_room, aftermath=aftermath, unmanaged=unmanaged, gate=gate
+        )
         self._resuming = Resuming(
             gear=gear, workloads=workloads, unparking=unparking, leftovers=leftovers, aftermath=aftermath, gate=gate
         )

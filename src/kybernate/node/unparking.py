@@ -16,7 +16,7 @@ from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, NotFo
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import TierName, WorkloadName
 from kybernate.node.claims import Claims, Taken
-from kybernate.node.found import evicted_in, later
+from kybernate.node.found import evicted_in, labels_in, later, sizes_in
 from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.jobs import Job
 from kybernate.node.ledger import Changes, Entry
@@ -24,6 +24,7 @@ from kybernate.node.leftovers import with_name
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.stores import BELOW_RAM
 from kybernate.node.threads import in_thread
+from kybernate.node.vram import together
 from kybernate.node.workloads import Workloads
 from kybernate.process.images import Launched, read_launched
 from kybernate.process.tree import Tree, attach
@@ -189,7 +190,7 @@ class Unparking:
         changes: Changes = {
             "tier": TierName.RAM,
             "pids": tuple(tree.pids()),
-            "evicted": gpu.engine.away_bytes(name) or dict(entry.evicted),
+            "evicted": together(gpu.engine.away_bytes(name), entry.unmanaged) or dict(entry.evicted),
             "reason": f"restored from {tier}",
         }
         if launched is not None:
@@ -242,6 +243,7 @@ class Unparking:
             also=(),
             kept=with_name(entry.kept, entry.snapshot),
             evicted=evicted_in(row) or entry.evicted,
+            unmanaged=sizes_in(labels_in(row), "unmanaged"),
             reason=f"found in {tier}, where another agent left it",
         )
         await self._gear.flush()

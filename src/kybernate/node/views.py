@@ -1,18 +1,23 @@
-"""From what the agent knows to what the API says. Pure."""
+"""From what the agent knows to what the API says. Pure, but that `gpu_view` asks the driver."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kybernate.engine.progress import Progress
-from kybernate.model.api import OperationView, StepView, SwitchView, WorkloadView
-from kybernate.model.types import SwitchReport, TierName, WorkloadState
+from kybernate.model.api import GpuView, OperationView, PoolView, StepView, SwitchView, WorkloadView
+from kybernate.model.types import CHUNK_BYTES, SwitchReport, TierName, WorkloadState
 from kybernate.node.jobs import Job
 from kybernate.node.ledger import Entry
 from kybernate.node.operations import Operation
+
+if TYPE_CHECKING:
+    from kybernate.cuda.driver import Gpu
+    from kybernate.cuda.pool import PinnedPool
+    from kybernate.node.vram import Vram
 
 
 def switch_view(
@@ -62,6 +67,7 @@ def workload_view(
         resident_bytes=resident_bytes,
         host_copy_bytes=0 if pause is None or not here else pause.bytes_total - pause.bytes_zero,
         held_bytes=sum(entry.held.values()),
+        unmanaged_bytes=0 if entry.ended else sum(entry.unmanaged.values()),
         dirty_bytes=0 if pause is None else pause.bytes_copied,
         last_use=entry.last_use,
         paused_by=entry.paused_by,
@@ -113,3 +119,20 @@ def _numbers(progress: Progress) -> dict[str, Any]:
         "bytes_per_s": progress.bytes_per_s,
         "seconds_left": progress.seconds_left,
     }
+
+
+def gpu_view(gpu: Gpu, vram: Vram) -> GpuView:
+    return GpuView(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        name=gpu.name,
+        total_bytes=gpu.total_bytes,
+        free_bytes=gpu.free_bytes(),
+        limit_bytes=vram.capacity(gpu),
+        resident_bytes=vram.resident(None, gpu),
+        simulated=gpu.simulated,
+    )
+
+
+def pool_view(pool: PinnedPool) -> PoolView:
+    return PoolView(size_bytes=pool.size_bytes, ready_bytes=pool.ready_bytes, free_bytes=pool.free_slots * CHUNK_BYTES)

@@ -10,15 +10,58 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kybernate.cuda.driver import Gpu
-from kybernate.model.types import GIB, GpuUuid, WorkloadName
+from kybernate.model.types import GIB, Depth, GpuUuid, WorkloadName, WorkloadState
 from kybernate.node.arbiter import Room, judge
+from kybernate.node.ledger import Entry
 from kybernate.node.settings import VramSettings
 
 
 class Holdings(Protocol):
-    """What the broker knows."""
+    """What the broker knows, or `Books`. In bytes; None: of all."""
 
     def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
+
+
+class Books:
+    """What workloads hold: their extents, and what their processes hold without our library, as far as the ledger knows. Also asked
+    in the broker's threads, for each allocation."""
+
+    def __init__(self, broker: Holdings) -> None:
+        self._broker = broker
+        self._unmanaged: Mapping[WorkloadName, Mapping[GpuUuid, int]] = {}
+
+    def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int:
+        return self._broker.resident_bytes(workload, gpu) + self.unmanaged_bytes(workload, gpu)
+
+    def unmanaged_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int:
+        holders = self._unmanaged  # replaced as a whole
+        if not holders:
+            return 0
+        return sum(
+            size
+            for name, sizes in holders.items()
+            for uuid, size in sizes.items()
+            if (workload is None or name == workload) and (gpu is None or uuid == gpu.uuid)
+        )
+
+    def changed(self, old: Entry | None, new: Entry | None) -> None:
+        """Observer of the ledger."""
+        if (entry := new or old) is None:
+            return
+        name = entry.name
+        has = new.unmanaged if new is not None and holds_unmanaged(new) else {}
+        if has != self._unmanaged.get(name, {}):
+            others = {other: sizes for other, sizes in self._unmanaged.items() if other != name}
+            self._unmanaged = {**others, name: has} if has else others
+
+
+def holds_unmanaged(entry: Entry) -> bool:
+    """Whether what is written of its unmanaged VRAM is in VRAM now. Of a paused one it is what the driver brings back."""
+    if entry.external:
+        return False
+    if entry.state in (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.PAUSING):
+        return True
+    return entry.state is WorkloadState.PAUSED and entry.depth is Depth.WARM
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +130,10 @@ class Vram:
     def held_by(self, name: WorkloadName) -> dict[GpuUuid, int]:
         held = {uuid: self.resident(name, gpu) for uuid, gpu in self.gpus.items()}
         return {uuid: size for uuid, size in held.items() if size}
+
+    def held(self, name: WorkloadName) -> int:
+        """On all GPUs, in bytes."""
+        return sum(self.held_by(name).values())
 
     def numbers(self) -> dict[GpuUuid, Numbers]:
         """How each GPU stands."""

@@ -85,7 +85,7 @@ class Workloads:
         gpu = self.gear.gpu
         return workload_view(
             entry,
-            resident_bytes=0 if gpu is None or entry.ended else gpu.broker.resident_bytes(entry.name),
+            resident_bytes=0 if gpu is None or entry.ended else gpu.room.vram.held(entry.name),
             pids=[] if entry.ended else pids,
             current=None if live is None else live.owner.current,
             progress=None if gpu is None else gpu.engine.progress(entry.name),

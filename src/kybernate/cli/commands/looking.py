@@ -15,7 +15,7 @@ from kybernate.cli.fitting import columns_for, lines_for, plain, plain_lines
 from kybernate.cli.names import workloads
 from kybernate.model.api import EventView, NodeView, SwitchView, WorkloadView
 from kybernate.model.quantities import format_seconds, format_size
-from kybernate.model.types import WorkloadState
+from kybernate.model.types import Backend, WorkloadState
 
 _FOREVER = Common()
 
@@ -32,12 +32,23 @@ def ps(*, common: Common = _FOREVER) -> None:
     if not sys.stdout.isatty():
         print(plain(" | ".join(header(node))))
         table(COLUMNS, rows)
+        _without_library(node)
         return
     width = shutil.get_terminal_size().columns
     for line in lines_for([plain(part) for part in header(node)], width=width):
         print(line)
     shown = columns_for(rows, width=width, columns=COLUMNS, gap=2)
     table([COLUMNS[i] for i in shown], [[cells[i] for i in shown] for cells in rows], width=width)
+    _without_library(node)
+
+
+def _without_library(node: NodeView) -> None:
+    for name in node.without_library:
+        print(
+            plain(
+                f"{name} uses the GPU without Kybernate's library: its command drops LD_PRELOAD; `kybernate explain {name}`"
+            )
+        )
 
 
 def logs(
@@ -162,7 +173,7 @@ def row(w: WorkloadView, *, again_at: float | None = None) -> tuple[str, ...]:
         state,
         (w.tier or "-") + (" (staged)" if w.staged else ""),
         str(w.depth or "-"),
-        str(w.backend),
+        "no library" if w.unmanaged_bytes and w.backend is Backend.BROKER else str(w.backend),
         format_size(w.resident_bytes),
         format_size(w.host_copy_bytes),
         format_seconds(max(0.0, time.time() - w.since)),

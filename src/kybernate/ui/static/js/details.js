@@ -60,6 +60,7 @@ function facts(workload) {
   ];
   if (workload.image) rows.push(["Image", workload.image]);
   if (workload.snapshot) rows.push(["Snapshot", workload.snapshot]);
+  if (workload.unmanaged_bytes) rows.push(["Without the library", `${size(workload.unmanaged_bytes)}: only the driver moves it, slowly`]);
   if (workload.held_bytes) rows.push(["Given up, but not free", size(workload.held_bytes)]);
   return h("dl", { class: "facts" }, ...rows.flatMap(([key, value]) => [h("dt", { text: key }), h("dd", { text: value })]));
 }
