@@ -326,8 +326,8 @@ class Api:
         name = http.name_of(request)
         served = serving.controller.served.get(name)
         if served is not None and self._agent.ledger.get(name) is None:
-            return http.answer(unstarted(name, served, reason(serving, name, None, now)))
-        entry = self._entry(request)
+            return http.answer(unstarted(name, served, reason(serving, name, None, now, caller=http.caller(request))))
+        entry, caller = self._entry(request), http.caller(request)
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
         view = self._agent.workloads.view(entry)
         return http.answer(
@@ -338,7 +338,9 @@ class Api:
                 now=now,
                 staged=view.staged,
                 waits_for=(
-                    reason(serving, entry.name, entry, now) if entry.ended else serving.controller.reason(entry.name)
+                    reason(serving, entry.name, entry, now, caller=caller)
+                    if entry.ended
+                    else serving.controller.reason(entry.name, public=not caller.owns(entry.uid))
                 ),
                 is_model=served is not None and served.endpoint is not None,
             )

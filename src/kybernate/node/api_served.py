@@ -62,8 +62,8 @@ class ServedApi:
             ),
         )
 
-    async def show_serving(self, _: web.Request) -> web.Response:
-        return http.answer(serving_view(self._agent.serving, self._agent.clock()))
+    async def show_serving(self, request: web.Request) -> web.Response:
+        return http.answer(serving_view(self._agent.serving, self._agent.clock(), caller=http.caller(request)))
 
     async def plan(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, api_serving.PlanRequest)
@@ -81,7 +81,7 @@ class ServedApi:
         name = http.name_of(request)
         serving = self._agent.serving
         serving.begin(name)
-        view = serving_view(serving, self._agent.clock())
+        view = serving_view(serving, self._agent.clock(), caller=http.caller(request))
         return http.answer(next(each for each in view.served if each.name == name))
 
     async def reload(self, request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kybernate.model.errors import BadInput, Busy, WorkloadLost
+from kybernate.model.errors import BadInput, Busy, KybernateError, WorkloadLost
 from kybernate.node.logs import last_line
 from kybernate.process.connections import listens
 from kybernate.process.entering import run_inside
@@ -49,6 +49,15 @@ def http_path(text: str) -> HttpPath:
     return HttpPath(parts.hostname or "127.0.0.1", port, path)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is wrong yet."""
+
+    what: str
+    said: str = ""
+    """By the probing command itself."""
+
+
 class EndedUnready(WorkloadLost):
     """It ended before it was ready. The message has the last line of its output, `plain` hasn't: that isn't for everybody."""
 
@@ -60,6 +69,22 @@ class EndedUnready(WorkloadLost):
             f"{self.plain}: {said}" if said else f"{self.plain}, and said nothing",
             hint=f"`kybernate logs {name}` has its output",
         )
+
+
+class NotReady(Busy):
+    """It was not ready in time. The message has what its probe complained about, `plain` hasn't: that isn't for everybody."""
+
+    def __init__(self, name: str, *, timeout_s: float, found: Found) -> None:
+        self.plain = f"workload {name} was not ready within {timeout_s:g} s: {found.what}"
+        super().__init__(
+            f"{self.plain}: {found.said}" if found.said else self.plain,
+            hint="it runs on; give a longer --ready-timeout",
+        )
+
+
+def for_everybody(error: KybernateError) -> str:
+    """The message without what a workload's programs have written, which only its owner may read."""
+    return error.plain if isinstance(error, EndedUnready | NotReady) else error.message
 
 
 def wait_ready(
@@ -78,7 +103,7 @@ def wait_ready(
         withdrawn: once it is set nobody waits for the answer any more, and this returns.
 
     Raises:
-        Busy: not in time; the message says what was found the last time.
+        NotReady: not in time; the message says what was found the last time.
         EndedUnready: it has ended.
     """
     deadline = time.monotonic() + timeout_s
@@ -90,14 +115,11 @@ def wait_ready(
         if found is None and command:
             found = _run(tree, command, left_s=deadline - time.monotonic())
         if found is None and port is not None and not listens(tree, port):
-            found = f"none of its processes listens at port {port}"
+            found = Found(f"none of its processes listens at port {port}")
         if found is None:
             return
         if time.monotonic() >= deadline:
-            raise Busy(
-                f"workload {tree.name} was not ready within {timeout_s:g} s: {found}",
-                hint="it runs on; give a longer --ready-timeout",
-            )
+            raise NotReady(tree.name, timeout_s=timeout_s, found=found)
         withdrawn.wait(_LOOK_S)
 
 
@@ -115,7 +137,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect((self.host, self.port))
 
 
-def _answer(tree: Tree, path: HttpPath) -> str | None:
+def _answer(tree: Tree, path: HttpPath) -> Found | None:
     """What is wrong with the answer; None when it is ready."""
     connection = _Connection(tree, path)
     try:
@@ -124,16 +146,16 @@ def _answer(tree: Tree, path: HttpPath) -> str | None:
         with contextlib.suppress(OSError, http.client.HTTPException):
             response.read(1 << 16)
     except (OSError, http.client.HTTPException) as e:
-        return f"port {path.port}: {getattr(e, 'strerror', None) or type(e).__name__}"
+        return Found(f"port {path.port}: {getattr(e, 'strerror', None) or type(e).__name__}")
     finally:
         connection.close()
-    return None if 200 <= response.status < 300 else f"{path.path} answers {response.status}"
+    return None if 200 <= response.status < 300 else Found(f"{path.path} answers {response.status}")
 
 
-def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> str | None:
+def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> Found | None:
     """What is wrong with the command's end; None when it is ready."""
     try:
         status, said = run_inside(tree, command, timeout_s=min(_COMMAND_S, max(left_s, _ANSWER_S)))
     except TimeoutError:
-        return f"{command[0]} takes too long"
-    return None if status == 0 else f"{command[0]} ends with status {status}" + (f": {said}" if said else "")
+        return Found(f"{command[0]} takes too long")
+    return None if status == 0 else Found(f"{command[0]} ends with status {status}", said)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from tests.cli.test_command_line import kybernate
 from tests.conftest import Eventually
 from tests.node.serving.conftest import ServingAgent, server
+from tests.node.test_agent import as_nobody
 
 from kybernate.model.api_serving import ServedView
 
@@ -36,6 +38,31 @@ def test_a_models_last_line_of_output_is_in_the_message(begin: Begin, eventually
     for text in (served(agent, "a").reason, agent.client.explain("a").text):
         assert f"{why}: ValueError: no such file: /models/secret.gguf" in text
     assert served(agent, "a").failing
+
+
+def test_what_a_model_says_is_its_owners(begin: Begin, eventually: Eventually) -> None:
+    """Neither other users of the socket nor those who ask over the network read a line of its output, or of its probe's."""
+    complains = [sys.executable, "-c", "raise SystemExit('Bearer secret-token is refused')"]
+    agent = begin(
+        models={
+            "a": {**server("a"), "command": ENDS},
+            "b": {**server("b"), "ready": complains, "ready_timeout": 0.1},
+        }
+    )
+    agent.state.socket.chmod(0o666)
+    agent.state.root.parent.chmod(0o755)
+    peer = agent.peer()
+    for name, why in (("a", "with status 3"), ("b", "was not ready within 0.1 s")):
+        peer.request(name, waiting=1)
+        eventually(partial(peer.refusals.__contains__, name), timeout_s=90, what="a refusal")
+        assert why in peer.refusals[name].message
+        assert "secret" not in peer.refusals[name].message
+        assert "secret" in served(agent, name).reason, "its owner sees it"
+        for path in ("/v1/serving", f"/v1/workloads/{name}/explain", "/v1/events", f"/v1/workloads/{name}/events"):
+            told = as_nobody(agent, path, {}, method="GET")
+            assert " 200 " in told, told
+            assert why in told, path
+            assert "secret" not in told, path
 
 
 def test_a_model_that_says_nothing_is_said_to_have_said_nothing(begin: Begin, eventually: Eventually) -> None:

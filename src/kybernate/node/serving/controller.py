@@ -189,12 +189,12 @@ class Controller:
                 self._notes.asked_for.discard(new.name)
         self.wake()
 
-    def reason(self, name: WorkloadName) -> str:
-        """Why it waits, in words; empty when there is nothing to say."""
-        return self._failures.reason(name) or self._plan.reasons.get(name, "")
+    def reason(self, name: WorkloadName, *, public: bool) -> str:
+        """Why it waits, in words; empty when there is nothing to say. `public`: without what it has written itself."""
+        return self._failures.reason(name, public=public) or self._plan.reasons.get(name, "")
 
-    def failed(self, name: WorkloadName) -> Failed | None:
-        return self._failures.last(name)
+    def failed(self, name: WorkloadName, *, public: bool) -> Failed | None:
+        return self._failures.last(name, public=public)
 
     @property
     def served(self) -> Mapping[WorkloadName, Served]:

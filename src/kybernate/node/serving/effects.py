@@ -15,7 +15,7 @@ from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
 from kybernate.model.types import CHUNK_BYTES, WorkloadName, WorkloadState
 from kybernate.node.gear import Gear
 from kybernate.node.policy.picture import Action, Bring, Leave, Phase, Stage, Unstage
-from kybernate.node.ready import EndedUnready
+from kybernate.node.ready import for_everybody
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.failures import Failures
 from kybernate.node.serving.gates import Gates
@@ -219,11 +219,12 @@ class Effects:
             return  # a person stopped it meanwhile
         known = isinstance(error, KybernateError)
         text = error.message if isinstance(error, KybernateError) else f"{type(error).__name__}: {error}"
+        public = for_everybody(error) if isinstance(error, KybernateError) else "an internal error, which is in the log"
         if not known:
             log.error("workload %s could not %s", name, what, exc_info=error)
-        failure = self._failures.back_off(name, text)
+        failure = self._failures.back_off(name, text, public=public)
         self._gear.events.record(
-            f"{what}-failed", f"{text}; tried again in {failure.pause_s:g} s at the earliest", workload=name
+            f"{what}-failed", f"{public}; tried again in {failure.pause_s:g} s at the earliest", workload=name
         )
         entry = self._gear.ledger.get(name)
         lasting = not isinstance(error, _PASSING) or entry is None or entry.ended
@@ -235,5 +236,4 @@ class Effects:
             }
         if what == "come" and lasting:
             self._notes.refused.add(name)
-            public = error.plain if isinstance(error, EndedUnready) else text  # its output isn't for whoever asks
             self._gates.refuse(name, message=f"{name} can't be had: {public}", retry_after_s=failure.pause_s)

@@ -19,6 +19,8 @@ class Failure:
     until: float
     pause_s: float
     reason: str
+    public: str
+    """The same for those who may not read its output."""
 
 
 class Failures:
@@ -26,12 +28,12 @@ class Failures:
         self._clock = clock
         self._last: dict[WorkloadName, Failure] = {}
 
-    def back_off(self, name: WorkloadName, reason: str) -> Failure:
-        """It failed just now."""
+    def back_off(self, name: WorkloadName, reason: str, *, public: str | None = None) -> Failure:
+        """It failed just now. `public`: what everybody may know of the reason, where that isn't all of it."""
         before, now = self._last.get(name), self._clock()
         fresh = before is None or now - before.until > _STEADY_S
         pause = _AGAIN_S if before is None or fresh else min(2 * before.pause_s, _AGAIN_MOST_S)
-        failure = self._last[name] = Failure(now + pause, pause, reason)
+        failure = self._last[name] = Failure(now + pause, pause, reason, reason if public is None else public)
         return failure
 
     def until(self, name: WorkloadName) -> float:
@@ -39,14 +41,19 @@ class Failures:
         failure = self._last.get(name)
         return 0.0 if failure is None else failure.until
 
-    def reason(self, name: WorkloadName) -> str:
+    def reason(self, name: WorkloadName, *, public: bool) -> str:
         """Why it is left alone; empty when it isn't."""
         failure = self._last.get(name)
-        return failure.reason if failure is not None and failure.until > self._clock() else ""
+        if failure is None or failure.until <= self._clock():
+            return ""
+        return failure.public if public else failure.reason
 
-    def last(self, name: WorkloadName) -> Failed | None:
+    def last(self, name: WorkloadName, *, public: bool) -> Failed | None:
         failure = self._last.get(name)
-        return None if failure is None else Failed(failure.until - failure.pause_s, failure.reason, failure.until)
+        if failure is None:
+            return None
+        why = failure.public if public else failure.reason
+        return Failed(failure.until - failure.pause_s, why, failure.until)
 
     def forgive(self, name: WorkloadName) -> None:
         self._last.pop(name, None)

@@ -23,6 +23,7 @@ from kybernate.node.images import Images
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
 from kybernate.node.pool_room import PoolRoom
+from kybernate.node.ready import for_everybody
 from kybernate.node.serving.accounts import Accounts
 from kybernate.node.serving.coming import Coming
 from kybernate.node.serving.configuration import Configured, configured, kinds, settings_changed
@@ -417,7 +418,7 @@ class Serving:
             if not await self._coming.wait_ready(served, served.probe):
                 return  # it was paused; its resume asks again
         except KybernateError as e:
-            self._gear.events.record("not-ready", e.message, workload=served.name)
+            self._gear.events.record("not-ready", for_everybody(e), workload=served.name)
             return
         self._open(served.name, came)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from kybernate.model import api_serving as words
 from kybernate.model.types import ServedKind, WorkloadName, WorkloadState
+from kybernate.node.caller import Caller
 from kybernate.node.ledger import Entry
 from kybernate.node.policy.picture import Member
 from kybernate.node.serving.memory import Usage
@@ -13,7 +15,8 @@ from kybernate.node.serving.reasons import again_at, failing, standing
 from kybernate.node.serving.serving import Serving
 
 
-def serving_view(serving: Serving, now: float) -> words.ServingView:
+def serving_view(serving: Serving, now: float, *, caller: Caller | None = None) -> words.ServingView:
+    """`caller`: who sees it; None: everybody may."""
     picture = serving.controller.looking.look()
     address = serving.processes.address
     listening = serving.workers.listening()
@@ -23,7 +26,7 @@ def serving_view(serving: Serving, now: float) -> words.ServingView:
         time=now,
         listen=None if address is None else address.listen,
         policy=serving.settings.serving.policy,
-        served=[_served(serving, member, now) for member in picture.members.values()],
+        served=[_served(serving, member, now, caller) for member in picture.members.values()],
         classes=[
             words.ClassView(klass=klass, usage=_usage(usage), share=usage.byte_s / total if total else 0.0)
             for klass, usage in sorted(classes.items())
@@ -46,7 +49,7 @@ def serving_view(serving: Serving, now: float) -> words.ServingView:
     )
 
 
-def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
+def _served(serving: Serving, member: Member, now: float, caller: Caller | None) -> words.ServedView:
     name = member.name
     served = serving.controller.served.get(name)
     demand = serving.loads.of(name, now)
@@ -61,6 +64,7 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
         assert entry is not None
         tier = str(entry.tier) if entry.state is WorkloadState.PAUSED else "vram"
     endpoint = None if served is None else served.endpoint
+    failed = serving.controller.failed(name, public=True)
     return words.ServedView(
         name=name,
         kind=ServedKind.OTHER if served is None else ServedKind(served.kind),
@@ -81,9 +85,9 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
         staged=member.staged,
         wanted=member.wanted,
         pinned=member.pinned,
-        reason=reason(serving, name, entry, now),
-        failing=served is not None and failing(entry, serving.controller.failed(name)),
-        again_at=again_at(entry, memory=serving.memories.of(name), failed=serving.controller.failed(name), now=now),
+        reason=reason(serving, name, entry, now, caller=caller),
+        failing=served is not None and failing(entry, failed),
+        again_at=again_at(entry, memory=serving.memories.of(name), failed=failed, now=now),
         last_use=member.last_use,
         usage=_usage(serving.accounts.usage(name)),
         names=[] if endpoint is None else list(endpoint.names),
@@ -93,10 +97,11 @@ def _served(serving: Serving, member: Member, now: float) -> words.ServedView:
     )
 
 
-def reason(serving: Serving, name: WorkloadName, entry: Entry | None, now: float) -> str:
-    """Why it stands where it stands, as far as serving knows."""
+def reason(serving: Serving, name: WorkloadName, entry: Entry | None, now: float, *, caller: Caller | None) -> str:
+    """Why it stands where it stands, as far as serving knows, and the caller may know: output is its owner's."""
     served = serving.controller.served.get(name)
-    planned = serving.controller.reason(name)
+    public = caller is None or not caller.owns(os.geteuid() if entry is None else entry.uid)
+    planned = serving.controller.reason(name, public=public)
     refusal = serving.gates.refusal(name)
     if served is None:
         return planned
@@ -106,7 +111,7 @@ def reason(serving: Serving, name: WorkloadName, entry: Entry | None, now: float
         memory=serving.memories.of(name),
         planned=planned,
         refused="" if refusal is None else refusal.message,
-        failed=serving.controller.failed(name),
+        failed=serving.controller.failed(name, public=public),
         now=now,
     )
 
