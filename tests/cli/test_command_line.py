@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tests.guardian import guarded
 
+from kybernate.cli import main
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -187,6 +189,21 @@ def test_help_of_a_command_is_all_of_it(state: Path) -> None:
     done = kybernate("run", "--help", state=state)
     assert done.stdout.startswith("Usage: kybernate run NAME [OPTIONS] -- COMMAND ...\n")
     assert "resume and prefetch" in kybernate("top", "--help", state=state).stdout
+
+
+@pytest.mark.parametrize("command", [*(name for name, _, _ in main.COMMANDS), "bench pause"])
+def test_help_shows_no_default_that_says_nothing(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([*command.split(), "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"Usage: kybernate {command} " in words
+    assert "[default: False]" not in words
+    assert "[default: None]" not in words
+    assert ".0]" not in words
+
+
+def test_help_says_what_below_ram_means(state: Path) -> None:
+    words = " ".join(kybernate("--help", state=state).stdout.split())
+    assert "below RAM: in `nvme` (a disk) or `object` (a bucket)" in words
 
 
 def test_a_bad_name_of_an_image_is_said_in_words(tmp_path: Path) -> None:

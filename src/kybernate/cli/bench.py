@@ -45,17 +45,17 @@ def pause(
     output: Path | None = None,
     json: bool = False,
 ) -> int:
-    """Measure pause and resume. Takes some five minutes with the defaults; needs the GPU for itself.
+    """Measure pause and resume. It takes about five minutes and needs the GPU for itself.
 
     Args:
-        sizes: VRAM of the workload, separated by commas.
-        repeat: repetitions of ours; the median counts.
-        stock_repeat: repetitions of the driver's own checkpoint, at most two of them for 20 GiB and more.
-        quick: 1 GiB only, three repetitions, no swap.
-        swap: also let one workload of the largest size leave while another comes.
-        simulated: VRAM of the simulated GPU; its numbers prove nothing and are written only where `output` says.
-        output: where the JSON goes; bench/results/pause.json in a working tree.
-        json: print the JSON instead of the table.
+        sizes: Sizes of the workload's VRAM, separated by commas.
+        repeat: Repetitions with Kybernate; the median counts.
+        stock_repeat: Repetitions of the driver's own checkpoint; at most two for 20 GiB and more.
+        quick: Measure 1 GiB only, three repetitions, no swap.
+        swap: Also swap two workloads of the largest size.
+        simulated: VRAM of a simulated GPU. Its numbers prove nothing; they are written only with --output.
+        output: File for the JSON. Default: bench/results/pause.json in a working tree.
+        json: Print the JSON instead of the table.
 
     Raises:
         BadInput: sizes that make no sense.
@@ -122,7 +122,7 @@ def _plan(sizes: str, *, repeat: int, stock_repeat: int, quick: bool, swap: bool
 
 
 def table(content: dict[str, Any]) -> Table:
-    """What README shows, too: one line a case, with the stock driver and the link beside it."""
+    """One line a case, with the stock driver and the link beside it."""
     host = content["host"]
     where = "simulated GPU: these numbers prove nothing" if content["simulated"] else host["gpu"]
     made = Table(title=f"pause and resume, {where}, driver {host['driver'] or '-'}, medians")

@@ -35,8 +35,15 @@ def _to_seconds(_: type[float], tokens: Sequence[Token]) -> float:
         raise ValueError(f"{e.message}; {e.hint}") from None
 
 
-Seconds = Annotated[float, Parameter(converter=_to_seconds)]
+Seconds = Annotated[float, Parameter(converter=_to_seconds, metavar="TIME")]
 """An option's time: seconds, or with units, as in 10m and 1h30m."""
+
+
+def default_shown(value: Any) -> str | None:
+    """An option's default as its help shows it: nothing for what is off, times and numbers without `.0`."""
+    if value is None or value is False:
+        return None
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @Parameter(name="*")
@@ -46,7 +53,8 @@ class Common:
 
     json: Annotated[bool, Parameter(negative=(), help="Print JSON.")] = False
     state_dir: Annotated[
-        Path | None, Parameter(help="The agent's directory, if not $KYBERNATE_STATE_DIR or the default.")
+        Path | None,
+        Parameter(help="State directory of the agent. Default: $KYBERNATE_STATE_DIR, or /run/kybernate for root."),
     ] = None
 
     @property

@@ -73,18 +73,18 @@ def demo(
     turns: int = 10,
     json: bool = False,
 ) -> int:
-    """Three model servers that don't fit together and a training job share one GPU, behind one address.
+    """Run three model servers that do not fit together and a training job on one GPU, behind one address.
 
-    Exit status 0 when every answer and the training's result were exact.
+    Exit status 0 if every answer and the result of the training were exact.
 
     Args:
-        requests: how many, of all models together.
-        seconds: how long they come, gaps not counted: seconds, or with units, as in 1m.
-        limit: VRAM they share; without it, what the GPU and the free RAM allow, at most 40 GiB.
-        simulated: VRAM of a simulated GPU, to use one though there may be a real one.
-        swap: the small demo instead: two workloads change places.
-        turns: with swap: how often.
-        json: print JSON instead of the chart.
+        requests: Number of requests, all models together.
+        seconds: Time in which they come, without gaps: seconds, or with units, as in 1m.
+        limit: VRAM to share. Default: as the GPU and the free RAM allow, at most 40 GiB.
+        simulated: Use a simulated GPU with this VRAM.
+        swap: Run the small demo: two workloads change places.
+        turns: With --swap, how often they change places.
+        json: Print JSON instead of the chart.
 
     Raises:
         Unsupported: neither a GPU nor the simulated driver is there, or this machine is too small.

@@ -25,39 +25,39 @@ COMMANDS = (
     ("down", "commands.agent:down", "End the agent; workloads run on."),
     ("run", "commands.run:run", "Start a workload: run NAME [options] -- COMMAND ..."),
     ("ps", "commands.looking:ps", "List the workloads."),
-    ("pause", "commands.switching:pause", "Give the VRAM of workloads back, keeping their exact state."),
-    ("resume", "commands.switching:resume", "Let paused workloads go on where they stopped."),
-    ("prefetch", "commands.storing:prefetch", "Read workloads from the store into host memory, ahead of their resume."),
-    ("move", "commands.storing:move", "Let paused workloads, or images, lie in another tier."),
-    ("snapshot", "commands.storing:snapshot", "Take an image of a workload: snapshot NAME --as IMAGE"),
-    ("snapshots", "commands.storing:snapshots", "List images, and workloads that lie below RAM."),
-    ("clone", "commands.storing:clone", "Make workloads of an image: clone IMAGE NEW [-n K]"),
-    ("rm-snapshot", "commands.storing:rm_snapshot", "Delete a snapshot."),
-    ("verify", "commands.storing:verify", "Compare what is stored with its hashes."),
-    ("gc", "commands.storing:gc", "Give back the room of what no snapshot needs."),
+    ("pause", "commands.switching:pause", "Free the VRAM of workloads and keep their exact state."),
+    ("resume", "commands.switching:resume", "Continue paused workloads where they stopped."),
+    ("prefetch", "commands.storing:prefetch", "Read stored workloads into RAM, ahead of their resume."),
+    ("move", "commands.storing:move", "Move paused workloads or images to another tier."),
+    ("snapshot", "commands.storing:snapshot", "Take an image of a running workload: snapshot NAME --as IMAGE"),
+    ("snapshots", "commands.storing:snapshots", "List what is stored: images, and workloads below RAM."),
+    ("clone", "commands.storing:clone", "Start new workloads from an image: clone IMAGE NEW [-n K]"),
+    ("rm-snapshot", "commands.storing:rm_snapshot", "Delete an image, or the stored state of a workload."),
+    ("verify", "commands.storing:verify", "Check all stored data against its hashes."),
+    ("gc", "commands.storing:gc", "Free the space of deleted snapshots on disk and in the bucket."),
     ("stop", "commands.ending:stop", "End workloads."),
-    ("rm", "commands.ending:rm", "Forget ended workloads and their output."),
+    ("rm", "commands.ending:rm", "Remove ended workloads from the list, and delete their output."),
     ("logs", "commands.looking:logs", "Show a workload's output."),
-    ("events", "commands.looking:events", "Show what happened."),
-    ("history", "commands.history:history", "Show who held VRAM when, and what switches cost."),
-    ("explain", "commands.looking:explain", "Say why a workload is in its state and what can be done."),
-    ("models", "commands.serving:models", "Show models and jobs: who has the VRAM, who waits, what switches cost."),
-    ("start", "commands.serving:start", "Start a model or a job of kybernate.yaml before anybody asks for it."),
-    ("plan", "commands.serving:plan", "Say what would be paused for what, and why: plan [MODEL ...]"),
+    ("events", "commands.looking:events", "Show the log of events."),
+    ("history", "commands.history:history", "Show which workload held VRAM when, and what switches cost."),
+    ("explain", "commands.looking:explain", "Say why a workload is in its state, and what to do next."),
+    ("models", "commands.serving:models", "Show models and jobs: state, queues, costs of switches."),
+    ("start", "commands.serving:start", "Start a model or a job of kybernate.yaml now."),
+    ("plan", "commands.serving:plan", "Say which workloads the policy would pause for a model: plan [MODEL ...]"),
     (
         "simulate",
         "commands.simulating:simulate",
-        "Say what requests would wait under each policy, in a simulated node.",
+        "Predict request waiting times for each scheduling policy.",
     ),
-    ("reload", "commands.serving:reload", "Have the agent read its kybernate.yaml again, without a request lost."),
-    ("top", "commands.top:top", "Watch the node."),
-    ("dashboard", "commands.browsing:dashboard", "Print the dashboard's address, the token in it."),
+    ("reload", "commands.serving:reload", "Read kybernate.yaml again; no request is lost."),
+    ("top", "commands.top:top", "Watch and control the workloads in the terminal."),
+    ("dashboard", "commands.browsing:dashboard", "Print the dashboard's address, with its token."),
     ("token", "commands.browsing:token", "Print the token for the API over TCP."),
-    ("doctor", "commands.machine:doctor", "Say what this machine can do, what it lacks, and how to get it."),
+    ("doctor", "commands.machine:doctor", "Check this machine: what works, what is missing, how to get it."),
     ("check", "commands.machine:check", "Check a kybernate.yaml."),
     ("version", "commands.machine:version", "Show the versions of command line and agent."),
     ("completion", "commands.machine:completion", "Print the completion script for a shell."),
-    ("demo", "demo:demo", "The main job: three model servers and a training job behind one address."),
+    ("demo", "demo:demo", "Run a demo: three model servers and a training job behind one address."),
 )
 _ARGUMENTS = {
     "run": "NAME [OPTIONS] -- COMMAND ...",
@@ -77,8 +77,8 @@ _ARGUMENTS = {
     "completion": "[SHELL] [OPTIONS]",
 }
 """Where the parser's own usage would say `[ARGS]`."""
-_BENCHES = (("pause", "bench:pause", "Pause and resume, side by side with the driver's own checkpoint."),)
-_BENCH_HELP = "Measure; writes bench/results/."
+_BENCHES = (("pause", "bench:pause", "Measure pause and resume beside the driver's own checkpoint."),)
+_BENCH_HELP = "Run a benchmark; writes bench/results/."
 _COMPLETE = "__complete"
 """What the completion scripts of cyclopts ask."""
 _SIMULATED_DEFAULT = "8GiB"
@@ -90,7 +90,9 @@ _MARKUP = re.compile(r"\s+")
 
 def application() -> App:
     """The whole command line. Imports no command: the help of each is its docstring, `COMMANDS` has the short one."""
-    from cyclopts import App
+    from cyclopts import App, Parameter
+
+    from kybernate.cli.common import default_shown
 
     app = App(
         name="kybernate",
@@ -100,6 +102,7 @@ def application() -> App:
         exit_on_error=False,
         print_error=False,
         result_action="return_value",
+        default_parameter=Parameter(show_default=default_shown),
     )
     for name, place, _ in COMMANDS:
         app.command(f"kybernate.cli.{place}", name=name, usage=_usage(name))
@@ -165,6 +168,9 @@ def _help() -> str:
         "",
         *(f"  {name:<12}{text}" for name, _, text in COMMANDS),
         f"  {'bench':<12}{_BENCH_HELP}",
+        "",
+        "Tiers: a paused workload lies in `ram`, or below RAM: in `nvme` (a disk) or `object` (a bucket). Below RAM",
+        "it has no processes, its state survives a reboot, and a resume takes seconds to minutes instead of one second.",
         "",
         "Every command has --help and --json. `kybernate COMMAND --help` shows its options.",
     ]

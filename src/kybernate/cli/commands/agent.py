@@ -45,15 +45,15 @@ def up(
     log_format: LogFormat | None = None,
     common: Common = _COMMON,
 ) -> None:
-    """Start the agent of this node; it stays in the foreground unless told otherwise.
+    """Start the agent of this node, in the foreground or with --detach.
 
     Args:
-        file: Settings (kybernate.yaml). Left out: defaults that fit the machine.
-        detach: Come back when every address answers; its output goes to agent.log in its directory.
-        simulated: Use a simulated GPU of this size (8GiB if left out): proves logic on a machine without a GPU, never a speed.
-        pool: Size of the host pool, such as 40GiB, over what the file says.
-        listen: HOST:PORT where API and dashboard answer over TCP, too, over what the file says.
-        log_format: text for people or json for machines, over what the file says.
+        file: kybernate.yaml. Default: settings that fit the machine.
+        detach: Return when every address answers. Output goes to agent.log in the state directory.
+        simulated: Use a simulated GPU of this size (default 8GiB). It proves logic on a machine without a GPU, never a speed.
+        pool: Size of the host pool, such as 40GiB. Overrides the file.
+        listen: HOST:PORT of the API and the dashboard over TCP. Overrides the file.
+        log_format: text for people, json for machines. Overrides the file.
     """
     made = os.environ.pop(MADE_VARIABLE, None) is not None
     whole, settings = _settings(file, pool, listen, common)
@@ -85,10 +85,10 @@ def down(
     stop: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> None:
-    """End the agent. Workloads run on, paused ones stay paused, until an agent is started again.
+    """End the agent. Workloads run on and paused ones stay paused; the next agent takes them over.
 
     Args:
-        stop: Stop all workloads first, all at once; those that lie below RAM stay there. If one can't be ended, the agent stays.
+        stop: First stop all workloads, at the same time. Stored ones stay. If one cannot be stopped, the agent stays up.
     """
     with common.client() as client, working(_DOING[stop], quiet=common.json):
         node = client.shutdown(stop=stop)

@@ -12,14 +12,14 @@ _COMMON = Common()
 
 
 def dashboard(*, common: Common = _COMMON) -> None:
-    """Print the dashboard's address. The token is in its fragment, which browsers don't send; the page keeps it until closed."""
+    """Print the dashboard's address. It contains the token: treat it like a password."""
     url, secret = _way_in(common)
     address = f"{url}#token={quote(secret, safe='')}"
     print_json({"url": address}) if common.json else print(address)
 
 
 def token(*, common: Common = _COMMON) -> None:
-    """Print the token that requests over TCP carry: `Authorization: Bearer TOKEN`."""
+    """Print the token for requests over TCP: `Authorization: Bearer TOKEN`."""
     url, secret = _way_in(common)
     print_json({"url": url, "token": secret}) if common.json else print(secret)
 

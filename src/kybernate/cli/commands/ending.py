@@ -25,14 +25,13 @@ def stop(
 ) -> int:
     """End workloads: SIGTERM, and SIGKILL when the grace is over.
 
-    One that is paused and has a handler for SIGTERM is resumed first, so that it can save what it wants to. Where its VRAM
-    isn't free nobody is paused for that: it gets two seconds for what needs no GPU, and is killed then. With --grace 0 it is
-    ended where it stands.
+    A paused workload with a handler for SIGTERM is resumed first, so that it can save its work. If its VRAM is not free, no
+    other workload is paused for that: it gets two seconds without a GPU, then it is killed. --grace 0 kills it at once.
 
     Args:
-        all_: All workloads that run or are paused, at the same time.
+        all_: All running and paused workloads, at the same time.
         grace: Time between SIGTERM and SIGKILL: seconds, or with units, as in 2m.
-        remove: Forget it afterwards, its output too.
+        remove: Then remove it from the list, and delete its output and its stored state.
     """
     return order(
         chosen(names, all_=all_, meant=alive, common=common),
@@ -57,10 +56,10 @@ def rm(
     all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
-    """Forget ended workloads and their output.
+    """Remove ended workloads from the list, and delete their output.
 
     Args:
-        all_: All that have ended.
+        all_: All ended workloads.
     """
     return order(
         chosen(names, all_=all_, meant=ended, common=common),

@@ -33,12 +33,11 @@ def history(
     stays: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> None:
-    """Show who held VRAM when, and what switches cost: of all workloads, or of one.
+    """Show which workload held VRAM when, and what switches cost. Of all workloads, or of one.
 
     Args:
-        last: How far back: seconds, or with units, as in 90s, 15m, 1h30m, 1d. The agent keeps `agent.history.keep`, six hours if
-            the file says nothing else.
-        stays: A line for each stay in VRAM instead of the drawing.
+        last: How far back: seconds, or with units, as in 90s, 15m, 1h30m, 1d. The agent keeps `agent.history.keep`.
+        stays: Print one line for each stay in VRAM instead of the drawing.
     """
     span = last
     if not span:

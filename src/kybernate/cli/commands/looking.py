@@ -21,7 +21,7 @@ _FOREVER = Common()
 
 
 def ps(*, common: Common = _FOREVER) -> None:
-    """List the workloads."""
+    """List the workloads: state, tier, sizes, costs."""
     with common.client() as client:
         node, workloads = client.node(), client.workloads()
         again = {each.name: each.again_at for each in client.serving().served}
@@ -62,8 +62,8 @@ def logs(
     """Show a workload's output.
 
     Args:
-        follow: Go on until the workload ends.
-        lines: Only the last lines.
+        follow: Keep printing until the workload ends.
+        lines: Print only the last N lines.
     """
     with common.client() as client:
         for piece in client.logs(name, lines=lines, follow=follow):
@@ -82,11 +82,11 @@ def events(
     count: Annotated[int, Parameter(name=("--count", "-n"))] = 50,
     common: Common = _FOREVER,
 ) -> None:
-    """Show what happened, on the node or to one workload.
+    """Show the log of events, of the node or of one workload.
 
     Args:
-        follow: Go on with what comes.
-        count: How many of the newest.
+        follow: Keep printing new events.
+        count: Number of past events.
     """
     with common.client() as client:
         if follow:
@@ -102,7 +102,7 @@ def events(
 
 
 def explain(name: Annotated[str, Parameter(completer=workloads())], /, *, common: Common = _FOREVER) -> None:
-    """Say why a workload is in its state and what can be done."""
+    """Say why a workload is in its state, and what to do next."""
     with common.client() as client:
         view = client.explain(name)
     if common.json:

@@ -20,7 +20,7 @@ _COMMON = Common()
 
 
 def doctor(*, common: Common = _COMMON) -> int:
-    """Say what this machine can do, what it lacks, and how to get it. Exit status 1 when something needed is missing."""
+    """Check this machine: what works, what is missing, how to get it. Exit status 1 if something needed is missing."""
     from kybernate.node.doctor import beside_simulated, checks, of_agent
 
     node, advice = _node(common)
@@ -59,12 +59,12 @@ def check(
     vram: str | None = None,
     common: Common = _COMMON,
 ) -> None:
-    """Check a kybernate.yaml: say what is wrong with it, or what it means, and what may not be meant so.
+    """Check a kybernate.yaml: print its errors, or its meaning and warnings.
 
     Args:
-        schema: Print its JSON schema instead, for editors; takes no file.
-        dry_run: Say who would be paused for whom and why, were each model asked once, one after the other.
-        vram: What each GPU hands out in the dry run. Left out: agent.vram.limit, or that of the agent that runs here.
+        schema: Print the JSON schema for editors; takes no file.
+        dry_run: Say which workloads would be paused, and why, if each model got one request, one after the other.
+        vram: VRAM of each GPU in the dry run. Default: agent.vram.limit, or that of the running agent.
     """
     from kybernate.node import settings
 
@@ -88,7 +88,7 @@ def check(
 
 
 def version(*, common: Common = _COMMON) -> None:
-    """Show the versions of command line and agent."""
+    """Show the versions of the command line and of the agent."""
     agent: str | None = None
     try:
         with common.client() as client:

@@ -30,18 +30,17 @@ def run(
     cold_start: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
-    """Start COMMAND as a workload: with your environment, in this directory, as you. It outlives the agent.
+    """Start COMMAND as a workload, with your environment, in this directory, as your user. It outlives the agent.
 
     Args:
-        wait: Wait for its end and take over its exit status. Signals (SIGTERM, SIGHUP, Ctrl-C ...) are passed on to it; a second
-            Ctrl-C leaves it running.
-        follow: The same, and print its output meanwhile.
-        backend: broker moves memory at the link's speed; driver leaves it all to the driver's checkpoint.
-        network: none is a network of its own with loopback only; host is the host's.
-        isolated: Namespaces of its own; the default where the agent may.
-        directory: Working directory, if not this one.
-        layer: A directory whose files it sees, but writes into a layer of its own that snapshots take along. May be repeated.
-        cold_start: Start it anew when it is resumed and no copy of its state can be used.
+        wait: Wait for its end and return its exit status. SIGTERM, SIGHUP, Ctrl-C ... reach it; a second Ctrl-C leaves it running.
+        follow: Like --wait, and print its output.
+        backend: broker moves memory at the link's speed; driver uses the driver's own checkpoint for everything.
+        network: none: its own network with loopback only. host: the network of the host.
+        isolated: Run it in namespaces of its own. Default: yes, if the agent has the rights.
+        directory: Working directory. Default: the current one.
+        layer: Directory whose changes go into a private layer, which snapshots contain. May be repeated.
+        cold_start: Start it again from the beginning if it is resumed and no copy of its state can be used.
     """
     workload_name(name)
     if not command:

@@ -23,7 +23,7 @@ _COMMON = Common()
 
 
 def models(*, common: Common = _COMMON) -> None:
-    """Show models and jobs: who has the VRAM, who waits, what switches cost, who had the GPU."""
+    """Show models and jobs: state, tier, waiting and running requests, costs of switches, GPU time."""
     with common.client() as client:
         view = client.serving()
     if common.json:
@@ -78,17 +78,17 @@ def _row(each: ServedView) -> tuple[str, ...]:
 
 
 def start(name: Annotated[str, Parameter(completer=served)], /, *, common: Common = _COMMON) -> None:
-    """Start a model or a job of kybernate.yaml, also one that has ended, as soon as it gets room."""
+    """Start a model or a job of kybernate.yaml as soon as it gets VRAM; also one that has ended."""
     with common.client() as client:
         view = client.start(name)
     print_json(view) if common.json else print(f"{name}: comes as soon as it gets room; `kybernate models` shows it")
 
 
 def plan(*names: Annotated[str, Parameter(completer=served)], common: Common = _COMMON) -> None:
-    """Say what the policy would do now, were there a request for each of these models; nothing is done.
+    """Say what the policy would do now if each of these models had a request. Nothing is changed.
 
     Args:
-        names: Models or jobs. None: for what is asked already.
+        names: Models or jobs. Default: those with waiting requests.
     """
     with common.client() as client:
         view = client.plan(*names)
@@ -127,7 +127,7 @@ def _sentence(action: ActionView, asked: Collection[str]) -> str:
 
 
 def reload(*, common: Common = _COMMON) -> None:
-    """Have the agent read its kybernate.yaml again: models, jobs, keys, limits. A file that makes no sense changes nothing."""
+    """Read kybernate.yaml again: models, jobs, keys, limits. No request is lost; a wrong file changes nothing."""
     with common.client() as client:
         view = client.reload()
     if common.json:

@@ -44,19 +44,18 @@ def simulate(
     seed: int = 0,
     common: Common = _COMMON,
 ) -> None:
-    """Say what requests would wait under each policy, in a simulated node. A model of one, not a measurement.
+    """Predict request waiting times for each scheduling policy. This is a simulation, not a measurement.
 
     Args:
-        file: A kybernate.yaml: its models, jobs, classes and settings; sizes and costs are what the agent here has measured. Not
-            needed for a trace that says its node itself.
-        trace: Recorded requests: JSON lines such as {"at_s": 12.5, "model": "chat", "tokens": 120}, or `seconds` for `tokens`.
-        traffic: Drawn requests instead: zipf, bursts, day-night or two-hot; the file's first models are the popular ones.
-        policy: Which, with commas between; all by default.
-        rate: Drawn requests a second, all models together.
-        requests: How many are drawn.
-        tokens_per_s: What one answer gets, for traces that count tokens.
-        vram: What each GPU hands out. Left out: agent.vram.limit, or that of the agent that runs here.
-        seed: Another one draws other requests.
+        file: kybernate.yaml with the models and jobs. Sizes and costs are those the agent here has measured.
+        trace: Recorded requests: JSON lines such as {"at_s": 12.5, "model": "chat", "tokens": 120}, or with `seconds`.
+        traffic: Random requests instead: zipf, bursts, day-night or two-hot. The first models of the file are popular.
+        policy: Policies, separated by commas. Default: all.
+        rate: Random requests per second, all models together.
+        requests: Number of random requests.
+        tokens_per_s: Tokens per second of one answer, for traces with `tokens`.
+        vram: VRAM of each GPU. Default: agent.vram.limit, or that of the running agent.
+        seed: Seed of the random requests.
     """
     from kybernate.node.policy.comparison import compare, summary
     from kybernate.node.policy.registry import POLICIES, policy_named

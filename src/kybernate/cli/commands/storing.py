@@ -35,15 +35,15 @@ def snapshot(
     connections: Connections | None = None,
     common: Common = _COMMON,
 ) -> None:
-    """Take an image of a workload, from which replicas are cloned; it stands still meanwhile, then runs on.
+    """Take an image of a running workload, from which `clone` starts replicas. The workload stands still meanwhile, then runs on.
 
     Args:
-        as_: The image's name.
-        tier: Where the image shall lie.
-        ready: Wait until PORT/PATH (or http://HOST:PORT/PATH) answers 2xx inside the workload's network.
-        ready_command: Wait until this command, run among its processes as its user, ends with status 0.
-        ready_timeout: How long to wait for that: seconds, or with units, as in 10m.
-        connections: What to do about TCP connections that lead out of it, if not what the settings say.
+        as_: Name of the image.
+        tier: Where to store the image: nvme (the disk) or object (the bucket).
+        ready: First wait until PORT/PATH (or http://HOST:PORT/PATH) answers 2xx inside the workload's network.
+        ready_command: First wait until this command ends with status 0; it runs beside the workload's processes, as its user.
+        ready_timeout: How long to wait for `--ready`: seconds, or with units, as in 10m.
+        connections: TCP connections to the outside: refuse the snapshot, or close them. Default: agent.store.connections.
     """
     try:
         words = shlex.split(ready_command or "")
@@ -69,7 +69,7 @@ def snapshot(
 
 
 def snapshots(*, common: Common = _COMMON) -> None:
-    """List the snapshots: images, and workloads that lie below RAM."""
+    """List what is stored on disk and in the bucket: images to clone, and paused workloads that lie below RAM."""
     with common.client() as client, working("asking the tiers", quiet=common.json):
         found = client.snapshots()
     if common.json:
@@ -100,11 +100,11 @@ def clone(
     timeout: Seconds = 30.0,
     common: Common = _COMMON,
 ) -> int:
-    """Make a workload of an image, or several: clone IMAGE NEW [-n K]. Exit status 1 when one of them could not be made.
+    """Start one workload or several from an image. Exit status 1 if one of them could not be started.
 
     Args:
-        count: Make so many, called NEW-1 to NEW-K.
-        timeout: How long the first waits for room in VRAM, in seconds or as in 10m; others stay paused until there is room.
+        count: Number of workloads; they are named NEW-1 to NEW-K. Without it: one, named NEW.
+        timeout: How long the first one waits for VRAM, in seconds or as in 10m. The others stay paused until there is room.
     """
     names = [new] if count is None else [f"{new}-{number + 1}" for number in range(count)]
     with common.client() as client, working(f"cloning {image}", quiet=common.json, look=job_of(common, *names)):
@@ -123,10 +123,10 @@ def prefetch(
     all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
-    """Read workloads from the store into host memory, so that their resumes take about a second.
+    """Read workloads from disk or bucket into RAM; a resume then takes about a second. They stay paused.
 
     Args:
-        all_: All that lie below RAM, as far as there is room.
+        all_: All workloads below RAM, as far as there is room.
     """
     return order(
         chosen(names, all_=all_, meant=below_ram, common=common),
@@ -147,14 +147,14 @@ def move(
     connections: Connections | None = None,
     common: Common = _COMMON,
 ) -> int:
-    """Let paused workloads, or images, lie in another tier.
+    """Move paused workloads or images to another tier: nvme (the disk), object (the bucket) or ram.
 
     Args:
-        names: The workloads, or images.
-        all_: All workloads that are paused and lie in another tier.
-        tier: nvme or object; ram stands for `prefetch`.
-        keep: Leave the copy where it lay, too; a resume takes the one that can be used.
-        connections: What to do about TCP connections that lead out of a workload, if not what the settings say.
+        names: Workloads or images.
+        all_: All paused workloads that lie in another tier.
+        tier: The new tier; ram is the same as `prefetch`.
+        keep: Keep the old copy, too. A resume uses a copy that is intact.
+        connections: TCP connections to the outside: refuse the move, or close them. Default: agent.store.connections.
     """
     return order(
         chosen(names, all_=all_, meant=lambda each: paused(each) and each.tier != tier, common=common),
@@ -178,10 +178,10 @@ def _moved(view: StoredView, tier: TierName) -> str:
 def rm_snapshot(
     name: Annotated[str, Parameter(completer=stored)], /, *, tier: Below | None = None, common: Common = _COMMON
 ) -> None:
-    """Delete a snapshot. Its room becomes free with the next `gc`.
+    """Delete an image, or the stored state of a workload. The next `gc` frees its space.
 
     Args:
-        tier: Only from this tier.
+        tier: Delete the copy in this tier only.
     """
     with common.client() as client:
         view = client.remove_snapshot(name, tier=None if tier is None else TierName(tier))
@@ -194,12 +194,12 @@ def verify(
     quick: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
-    """Read what is stored and compare it with its hashes. Exit status 1 when something is damaged.
+    """Read stored data and compare it with its hashes. Exit status 1 if something is damaged. Nothing is changed.
 
     Args:
-        names: Snapshots, or workloads that lie below RAM; everything if left out.
-        tier: Only this tier.
-        quick: Only look whether everything is there.
+        names: Snapshots, or workloads below RAM. Default: everything.
+        tier: Check this tier only.
+        quick: Check only that everything exists; read no content.
     """
     wanted = None if tier is None else TierName(tier)
     look = job_of(common, *([tier] if tier else TierName))
@@ -227,12 +227,12 @@ def gc(
     accept_loss: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> None:
-    """Give back the room of what no snapshot needs any more.
+    """Garbage collection: free the space on disk and in the bucket that no snapshot needs any more.
 
     Args:
-        tier: Only this tier.
-        dry_run: Only say what would be done.
-        accept_loss: Take a tier that has lost all its snapshots as a new one.
+        tier: Free space in this tier only.
+        dry_run: Say what would be freed; change nothing.
+        accept_loss: Treat a tier whose snapshots have all disappeared as empty, instead of refusing to use it.
     """
     wanted = None if tier is None else TierName(tier)
     look = job_of(common, *([tier] if tier else TierName))

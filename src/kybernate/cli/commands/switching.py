@@ -33,15 +33,15 @@ def pause(
     connections: Literal["refuse", "close"] | None = None,
     common: Common = _COMMON,
 ) -> int:
-    """Give the VRAM of workloads back, keeping their exact state: in host memory, on the disk or in a bucket.
+    """Free the VRAM of workloads and keep their exact state: in RAM, on the disk or in a bucket.
 
     Args:
-        all_: All workloads that run; with --tier, those too that lie above it.
-        pid: A process that was not started by Kybernate, instead of a name. Slower: the driver's own checkpoint.
-        depth: zero leaves nothing in VRAM; warm keeps the CUDA context (some 0.5 GB) and is back sooner.
-        timeout: How long to wait for the GPU work in flight before giving up: seconds, or with units, as in 2m.
-        tier: ram: back in a second. nvme, object: in the store, no process of it is left; survives the machine's reboot.
-        connections: Below ram, what to do about TCP connections that lead out of it, if not what the settings say.
+        all_: All running workloads; with --tier, also paused ones in a faster tier.
+        pid: Instead of a name, a process that Kybernate did not start. Slower: the driver's own checkpoint moves its memory.
+        depth: zero leaves nothing in VRAM; warm keeps the CUDA context there (about 0.5 GB) and resumes sooner.
+        timeout: How long to wait for GPU work in flight before giving up: seconds, or with units, as in 2m.
+        tier: ram resumes in a second. nvme (disk) and object (bucket) end the processes; their state survives a reboot.
+        connections: Below RAM, TCP connections to the outside: refuse, or close them. Default: agent.store.connections.
     """
     _one_of(names, pid, all_=all_)
     if pid is not None:
@@ -71,13 +71,13 @@ def resume(
     take_over: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
-    """Let paused workloads go on where they stopped, from wherever they lie; others are paused if they need their room.
+    """Continue paused workloads where they stopped, from any tier. Other workloads are paused if their VRAM is needed.
 
     Args:
-        all_: All that are paused, one after the other; where they don't all fit, the later ones have the VRAM.
-        pid: A process that was paused by its pid, instead of a name.
-        timeout: How long to wait for room in VRAM: seconds, or with units, as in 10m.
-        take_over: Also if another agent, which is gone for good, said that it resumes it from the bucket.
+        all_: All paused workloads, one after the other. If they do not fit together, the later ones keep the VRAM.
+        pid: Instead of a name, a process that was paused with --pid.
+        timeout: How long to wait for VRAM: seconds, or with units, as in 10m.
+        take_over: Resume from the bucket although another agent has claimed the workload. Only if that agent is gone for good.
     """
     _one_of(names, pid, all_=all_)
     if pid is not None:

@@ -41,7 +41,7 @@ class _Ended(Exception):
 
 
 def top(*, common: Common = _COMMON) -> None:
-    """Watch the node; p, r and f pause, resume and prefetch the workload chosen with the arrows. No terminal, or --json: once."""
+    """Watch the node; p, r and f pause, resume and prefetch the chosen workload. Without a terminal it prints once."""
     console = Console()
     if common.json or not console.is_terminal:
         ps(common=common)
