@@ -55,6 +55,24 @@ async def test_orders_run_one_after_the_other() -> None:
         await one.wait_idle()
 
 
+async def test_a_process_end_is_noted_however_many_orders_are_in_line() -> None:
+    async with owner() as one:
+        gate = Gate()
+        orders = [asyncio.create_task(one.submit("order", gate.work, detail=0))]
+        await gate.began.wait()
+        orders += [asyncio.create_task(one.submit("order", gate.work, detail=k + 1)) for k in range(QUEUE_MAX)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="in line"):
+            await one.submit("one more", gate.work)
+        end = Gate("ended")
+        end.may_end.set()
+        noted = asyncio.create_task(one.submit("end", end.work, order=False))
+        await asyncio.sleep(0)
+        gate.may_end.set()
+        assert await noted == "ended"
+        await asyncio.gather(*orders)
+
+
 async def test_an_equal_order_joins_the_one_that_runs() -> None:
     async with owner() as one:
         gate = Gate()

@@ -16,7 +16,7 @@ from kybernate.model.errors import NoRoom
 from kybernate.model.types import MIB, Depth, EndedBy, TierName, WorkloadName, WorkloadState
 from kybernate.node.ledger import ARBITER, USER
 from kybernate.node.operations import Standing
-from kybernate.node.orders import PauseOrder, PrefetchOrder, ResumeOrder, StopOrder
+from kybernate.node.orders import PauseOrder, PrefetchOrder, ResumeOrder, StopOrder, Stored
 from kybernate.process.preflight import Connections
 
 pytestmark = pytest.mark.timeout(180 * SLOWER)
@@ -69,7 +69,7 @@ def test_the_shorter_grace_and_the_persons_word_hold() -> None:
     patient = StopOrder(grace_s=600.0, by=EndedBy.AGENT)
     assert patient.joined(StopOrder(grace_s=0.0, by=EndedBy.ORDER)) == StopOrder(grace_s=0.0, by=EndedBy.ORDER)
     assert patient.joined(StopOrder(grace_s=700.0, by=EndedBy.AGENT)) == patient
-    assert patient.joined(StopOrder(grace_s=0.0, by=EndedBy.AGENT, keep_stored=True)) is None
+    assert patient.joined(StopOrder(grace_s=0.0, by=EndedBy.AGENT, stored=Stored.STAYS)) is None
 
 
 def test_a_prefetch_that_a_person_wants_is_not_given_up() -> None:

@@ -191,13 +191,29 @@ def test_an_agent_killed_on_the_way(make_agent: MakeAgent, eventually: Eventuall
     assert (node.gpus[0].resident_bytes, node.pool.free_bytes) == (0, node.pool.size_bytes)
 
 
-def test_one_that_is_stopped_on_the_disk_leaves_nothing(agent: AgentProcess, eventually: Eventually) -> None:
+def test_what_lies_on_the_disk_stays_there_when_it_is_stopped(agent: AgentProcess, eventually: Eventually) -> None:
+    started(agent, eventually, "one")
+    agent.client.pause("one", tier=TierName.NVME)
+    stopped = kybernate(agent, "stop", "one")
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert "one: lies in nvme and stays there" in stopped.stdout
+    assert "stop --remove one" in stopped.stdout
+    with pytest.raises(Conflict, match="paused already"):
+        started(agent, eventually, "one")
+    agent.kill()
+    agent.start()
+    view = agent.client.workload("one")
+    assert (view.state, view.tier, view.paused_by) == (WorkloadState.PAUSED, "nvme", "user")
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
+
+
+def test_one_that_is_removed_on_the_disk_leaves_nothing(agent: AgentProcess, eventually: Eventually) -> None:
     started(agent, eventually, "one")
     agent.client.pause("one", tier=TierName.NVME)
     agent.client.stop("one")
-    assert agent.client.workload("one").state is WorkloadState.EXITED
-    eventually(lambda: not agent.client.snapshots().snapshots, what="its snapshot is deleted")
-    agent.client.remove("one")
+    assert agent.client.stop("one", remove=True).removed
+    assert not agent.client.snapshots().snapshots
     started(agent, eventually, "one")
 
 

@@ -484,5 +484,7 @@ class StoppedView(Answer):
     workload: str
     exit_status: int | None
     removed: bool
+    stays: TierName | None = None
+    """It lay there, without a process to end, and lies there still."""
     note: str | None = None
     """What there is to say of its end."""

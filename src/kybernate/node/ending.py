@@ -2,6 +2,7 @@
 
 A paused one can't do its last things while its CUDA calls are held. So it is resumed first where it has a handler for SIGTERM and
 its VRAM is free; nobody else is paused for it. Where there is no room it gets only a moment, for what needs no GPU.
+One that lies below RAM has no process to end: its snapshot is all that there is of it, and stays where nobody gives it up.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import time
 from collections.abc import Callable
 
 from kybernate.model.errors import Busy
+from kybernate.model.types import TierName, WorkloadState
+from kybernate.node.ledger import USER, Entry, Ledger
+from kybernate.node.orders import Stored
 from kybernate.process import procfs
 from kybernate.process.tree import Tree
 
@@ -20,6 +24,17 @@ _LOOK_S = 0.1
 """How soon a grace that was cut short is noticed."""
 _KILL_S = 20.0
 """How long processes that were killed may take to be gone: the kernel frees their GPU memory in that time."""
+
+
+def stays_stored(ledger: Ledger, entry: Entry, tree: Tree | None, stored: Stored) -> tuple[Entry, str] | None:
+    """Of one that lies below RAM and stays there: its entry, and what there is to say. None: it is to be ended."""
+    below = entry.state is WorkloadState.PAUSED and entry.tier is not TierName.RAM and entry.snapshot is not None
+    if tree is not None or not below or stored is Stored.ENDS:
+        return None
+    if stored is Stored.HELD and entry.paused_by != USER:
+        ledger.update(entry.name, paused_by=USER, reason=f"{entry.reason}; stopped by order")
+    note = f"no process of it was left; `kybernate stop --remove {entry.name}` deletes its snapshot, too"
+    return ledger.entry(entry.name), note
 
 
 def handles_its_end(tree: Tree) -> bool:

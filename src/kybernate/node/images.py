@@ -153,20 +153,12 @@ class Images:
         gpu = gear.need_gpu(so="it takes and restores no snapshots")
         names = _names(wanted)
         tier, manifest = await self._library.image(image, caller)
-        for name in names:
-            old = gear.ledger.get(name)
-            if old is None:
-                continue
-            if not old.ended:
-                raise Conflict(f"a workload named {name} is {old.state} already", hint="choose another name")
-            caller.require_owner(old.uid, f"the ended workload {name}")
+        self._refuse_names(names, caller, by_itself=by_itself)
         if reasons := await in_thread(f"look at {image}", lambda: gpu.engine.refusals(gear.stores.space(tier), image)):
             raise BadInput(f"image {image} can't run here: {'; '.join(reasons[:3])}")
         began, now = gear.clock(), gear.clock()
-        gear.starts.refuse()
+        self._refuse_names(names, caller, by_itself=by_itself)  # some may be taken by now, and all come or none
         for name in names:
-            if by_itself:
-                gear.starts.refuse_by_itself(name)
             gear.starts.allow(name)
             old = gear.ledger.get(name)
             gear.ledger.add(
@@ -197,7 +189,14 @@ class Images:
                         name,
                         "clone",
                         lambda: self._clone(
-                            gpu, name, image, tier, first=number == 0, wait_s=wanted.timeout_s, unmanaged=unmanaged
+                            gpu,
+                            name,
+                            image,
+                            tier,
+                            first=number == 0,
+                            wait_s=wanted.timeout_s,
+                            unmanaged=unmanaged,
+                            since=now,
                         ),
                         detail=(image, tier, wanted),
                     )
@@ -213,7 +212,10 @@ class Images:
             each
             if isinstance(each, api.CloneView)
             else api.CloneView(
-                workload=name, state=gear.ledger.entry(name).state, seconds=gear.clock() - began, note=each.message
+                workload=name,
+                state=WorkloadState.EXITED if (entry := gear.ledger.get(name)) is None else entry.state,
+                seconds=gear.clock() - began,
+                note=each.message,
             )
             for name, each in zip(names, made, strict=True)
         ]
@@ -229,10 +231,19 @@ class Images:
         first: bool,
         wait_s: float,
         unmanaged: Mapping[GpuUuid, int],
+        since: float,
     ) -> str | None:
-        """In the clone's owner task. Returns why it isn't running yet, if so."""
+        """In the clone's owner task. Returns why it isn't running yet, if so.
+
+        Args:
+            since: when it was ordered, by its entry: another one may have taken its name.
+        """
         gear = self._gear
+        entry = gear.ledger.entry(name)
+        if (entry.state, entry.image, entry.since) != (WorkloadState.STARTING, image, since):
+            raise Conflict(f"workload {name} was stopped before it had come")
         try:
+            gear.starts.refuse()
             with gear.jobs.begin("clone", name) as job:
 
                 def revive() -> Tree:
@@ -274,6 +285,18 @@ class Images:
         except NoRoom as e:
             return f"waits for room: {e.message}"
         return None
+
+    def _refuse_names(self, names: Sequence[WorkloadName], caller: Caller, *, by_itself: bool) -> None:
+        starts = self._gear.starts
+        starts.refuse()
+        for name in names:
+            old = self._gear.ledger.get(name)
+            if old is not None and not old.ended:
+                raise Conflict(f"a workload named {name} is {old.state} already", hint="choose another name")
+            if old is not None:
+                caller.require_owner(old.uid, f"the ended workload {name}")
+            if by_itself:
+                starts.refuse_by_itself(name)
 
     def _refuse_image(self, entry: Entry) -> None:
         if entry.state not in (WorkloadState.RUNNING, WorkloadState.PAUSED, WorkloadState.STARTING):

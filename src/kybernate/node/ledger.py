@@ -143,9 +143,10 @@ class Ledger:
         """
         old = self._entries.get(entry.name)
         if old is not None and not old.ended:
+            remove = " --remove" if old.tier is not TierName.RAM else ""
             raise Conflict(
                 f"a workload named {entry.name!r} is {old.state} already",
-                hint=f"choose another name, or `kybernate stop {entry.name}` first",
+                hint=f"choose another name, or `kybernate stop{remove} {entry.name}` first",
             )
         self._put(old, entry)
         return entry

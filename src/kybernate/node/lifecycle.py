@@ -58,6 +58,7 @@ _TABLE: Mapping[tuple[WorkloadState, Event], WorkloadState] = MappingProxyType(
         (_S.PAUSED, Event.RESUME): _S.RESUMING,
         (_S.RESUMING, Event.RESUMED): _S.RUNNING,
         (_S.RESUMING, Event.RESUME_UNDONE): _S.PAUSED,
+        (_S.STARTING, Event.STOP): _S.STOPPING,
         (_S.RUNNING, Event.STOP): _S.STOPPING,
         (_S.PAUSED, Event.STOP): _S.STOPPING,
         (_S.LOST, Event.STOP): _S.STOPPING,

@@ -123,10 +123,22 @@ class Owner:
         await self._idle.wait()
 
     async def submit(
-        self, kind: str, work: Callable[[], Awaitable[T]], *, detail: object = None, begin_within_s: float | None = None
+        self,
+        kind: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        detail: object = None,
+        begin_within_s: float | None = None,
+        order: bool = True,
     ) -> T:
-        """`order` for one that only its equals join: those of the same kind and detail."""
-        return await self.order(kind, lambda _: work(), _Equal(detail), begin_within_s=begin_within_s)
+        """`order` for one that only its equals join: those of the same kind and detail.
+
+        Args:
+            order: False for what has happened already: it finds its place in a full line, too.
+        """
+        return await self.order(
+            kind, lambda _: work(), _Equal(detail), begin_within_s=begin_within_s, most=QUEUE_MAX if order else None
+        )
 
     async def order(
         self,
@@ -135,11 +147,13 @@ class Owner:
         order: O,
         *,
         begin_within_s: float | None = None,
+        most: int | None = QUEUE_MAX,
     ) -> T:
         """Put in line, or join the last one there, and await the result. That happens before the first await.
 
         Args:
             work: what is done, by the order as it stands then.
+            most: with so many in line it is refused.
 
         Raises:
             Busy: the line is full, or it had not begun within `begin_within_s`.
@@ -149,7 +163,7 @@ class Owner:
         if last is not None and last.kind == kind and not last.result.done() and last.order.join(order):
             operation = last
         else:
-            if len(self._line) >= QUEUE_MAX:
+            if most is not None and len(self._line) >= most:
                 raise Busy(
                     f"{len(self._line)} orders are in line for workload {self.name} already", hint="try again later"
                 )

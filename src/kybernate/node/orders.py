@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, replace
 
 from kybernate.model.types import Depth, EndedBy, TierName, WorkloadName
@@ -65,17 +66,27 @@ class ResumeOrder:
         )
 
 
+class Stored(enum.Enum):
+    """What becomes at its stop of one that lies below RAM, and so has no process to end."""
+
+    ENDS = enum.auto()
+    """It is given up, and its snapshot deleted."""
+    STAYS = enum.auto()
+    """It lies there as before."""
+    HELD = enum.auto()
+    """The same, and only a person resumes it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrder:
     grace_s: float
     """Between SIGTERM and SIGKILL, from the first order on."""
     by: EndedBy
-    keep_stored: bool = False
-    """One that lies below RAM, and so has no processes, stays as it is."""
+    stored: Stored = Stored.ENDS
 
     def joined(self, other: StopOrder) -> StopOrder | None:
         """Who has less patience has it his way."""
-        if self.keep_stored != other.keep_stored:
+        if self.stored is not other.stored:
             return None
         by = EndedBy.ORDER if EndedBy.ORDER in (self.by, other.by) else self.by
         return replace(self, grace_s=min(self.grace_s, other.grace_s), by=by)

@@ -293,7 +293,8 @@ class RoomKeeper:
                     return True  # paused while it waited: it asks again when it runs again, and nobody is paused for it now
                 if self.vram.judge(name, gpu, size) is Room.NEVER:
                     return False
-                if waited >= self._arbiter.wait_limit:
+                # Room may have been made for it in the last moment, or while making it took longer than the limit.
+                if waited >= self._arbiter.wait_limit and self.vram.judge(name, gpu, size) is not Room.FITS:
                     break
                 choice = await self._step(name, gpu, size, quantum_s=self._arbiter.quantum, may_evict=True)
                 if choice is None:

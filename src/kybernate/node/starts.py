@@ -13,20 +13,22 @@ class Starts:
     """Use it in the loop's thread."""
 
     def __init__(self) -> None:
-        self._closed = False
+        self._closed = 0
+        """By how many; each of them opens them again for itself only."""
         self._held: set[WorkloadName] = set()
 
     @property
     def closed(self) -> bool:
         """Nobody may start or resume anything."""
-        return self._closed
+        return self._closed > 0
 
     def close(self) -> None:
         """From now on no start by anybody: persons, policies, requests, the agent itself."""
-        self._closed = True
+        self._closed += 1
 
     def reopen(self) -> None:
-        self._closed = False
+        """By whoever closed them."""
+        self._closed -= 1
 
     def hold(self, name: WorkloadName) -> None:
         """A person has stopped it: it is not started by itself until `allow`."""

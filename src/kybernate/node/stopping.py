@@ -14,6 +14,7 @@ from kybernate.model.api import StoppedView
 from kybernate.model.errors import Busy, KybernateError, NotFound
 from kybernate.model.types import HostPid, WorkloadName
 from kybernate.node.gear import Gear
+from kybernate.node.orders import Stored
 from kybernate.node.threads import in_thread
 from kybernate.process.remains import end_remains, remains
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 class Stop(Protocol):
     """`Serving.stop`."""
 
-    def __call__(self, name: WorkloadName, *, grace_s: float, keep_stored: bool) -> Awaitable[StoppedView]: ...
+    def __call__(self, name: WorkloadName, *, grace_s: float, stored: Stored) -> Awaitable[StoppedView]: ...
 
 
 async def stop_all(*, gear: Gear, stop: Stop, grace_s: float) -> None:
@@ -54,7 +55,7 @@ async def _stop_each(gear: Gear, stop: Stop, grace_s: float) -> Mapping[Workload
 
     async def one(name: WorkloadName) -> None:
         try:
-            await stop(name, grace_s=grace_s, keep_stored=True)
+            await stop(name, grace_s=grace_s, stored=Stored.STAYS)
         except NotFound:
             pass  # removed meanwhile
         except KybernateError as e:

@@ -21,13 +21,13 @@ from kybernate.model.api import RunRequest, StoppedView, WorkloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.types import EndedBy, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
-from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, terminate
+from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, stays_stored, terminate
 from kybernate.node.gear import Gear
 from kybernate.node.launches import launch_spec, left_of, starting
 from kybernate.node.ledger import Entry
 from kybernate.node.lifecycle import Event
 from kybernate.node.operations import O, Owner, Standing
-from kybernate.node.orders import StopOrder
+from kybernate.node.orders import StopOrder, Stored
 from kybernate.node.targets import is_external_name, target_of
 from kybernate.node.tasks import Tasks
 from kybernate.node.threads import in_thread
@@ -190,14 +190,14 @@ class Workloads:
         grace_s: float,
         remove: bool = False,
         by: EndedBy = EndedBy.AGENT,
-        keep_stored: bool = False,
+        stored: Stored = Stored.ENDS,
     ) -> StoppedView:
         """End it: SIGTERM, after the grace SIGKILL. An ended one is fine, a paused one is seen to as ending.py says.
 
         A person's stop comes by way of `Serving.stop`, which also sees to it that nothing starts it again.
 
         Args:
-            keep_stored: one that lies below RAM, and so has no processes, stays as it is.
+            stored: what becomes of one that lies below RAM.
 
         Raises:
             NotFound: no such workload.
@@ -208,11 +208,12 @@ class Workloads:
             raise Conflict(
                 f"{name} was not started by this agent", hint=f"end it with `kill {name.removeprefix('pid-')}`"
             )
-        wanted = StopOrder(grace_s=grace_s, by=by, keep_stored=keep_stored)
+        wanted = StopOrder(grace_s=grace_s, by=by, stored=stored)
         entry, note = await self.order(name, "stop", lambda order: self._stop(name, order), wanted)
         if remove:
             await self.remove(name)
-        return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove, note=note)
+        stays = None if entry.ended else entry.tier
+        return StoppedView(workload=name, exit_status=entry.exit_status, removed=remove, stays=stays, note=note)
 
     async def remove(self, name: WorkloadName) -> StoppedView:
         """Forget an ended workload and delete its output.
@@ -347,7 +348,7 @@ class Workloads:
         await in_thread(f"watch {name}", tree.wait)
         owner = self._owner(name).owner
         with contextlib.suppress(KybernateError):
-            await owner.submit("end", lambda: self._end(name, tree), detail=tree)
+            await owner.submit("end", lambda: self._end(name, tree), detail=tree, order=False)
 
     async def _end(self, name: WorkloadName, tree: Tree) -> Entry:
         """The process tree has ended by itself or was killed; lets go of all it held."""
@@ -370,12 +371,14 @@ class Workloads:
         tree = self.tree(name)
         if entry.state is WorkloadState.EXITED or (entry.ended and tree is None):
             return entry, None
-        if order.now.keep_stored and tree is None and entry.snapshot is not None:
-            return entry, f"it lies in {entry.tier} and stays there"
+        if (kept := stays_stored(gear.ledger, entry, tree, order.now.stored)) is not None:
+            return kept
         no_gpu: str | None = None
         if tree is not None and entry.state is WorkloadState.PAUSED and order.now.grace_s:
             no_gpu = await self._resume_to_end(name, tree)
-            tree = self.tree(name)  # a resume that failed may have brought it elsewhere
+            entry, tree = gear.ledger.entry(name), self.tree(name)  # a resume that failed may have brought it elsewhere
+            if (kept := stays_stored(gear.ledger, entry, tree, order.now.stored)) is not None:
+                return kept
         most = math.inf if no_gpu is None else WITHOUT_GPU_S
         grace: Callable[[StopOrder], float] = lambda now: min(now.grace_s, most)  # noqa: E731 - typed
         if self.before_stop is not None and (grace_s := grace(order.now)):
@@ -385,7 +388,12 @@ class Workloads:
         gear.ledger.apply(name, Event.STOP, reason=stopped, ended_by=order.now.by)
         gear.events.record("stop", f"stopping, {grace_s:g} s of grace", workload=name)
         if tree is None:
-            reason = "nothing of it was left" if entry.snapshot is None else f"{stopped}, while it lay in {entry.tier}"
+            begun = (
+                "nothing of it was left"
+                if entry.state is not WorkloadState.STARTING
+                else f"{stopped}, before it had come"
+            )
+            reason = begun if entry.snapshot is None else f"{stopped}, while it lay in {entry.tier}"
             ended = gear.ledger.apply(name, Event.EXITED, reason=reason, evicted={}, depth=None, paused_by=None)
             gear.events.record("exited", reason, workload=name, data={"was": entry.state})
             return ended, None

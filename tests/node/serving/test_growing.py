@@ -12,7 +12,7 @@ from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import NEEDED, ServingAgent, server, training
 from tests.soak.growing import Load, once, result_alone
 
-from kybernate.model.types import MIB
+from kybernate.model.types import MIB, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
@@ -187,3 +187,13 @@ def test_an_allocation_that_waited_in_vain_says_for_whom(begin: Begin, eventuall
     assert "others did not give way within " in text, text
     assert "8.0 MiB asked for on GPU 0: 5.4 MiB are free" in text, text
     assert "holder (running, holds 64.0 MiB)" in text, text
+
+
+def test_room_that_was_made_is_had_though_making_it_took_longer_than_the_limit(
+    begin: Begin, eventually: Eventually
+) -> None:
+    agent = begin(agent={"arbiter": {"wait_limit": 0.01, "quantum": 0}})
+    for name in ("one", "two"):
+        agent.run_cuda(name, bytes_=120 * MIB)
+        eventually(lambda name=name: agent.said(name).count("step ") > 1, timeout_s=60, what=f"{name} computes")  # type: ignore[misc]
+    assert agent.client.workload("one").state is WorkloadState.PAUSED

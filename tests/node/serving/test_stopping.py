@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, hours, server, training
 
 from kybernate.client import Client
-from kybernate.model.errors import AgentAway, Busy, NotFound
-from kybernate.model.types import MIB, EndedBy, WorkloadState
+from kybernate.model.api import SnapshotRequest
+from kybernate.model.errors import AgentAway, Busy, KybernateError, NotFound
+from kybernate.model.types import MIB, EndedBy, TierName, WorkloadState
 from kybernate.process.remains import remains
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
@@ -193,6 +195,40 @@ def test_what_lies_below_ram_stays_there_at_down_stop(begin: Begin, eventually: 
     eventually(lambda: agent.steps("own") > 3, timeout_s=60, what="it goes on")
 
 
+def test_a_model_that_lies_on_the_disk_stays_there_when_it_is_stopped(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB)})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.answer("a")
+    agent.client.pause("a", tier=TierName.NVME)
+    agent.client.stop("a")
+    decided(agent, eventually)
+    assert agent.state_of("a") == "away in nvme"
+    before = starts(agent, "a")
+    agent.client.resume("a")
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a again")
+    assert starts(agent, "a") == before
+
+
+def test_a_job_that_lies_on_the_disk_stays_there_until_a_person_resumes_it(
+    begin: Begin, eventually: Eventually
+) -> None:
+    agent = begin(jobs={"t": training(size=16 * MIB)})
+    running(agent, "t", eventually)
+    agent.client.pause("t", tier=TierName.NVME)
+    assert agent.client.stop("t").stays is TierName.NVME
+    decided(agent, eventually)
+    agent.kill()
+    agent.start()
+    decided(agent, eventually)
+    assert agent.state_of("t") == "away in nvme"
+    before = starts(agent, "t")
+    agent.client.resume("t")
+    running(agent, "t", eventually)
+    assert starts(agent, "t") == before
+
+
 def test_a_stopping_agent_starts_nothing(begin: Begin, eventually: Eventually) -> None:
     agent = begin(models={"a": server("a", size=16 * MIB)}, jobs={"j": {**SLEEPS, "schedule": hours(inside=False)}})
     peer = agent.peer()
@@ -251,3 +287,42 @@ def test_down_stop_names_what_it_could_not_end(begin: Begin, eventually: Eventua
     subprocess.run(["fsfreeze", "-u", str(frozen_disk)], check=True)
     assert kybernate(agent, "down", "--stop").returncode == 0
     assert remains(agent.state.workloads) == {}
+
+
+def test_down_stop_ends_clones_that_have_not_come_yet(begin: Begin, eventually: Eventually) -> None:
+    agent = begin()
+    agent.run_cuda("own", bytes_=8 * MIB)
+    eventually(lambda: agent.steps("own") > 1, timeout_s=60)
+    agent.client.snapshot("own", SnapshotRequest.of(image="gold"))
+    with ThreadPoolExecutor(1) as pool, Client(agent.state.socket) as other:
+        clones = pool.submit(other.clone, "gold", "c", count=12)
+        eventually(lambda: any(each.name == "c-12" for each in agent.client.workloads()), what="the clones")
+        assert agent.client.workload("c-12").state is WorkloadState.STARTING
+        done = kybernate(agent, "down", "--stop")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert remains(agent.state.workloads) == {}
+        with contextlib.suppress(KybernateError):
+            clones.result()
+    agent.end()
+    agent.start()
+    assert all(each.state is WorkloadState.EXITED for each in agent.client.workloads())
+
+
+def test_a_clone_that_has_not_come_yet_can_be_stopped(begin: Begin, eventually: Eventually) -> None:
+    agent = begin()
+    agent.run_cuda("own", bytes_=8 * MIB)
+    eventually(lambda: agent.steps("own") > 1, timeout_s=60)
+    agent.client.snapshot("own", SnapshotRequest.of(image="gold"))
+    with ThreadPoolExecutor(1) as pool, Client(agent.state.socket) as other:
+        clones = pool.submit(other.clone, "gold", "c", count=8)
+        eventually(lambda: any(each.name == "c-8" for each in agent.client.workloads()), what="the clones")
+        assert agent.client.workload("c-8").state is WorkloadState.STARTING
+        agent.client.stop("c-8")
+        agent.client.stop("c-7", remove=True)
+        agent.run("c-7", "sleep", "600")  # another one, of which the clone is to leave its hands
+        made = {each.workload: each.note for each in clones.result().clones}
+        assert "stopped before it had come" in str(made["c-7"])
+        assert "stopped before it had come" in str(made["c-8"])
+        assert agent.client.workload("c-7").state is WorkloadState.RUNNING
+    assert starts(agent, "c-8") == 0
+    assert agent.client.workload("c-8").state is WorkloadState.EXITED

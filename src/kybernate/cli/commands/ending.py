@@ -27,6 +27,7 @@ def stop(
 
     A paused workload with a handler for SIGTERM is resumed first, so that it can save its work. If its VRAM is not free, no
     other workload is paused for that: it gets two seconds without a GPU, then it is killed. --grace 0 kills it at once.
+    A workload whose state is in nvme or object has no processes: it stays there, and only `resume` brings it back.
 
     Args:
         all_: All running and paused workloads, at the same time.
@@ -46,7 +47,8 @@ def stop(
 
 def _tell(view: StoppedView) -> None:
     status = "" if view.exit_status is None else f", exit status {view.exit_status}"
-    print(f"{view.workload}: {'removed' if view.removed else 'stopped'}{status}")
+    done = "removed" if view.removed else "stopped" if view.stays is None else f"lies in {view.stays} and stays there"
+    print(f"{view.workload}: {done}{status}")
     if view.note is not None:
         print(f"{view.workload}: {view.note}")
 

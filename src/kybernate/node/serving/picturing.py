@@ -173,7 +173,7 @@ def _pinned(seen: Seen, phase: Phase, now: float) -> bool:
     entry = seen.entry
     if phase in (Phase.AWAY, Phase.ABSENT) and seen.back_off_until > now:
         return True
-    if phase is Phase.ABSENT and seen.held:
+    if phase in (Phase.AWAY, Phase.ABSENT) and seen.held:
         return True
     if entry is None:
         return False

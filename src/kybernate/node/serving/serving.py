@@ -22,6 +22,7 @@ from kybernate.node.gear import Gear
 from kybernate.node.images import Images
 from kybernate.node.ledger import Entry
 from kybernate.node.library import Library
+from kybernate.node.orders import Stored
 from kybernate.node.pool_room import PoolRoom
 from kybernate.node.ready import for_everybody
 from kybernate.node.serving.accounts import Accounts
@@ -204,20 +205,30 @@ class Serving:
         self.controller.asked_for(name)
 
     async def stop(
-        self, name: WorkloadName, *, grace_s: float, remove: bool = False, keep_stored: bool = False
+        self, name: WorkloadName, *, grace_s: float, remove: bool = False, stored: Stored | None = None
     ) -> StoppedView:
         """A person ends a workload. A job isn't started again before a person says so or its program is changed; a model is by
         the first request that comes after its end.
 
+        Args:
+            stored: what becomes of one that lies below RAM. None: it stays there unless it is to be removed, a model for the
+                first request that comes, others until a person resumes them.
+
         Raises what `Workloads.stop` does.
         """
+        served = self._configured.served.get(name)
+        if stored is None:
+            is_model = served is not None and served.kind is Kind.MODEL
+            stored = Stored.ENDS if remove else Stored.STAYS if is_model else Stored.HELD
         self.controller.stopping(name)
         if self._gear.ledger.get(name) is None and name in self._configured.served:
             view = StoppedView(workload=name, exit_status=None, removed=remove, note="it was not started yet")
         else:
-            view = await self._workloads.stop(
-                name, grace_s=grace_s, remove=remove, by=EndedBy.ORDER, keep_stored=keep_stored
-            )
+            try:
+                view = await self._workloads.stop(name, grace_s=grace_s, remove=remove, by=EndedBy.ORDER, stored=stored)
+            except KybernateError:
+                self.controller.stopped(name)  # it may end later, and is then as one that was stopped
+                raise
         # Whoever waited for it until now is told so, and whoever comes from now on is waited for.
         self.gates.refuse(name, message=f"{name} was stopped by order", retry_after_s=None)
         self.controller.stopped(name)
