@@ -100,6 +100,22 @@ def test_without_origins_nothing_is_said_to_any_page(rig):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("origins", [(PAGE,), ("*",)])
+def test_who_keeps_answers_is_told_that_pages_are_answered_otherwise(rig, origins):
+    """Else a page that may ask gets what was kept of an answer to somebody else, and its browser doesn't show it that."""
+    server = rig.upstream()
+    rig.configure(Endpoint("m", server.port, paths=("/svc",)), origins=origins)
+    rig.open()
+    with rig.client() as client:
+        for path in ("/v1/models", "/svc", "/nowhere"):
+            for fields in ({}, {"origin": PAGE}, {"origin": "https://evil.example"}):
+                assert client.ask("GET", path, **fields).fields["vary"] == "Origin", (path, fields)
+        rig.configure(Endpoint("m", server.port, paths=("/svc",)))
+        while "vary" in client.ask("GET", "/v1/models").fields:
+            pass
+        assert ALLOW not in client.ask("GET", "/v1/models", origin=PAGE).fields
+
+
 def test_what_the_server_says_of_pages_is_not_said_twice(rig):
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), origins=(PAGE,))

@@ -158,6 +158,11 @@ def test_no_page_of_another_site_gets_to_them(rig):
             ("GET", "/props?model=m", foreign),
             ("GET", "/upstream/m/x", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}),
             ("GET", "/props?model=m", {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}),
+            (
+                "GET",
+                "/upstream/m/",
+                {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+            ),
         ):
             answer = client.ask(method, path, JSON if method == "POST" else None, **fields)
             assert (answer.status, answer.code) == (403, "foreign_page"), path
@@ -167,6 +172,7 @@ def test_no_page_of_another_site_gets_to_them(rig):
             {"origin": "http://here"},
             {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"},
             {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+            {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
         ):
             assert client.ask("GET", "/upstream/m/x", **fields).status == 200, "itself, and a link that is followed"
 
@@ -191,6 +197,7 @@ def test_hidden_names_can_be_used_and_are_not_listed(rig):
         for name in ("m", "shown", "hidden"):
             assert client.model(name).status == 200
             assert client.ask("GET", f"/v1/models/{name}").status == 200
+        assert '"m"' not in client.ask("GET", "/v1/models").body.decode(), "nor does the list tell them by the way"
 
 
 def test_no_client_is_told_to_wait_so_long_that_it_gives_up(rig):

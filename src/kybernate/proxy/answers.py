@@ -69,7 +69,7 @@ def model(name: str, endpoint: Endpoint, status: Status | None) -> dict[str, Any
         "object": "model",
         "created": 0,
         "owned_by": "kybernate",
-        "workload": endpoint.model,
+        "workload": name if endpoint.model in endpoint.hidden else endpoint.model,
         "state": status.state if status is not None else "unknown",
         "tier": status.tier if status is not None else None,
         "expected_s": status.expected_s if status is not None else None,

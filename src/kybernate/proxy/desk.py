@@ -46,13 +46,13 @@ class Desk:
         request_id = named.get(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = worker.next_request_id()
-        front.cors = b"" if worker.origins is None else worker.origins.fields(named.get(b"origin", b""))
+        front.hear_from(named.get(b"origin", b""))
         path = head.path
         host = named.get(b"host", b"")
         if not worker.hosts.answers(host):
             text = f"this is not {host[:100].decode('latin-1')!r}: name it in activator.hosts"
             return self._refuse(head, Refusal(421, "misdirected", text), request_id, rest)
-        if front.cors and is_preflight(head.method, named):
+        if front.page_allowed and is_preflight(head.method, named):
             return self._preflight(head, request_id, rest)
         route = worker.routes.of(head.method, path, host)
         if route is None and (target := without_slashes(head.target)) != head.target:
@@ -77,7 +77,7 @@ class Desk:
         if route is Page.MODELS:
             endpoints = [endpoint for endpoint in worker.routes.endpoints if allows(key, endpoint)]
             return self._page(head, 200, answers.models(endpoints, worker.statuses()), request_id, rest)
-        if route is BY_BODY and not worker.keys.needed and not front.cors and _is_of_a_foreign_page(named):
+        if route is BY_BODY and not worker.keys.needed and not front.page_allowed and _is_of_a_foreign_page(named):
             return self._refuse(head, _FOREIGN, request_id, rest)
         if isinstance(route, OneModel):
             return self._one_model(head, route.name, key, request_id, rest)
@@ -95,7 +95,7 @@ class Desk:
         found = detour(worker.routes, head)
         if found is None:
             return self._refuse(head, nothing_there(head), request_id, rest)
-        if not worker.keys.needed and not self._front.cors and _comes_from_elsewhere(head.named):
+        if not worker.keys.needed and not self._front.page_allowed and _comes_from_elsewhere(head.named):
             return self._refuse(head, _FOREIGN, request_id, rest)
         match found:
             case ByItsBody():
@@ -198,12 +198,14 @@ def _is_of_a_foreign_page(named: dict[bytes, bytes]) -> bool:
 
 
 def _comes_from_elsewhere(named: dict[bytes, bytes]) -> bool:
-    """Whatever a browser sends for a page of another site, but where a person follows a link: that page sees nothing of it."""
+    """Whatever a browser sends for a page of another site, but where a person follows a link: that page sees nothing of it, nor
+    has it within a frame, where a person might be led to press something that can't be seen."""
     origin = named.get(b"origin")
     if origin is not None:
         return origin.partition(b"://")[2].lower() != named.get(b"host", b"").lower()
     foreign = named.get(b"sec-fetch-site", b"none") in (b"cross-site", b"same-site")
-    return foreign and named.get(b"sec-fetch-mode") != b"navigate"
+    link = named.get(b"sec-fetch-mode") == b"navigate" and named.get(b"sec-fetch-dest", b"document") == b"document"
+    return foreign and not link
 
 
 def _skippable(head: RequestHead, rest: bytes) -> int | None:

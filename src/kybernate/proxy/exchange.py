@@ -336,9 +336,8 @@ class Exchange:
                 self.tier.encode(),
             )
         )
-        if front.cors:
-            self.answer.extra += front.cors
-            self.answer.owns_cors = True
+        self.answer.extra += front.cors
+        self.answer.owns_cors = front.page_allowed
         upstream.write(data)
         if not self.body.done and not upstream.write_paused:
             front.resume_reading()

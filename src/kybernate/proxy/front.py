@@ -57,6 +57,7 @@ class Front(asyncio.Protocol):
         "cors",
         "exchange",
         "keeps",
+        "page_allowed",
         "peer",
         "secure",
         "worker",
@@ -68,6 +69,8 @@ class Front(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.cors = b""
         """Lines for the head of each answer to the present request: what they say to the browser it came from."""
+        self.page_allowed = False
+        """It came from a page of another site that may ask."""
         self.peer = b"unknown"
         self.secure = False
         self.write_paused = False
@@ -88,6 +91,15 @@ class Front(asyncio.Protocol):
         self._desk = Desk(self)
 
     # -- for the exchange ------------------------------------------------------------------------------------------------
+
+    def hear_from(self, origin: bytes) -> None:
+        """The present request says that it comes from there; empty: it doesn't say."""
+        origins = self.worker.origins
+        if origins is not None:
+            self.page_allowed = origins.allow(origin)
+            self.cors = origins.fields(origin)
+        elif self.cors:
+            self.page_allowed, self.cors = False, b""
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:

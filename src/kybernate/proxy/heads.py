@@ -60,6 +60,7 @@ _NAMED = (
         b"access-control-request-method",
         b"content-encoding",
         b"origin",
+        b"sec-fetch-dest",
         b"sec-fetch-mode",
         b"sec-fetch-site",
         b"traceparent",

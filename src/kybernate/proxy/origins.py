@@ -15,6 +15,7 @@ _ANY: Final = b"*"
 _METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _HEADERS: Final = b"authorization, content-type, x-api-key"
 _SHOWN: Final = b"retry-after, x-request-id, x-kybernate-wait-ms, x-kybernate-swap-ms, x-kybernate-tier"
+_VARY: Final = b"vary: Origin\r\n"
 _AGE_S: Final = 600
 _NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*")
 _NAMES_MAX: Final = 2048
@@ -27,18 +28,16 @@ class Origins:
         self._allowed = frozenset(origin.encode() for origin in allowed)
         self._any = _ANY in self._allowed
 
+    def allow(self, origin: bytes) -> bool:
+        return bool(origin) and (self._any or origin.lower() in self._allowed)
+
     def fields(self, origin: bytes) -> bytes:
-        """Lines of the head of each answer to it. Empty: it may not ask."""
-        if not origin:
-            return b""
-        if self._any:
-            return b"access-control-allow-origin: *\r\naccess-control-expose-headers: %b\r\n" % _SHOWN
-        if origin.lower() not in self._allowed:
-            return b""
-        return b"access-control-allow-origin: %b\r\naccess-control-expose-headers: %b\r\nvary: Origin\r\n" % (
-            origin,
-            _SHOWN,
-        )
+        """Lines of the head of each answer to it. Whoever may not ask is told nothing, but whoever keeps the answer is told that
+        others are answered otherwise."""
+        if not self.allow(origin):
+            return _VARY
+        whose = _ANY if self._any else origin
+        return b"access-control-allow-origin: %b\r\naccess-control-expose-headers: %b\r\n%b" % (whose, _SHOWN, _VARY)
 
 
 def is_preflight(method: bytes, named: dict[bytes, bytes]) -> bool:
