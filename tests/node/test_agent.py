@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -325,3 +326,71 @@ def test_another_user_may_not_change_what_is_roots(plain_agent: AgentProcess) ->
     assert " 403 " in refused
     assert "belongs to user 0" in refused
     assert plain_agent.client.workload("roots").state is WorkloadState.RUNNING
+
+
+def test_what_is_no_number_is_not_taken_for_one(plain_agent: AgentProcess) -> None:
+    plain_agent.run("kept", "sleep", "600")
+    for field, value in (("grace_s", "false"), ("grace_s", '"0"'), ("grace_s", "1e99"), ("remove", "1")):
+        status, answer = http(plain_agent, "POST", "/v1/workloads/kept/stop", f'{{"{field}": {value}}}'.encode())
+        assert (status, json.loads(answer)["code"]) == (400, "bad_input")
+        assert field in json.loads(answer)["message"]
+    assert plain_agent.client.workload("kept").state is WorkloadState.RUNNING
+    plain_agent.client.stop("kept", remove=True)
+
+
+def head_of(agent: AgentProcess, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, fields and body of an answer after which the connection is closed."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(agent.state.socket))
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), {line.split(": ")[0].lower(): line.split(": ")[1] for line in lines}, body
+
+
+def test_head_is_answered_as_get_without_a_body(plain_agent: AgentProcess) -> None:
+    plain_agent.run("read", "true")
+    plain_agent.client.wait("read")
+    for path in ("/v1/node", "/v1/workloads", "/v1/workloads/read", "/metrics", "/openapi.json", "/v1/events?count=1"):
+        got, asked = head_of(plain_agent, "GET", path), head_of(plain_agent, "HEAD", path)
+        assert (asked[0], asked[1]["content-type"], asked[2]) == (200, got[1]["content-type"], b""), path
+    for path, media in (
+        ("/v1/stream", "text/event-stream"),
+        ("/v1/events?follow=1", "text/event-stream"),
+        ("/v1/workloads/read/logs?follow=1", "application/octet-stream"),
+    ):
+        status, fields, body = head_of(plain_agent, "HEAD", path)  # it comes to an end
+        assert (status, fields["content-type"].split(";")[0], body) == (200, media, b"")
+    assert head_of(plain_agent, "HEAD", "/v1/workloads/none/logs")[0] == 404
+    plain_agent.client.stop("read", remove=True)
+
+
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(plain_agent: AgentProcess) -> None:
+    for path, allowed in (("/v1/node", "GET, HEAD"), ("/v1/workloads", "GET, HEAD, POST"), ("/v1/store/gc", "POST")):
+        status, fields, _ = head_of(plain_agent, "PUT", path)
+        assert (status, fields["allow"]) == (405, allowed)
+
+
+def test_the_description_has_patterns_limits_and_what_streams_bring(plain_agent: AgentProcess) -> None:
+    document = json.loads(http(plain_agent, "GET", "/openapi.json")[1])
+    paths, schemas = document["paths"], document["components"]["schemas"]
+    name, count, *_ = paths["/v1/workloads/{name}/events"]["get"]["parameters"]
+    assert re.fullmatch(name["schema"]["pattern"], "llama-8b")
+    assert not re.fullmatch(name["schema"]["pattern"], "..")
+    assert (count["schema"]["minimum"], count["schema"]["maximum"]) == (0, 10000)
+    snapshot = paths["/v1/snapshots/{name}"]["delete"]["parameters"]
+    assert re.fullmatch(snapshot[0]["schema"]["pattern"], "llama.8b_1")
+    assert snapshot[1]["schema"]["enum"] == ["nvme", "object"]
+    grace = schemas["StopRequest"]["properties"]["grace_s"]
+    assert (grace["type"], grace["minimum"], grace["maximum"]) == ("number", 0, 86400)
+    stream = paths["/v1/stream"]["get"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    kinds = {kind["properties"]["event"]["const"]: kind["properties"]["data"] for kind in stream["items"]["oneOf"]}
+    assert set(kinds) == {"node", "workload", "gone", "jobs", "event"}
+    for data in kinds.values():
+        assert data["contentSchema"]["$ref"].rpartition("/")[2] in schemas
+    followed = paths["/v1/events"]["get"]["responses"]["200"]["content"]
+    assert set(followed) == {"application/json", "text/event-stream"}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kybernate.model.errors import BadInput
-from kybernate.model.types import NAME_HINT, Backend, Depth, EndedBy, TierName, WorkloadState
+from kybernate.model.types import NAME_HINT, WORKLOAD_NAME, Backend, Depth, EndedBy, TierName, WorkloadState
 
 TIMEOUT_S_DEFAULT = 30.0
 """How long a pause waits for the GPU work in flight before it answers busy."""
@@ -21,11 +21,12 @@ READY_S_DEFAULT = 600.0
 GRACE_S_DEFAULT = 10.0
 """Between SIGTERM and SIGKILL, as other process managers do."""
 
-_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-Name = Annotated[str, Field(pattern=_NAME, description="a DNS label")]
-ImageName = Annotated[str, Field(pattern=_NAME, description="an image's name: like a workload's")]
+Name = Annotated[str, Field(pattern=WORKLOAD_NAME, description="a DNS label")]
+ImageName = Annotated[str, Field(pattern=WORKLOAD_NAME, description="an image's name: like a workload's")]
 Directory = Annotated[str, Field(pattern=r"^/[^\x00]*$", description="an absolute path")]
-Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False, strict=True)]
+"""Of a request, as all that follow: `false` is no number, and 1 is no flag."""
+Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
@@ -44,7 +45,7 @@ class Request(BaseModel):
         except ValidationError as e:
             first = e.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]).removesuffix("_s")
-            if first.get("ctx", {}).get("pattern") == _NAME:
+            if first.get("ctx", {}).get("pattern") == WORKLOAD_NAME:
                 what = "workload" if where == "name" else where
                 raise BadInput(f"bad {what} name {str(first.get('input'))[:80]!r}", hint=NAME_HINT) from e
             problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -65,11 +66,11 @@ class RunRequest(Request):
     backend: Backend = Backend.BROKER
     network: Annotated[str, Field(pattern="^(none|host)$")] = "none"
     """`none`: a network namespace of its own with loopback only; `host`: the host's."""
-    isolated: bool | None = None
+    isolated: Flag | None = None
     """Namespaces of its own. None: where the agent may (it runs as root)."""
     layers: Annotated[list[Directory], Field(max_length=64)] = []
     """Directories whose files it sees, but writes into a layer of its own that snapshots take along."""
-    cold_start: bool = False
+    cold_start: Flag = False
     """Start it anew when it is resumed and no copy of its state can be used any more."""
 
 
@@ -99,14 +100,14 @@ class CloneRequest(Request):
     """Make workloads from an image: NAME, or NAME-1 to NAME-COUNT."""
 
     name: Name
-    count: Annotated[int, Field(ge=1, le=1000)] | None = None
+    count: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
     timeout_s: Seconds = TIMEOUT_S_DEFAULT
     """How long the first one waits for VRAM; others stay paused until there is room."""
 
 
 class MoveRequest(Request):
     tier: TierName
-    keep: bool = False
+    keep: Flag = False
     """Leave the copy where it lay, too. A resume takes the other one where the first can't be used."""
     connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
 
@@ -115,27 +116,27 @@ class VerifyRequest(Request):
     names: list[Text] = []
     """Snapshots, or workloads that lie in the store; none stands for everything."""
     tier: TierName | None = None
-    content: bool = True
+    content: Flag = True
     """Read and hash everything; without, only look whether it is there."""
 
 
 class CollectRequest(Request):
     tier: TierName | None = None
-    dry_run: bool = False
-    accept_loss: bool = False
+    dry_run: Flag = False
+    accept_loss: Flag = False
     """Take a tier that has lost all its snapshots (emptied, another disk or bucket) as a new one."""
 
 
 class ResumeRequest(Request):
     timeout_s: Seconds = TIMEOUT_S_DEFAULT
     """How long to wait for VRAM to become free."""
-    take_over: bool = False
+    take_over: Flag = False
     """Of one that lies in a bucket: also if another agent, which is gone for good, said that it resumes it."""
 
 
 class StopRequest(Request):
     grace_s: Seconds = GRACE_S_DEFAULT
-    remove: bool = False
+    remove: Flag = False
 
 
 class SignalRequest(Request):
@@ -143,7 +144,7 @@ class SignalRequest(Request):
 
 
 class ShutdownRequest(Request):
-    stop: bool = False
+    stop: Flag = False
     """End all workloads first; if one of them can't be ended, the agent stays."""
     grace_s: Seconds = GRACE_S_DEFAULT
     """For each of them."""
@@ -152,12 +153,12 @@ class ShutdownRequest(Request):
 class ExternalPauseRequest(Request):
     """A process Kybernate did not start: moved by the driver's own checkpoint."""
 
-    pid: Annotated[int, Field(gt=1, lt=1 << 22)]
+    pid: Annotated[int, Field(gt=1, lt=1 << 22, strict=True)]
     timeout_s: Seconds = TIMEOUT_S_DEFAULT
 
 
 class ExternalResumeRequest(Request):
-    pid: Annotated[int, Field(gt=1, lt=1 << 22)]
+    pid: Annotated[int, Field(gt=1, lt=1 << 22, strict=True)]
 
 
 class ErrorView(Answer):

@@ -21,7 +21,9 @@ GIB = 1 << 30
 CHUNK_BYTES = 2 * MIB
 """Unit of hashing, of dedup and of pool slots; also the driver's allocation granularity."""
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+WORKLOAD_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+"""Of a name, for descriptions of the API."""
+_NAME = re.compile(WORKLOAD_NAME)
 NAME_HINT = "use 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit"
 
 

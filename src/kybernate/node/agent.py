@@ -39,6 +39,7 @@ from kybernate.node.gear import Gear, GpuGear
 from kybernate.node.guests import Guests
 from kybernate.node.history import History
 from kybernate.node.holders import Holders
+from kybernate.node.http_server import Runner
 from kybernate.node.images import Images
 from kybernate.node.jobs import Jobs
 from kybernate.node.keeping import Keeper
@@ -441,14 +442,14 @@ class _Agent:
     async def _answer(self, api: Api) -> list[web.AppRunner]:
         """Begin to answer: on the socket, and over TCP where that is wanted."""
         application = api.application()
-        runners = [web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)]
+        runners: list[web.AppRunner] = [Runner(application, shutdown_timeout=_SHUTDOWN_S)]
         await runners[0].setup()
         await web.SockSite(runners[0], api_listener(self._state, self._settings.api.group)).start()
         if (door := self._door) is not None:
             guard = Guard(door, self._pages)
             application = api.application(guard.check)
             application.on_response_prepare.append(dress)
-            runners.insert(0, web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S))
+            runners.insert(0, Runner(application, shutdown_timeout=_SHUTDOWN_S))
             await runners[0].setup()
             server = runners[0].server
             assert server is not None

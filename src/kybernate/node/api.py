@@ -28,7 +28,7 @@ from kybernate.node.history import History
 from kybernate.node.keeping import Keeper
 from kybernate.node.ledger import Entry, Ledger
 from kybernate.node.openapi import describe
-from kybernate.node.routes import Query, Route
+from kybernate.node.routes import STREAM, Handler, Query, Route
 from kybernate.node.serving.reasons import unstarted
 from kybernate.node.serving.views import reason
 from kybernate.node.streams import follow_events, follow_node
@@ -37,11 +37,14 @@ from kybernate.node.views import for_strangers
 from kybernate.node.workloads import Workloads
 from kybernate.process.preflight import Connections
 
-_COUNT = Query("count", "integer", "how many of the newest, 50 if left out")
-_AFTER = Query("after", "integer", "only events with a larger id")
-_FOLLOW = Query("follow", "boolean", "stay connected and send what comes, as server-sent events")
 _COUNT_MOST = 10_000
+_AFTER_MOST = 1e15
 _WAIT_MOST_S = 3600.0
+_LINES_MOST = 1e9
+_SINCE_MOST = 1e12
+_COUNT = Query("count", "integer", "how many of the newest, 50 if left out", least=0, most=_COUNT_MOST)
+_AFTER = Query("after", "integer", "only events with a larger id", least=0, most=_AFTER_MOST)
+_FOLLOW = Query("follow", "boolean", "stay connected and send what comes, as server-sent events")
 _EXPLAIN_EVENTS = 20
 _HISTORY_S = 3600.0
 
@@ -81,11 +84,27 @@ class Api:
         application = web.Application(middlewares=middlewares, client_max_size=http.BODY_MAX)
         for route in self.routes:
             application.router.add_route(route.method, route.path, route.handler)
+            if route.method == "GET":
+                application.router.add_route("HEAD", route.path, self._head(route))
         return application
+
+    def _head(self, route: Route) -> Handler:
+        """As GET without the body; of an answer that may have no end only the head is made."""
+        if not route.may_stay:
+            return route.handler
+
+        async def head(request: web.Request) -> web.StreamResponse:
+            following = http.flag(request, "follow")
+            if route.answer is not None and not following:
+                return await route.handler(request)
+            if "name" in request.match_info:
+                self._entry(request)
+            return web.Response(headers={"Content-Type": STREAM if route.events else route.media})
+
+        return head
 
     def _routes(self) -> tuple[Route, ...]:
         one = "/v1/workloads/{name}"
-        stream = "text/event-stream"
         return (
             Route(
                 "GET",
@@ -156,7 +175,7 @@ class Api:
                 self.wait,
                 "The workload once it has ended, or as it is when the time is over",
                 answer=words.WorkloadView,
-                query=(Query("timeout_s", "number", "seconds, 20 if left out"),),
+                query=(Query("timeout_s", "number", "seconds, 20 if left out", least=0, most=_WAIT_MOST_S),),
             ),
             Route(
                 "GET",
@@ -165,7 +184,7 @@ class Api:
                 "Its output",
                 media="application/octet-stream",
                 query=(
-                    Query("lines", "integer", "only the last lines"),
+                    Query("lines", "integer", "only the last lines", least=0, most=_LINES_MOST),
                     Query("follow", "boolean", "stay connected and send what comes, until it ends"),
                 ),
             ),
@@ -176,6 +195,7 @@ class Api:
                 "What happened to it, oldest first",
                 answer=words.EventList,
                 query=(_COUNT, _AFTER, _FOLLOW),
+                events={"event": words.EventView},
             ),
             Route("GET", f"{one}/explain", self.explain, "Why it is in its state", answer=words.ExplainView),
             Route(
@@ -201,6 +221,7 @@ class Api:
                 "What happened on this node, oldest first",
                 answer=words.EventList,
                 query=(_COUNT, _AFTER, _FOLLOW),
+                events={"event": words.EventView},
             ),
             Route(
                 "GET",
@@ -208,9 +229,30 @@ class Api:
                 self.history,
                 "Who held VRAM when, and what each switch cost",
                 answer=HistoryView,
-                query=(Query("since", "number", "seconds since the epoch; the last hour if left out"),),
+                query=(
+                    Query(
+                        "since",
+                        "number",
+                        "seconds since the epoch; the last hour if left out",
+                        least=0,
+                        most=_SINCE_MOST,
+                    ),
+                ),
             ),
-            Route("GET", "/v1/stream", self.stream, "Node, workloads and events as they change", media=stream),
+            Route(
+                "GET",
+                "/v1/stream",
+                self.stream,
+                "Node, workloads and events as they change",
+                media=STREAM,
+                events={
+                    "node": words.NodeView,
+                    "workload": words.WorkloadView,
+                    "gone": words.GoneView,
+                    "jobs": words.JobList,
+                    "event": words.EventView,
+                },
+            ),
             Route("GET", "/metrics", self.metrics, "Prometheus metrics", media="text/plain"),
             Route("GET", "/openapi.json", self.openapi, "This description"),
         )
@@ -235,7 +277,7 @@ class Api:
         return web.Response(body=self._agent.metrics(), headers={"content-type": "text/plain; version=0.0.4"})
 
     async def history(self, request: web.Request) -> web.Response:
-        since = http.number(request, "since", default=self._agent.clock() - _HISTORY_S, most=1e12)
+        since = http.number(request, "since", default=self._agent.clock() - _HISTORY_S, most=_SINCE_MOST)
         return http.answer(self._agent.history.view(since))
 
     async def openapi(self, _: web.Request) -> web.Response:
@@ -348,7 +390,7 @@ class Api:
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         follow = http.flag(request, "follow")
-        lines = int(http.number(request, "lines", default=-1.0, most=1e9))
+        lines = int(http.number(request, "lines", default=-1.0, most=_LINES_MOST))
         entry = self._entry(request)
         http.caller(request).require_owner(entry.uid, f"the output of workload {entry.name}")
         run_directory = self._agent.workloads.gear.state.run_directory(entry.name)
@@ -396,7 +438,7 @@ class Api:
 
     async def _events(self, request: web.Request, name: WorkloadName | None) -> web.StreamResponse:
         count = int(http.number(request, "count", default=50, most=_COUNT_MOST))
-        after = int(http.number(request, "after", default=0, most=1e15))
+        after = int(http.number(request, "after", default=0, most=_AFTER_MOST))
         if http.flag(request, "follow"):
             return await follow_events(
                 request, events=self._agent.events, closing=self._agent.closing, name=name, count=count

@@ -37,7 +37,7 @@ class StoredApi:
                 self.remove_snapshot,
                 "Delete a snapshot",
                 answer=words.StoredView,
-                query=(Query("tier", "string", "only from this tier"),),
+                query=(Query("tier", "string", "only from this tier", values=("nvme", "object")),),
             ),
             Route(
                 "POST",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import secrets
 import socket
 from typing import TypeVar
 
@@ -130,12 +131,17 @@ async def errors_in_our_words(request: web.Request, handler: Handler) -> web.Str
         view = ErrorView(
             code="bad_input", message=f"{request.method} is not allowed on {request.path[:200]}", hint=f"use {allowed}"
         )
-        return error_answer(405, view)
+        refusal = error_answer(405, view)
+        refusal.headers["Allow"] = allowed
+        return refusal
     except web.HTTPRequestEntityTooLarge:
         view = ErrorView(
             code="bad_input", message=f"the request body is larger than {BODY_MAX} bytes", hint="send less"
         )
         return error_answer(413, view)
+    except web.RequestPayloadError:
+        view = ErrorView(code="bad_input", message="the request's body can't be read", hint="send JSON as it is")
+        return error_answer(400, view)
     except web.HTTPException:
         raise
     except Exception as e:
@@ -146,12 +152,18 @@ async def errors_in_our_words(request: web.Request, handler: Handler) -> web.Str
             )
             view = ErrorView(code=full.code, message=full.message, hint=full.hint, exit_status=full.exit_status)
             return error_answer(full.http_status, view)
-        log.exception("%s %s failed", request.method, request.path)
-        text = f"internal error: {type(e).__name__}: {e}"
-        return error_answer(
-            500,
-            ErrorView(code="internal", message=text[:500], hint="the agent's log has the details; please report it"),
-        )
+        return error_answer(500, internal(request.method, request.path, e))
+
+
+def internal(method: str, path: str, error: BaseException | None) -> ErrorView:
+    """For what nobody foresaw: all of it goes into the log, and none of it to whoever asked."""
+    number = secrets.token_hex(4)
+    log.error("%s %r failed (error %s)", method, path[:200], number, exc_info=error)
+    return ErrorView(
+        code="internal",
+        message=f"internal error {number}",
+        hint="the agent's log has that number and the details; please report it",
+    )
 
 
 def server_event(event: str, view: BaseModel) -> bytes:

@@ -11,7 +11,9 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 import kybernate
 from kybernate.model.api import ErrorView
-from kybernate.node.routes import Route
+from kybernate.model.types import WORKLOAD_NAME
+from kybernate.node.routes import STREAM, Query, Route
+from kybernate.store import SNAPSHOT_NAME
 
 _REFERENCE = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"{(\w+)}")
@@ -25,6 +27,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
             wanted[route.answer] = "serialization"
         if route.body is not None:
             wanted[route.body] = "validation"
+        wanted.update((model, "serialization") for model in route.events.values())
     references, definitions = models_json_schema(
         sorted(wanted.items(), key=lambda pair: pair[0].__name__), ref_template=_REFERENCE
     )
@@ -60,12 +63,14 @@ def _operation(route: Route, schemas: dict[type[BaseModel], Any]) -> dict[str, A
             },
         },
     }
+    if route.events:
+        operation["responses"][str(route.status)]["content"][STREAM] = _stream(route, schemas)
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": _names(route)}}
         for name in _PARAMETER.findall(route.path)
     ]
     parameters += [
-        {"name": q.name, "in": "query", "required": False, "description": q.description, "schema": {"type": q.kind}}
+        {"name": q.name, "in": "query", "required": False, "description": q.description, "schema": _query(q)}
         for q in route.query
     ]
     if parameters:
@@ -73,6 +78,40 @@ def _operation(route: Route, schemas: dict[type[BaseModel], Any]) -> dict[str, A
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas[route.body]}}}
     return operation
+
+
+def _names(route: Route) -> str:
+    """What the name in its path may be, as a pattern."""
+    return SNAPSHOT_NAME if route.path.startswith("/v1/snapshots/") else WORKLOAD_NAME
+
+
+def _query(query: Query) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": query.kind}
+    if query.least is not None:
+        schema["minimum"] = query.least
+    if query.most is not None:
+        schema["maximum"] = int(query.most) if query.kind == "integer" else query.most
+    if query.values:
+        schema["enum"] = list(query.values)
+    return schema
+
+
+def _stream(route: Route, schemas: dict[type[BaseModel], Any]) -> dict[str, Any]:
+    """Each event by the stream's own field names: `event` and, as JSON, `data`. OpenAPI 3.1 has no word for a sequence of them."""
+    kinds = [
+        {
+            "type": "object",
+            "required": ["event", "data"],
+            "properties": {
+                "event": {"const": name},
+                "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": schemas[model]},
+            },
+        }
+        for name, model in route.events.items()
+    ]
+    when = "" if route.media == STREAM else "With `follow`: "
+    text = f"{when}server-sent events without an end, each one of these; lines that begin with a colon keep the connection alive."
+    return {"schema": {"type": "array", "description": text, "items": {"oneOf": kinds}}}
 
 
 def _operation_id(route: Route) -> str:

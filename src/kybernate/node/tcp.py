@@ -204,9 +204,16 @@ class Guard:
 def _refuse_foreign_page(request: web.Request) -> None:
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != request.headers["Host"].lower()
-    if site not in _OWN_SITE or foreign:
+    if site not in _OWN_SITE or (origin is not None and _netloc(origin) != request.headers["Host"].lower()):
         raise NotPermitted("a page of another site may not use this API", hint="open the dashboard itself")
+
+
+def _netloc(origin: str) -> str | None:
+    """None where it makes no sense."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:

@@ -18,6 +18,7 @@ from kybernate.store.spaces import Changes, Space
 from kybernate.store.sweeping import Swept, collect
 from kybernate.store.tenants import (
     DEFAULT_TENANT,
+    SNAPSHOT_NAME,
     Keys,
     SnapshotName,
     TenantName,
@@ -32,6 +33,7 @@ from kybernate.store.writing import SnapshotWriter
 
 __all__ = [
     "DEFAULT_TENANT",
+    "SNAPSHOT_NAME",
     "Cancelled",
     "Catalog",
     "Changes",

@@ -30,7 +30,9 @@ NO_KEY = bytes(16)
 """The fingerprint of having no secret."""
 DEFAULT_TENANT = TenantName("default")
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?")
+SNAPSHOT_NAME = r"^[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$"
+"""Of a name, for descriptions of the API; without `..` besides."""
+_NAME = re.compile(SNAPSHOT_NAME)
 _COMMAND_SECONDS = 30.0
 
 
