@@ -73,6 +73,7 @@ def test_no_error_tells_the_terminal_anything(state: Path) -> None:
         pytest.param(["pause", "x", "--depth", "half"], "half", id="no such depth"),
         pytest.param(["pause", "x", "--timeout", "soon"], "soon", id="no number"),
         pytest.param(["run", "Bad_Name", "--", "true"], "bad workload name", id="bad name"),
+        pytest.param(["run", "--", "true"], "run takes a name", id="no name"),
         pytest.param(["run", "x"], "no command to run", id="no command"),
         pytest.param(["run", "x", "--backend", "magic", "--", "true"], "magic", id="no such backend"),
         pytest.param(["up", "-f", "/no/such/file.yaml"], "can't read", id="no such file"),

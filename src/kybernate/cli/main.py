@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if tokens[0] != _COMPLETE and tokens[0] not in (known := [*(name for name, _, _ in COMMANDS), "bench"]):
         return _complain(tokens, "bad_input", f"no such command: {tokens[0][:80]}", hint_for(tokens[0], known), 2)
-    if (refused := _option_behind_name(tokens)) is not None:
+    if (refused := _misses_its_name(tokens) or _option_behind_name(tokens)) is not None:
         return _complain(tokens, "bad_input", refused, _how(tokens), 2)
     from cyclopts import CycloptsError, UnusedCliTokensError
 
@@ -190,9 +190,16 @@ def _complain(tokens: Sequence[str], code: str, message: str, hint: str | None, 
 
 
 def _how(tokens: Sequence[str]) -> str:
+    if tokens[:2] == ["run", "--"]:
+        return "kybernate run NAME -- PROGRAM ..."
     if tokens[0] == "run" and "--" not in tokens:
         return "what belongs to the program goes behind `--`: kybernate run NAME -- PROGRAM ..."
     return f"`kybernate {tokens[0]} --help` shows how"
+
+
+def _misses_its_name(tokens: Sequence[str]) -> str | None:
+    """`run -- PROGRAM`: the parser takes the program for the name."""
+    return "run takes a name in front of the `--`" if tokens[:2] == ["run", "--"] else None
 
 
 def _option_behind_name(tokens: Sequence[str]) -> str | None:

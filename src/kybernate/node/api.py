@@ -368,7 +368,10 @@ class Api:
         name = http.name_of(request)
         served = serving.controller.served.get(name)
         if served is not None and self._agent.ledger.get(name) is None:
-            return http.answer(unstarted(name, served, reason(serving, name, None, now, caller=http.caller(request))))
+            why = reason(serving, name, None, now, caller=http.caller(request))
+            refusal = serving.gates.refusal(name)
+            for_good = refusal is not None and refusal.retry_after_s is None
+            return http.answer(unstarted(name, served, why, for_good=for_good))
         entry, caller = self._entry(request), http.caller(request)
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
         view = self._agent.workloads.view(entry)

@@ -251,6 +251,10 @@ def test_a_model_that_cannot_be_had_is_refused_with_the_reason(
     began = agent.client.serving().time
     eventually(lambda: agent.client.serving().time > began + 1.5, what="the end of its pause after a failure")
     said()
+    if words == "than this node hands out":
+        next_step = agent.client.explain("a").next_step
+        assert "its first request" not in next_step, "which would be refused as the last one was"
+        assert "kybernate reload" in next_step
     assert not [each for each in agent.client.workloads() if each.state not in ("exited", "lost")]
 
 

@@ -76,11 +76,14 @@ def again_at(entry: Entry | None, *, memory: Memory, failed: Failed | None, now:
     return failed.until
 
 
-def unstarted(name: WorkloadName, served: Served, why: str) -> ExplainView:
-    """Of one that has not been started since anybody remembers."""
+def unstarted(name: WorkloadName, served: Served, why: str, *, for_good: bool) -> ExplainView:
+    """Of one that has not been started since anybody remembers. `for_good`: nor will it be, as things are."""
     text = f"{name} is a {served.kind} of the configuration and has not been started yet."
     if why:
         text += f" Now: {why}."
+    if for_good:
+        next_step = "mend the file, or what hinders it; then `kybernate reload`"
+        return ExplainView(workload=name, state=None, text=text, next_step=next_step, events=[])
     asked = "its first request starts it; " if served.kind is Kind.MODEL else ""
     return ExplainView(
         workload=name, state=None, text=text, next_step=f"{asked}`kybernate start {name}` does so now", events=[]
