@@ -185,6 +185,17 @@ def test_focus_stays_when_a_button_becomes_another(dashboard: Dashboard, eventua
     expect(page.get_by_role("button", name="Pause kept")).to_be_focused()
 
 
+def test_focus_stays_when_the_row_above_goes(dashboard: Dashboard, eventually: Eventually) -> None:
+    started(dashboard, eventually, "above")
+    started(dashboard, eventually, "below")
+    page = dashboard.open()
+    pause = page.get_by_role("button", name="Pause below")
+    pause.focus()
+    dashboard.agent.client.stop("above", grace_s=0, remove=True)
+    expect(dashboard.row(page, "above")).to_have_count(0)
+    expect(pause).to_be_focused()
+
+
 def test_letters_do_nothing_where_one_types_or_has_turned_them_off(
     dashboard: Dashboard, eventually: Eventually
 ) -> None:

@@ -54,7 +54,8 @@ export function show(element, visible) {
   if (element.hidden === visible) element.hidden = !visible;
 }
 
-/** Keeps `parent`'s children in step with `items`: made once by key, updated in place, so that focus stays where it is. */
+/** Keeps `parent`'s children in step with `items`: made once by key, updated in place, so that focus stays where it is, also in one
+ * that has to move, which would take it away. */
 export class Keyed {
   constructor(parent, make) {
     this.parent = parent;
@@ -63,6 +64,13 @@ export class Keyed {
   }
 
   update(items, keyOf) {
+    const focused = this.parent.contains(document.activeElement) ? document.activeElement : null;
+    const keys = new Set(items.map(keyOf));
+    for (const [key, part] of this.parts) {
+      if (keys.has(key)) continue;
+      part.element.remove();
+      this.parts.delete(key);
+    }
     const wanted = new Set();
     let next = this.parent.firstElementChild;
     for (const item of items) {
@@ -78,10 +86,6 @@ export class Keyed {
       if (part.element === next) next = next.nextElementSibling;
       else this.parent.insertBefore(part.element, next);
     }
-    for (const [key, part] of this.parts) {
-      if (wanted.has(key)) continue;
-      part.element.remove();
-      this.parts.delete(key);
-    }
+    if (focused?.isConnected && document.activeElement === document.body) focusNow(focused);
   }
 }

@@ -177,13 +177,16 @@ function tellCosts(element, workload, served) {
 
 function makeButtons(parent, name) {
   let key = null;
+  let instead = null; // what has the focus while there is no button at its place, as in the midst of a switch
+  let place = null; // and that place
   return () => {
     const busy = underWay.get(name) ?? null;
     const orders = possible(name).filter((order) => !order.more);
     const now = JSON.stringify([busy, orders.map((order) => [order.word, order.urgent ?? false])]);
     if (now === key) return;
     key = now;
-    const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.place : null;
+    const active = document.activeElement;
+    const focused = !parent.contains(active) && active !== instead ? null : active === instead ? place : active.dataset.place;
     const made = orders.map((order, i) =>
       h("button", {
         type: "button",
@@ -198,7 +201,11 @@ function makeButtons(parent, name) {
     if (busy) made.splice(0, made.length, h("button", { type: "button", "data-place": "0", "aria-disabled": "true", "aria-busy": "true", text: `${busy}…` }));
     made.push(h("button", { type: "button", "data-place": "more", class: "ghost", "aria-haspopup": "dialog", "aria-label": `More of ${name}`, text: "More", onclick: () => openDetails(name) }));
     parent.replaceChildren(...made);
-    if (focused !== null) focusNow(parent.querySelector(`[data-place="${focused}"]`) ?? parent.firstElementChild ?? parent.closest(".row-one"));
+    instead = place = null;
+    if (focused === null) return;
+    const there = parent.querySelector(`[data-place="${focused}"]`);
+    if (!there) [instead, place] = [parent.firstElementChild ?? parent.closest(".row-one"), focused];
+    focusNow(there ?? instead);
   };
 }
 
