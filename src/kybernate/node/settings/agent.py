@@ -41,16 +41,17 @@ class ArbiterSettings(Section):
     depth: Depth = Depth.ZERO
     """How deep the arbiter pauses. Zero, since a context that stays costs up to 1 GB each."""
     quantum: Annotated[Seconds, Field(ge=0, le=86400)] = 5.0
-    """Seconds a workload runs at least before an allocation of another one may pause it, so that two that don't fit
-    together compute most of the time instead of switching: five times the slowest swap of 40 GiB."""
+    """Shortest time in seconds that a workload runs before an allocation of another one may pause it. Two workloads
+    that do not fit together then compute most of the time instead of switching: five times the slowest swap of 40
+    GiB."""
     wait_limit: Annotated[Seconds, Field(gt=0, le=86400)] = 600.0
-    """Seconds an allocation waits for room at most before it fails with out of memory. It waits as long as anybody who could give
-    way is there, or in a switch; while the workload is paused itself it doesn't count."""
+    """Longest time in seconds that an allocation waits for room; then it fails with out of memory. It fails earlier
+    only if no workload can give way any more. Time in which its own workload is paused does not count."""
     drain: Annotated[Seconds, Field(gt=0, le=3600)] = 10.0
-    """Seconds a workload's GPU work in flight may take when the arbiter pauses it; after that it is busy and another one
-    is chosen. Longer than any sensible kernel, shorter than people's patience."""
+    """Longest time in seconds that GPU work in flight may take when the arbiter pauses a workload; after that the
+    workload is busy, and another one is chosen. Longer than any sensible kernel, shorter than people's patience."""
     auto_resume: bool = True
-    """Resume what the arbiter paused once it fits again without pausing anything."""
+    """Resume the workloads that the arbiter paused, as soon as they fit without pausing others."""
     settle: Annotated[Seconds, Field(ge=0, le=3600)] = 1.0
     """Seconds the VRAM must have been free before an automatic resume: an allocator that gives back and takes again
     must not cause a switch."""
@@ -62,7 +63,7 @@ class TlsSettings(Section):
     key: AbsolutePath | None = None
     """PEM file with its private key."""
     client_ca: AbsolutePath | None = None
-    """PEM file with authorities: who shows a certificate of theirs needs no token."""
+    """PEM file with authorities. A client with a certificate of one of them needs no token."""
 
     @model_validator(mode="after")
     def _both(self) -> TlsSettings:
@@ -77,19 +78,20 @@ class ApiSettings(Section):
     group: str | None = None
     """Unix group whose members may use the socket (mode 0660). Left out: only the agent's own user and group."""
     listen: Annotated[str, AfterValidator(listen_address)] | None = None
-    """`HOST:PORT` where API and dashboard answer over TCP, too; port 0 takes a free one. Whoever has the token may do there
-    what the agent's user may. Left out: nowhere, only on the socket."""
+    """`HOST:PORT` where API and dashboard also answer over TCP; port 0 takes a free one. With the token a client may
+    do everything the agent's user may. Left out: socket only."""
     token_file: AbsolutePath | None = None
-    """File with the token that requests over TCP carry; nobody but the agent's user may read it. Made with a random one where it
-    is missing; a changed one holds at once. Left out: `api.token` in the state directory."""
+    """File with the token of requests over TCP; only the agent's user may read it. If it is missing, one with a
+    random token is made; a changed token is valid at once. Left out: `api.token` in the state directory."""
     hosts: tuple[str, ...] = ()
-    """Names by which browsers may address it, besides localhost, the machine's own name and every IP address: any other is
-    refused, so that no foreign page reaches it by a name of its own (DNS rebinding)."""
+    """Host names that browsers may use, besides localhost, the machine's own name and every IP address. Others are
+    refused, so that no foreign page reaches the API through a name of its own (DNS rebinding)."""
     connections: Annotated[int, Field(ge=8, le=65536)] = 256
-    """Connections over TCP at once; more are answered 503. A page of the dashboard takes one or two. One that nobody was let in on
-    for 30 s is closed."""
+    """Connections over TCP at the same time; more are answered 503. A page of the dashboard takes one or two. A
+    connection without an admitted request is closed after 30 s."""
     plaintext: bool = False
-    """Listen on other addresses than the loopback even without TLS. Token and answers can be read on the way then."""
+    """Listen on addresses other than the loopback even without TLS. Others on the way can then read token and
+    answers."""
     tls: TlsSettings = TlsSettings()
 
 
@@ -100,19 +102,19 @@ class EventSettings(Section):
 
 class HistorySettings(Section):
     keep: Annotated[Seconds, Field(ge=60, le=7 * 86400)] = 6 * 3600.0
-    """Seconds for which is remembered who held VRAM when and what each switch cost; 50,000 stretches of either at most. What
-    happened during a night fits in."""
+    """Seconds of history: which workload held VRAM when, and the cost of each switch; at most 50,000 entries of each.
+    The default covers a night."""
 
 
 class LogSettings(Section):
     format: LogFormat = LogFormat.TEXT
-    """Of what the agent writes to standard error or agent.log: `text` for people, `json` for one JSON object a line."""
+    """Format of the agent's log: `text` for people, `json` for one JSON object per line."""
     output: Annotated[Size, Field(ge=64 * 1024, le=1 << 40)] = 16 * MIB
-    """What stays of each workload's output, the newest; older output is given back while it runs. It lies in the state directory,
-    which is in RAM by default. Holds for what is started or restored from then on."""
+    """Bytes kept of each workload's output, the newest; older output is given back while the workload runs. It lies
+    in the state directory, which is in RAM by default. Valid for workloads started or restored from then on."""
     size: Annotated[Size, Field(ge=64 * 1024, le=1 << 40)] = 16 * MIB
-    """What `agent.log` of a detached agent and the activator's log may take; agent.log goes on in a new file at half of it, and the
-    old one stays as agent.log.1."""
+    """Size limit of `agent.log` of a detached agent, and of the activator's log. At half of it agent.log continues in
+    a new file, and the old one is kept as agent.log.1."""
 
 
 class ObjectSettings(Section):
@@ -120,16 +122,17 @@ class ObjectSettings(Section):
     """`s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://ACCOUNT/CONTAINER/PREFIX` or `file:///DIRECTORY`. Left out: there is
     no object tier. Several agents may use one place."""
     endpoint: Annotated[str, AfterValidator(server_url)] | None = None
-    """URL of the server, where it isn't the cloud's own."""
+    """URL of the server, if it is not the cloud's own."""
     region: str | None = None
     """Left out: the environment's ($AWS_REGION and the like)."""
     credentials_file: AbsolutePath | None = None
-    """A YAML mapping of the provider's options, such as `access_key_id` and `secret_access_key`; nobody but the agent's user
-    may read it. Read again when it changes. Left out: the environment's ($AWS_ACCESS_KEY_ID and the like) or the machine's role."""
+    """YAML mapping of the provider's options, such as `access_key_id` and `secret_access_key`; only the agent's user
+    may read it. It is read again when it changes. Left out: the environment's ($AWS_ACCESS_KEY_ID and the like) or
+    the machine's role."""
     budget: Size | None = None
-    """Most that the agent's snapshots may take there. Left out: no limit."""
+    """Largest total size of the agent's snapshots there. Left out: no limit."""
     patience: Annotated[Seconds, Field(ge=1, le=3600)] = 60.0
-    """Seconds the place may not answer before an order that needs it fails; nothing is lost then."""
+    """Seconds without an answer from the bucket after which an order that needs it fails; nothing is lost then."""
 
     def options(self) -> dict[str, str]:
         """For `ObjectMedium`, without the credentials."""
@@ -139,8 +142,8 @@ class ObjectSettings(Section):
 
 class EncryptionSettings(Section):
     key_file: AbsolutePath | None = None
-    """File with the key, 32 bytes or 64 hexadecimal digits (`openssl rand -hex 32`). Snapshots in both tiers are encrypted
-    with it (AES-256-GCM); who loses it loses them."""
+    """File with the key, 32 bytes or 64 hexadecimal digits (`openssl rand -hex 32`). Snapshots in both tiers are
+    encrypted with it (AES-256-GCM). Without the key they cannot be read: keep a copy."""
     key_command: tuple[str, ...] = ()
     """Command and its arguments that print the key instead; no shell."""
 

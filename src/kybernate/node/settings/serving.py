@@ -104,24 +104,24 @@ class ProgramSettings(Section):
     environment: Environment = {}
     """Variables besides PATH, HOME, USER, the language, LD_LIBRARY_PATH and those of CUDA, which are the agent's."""
     layers: tuple[AbsolutePath, ...] = ()
-    """Directories of which it sees the files, but writes into a layer of its own that snapshots take along."""
+    """Directories whose changes go into a private layer, which snapshots contain."""
     network: Literal["none", "host"] = "none"
-    """`none` is a network of its own with loopback only: the activator reaches its port all the same, and two may use one
-    number. `host` is the host's."""
+    """`none`: a network of its own with loopback only; the activator reaches its port, and two programs may use the
+    same port. `host`: the host's network."""
     user: Annotated[str, Field(min_length=1)] | None = None
-    """Who runs it; only an agent that runs as root may choose. Left out: the agent's user."""
+    """User that runs it; only an agent that runs as root may choose. Left out: the agent's user."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """Higher goes first, within its class."""
     vram: Sizes | None = None
-    """What it will need, for the dry run and for its first start: others make room before it asks. One size is for the first GPU
-    that it sees (all of the agent's, or those of a CUDA_VISIBLE_DEVICES in its `environment`); a list has one for each of them.
-    Left out: known once it ran."""
+    """VRAM it will need, for the dry run and for its first start: others make room before it asks. One size is for
+    the first GPU that it sees (all of the agent's, or those of a CUDA_VISIBLE_DEVICES in its `environment`); a list
+    has one for each of them. Left out: known after its first run."""
     lowest: TierName = TierName.NVME
     """Deepest tier into which the agent may bring it by itself: `ram`, `nvme` or `object`."""
     sink: DurationOrOff = None
     """Seconds paused in RAM after which it goes to `lowest` by itself. `off`: as `agent.store.demote` says."""
     cold_start: bool = True
-    """Start it anew should no copy of its state be usable. A model server has nothing to lose; a job may say no."""
+    """Start it from the beginning if no copy of its state can be used. A model server has nothing to lose."""
 
 
 class ImageSettings(Section):
@@ -137,15 +137,15 @@ class ModelLimits(Section):
     queue: Annotated[int, Field(ge=0, le=1_000_000)] = Limits().queue
     """Requests held for it at most, by all workers together; more are answered 429."""
     hold: Annotated[Seconds, Field(gt=0, le=86400)] = Limits().hold_s
-    """Seconds one is held at most, then 503: longer than the slowest cold start."""
+    """Longest time in seconds that a request is held, then 503. The default is longer than the slowest cold start."""
     stream_idle: DurationOrOff = Limits().stream_idle_s
     """Seconds after which a stream or websocket that is only open no longer counts as a request in flight, and is cut off when its
     model shall leave: nothing came in either direction but a websocket's pings, or the client took less than 16 KiB/s of what waits
     for it. `off`: it keeps its model. Longer than a model is silent between two words; counts from the first byte of the answer's
     body, since a long prompt takes longer than any word."""
     first_byte: DurationOrOff = Limits().first_byte_s
-    """The same until the first byte of the answer's body: seconds a model may work on a prompt, or on an answer that isn't
-    streamed, before its request no longer keeps it. `off`: however long."""
+    """Seconds that a model may work until the first byte of the answer's body, on a long prompt or an answer that is
+    not streamed. After that its request no longer keeps it in VRAM. `off`: no limit."""
 
 
 class ModelSettings(ProgramSettings):
@@ -159,7 +159,7 @@ class ModelSettings(ProgramSettings):
     ready_timeout: Annotated[Seconds, Field(gt=0, le=86400)] = 600.0
     """Seconds after which a start has failed: a large model takes minutes to load."""
     klass: Annotated[Class, Field(alias="class")] = Class.INTERACTIVE
-    """`interactive`: somebody waits for its answers. `batch`: its requests may wait until nobody else needs the GPU."""
+    """`interactive`: people wait for its answers. `batch`: its requests may wait until no other model needs the GPU."""
     names: tuple[ModelAlias, ...] = ()
     """Further names for the `model` field of requests."""
     hidden_names: tuple[ModelAlias, ...] = ()
@@ -169,32 +169,33 @@ class ModelSettings(ProgramSettings):
     paths: tuple[PathPrefix, ...] = ()
     """Path prefixes that lead to it; they are not cut off."""
     health: UrlPath | None = None
-    """Path of its health check, for probes that reach it by `hosts` or `paths`: answered for it while it is parked, so that they
-    wake nobody."""
+    """Path of its health check, for probes that reach it by `hosts` or `paths`. The activator answers it while the
+    model is paused, so that probes do not resume it."""
     rewrite_model: Annotated[
         ModelAlias | Literal[False] | None, BeforeValidator(_off, json_schema_input_type=str | Literal[False])
     ] = None
-    """What its own server is told in the `model` field, in forms and queries, too: the name that it knows. Left out: its name here,
-    by whichever of its names it was asked for. `off`: what the client said."""
+    """The name its own server is told in the `model` field, also in forms and queries. Left out: its name in this
+    file. `off`: the name the client sent."""
     start: Start = Start.ON_DEMAND
-    """`eager`: with the agent, so that the first request finds it parked at worst. `on-demand`: at its first request."""
+    """`eager`: started with the agent, then parked. `on-demand`: started at its first request."""
     idle: DurationOrOff = None
-    """Seconds without a request after which it gives its VRAM back even if nobody needs it. `off`: it stays, since coming back
-    costs something and staying costs nothing."""
+    """Seconds without a request after which it gives its VRAM back, even if no other workload needs it. `off`: it
+    stays, because coming back costs something and staying costs nothing."""
     image: Annotated[ImageSettings | None, BeforeValidator(_image, json_schema_input_type=str | ImageSettings)] = None
     """Start it from a gold image: its name, or `{name: NAME, take: true}` to have it taken at the first start."""
     limits: ModelLimits = ModelLimits()
 
 
 class JobSettings(ProgramSettings):
-    """A program that computes whenever nobody else needs the GPU, or in its hours."""
+    """A program that computes when no model needs the GPU, or in its hours."""
 
     klass: Annotated[Class, Field(alias="class")] = Class.BATCH
-    """`batch` is paused for interactive ones, never killed."""
+    """`batch` workloads are paused for interactive ones, never killed."""
     vram: Sizes | None = None
-    """What it will need. It comes only where so much is free or made free, and has it for itself while it runs, also what it has
-    yet to ask for. One size is for the first GPU that it sees (all of the agent's, or those of a CUDA_VISIBLE_DEVICES in its
-    `environment`); a list has one for each of them. Left out: known once it ran, and not kept for it."""
+    """VRAM it will need. It comes only if so much is free or can be made free, and keeps that much while it runs,
+    even before it asks for all of it. One size is for the first GPU that it sees (all of the agent's, or those of a
+    CUDA_VISIBLE_DEVICES in its `environment`); a list has one for each of them. Left out: known after its first run,
+    and not kept for it."""
     schedule: Annotated[
         tuple[str, ...], BeforeValidator(_one_text, json_schema_input_type=str | list[str]), AfterValidator(_schedule)
     ] = ()
@@ -202,7 +203,7 @@ class JobSettings(ProgramSettings):
     restart: Restart = Restart.NEVER
     """Whether it is started again when it ended: `never`, `on-failure` (status other than 0) or `always`."""
     cold_start: bool = False
-    """Start it anew should no copy of its state be usable: from its own last checkpoint, if it writes any."""
+    """Start it from the beginning, or from its own last checkpoint, if no copy of its state can be used."""
 
 
 class ActivatorTls(Section):
@@ -231,60 +232,63 @@ class ActivatorLimits(Section):
 
 class ActivatorSettings(Section):
     listen: ListenAddress = "127.0.0.1:8080"
-    """Where requests come in: HOST:PORT. Only this machine, unless you say so: without `keys_file` whoever gets there may ask."""
+    """`HOST:PORT` for requests. The default is reachable from this machine only. Without `keys_file` every client
+    that reaches it may send requests."""
     hosts: tuple[HostName, ...] | Literal["any"] | None = None
-    """Names by which requests may come, besides localhost, the machine's own name, every IP address and the `hosts` of models:
-    others are answered 421, so that no foreign page reaches the models by a name of its own (DNS rebinding). `any`: by whatever
-    name. Left out: none besides these while it listens on the loopback without keys and TLS, else any."""
+    """Host names that requests may use, besides localhost, the machine's own name, every IP address and the `hosts`
+    of models. Others are answered 421, so that no foreign page reaches the models through a name of its own (DNS
+    rebinding). `any`: every name. Left out: only these if it listens on the loopback without keys and TLS, else any."""
     origins: tuple[Origin, ...] | Literal["any"] = ()
     """Web pages that may ask from a browser (CORS), by their origins, as https://chat.example.org. They need a key like anybody
     else, but for the question whether they may ask. `any`: all, which takes `keys_file`. Left out: none."""
     upstream: bool = True
-    """Whether paths outside of `/v1` lead to models, too: `/upstream/NAME/...` to all of a model's server, its administration
-    included, and any path that names a model in a JSON body, a form or as `?model=`. Keys hold there as everywhere."""
+    """Whether paths outside of `/v1` reach models, too: `/upstream/NAME/...` everything on a model's server, also its
+    administration; other paths a model named in a JSON body, a form or as `?model=`. Keys are checked there, too."""
     heartbeat: DurationOrOff = Configure().heartbeat_s
-    """Seconds between the comments that a client is sent which waits for a stream of events (`"stream": true`), so that nothing on
-    the way takes its silence for the end: 15 suits most. Whatever goes wrong behind the first comment comes as an event, not as
-    a status, so clients don't try again by themselves. `off`: it is sent nothing until its model answers."""
+    """Seconds between comments to a client that waits for a stream of events (`"stream": true`), so that no proxy on
+    the way takes the silence for the end: 15 suits most. After the first comment an error arrives as an event, not as
+    a status, so clients do not try again by themselves. `off`: no comments."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that share the port: one does some thousand requests a second."""
+    """Processes that share the port; one handles some thousand requests per second."""
     tls: ActivatorTls = ActivatorTls()
     keys_file: AbsolutePath | None = None
-    """YAML file of clients: `NAME: KEY`, or `NAME: {key: KEY, models: [MODEL]}`, or `sha256:` in place of `key:`. A key has 16
-    characters at least, and nobody but the agent's user may read the file. Left out: nobody needs a key."""
+    """YAML file of clients: `NAME: KEY`, or `NAME: {key: KEY, models: [MODEL]}`, or `sha256:` in place of `key:`. A
+    key has at least 16 characters, and only the agent's user may read the file. Left out: no client needs a key."""
     limits: ActivatorLimits = ActivatorLimits()
     traces: Annotated[str, AfterValidator(server_url)] | None = None
     """OTLP/HTTP collector of traces, as in http://127.0.0.1:4318: each request with its holding, its swap and its answer.
     What it must be told besides goes into the agent's environment, as $OTEL_EXPORTER_OTLP_HEADERS."""
     record: AbsolutePath | None = None
-    """File to which each request that a model answered is appended, for `kybernate simulate --trace`: when it came, for whom, and
-    how long the model worked on it; nothing of what was said. It grows until it is moved away. Left out: nothing is recorded."""
+    """File for `kybernate simulate --trace`: one line for each request that a model answered, with time, model and
+    working time, and no content. It grows until you move it away. Left out: nothing is recorded."""
     grace: Duration = 30.0
-    """Seconds that answers under way get to end when a worker is replaced or `kybernate down` ends it."""
+    """Seconds that running answers get to finish when a worker is replaced, or when `kybernate down` ends it."""
 
 
 class StagingSettings(Section):
     budget: Annotated[Size, BeforeValidator(_or_nothing, json_schema_input_type=int | str | Literal[False])] | None = (
         None
     )
-    """Host pool that content may take which was read ahead of need. `off`: nothing is. Left out: a quarter of the pool."""
+    """Part of the host pool for content that is read ahead. `off`: nothing is read ahead. Left out: a quarter of the
+    pool."""
     min: Annotated[float, Field(ge=0, le=1)] = _NUMBERS.staging_min
-    """Least probability of being the next to come that is worth a reading: it costs no GPU time."""
+    """Smallest probability of being the next one that is worth reading a workload ahead: it costs no GPU time."""
     horizon: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.staging_horizon
     """Seconds staging looks ahead: host memory should not wait longer for a guess to come true."""
 
 
 class ServingSettings(Section):
     policy: Annotated[str, AfterValidator(_policy)] = DEFAULT
-    """Who decides who is paused for whom."""
+    """Scheduling policy: it decides which workload is paused for which. `kybernate simulate` compares them."""
     quantum: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.quantum
-    """Seconds that whoever came stays at least before an allocation, or work that nobody waits for, may pause it: two that don't
-    fit together then compute most of the time."""
+    """Shortest time in seconds that a workload stays after it came, before an allocation, or work without waiting
+    requests, may pause it. Two workloads that do not fit together then compute most of the time."""
     stay: Annotated[float, Field(ge=0, le=1000)] = _NUMBERS.stay
-    """Times the duration of one of its requests that whoever came for them stays open, as long as more of them come than wait
-    elsewhere: until the first ones end it has to stay anyway."""
+    """How long a model that came for requests stays open for new ones, in multiples of the duration of one request,
+    while it gets more requests than wait elsewhere. It must stay until the first ones end anyway."""
     max_wait: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.max_wait
-    """Seconds after which a queue goes before everything that is only worth more: what people wait for a first word."""
+    """Seconds of waiting after which a queue is served first, whatever other work would be worth: as long as people
+    wait for a first word."""
     hysteresis: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.hysteresis
     """Seconds without a request after which a model counts as idle: a client that asks again at once must find it there."""
     batch_idle: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.batch_idle
@@ -293,14 +297,15 @@ class ServingSettings(Section):
     batch_evicts_idle: bool = _NUMBERS.batch_evicts_idle
     """Whether batch workloads may pause idle interactive models at all, or take only room that is free."""
     batch_quantum: Annotated[Seconds, Field(ge=0, le=7 * 86400)] = _NUMBERS.batch_quantum
-    """Seconds of a turn where equal batch workloads don't fit together: a swap a turn costs them half a percent."""
+    """Length of a turn in seconds when equal batch workloads do not fit together; one swap per turn costs them half a
+    percent."""
     preempt: frozenset[Class] = _NUMBERS.preempt
     """Classes that are cut off from requests in flight when an interactive model needs their room. Others are drained first."""
     return_home: bool = _NUMBERS.return_home
-    """Whether a model that is expected soon may take the place of one that isn't before anybody asks."""
+    """Whether a model that is expected soon may replace one that is not, before a request comes."""
     drain: Annotated[Seconds, Field(gt=0, le=86400)] = 300.0
-    """Seconds that requests in flight may take when their model shall leave for another; after that it stays, and is asked
-    again. Longer than any usual answer, since cutting one off loses it."""
+    """Seconds that requests in flight may take when their model must leave for another one. After that the model
+    stays, and is asked again later. Longer than any usual answer, because cutting one off loses it."""
     time_zone: Annotated[str | None, AfterValidator(_zone)] = None
     """Of the schedules, as in `Europe/Berlin`. Left out: the machine's."""
     staging: StagingSettings = StagingSettings()
