@@ -80,6 +80,23 @@ def test_an_error_is_one_line_with_file_and_line(text: str, where: int, words: s
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: {a: {command: [x], port: true}}",
+        "models: {a: {command: [x], port: 8000, priority: false}}",
+        "agent: {api: {connections: true}}",
+        "activator: {workers: true}",
+        "serving: {stay: false}",
+        "agent: {arbiter: {wait_limit: false}}",
+        "agent: {pool: {size: true}}",
+    ],
+)
+def test_true_and_false_are_no_numbers(text: str) -> None:
+    with pytest.raises(BadInput, match=r"(?i)(true|false) is no (number|time|size)"):
+        parse(text, origin="f")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         load(tmp_path / "none.yaml")

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kybernate.model.types import GIB, MIB, Depth, LogFormat
 from kybernate.node.settings.values import (
+    NO_FLAG,
     AbsolutePath,
     Seconds,
     Section,
@@ -86,7 +87,7 @@ class ApiSettings(Section):
     hosts: tuple[str, ...] = ()
     """Host names that browsers may use, besides localhost, the machine's own name and every IP address. Others are
     refused, so that no foreign page reaches the API through a name of its own (DNS rebinding)."""
-    connections: Annotated[int, Field(ge=8, le=65536)] = 256
+    connections: Annotated[int, Field(ge=8, le=65536), NO_FLAG] = 256
     """Connections over TCP at the same time; more are answered 503. A page of the dashboard takes one or two. A
     connection without an admitted request is closed after 30 s."""
     plaintext: bool = False
@@ -96,7 +97,7 @@ class ApiSettings(Section):
 
 
 class EventSettings(Section):
-    keep: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
+    keep: Annotated[int, Field(ge=100, le=10_000_000), NO_FLAG] = 20_000
     """Events kept; the oldest go first. 20,000 are some 10 MB."""
 
 
@@ -188,7 +189,7 @@ class AgentSettings(Section):
     """Left out: $KYBERNATE_STATE_DIR, /run/kybernate for root, $XDG_RUNTIME_DIR/kybernate for others."""
     pool: PoolSettings = PoolSettings()
     vram: VramSettings = VramSettings()
-    extent_size: Annotated[int, Field(ge=64 * MIB, le=GIB), BeforeValidator(whole_chunks)] = GIB
+    extent_size: Annotated[int, Field(ge=64 * MIB, le=GIB), BeforeValidator(whole_chunks), NO_FLAG] = GIB
     """Largest piece of VRAM handed to a workload at once. Every piece costs some calls of the driver at each pause and resume;
     small ones let another workload come in sooner."""
     arbiter: ArbiterSettings = ArbiterSettings()

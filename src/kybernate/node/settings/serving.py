@@ -18,6 +18,7 @@ from kybernate.node.policy.registry import DEFAULT, policy_named
 from kybernate.node.policy.schedule import parse_schedule
 from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.settings.values import (
+    NO_FLAG,
     AbsolutePath,
     Command,
     Duration,
@@ -110,7 +111,7 @@ class ProgramSettings(Section):
     same port. `host`: the host's network."""
     user: Annotated[str, Field(min_length=1)] | None = None
     """User that runs it; only an agent that runs as root may choose. Left out: the agent's user."""
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    priority: Annotated[int, Field(ge=-1000, le=1000), NO_FLAG] = 0
     """Higher goes first, within its class."""
     vram: Sizes | None = None
     """VRAM it will need, for the dry run and for its first start: others make room before it asks. One size is for
@@ -132,9 +133,9 @@ class ImageSettings(Section):
 
 
 class ModelLimits(Section):
-    concurrency: Annotated[int, Field(ge=0, le=1_000_000)] = Limits().concurrency
+    concurrency: Annotated[int, Field(ge=0, le=1_000_000), NO_FLAG] = Limits().concurrency
     """Requests sent to it at once; more are held. 0: no limit, since most servers batch better than a proxy guesses."""
-    queue: Annotated[int, Field(ge=0, le=1_000_000)] = Limits().queue
+    queue: Annotated[int, Field(ge=0, le=1_000_000), NO_FLAG] = Limits().queue
     """Requests held for it at most, by all workers together; more are answered 429."""
     hold: Annotated[Seconds, Field(gt=0, le=86400)] = Limits().hold_s
     """Longest time in seconds that a request is held, then 503. The default is longer than the slowest cold start."""
@@ -151,7 +152,7 @@ class ModelLimits(Section):
 class ModelSettings(ProgramSettings):
     """A server that is woken by its requests."""
 
-    port: Annotated[int, Field(ge=1, le=65535)]
+    port: Annotated[int, Field(ge=1, le=65535), NO_FLAG]
     """Where it listens, on its 127.0.0.1."""
     ready: UrlPath | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """When it may be asked after a start: a path that answers 2xx, or a command (a list) that ends with status 0 among its
@@ -222,7 +223,7 @@ class ActivatorTls(Section):
 class ActivatorLimits(Section):
     body: Size = Configure().body_max
     """Largest body of a request, 413 above it; of one that came compressed and must name its model, decoded, too."""
-    held: Annotated[int, Field(ge=1, le=10_000_000)] = Configure().held_max
+    held: Annotated[int, Field(ge=1, le=10_000_000), NO_FLAG] = Configure().held_max
     """Requests that one worker holds at most, all models together."""
     held_bytes: Size = Configure().held_bytes_max
     """What bodies may take in one worker's memory: of requests held, and of those in flight until their answer begins."""
@@ -248,7 +249,7 @@ class ActivatorSettings(Section):
     """Seconds between comments to a client that waits for a stream of events (`"stream": true`), so that no proxy on
     the way takes the silence for the end: 15 suits most. After the first comment an error arrives as an event, not as
     a status, so clients do not try again by themselves. `off`: no comments."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    workers: Annotated[int, Field(ge=1, le=64), NO_FLAG] = 1
     """Processes that share the port; one handles some thousand requests per second."""
     tls: ActivatorTls = ActivatorTls()
     keys_file: AbsolutePath | None = None
@@ -271,7 +272,7 @@ class StagingSettings(Section):
     )
     """Part of the host pool for content that is read ahead. `off`: nothing is read ahead. Left out: a quarter of the
     pool."""
-    min: Annotated[float, Field(ge=0, le=1)] = _NUMBERS.staging_min
+    min: Annotated[float, Field(ge=0, le=1), NO_FLAG] = _NUMBERS.staging_min
     """Smallest probability of being the next one that is worth reading a workload ahead: it costs no GPU time."""
     horizon: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.staging_horizon
     """Seconds staging looks ahead: host memory should not wait longer for a guess to come true."""
@@ -283,7 +284,7 @@ class ServingSettings(Section):
     quantum: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.quantum
     """Shortest time in seconds that a workload stays after it came, before an allocation, or work without waiting
     requests, may pause it. Two workloads that do not fit together then compute most of the time."""
-    stay: Annotated[float, Field(ge=0, le=1000)] = _NUMBERS.stay
+    stay: Annotated[float, Field(ge=0, le=1000), NO_FLAG] = _NUMBERS.stay
     """How long a model that came for requests stays open for new ones, in multiples of the duration of one request,
     while it gets more requests than wait elsewhere. It must stay until the first ones end anyway."""
     max_wait: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.max_wait

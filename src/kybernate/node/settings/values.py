@@ -34,6 +34,13 @@ def _seconds(value: Any) -> float:
         raise ValueError(str(e)) from None
 
 
+def _no_flag(value: Any) -> Any:
+    """To Python `true` is 1: a port, for example, that nobody meant."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no number")  # noqa: TRY004 - what pydantic takes for an answer
+    return value
+
+
 def whole_chunks(given: Any) -> int:
     value = _size(given)
     if value % CHUNK_BYTES:
@@ -75,6 +82,8 @@ def absolute(value: Path) -> Path:
     return value
 
 
+NO_FLAG = BeforeValidator(_no_flag)
+"""Of numbers, which `true` and `false` are not. After their limits, so that the schema has these."""
 Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
 Sizes = Annotated[
     tuple[Size, ...],
