@@ -79,6 +79,9 @@ def test_paths_by_a_model_in_the_query(rig, eventually):
                 assert answer.json()["target"] == f"/props?{seen}"
         assert client.ask("POST", "/slots/0?action=save&model=m", b"\0\1").json()["size"] == 2, "no JSON is needed"
         assert client.ask("GET", "/props?model=m&model=plain").status == 400
+        assert client.ask("GET", "/props?" + "a&" * 256 + "model=m").status == 400, "that is looked through by nobody"
+        assert client.ask("GET", "/props?" + "a&" * 255 + "model=m").status == 200
+        assert client.ask("GET", "/upstream/m/x?" + "a&" * 1000).status == 200, "its server may"
         assert client.ask("GET", "/v1/realtime?model=m").status == 200
         assert client.ask("GET", "/props?models=m").status == 404
     assert not rig.agent.of(Load, lambda load: load.model == "plain")

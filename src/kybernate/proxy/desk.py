@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kybernate.model.serving import Endpoint, Key
 from kybernate.proxy import answers
-from kybernate.proxy.detours import ByItsBody, NoModel, ToModel, TwoModels, WithSlash, detour, without_slashes
+from kybernate.proxy.detours import BadQuery, ByItsBody, NoModel, ToModel, WithSlash, detour, without_slashes
 from kybernate.proxy.exchange import Exchange
 from kybernate.proxy.heads import RequestHead
 from kybernate.proxy.keys import Keys, allows, token_of
@@ -100,8 +100,8 @@ class Desk:
         match found:
             case ByItsBody():
                 return self._exchange(head, None, key, request_id, rest)
-            case TwoModels():
-                return self._refuse(head, Refusal(400, "bad_request", "the query names two models"), request_id, rest)
+            case BadQuery(why):
+                return self._refuse(head, Refusal(400, "bad_request", why), request_id, rest)
             case NoModel(name):
                 return self._refuse(head, no_such_model(name), request_id, rest)
             case ToModel(endpoint, name, target) | WithSlash(endpoint, name, target):

@@ -18,6 +18,8 @@ from kybernate.proxy.routing import Routes, text_of
 _SLASHES = re.compile(rb"/+(?:v1/+)?")
 _UPSTREAM: Final = b"/upstream/"
 _NAME_PARTS_MAX: Final = 8
+_PARAMETERS_MAX: Final = 256
+"""Nobody sends more on purpose, and to look through what fits into a head takes a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,13 @@ class NoModel:
 
 
 @dataclass(frozen=True, slots=True)
-class TwoModels:
-    """Servers disagree which one counts."""
+class BadQuery:
+    """It can't be said which model it names."""
+
+    why: str
 
 
-Detour = ToModel | WithSlash | ByItsBody | NoModel | TwoModels | None
+Detour = ToModel | WithSlash | ByItsBody | NoModel | BadQuery | None
 
 
 def without_slashes(target: bytes) -> bytes:
@@ -72,11 +76,13 @@ def detour(routes: Routes, head: RequestHead) -> Detour:
     path, _, query = head.target.partition(b"?")
     if path.startswith(_UPSTREAM):
         return _upstream(routes, head.method, path, query)
+    if query.count(b"&") >= _PARAMETERS_MAX:
+        return BadQuery(f"the query has more than {_PARAMETERS_MAX} parameters")
     names = [value for key, value in _parameters(query) if key == b"model"]
     if not names:
         return ByItsBody() if head.method == b"POST" and head.has_body else None
     if len(names) > 1:
-        return TwoModels()
+        return BadQuery("the query names two models")  # servers disagree which one counts
     name = unquote_plus(names[0].decode("latin-1"), errors="replace")
     endpoint = routes.by_name(name)
     if endpoint is None:
