@@ -39,6 +39,19 @@ demo: setup ## the main job: three model servers that don't fit together and a t
 test: setup lint s3server chromium ## lint and run all tests this machine can run
 	@$(BIN)/pytest -q -n $(JOBS) --dist worksteal $(PYTEST_FLAGS)
 
+.PHONY: fast
+fast: venv ## the tests of pure parts alone, under a minute: no root, no other process, nothing else to build
+	@$(BIN)/pytest -q -n $(JOBS) -m unit $(PYTEST_FLAGS)
+
+TESTS ?= tests
+FLOOR ?= 0
+.PHONY: coverage
+coverage: setup s3server chromium ## which lines the tests run, in started processes too: make coverage TESTS="-m unit" FLOOR=80
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@$(BIN)/coverage run -m pytest -q -n $(JOBS) $(PYTEST_FLAGS) $(TESTS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet
+	@$(BIN)/coverage report --fail-under=$(FLOOR)
+
 .PHONY: s3server
 s3server: ## build the S3 server that the tests use
 	@scripts/s3server.sh >/dev/null
@@ -48,12 +61,13 @@ chromium: ## get a browser for the tests of the dashboard
 	@scripts/chromium.sh >/dev/null
 
 .PHONY: lint
-lint: venv ## ruff, mypy --strict, import-linter, codespell, C warnings
+lint: venv ## ruff, mypy --strict, import-linter, codespell, clang-format, C warnings, bench-check
 	@scripts/lint.sh
 
 .PHONY: format
-format: venv ## let ruff format all Python files
+format: venv ## let ruff format all Python files, and clang-format all C files
 	@$(BIN)/ruff format --quiet $(wildcard src tests bench examples scripts native)
+	@scripts/clang-format.sh -i
 
 SECONDS ?= 1800
 .PHONY: soak
@@ -75,6 +89,18 @@ sanitize: setup ## native code and its tests under AddressSanitizer and ThreadSa
 .PHONY: bench
 bench: setup ## measure; writes bench/results/*.json
 	@$(BIN)/kybernate bench pause
+
+.PHONY: bench-check
+bench-check: venv ## README and docs say what bench/results say; `make lint` looks, too
+	@$(BIN)/python bench/report.py --check
+
+.PHONY: docs
+docs: venv ## the documentation as web pages in build/docs/site; every link is checked
+	@scripts/docs.sh
+
+.PHONY: release
+release: setup ## what a release consists of, in dist/release: wheel, sdist, bundles, bill of materials, SHA256SUMS
+	@scripts/release.sh $(PYTHON)
 
 .PHONY: bundle
 bundle: setup ## one archive that installs with no network: make bundle PYTHON=3.12 NVRTC=0

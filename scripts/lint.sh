@@ -16,6 +16,7 @@ check "ruff format" .venv/bin/ruff format --quiet --check "${python_trees[@]}"
 check mypy .venv/bin/mypy
 check import-linter .venv/bin/lint-imports
 check codespell .venv/bin/codespell src native tests bench examples docs scripts deploy ./*.md
+check bench-check .venv/bin/python bench/report.py --check
 check "C warnings (gcc)" scripts/native.sh build/native
 if command -v clang >/dev/null; then
   check "C warnings (clang)" scripts/native.sh build/clang -DCMAKE_C_COMPILER=clang

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -55,6 +56,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=reason))
 
 
+# -- tests of pure parts -------------------------------------------------------------------------------------------------
+
+WORLD = frozenset(
+    {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "socket.connect", "socket.bind", "ctypes.dlopen"}
+)
+"""Audit events of what a test of a pure part has no use for: other processes, other ends of sockets, native libraries."""
+UNIT = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """`make fast` must not become slow, or need what a machine hasn't got, without anybody noticing."""
+    touched = item.config.stash.setdefault(UNIT, [])
+    touched.clear()
+    yield
+    if touched and item.get_closest_marker("unit") is not None:
+        pytest.fail(f"marked `unit`, but did: {', '.join(sorted(set(touched)))}", pytrace=False)
+
+
 # -- nothing is left of a test -------------------------------------------------------------------------------------------
 
 WATCH = pytest.StashKey[Leftovers]()
@@ -79,6 +99,10 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     stash[OPEN].enter_context(guardian.guarded(made))
     watch = Leftovers(made, (os.fsencode(made), os.fsencode(base)), exempt={guardian.pid()})
     sys.addaudithook(lambda event, words: watch.made(str(words[0])) if event == "tempfile.mkdtemp" else None)
+    touched, own = stash.setdefault(UNIT, []), threading.get_ident()  # other threads may be a wider fixture's
+    sys.addaudithook(
+        lambda event, _: touched.append(event) if event in WORLD and threading.get_ident() == own else None
+    )
     stash[WATCH] = watch
     stash[MADE] = {None: watch.found()}
     return made

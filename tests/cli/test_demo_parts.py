@@ -16,6 +16,8 @@ from kybernate.cli.demo_transformer import CHUNK, SLOTS, Transformer, shape_for
 from kybernate.model.api_history import IntervalView
 from kybernate.model.types import GIB, MIB
 
+pytestmark = pytest.mark.unit
+
 
 def interval(workload: str, place: str, began: float, ended: float | None) -> IntervalView:
     return IntervalView(id=1, workload=workload, place=place, began=began, ended=ended)

@@ -15,6 +15,8 @@ from kybernate.cuda.ranges import RangeAllocator
 from kybernate.cuda.slots import SlotMap
 from kybernate.model.errors import NoRoom
 
+pytestmark = pytest.mark.unit
+
 SEGMENT, SEGMENTS = 7, 5
 COUNT = SEGMENT * SEGMENTS - 2
 

@@ -15,6 +15,8 @@ from kybernate.cuda import wire
 from kybernate.model.errors import BadInput
 from kybernate.model.types import ExtentId
 
+pytestmark = pytest.mark.unit
+
 HEADER = Path(__file__).parents[2] / "native/preload/protocol.h"
 TEXT = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
 FORMATS = {"uint8_t": "B", "char": "s", "uint16_t": "H", "uint32_t": "I", "int32_t": "i", "uint64_t": "Q"}

@@ -14,6 +14,8 @@ from kybernate.engine.copies import BadManifest, CopyStore, HeldExtent, Manifest
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
 
+pytestmark = pytest.mark.unit
+
 NAME = WorkloadName("w")
 
 

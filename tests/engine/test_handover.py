@@ -11,6 +11,8 @@ from kybernate.engine.handover import Handover
 from kybernate.model.errors import Busy, NoRoom
 from kybernate.model.types import GpuUuid
 
+pytestmark = pytest.mark.unit
+
 GPU, OTHER = GpuUuid("GPU-a"), GpuUuid("GPU-b")
 
 

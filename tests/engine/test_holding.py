@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kybernate.engine.holding import BURST, FIRST_S, Rounds
 from kybernate.model.types import HostPid
+
+pytestmark = pytest.mark.unit
 
 TIMEOUT_S = 30.0
 

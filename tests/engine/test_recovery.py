@@ -9,6 +9,8 @@ from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
 from kybernate.engine.recovery import Facts, Verdict, Witness, decide
 
+pytestmark = pytest.mark.unit
+
 OPEN = Witness(ProcessState.OPEN)
 QUIET = Witness(ProcessState.QUIET)
 TAKING_BACK = Witness(ProcessState.RELEASED)

@@ -5,6 +5,8 @@ import pytest
 from kybernate.engine.undo import UNFORESEEN, UndoStack
 from kybernate.model.errors import Busy
 
+pytestmark = pytest.mark.unit
+
 
 def test_last_step_is_undone_first() -> None:
     done: list[str] = []

@@ -10,6 +10,8 @@ import kybernate
 from kybernate.model.errors import Unsupported
 from kybernate.model.native import preload_library, simulated_driver
 
+pytestmark = pytest.mark.unit
+
 
 def test_the_override_is_looked_at_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KYBERNATE_NATIVE_DIR", str(tmp_path))

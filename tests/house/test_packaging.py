@@ -6,6 +6,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.unit
+
 TREE = Path(__file__).parent.parent.parent
 PYPROJECT = tomllib.loads((TREE / "pyproject.toml").read_text())
 LOCK = (TREE / "uv.lock").read_text()

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.unit
+
 TREE = Path(__file__).resolve().parents[2]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,40 @@ def test_what_the_guide_says_to_make_can_be_made() -> None:
     for page in ("CONTRIBUTING.md", "README.md", "SECURITY.md"):
         called = set(re.findall(r"(?:^    |`)make ([a-z][a-z0-9-]*)", (TREE / page).read_text(), re.MULTILINE))
         assert called <= words(), page
+
+
+def test_every_page_is_on_the_site_and_in_the_index() -> None:
+    """`make docs` checks their links."""
+
+    def leaves(nav: Any) -> list[str]:
+        return (
+            [nav]
+            if isinstance(nav, str)
+            else [leaf for each in (nav.values() if isinstance(nav, dict) else nav) for leaf in leaves(each)]
+        )
+
+    pages = {f"docs/{path.name}" for path in (TREE / "docs").glob("*.md")}
+    assert pages <= set(leaves(loaded(TREE / "mkdocs.yml")["nav"]))
+    index = set(re.findall(r"\]\(([\w-]+\.md)\)", (TREE / "docs" / "index.md").read_text()))
+    assert {Path(page).name for page in pages} - {"index.md"} <= index
+
+
+def test_the_bill_of_materials_leaves_nothing_out(tmp_path: Path) -> None:
+    bill = {"metadata": {"component": {"name": "kybernate"}}, "components": [{"name": "aiohttp"}]}
+    text = f"{'ab' * 32}  ./libgmp10_2%3a6.3.0+dfsg-5+b2_amd64.deb\n{'cd' * 32}  ./criu_4.2.1-1_amd64.deb\n"
+
+    def completed(packages: str) -> subprocess.CompletedProcess[str]:
+        listed = tmp_path / "packages.sha256"
+        listed.write_text(packages)
+        command = [sys.executable, TREE / "scripts" / "materials.py", "1.2.3", listed]
+        return subprocess.run(command, input=json.dumps(bill), capture_output=True, text=True, check=False)
+
+    done, damaged = completed(text), completed("no package\n" + text)
+    whole = json.loads(done.stdout)
+    assert whole["metadata"]["component"]["version"] == "1.2.3"
+    assert [each["name"] for each in whole["components"]] == ["aiohttp", "libgmp10", "criu"]
+    assert whole["components"][1]["purl"] == "pkg:deb/debian/libgmp10@2%3A6.3.0%2Bdfsg-5%2Bb2?arch=amd64"
+    assert (damaged.returncode, damaged.stdout) == (1, "")
 
 
 def test_the_threat_model_names_something() -> None:

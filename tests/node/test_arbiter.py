@@ -23,6 +23,8 @@ from kybernate.node.arbiter import (
     outranked,
 )
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("size", "own", "free", "handed_out", "reserved", "room"),

@@ -11,6 +11,8 @@ from kybernate.node.command_advice import of_command
 from kybernate.node.serving.specs import served_of
 from kybernate.node.settings import parse
 
+pytestmark = pytest.mark.unit
+
 SHELL = "no shell is asked; `[sh, -c, 'exec ...']` asks one"
 AND = f"`&&` is an argument of the program: {SHELL}"
 CD = "`cd` is a shell's word and no program: set `directory`"

@@ -10,6 +10,8 @@ from kybernate.model.errors import Conflict
 from kybernate.model.types import WorkloadState
 from kybernate.node.lifecycle import ALIVE, ENDED, Event, next_state
 
+pytestmark = pytest.mark.unit
+
 S = WorkloadState
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from kybernate.node import logs
 from kybernate.process import output
 
+pytestmark = pytest.mark.unit
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:

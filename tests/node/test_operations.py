@@ -12,6 +12,8 @@ from kybernate.model.errors import Busy
 from kybernate.model.types import WorkloadName
 from kybernate.node.operations import QUEUE_MAX, Owner
 
+pytestmark = pytest.mark.unit
+
 
 @asynccontextmanager
 async def owner() -> AsyncIterator[Owner]:

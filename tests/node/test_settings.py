@@ -13,6 +13,8 @@ from kybernate.model.quantities import format_seconds, format_size, parse_second
 from kybernate.model.types import GIB, MIB
 from kybernate.node.settings import Settings, load, parse
 
+pytestmark = pytest.mark.unit
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
     for before, name in zip("abcdefghij", "bcdefghijk", strict=True)

@@ -12,6 +12,8 @@ from kybernate.model.errors import BadInput
 from kybernate.node.settings import Settings, parse, schema
 from kybernate.node.settings.values import Section
 
+pytestmark = pytest.mark.unit
+
 PROGRAM = "command: x, port: 1"
 
 

@@ -14,6 +14,8 @@ from kybernate.node.policy.settings import PolicySettings
 from kybernate.node.settings import Restart, Start, parse, schema
 from kybernate.node.settings.values import WORKLOAD_PATTERN
 
+pytestmark = pytest.mark.unit
+
 WHOLE = """
 models:
   chat:

@@ -14,6 +14,8 @@ from kybernate.proxy.answering import AnswerReader, BadAnswer
 from kybernate.proxy.framing import BadBody, ChunkedBody, LengthBody
 from kybernate.proxy.heads import BadHead, parse_request, parse_response, request_for_upstream
 
+pytestmark = pytest.mark.unit
+
 TOKEN = st.text("abcXYZ019-!~", min_size=1, max_size=12).map(str.encode)
 VALUE = st.text("".join(map(chr, range(0x21, 0x7F))) + "é \t", max_size=20).map(lambda t: t.encode("latin-1").strip())
 FIELDS = st.lists(st.tuples(TOKEN.map(lambda n: b"x-" + n), VALUE), max_size=8)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kybernate.model.serving import Limits, Open, Refuse, Status
 from kybernate.proxy.queueing import Answer, Cut, Disconnect, Forward, HeldBudget, Queue, Refusal, SayDrained
+
+pytestmark = pytest.mark.unit
 
 
 def queue(*, workers: int = 1, **limits: float) -> Queue[str]:

@@ -9,6 +9,8 @@ from blake3 import blake3
 
 from kybernate.store import FileNeed, GpuNeed, Host, Needs, differences
 
+pytestmark = pytest.mark.unit
+
 H200 = GpuNeed(name="NVIDIA H200", memory_bytes=139 << 30)
 HOST = Host(
     gpus=(H200,), driver="580.159.04", cpu_features=("avx2", "avx512f", "fma"), kernel="6.18.44-fc", criu="4.2.1"

@@ -18,6 +18,8 @@ from kybernate.node.policy.victims import preemptible
 
 from .pictures import GPU, NOW, OTHER_GPU, member, name, picture
 
+pytestmark = pytest.mark.unit
+
 SETTINGS = PolicySettings()
 
 

@@ -11,6 +11,8 @@ from kybernate.node.policy.settings import PolicySettings
 
 from .pictures import NOW, member, name, picture
 
+pytestmark = pytest.mark.unit
+
 
 def plan(policy: str, seen: Picture) -> Plan:
     return policy_named(policy)(seen, PolicySettings())

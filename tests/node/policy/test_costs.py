@@ -9,6 +9,8 @@ from kybernate.node.policy.costs import PRIORS, Costs, Direction
 
 from .pictures import name
 
+pytestmark = pytest.mark.unit
+
 A, B = name("a"), name("b")
 
 

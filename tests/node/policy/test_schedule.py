@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from kybernate.model.errors import BadInput
 from kybernate.node.policy.schedule import in_window, next_change, parse_schedule
 
+pytestmark = pytest.mark.unit
+
 BERLIN = "Europe/Berlin"
 
 

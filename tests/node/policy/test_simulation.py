@@ -24,6 +24,8 @@ from kybernate.node.policy.traces import SUSTAINED, shipped
 
 from .pictures import GPU, name
 
+pytestmark = pytest.mark.unit
+
 SETTINGS = PolicySettings()
 
 

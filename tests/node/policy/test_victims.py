@@ -15,6 +15,8 @@ from kybernate.node.policy.victims import Candidate, Choice, choose_victims, cov
 
 from .pictures import GPU, NOW, OTHER_GPU, member, name, picture
 
+pytestmark = pytest.mark.unit
+
 SETTINGS = PolicySettings(quantum=5.0)
 
 

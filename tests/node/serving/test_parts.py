@@ -32,6 +32,8 @@ from kybernate.node.serving.running import run_request
 from kybernate.node.serving.specs import served_of
 from kybernate.node.settings import parse
 
+pytestmark = pytest.mark.unit
+
 A = WorkloadName("a")
 
 
