@@ -84,6 +84,7 @@ def test_heads_that_are_refused(rig):
             answer = client.answer(head_only=True)
             assert 400 <= answer.status < 600, name
             assert answer.fields["connection"] == "close", name
+            assert ("allow" in answer.fields) == (answer.status == 405), name
             client.rest()
     assert server.requests == []
     assert server.control()["connections"] == 0

@@ -12,6 +12,9 @@ from kybernate.model.serving import Endpoint, Status
 from kybernate.proxy.codings import ACCEPTED
 from kybernate.proxy.queueing import RETRY_MAX_S, Refusal
 
+_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""What may be passed on; a model's server says which of these it answers."""
+
 
 def error_object(refusal: Refusal) -> dict[str, Any]:
     """As OpenAI has it."""
@@ -28,6 +31,8 @@ def error(refusal: Refusal, *, extra: bytes, close: bool, head_only: bool = Fals
         extra += b"retry-after: %d\r\n" % max(1, math.ceil(min(refusal.retry_after_s, RETRY_MAX_S)))
     if refusal.status == 415:
         extra += b"accept-encoding: %b\r\n" % ACCEPTED.encode()
+    if refusal.status == 405:
+        extra += b"allow: %b\r\n" % _METHODS
     if refusal.status == 401:
         extra += b"www-authenticate: Bearer\r\n"
     return page(refusal.status, body, extra=extra, close=close, head_only=head_only)
