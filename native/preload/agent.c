@@ -68,7 +68,8 @@ bool kyb_receive(int socket, struct kyb_message *message, struct kyb_extent *rec
         struct cmsghdr align;
     } control;
     struct iovec parts[2] = {{message, sizeof *message}, {records, KYB_RECORDS_MAX * sizeof *records}};
-    struct msghdr packet = {.msg_iov = parts, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    struct msghdr packet = {
+        .msg_iov = parts, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     ssize_t received;
     do received = recvmsg(socket, &packet, MSG_CMSG_CLOEXEC);
     while (received < 0 && errno == EINTR);
@@ -86,8 +87,10 @@ bool kyb_receive(int socket, struct kyb_message *message, struct kyb_extent *rec
                 close(fd);
         }
     }
-    bool good = (size_t)received >= sizeof *message && message->magic == KYB_MAGIC && message->version == KYB_VERSION && message->count <= KYB_RECORDS_MAX &&
-                (size_t)received == sizeof *message + message->count * sizeof *records && !(packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC));
+    bool good = (size_t)received >= sizeof *message && message->magic == KYB_MAGIC && message->version == KYB_VERSION &&
+                message->count <= KYB_RECORDS_MAX &&
+                (size_t)received == sizeof *message + message->count * sizeof *records &&
+                !(packet.msg_flags & (MSG_TRUNC | MSG_CTRUNC));
     if (good) {
         message->reason[KYB_REASON_MAX - 1] = 0;
         return true;
@@ -103,7 +106,9 @@ static int call_agent(int timeout_seconds)
     int fd = kyb_connect(path, timeout_seconds);
     if (fd < 0) {
         static _Atomic bool said;
-        kyb_say_once(&said, "no agent answers on %s: new GPU memory stays with the driver (slower to pause) until one does", path);
+        kyb_say_once(&said,
+                     "no agent answers on %s: new GPU memory stays with the driver (slower to pause) until one does",
+                     path);
     }
     return fd;
 }
@@ -118,7 +123,8 @@ static enum kyb_answer ask(struct kyb_message *message, const struct kyb_extent 
         struct kyb_extent none[KYB_RECORDS_MAX];
         int fds[KYB_RECORDS_MAX];
         size_t fd_count = 0;
-        if (kyb_send(fd, message, records, NULL) && kyb_receive(fd, message, none, fds, &fd_count)) answer = KYB_ANSWERED;
+        if (kyb_send(fd, message, records, NULL) && kyb_receive(fd, message, none, fds, &fd_count))
+            answer = KYB_ANSWERED;
         while (fd_count > 0) close(fds[--fd_count]);
         close(fd);
     }
@@ -145,11 +151,13 @@ void kyb_tell_free(const uint64_t *ids, size_t count)
 {
     struct kyb_extent records[KYB_RECORDS_MAX];
     while (count > 0) {
-        struct kyb_message message = {.type = KYB_FREE, .count = count < KYB_RECORDS_MAX ? (uint32_t)count : KYB_RECORDS_MAX};
+        struct kyb_message message = {.type = KYB_FREE,
+                                      .count = count < KYB_RECORDS_MAX ? (uint32_t)count : KYB_RECORDS_MAX};
         uint32_t sent = message.count;
         for (uint32_t i = 0; i < sent; i++) records[i] = (struct kyb_extent){.id = ids[i]};
         if (ask(&message, records, ANSWER_SECONDS) == KYB_AWAY) return;
-        if (message.status == KYB_BAD_REQUEST && sent > 1) /* one that a new agent never heard of; it takes all or none */
+        /* One that a new agent never heard of; it takes all or none. */
+        if (message.status == KYB_BAD_REQUEST && sent > 1)
             for (uint32_t i = 0; i < sent; i++) kyb_tell_free(ids + i, 1);
         ids += sent;
         count -= sent;
@@ -178,7 +186,8 @@ static bool append(struct kyb_grant *grant, const struct kyb_extent *records, co
     return true;
 }
 
-enum kyb_answer kyb_ask_allocate(const uint8_t gpu[16], uint64_t size, uint32_t flags, int *status, struct kyb_grant *grant)
+enum kyb_answer kyb_ask_allocate(const uint8_t gpu[16], uint64_t size, uint32_t flags, int *status,
+                                 struct kyb_grant *grant)
 {
     int kept = errno;
     enum kyb_answer answer = KYB_AWAY;

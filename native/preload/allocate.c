@@ -10,7 +10,8 @@ static struct kyb_block *block_of_grant(enum kyb_block_kind kind, struct kyb_gra
     struct kyb_block *block = kyb_block_new(kind, grant->count);
     if (!block) return NULL;
     for (size_t i = 0; i < grant->count; i++) {
-        block->pieces[i] = (struct kyb_piece){.id = grant->records[i].id, .size = grant->records[i].size, .fd = grant->fds[i]};
+        block->pieces[i] =
+            (struct kyb_piece){.id = grant->records[i].id, .size = grant->records[i].size, .fd = grant->fds[i]};
         block->size += grant->records[i].size;
         grant->fds[i] = -1;
     }
@@ -23,7 +24,8 @@ static uint64_t rounded_up(uint64_t size)
 }
 
 /* *needy: this process gives back what it keeps for itself, before it waits or is refused. */
-static int obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **out, bool *needy)
+static int obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **out,
+                  bool *needy)
 {
     uint8_t gpu[16];
     if (!kyb_gpu_of_device(device, gpu)) return -1;
@@ -73,7 +75,8 @@ int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t fla
 int kyb_place(struct kyb_block *block, uint64_t *address)
 {
     uint64_t at = 0;
-    int result = KYB_DRIVER(cuMemAddressReserve, (void *, size_t, size_t, uint64_t, uint64_t), (&at, block->size, 0, 0, 0));
+    int result =
+        KYB_DRIVER(cuMemAddressReserve, (void *, size_t, size_t, uint64_t, uint64_t), (&at, block->size, 0, 0, 0));
     if (result != CUDA_SUCCESS) return result;
     result = kyb_map_pieces(at, block);
     if (result != CUDA_SUCCESS) {
@@ -84,7 +87,8 @@ int kyb_place(struct kyb_block *block, uint64_t *address)
     struct kyb_mem_access own = {{CU_MEM_LOCATION_TYPE_DEVICE, block->device}, CU_MEM_ACCESS_READ_WRITE};
     kyb_record_access(&probe, &own, 1);
     kyb_add_peer_access(&probe);
-    result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (at, block->size, probe.access, probe.access_count));
+    result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t),
+                        (at, block->size, probe.access, probe.access_count));
     if (result == CUDA_SUCCESS) {
         pthread_mutex_lock(&kyb_memory_lock);
         if (kyb_mapping_add(at, block)) {
@@ -107,7 +111,8 @@ static int allocate(uint64_t *address, size_t size)
 {
     int device;
     void *context = NULL;
-    if (kyb_driver.cuCtxGetDevice(&device) != CUDA_SUCCESS || kyb_driver.cuCtxGetCurrent(&context) != CUDA_SUCCESS) return -1;
+    if (kyb_driver.cuCtxGetDevice(&device) != CUDA_SUCCESS || kyb_driver.cuCtxGetCurrent(&context) != CUDA_SUCCESS)
+        return -1;
     if (kyb_take_kept(rounded_up(size), size, device, context, address)) return CUDA_SUCCESS;
     struct kyb_block *block = NULL;
     int result = kyb_obtain(KYB_BLOCK_ALLOCATION, device, size, 0, &block);
@@ -175,7 +180,9 @@ static int free_at(uint64_t address, bool waited)
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = allocation_at(address);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (mapping) result = context && kyb_keep(mapping, context, &gone) ? CUDA_SUCCESS : kyb_free_allocation(allocation_at(address), &gone);
+    if (mapping)
+        result = context && kyb_keep(mapping, context, &gone) ? CUDA_SUCCESS
+                                                              : kyb_free_allocation(allocation_at(address), &gone);
     pthread_mutex_unlock(&kyb_memory_lock);
     kyb_forget(gone);
     return result;
@@ -194,9 +201,7 @@ int cuMemFree_v2(uint64_t address)
         if (result == CUDA_SUCCESS) result = free_at(address, !capturing);
         break;
     }
-    case OURS_NO_MORE:
-        result = CUDA_ERROR_INVALID_VALUE;
-        break;
+    case OURS_NO_MORE: result = CUDA_ERROR_INVALID_VALUE; break;
     default:
         result = KYB_DRIVER(cuMemFree_v2, (uint64_t), (address));
         if (result == CUDA_SUCCESS && kyb_managed_freed(address)) atomic_fetch_sub(&kyb_managed, 1);
@@ -211,14 +216,12 @@ static int free_async(uint64_t address, void *stream, int (*synchronize)(void *)
     int result;
     switch (owner_of(address)) {
     case OURS:
-        result = synchronize(stream); /* the application has made its other streams' work come before that of this one */
+        /* The application has made its other streams' work come before that of this one. */
+        result = synchronize(stream);
         if (result == CUDA_SUCCESS) result = free_at(address, true);
         break;
-    case OURS_NO_MORE:
-        result = CUDA_ERROR_INVALID_VALUE;
-        break;
-    default:
-        result = real(address, stream);
+    case OURS_NO_MORE: result = CUDA_ERROR_INVALID_VALUE; break;
+    default: result = real(address, stream);
     }
     kyb_leave();
     return result;
@@ -226,12 +229,14 @@ static int free_async(uint64_t address, void *stream, int (*synchronize)(void *)
 
 int cuMemFreeAsync(uint64_t address, void *stream)
 {
-    return free_async(address, stream, (int (*)(void *))kyb_real_of(KYB_CALL_cuStreamSynchronize), (int (*)(uint64_t, void *))kyb_real_of(KYB_CALL_cuMemFreeAsync));
+    return free_async(address, stream, (int (*)(void *))kyb_real_of(KYB_CALL_cuStreamSynchronize),
+                      (int (*)(uint64_t, void *))kyb_real_of(KYB_CALL_cuMemFreeAsync));
 }
 
 int cuMemFreeAsync_ptsz(uint64_t address, void *stream)
 {
-    return free_async(address, stream, (int (*)(void *))kyb_real_of(KYB_CALL_cuStreamSynchronize_ptsz), (int (*)(uint64_t, void *))kyb_real_of(KYB_CALL_cuMemFreeAsync_ptsz));
+    return free_async(address, stream, (int (*)(void *))kyb_real_of(KYB_CALL_cuStreamSynchronize_ptsz),
+                      (int (*)(uint64_t, void *))kyb_real_of(KYB_CALL_cuMemFreeAsync_ptsz));
 }
 
 /* Memory that is only kept is free to the application: one allocation away. */
@@ -239,7 +244,8 @@ int cuMemGetInfo_v2(void *free_bytes, void *total)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuMemGetInfo_v2, (void *, void *), (free_bytes, total)), device;
-    if (result == CUDA_SUCCESS && free_bytes && total && atomic_load(&kyb_kept_count) && kyb_driver.cuCtxGetDevice(&device) == CUDA_SUCCESS) {
+    if (result == CUDA_SUCCESS && free_bytes && total && atomic_load(&kyb_kept_count) &&
+        kyb_driver.cuCtxGetDevice(&device) == CUDA_SUCCESS) {
         size_t more = *(size_t *)free_bytes + kyb_kept_bytes(device);
         *(size_t *)free_bytes = more < *(size_t *)total ? more : *(size_t *)total;
     }

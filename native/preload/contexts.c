@@ -9,7 +9,7 @@ static struct kyb_contexts created;
 static void *primary[KYB_DEVICES_MAX];
 static void **captured;
 static size_t captured_count, captured_room;
-static _Atomic unsigned captures; /* how many are open, for readers without the lock */
+static _Atomic unsigned captures;         /* how many are open, for readers without the lock */
 static uint64_t readers[KYB_DEVICES_MAX]; /* by owner: bit of each device that may reach its memory */
 
 bool kyb_gpu_of_device(int device, uint8_t gpu[16])
@@ -66,39 +66,46 @@ void kyb_contexts(struct kyb_contexts *contexts)
     for (int device = 0; device < KYB_DEVICES_MAX; device++) {
         unsigned flags;
         int active = 0;
-        if (!primary[device] || kyb_driver.cuDevicePrimaryCtxGetState(device, &flags, &active) != CUDA_SUCCESS || !active) continue;
-        if (contexts->count < sizeof contexts->list / sizeof *contexts->list) contexts->list[contexts->count++] = primary[device];
+        if (!primary[device] || kyb_driver.cuDevicePrimaryCtxGetState(device, &flags, &active) != CUDA_SUCCESS ||
+            !active)
+            continue;
+        if (contexts->count < sizeof contexts->list / sizeof *contexts->list)
+            contexts->list[contexts->count++] = primary[device];
     }
     pthread_mutex_unlock(&lock);
 }
 
-#define CREATE(name, types, parameters, arguments)                 \
-    int name parameters                                            \
-    {                                                              \
-        kyb_enter(KYB_GATE_MEMORY);                                \
-        int result = KYB_DRIVER(name, types, arguments);           \
+#define CREATE(name, types, parameters, arguments)                     \
+    int name parameters                                                \
+    {                                                                  \
+        kyb_enter(KYB_GATE_MEMORY);                                    \
+        int result = KYB_DRIVER(name, types, arguments);               \
         if (result == CUDA_SUCCESS && context) add(*(void **)context); \
-        kyb_leave();                                               \
-        return result;                                             \
+        kyb_leave();                                                   \
+        return result;                                                 \
     }
 
-CREATE(cuCtxCreate, (void *, unsigned int, int), (void *context, unsigned int flags, int device), (context, flags, device))
-CREATE(cuCtxCreate_v2, (void *, unsigned int, int), (void *context, unsigned int flags, int device), (context, flags, device))
-CREATE(cuCtxCreate_v3, (void *, void *, int, unsigned int, int), (void *context, void *affinity, int count, unsigned int flags, int device),
+CREATE(cuCtxCreate, (void *, unsigned int, int), (void *context, unsigned int flags, int device),
+       (context, flags, device))
+CREATE(cuCtxCreate_v2, (void *, unsigned int, int), (void *context, unsigned int flags, int device),
+       (context, flags, device))
+CREATE(cuCtxCreate_v3, (void *, void *, int, unsigned int, int),
+       (void *context, void *affinity, int count, unsigned int flags, int device),
        (context, affinity, count, flags, device))
-CREATE(cuCtxCreate_v4, (void *, void *, unsigned int, int), (void *context, void *parameters, unsigned int flags, int device), (context, parameters, flags, device))
+CREATE(cuCtxCreate_v4, (void *, void *, unsigned int, int),
+       (void *context, void *parameters, unsigned int flags, int device), (context, parameters, flags, device))
 
-#define DESTROY(name)                                              \
-    int name(void *context)                                        \
-    {                                                              \
-        kyb_enter(KYB_GATE_MEMORY);                                \
-        int result = KYB_DRIVER(name, (void *), (context));        \
-        if (result == CUDA_SUCCESS) {                              \
-            drop(context);                                         \
-            kyb_free_context(context);                             \
-        }                                                          \
-        kyb_leave();                                               \
-        return result;                                             \
+#define DESTROY(name)                                       \
+    int name(void *context)                                 \
+    {                                                       \
+        kyb_enter(KYB_GATE_MEMORY);                         \
+        int result = KYB_DRIVER(name, (void *), (context)); \
+        if (result == CUDA_SUCCESS) {                       \
+            drop(context);                                  \
+            kyb_free_context(context);                      \
+        }                                                   \
+        kyb_leave();                                        \
+        return result;                                      \
     }
 
 DESTROY(cuCtxDestroy)
@@ -133,15 +140,15 @@ static void *primary_gone(int device)
 }
 
 /* A reset leaves the primary context inactive, a release does so when it was the last. */
-#define PRIMARY_END(name)                                          \
-    int name(int device)                                           \
-    {                                                              \
-        kyb_enter(KYB_GATE_MEMORY);                                \
-        int result = KYB_DRIVER(name, (int), (device));            \
+#define PRIMARY_END(name)                                                  \
+    int name(int device)                                                   \
+    {                                                                      \
+        kyb_enter(KYB_GATE_MEMORY);                                        \
+        int result = KYB_DRIVER(name, (int), (device));                    \
         void *gone = result == CUDA_SUCCESS ? primary_gone(device) : NULL; \
-        if (gone) kyb_free_context(gone);                          \
-        kyb_leave();                                               \
-        return result;                                             \
+        if (gone) kyb_free_context(gone);                                  \
+        kyb_leave();                                                       \
+        return result;                                                     \
     }
 
 PRIMARY_END(cuDevicePrimaryCtxRelease)
@@ -185,14 +192,14 @@ static void capture_ends(void *stream)
 }
 
 /* Beginning a capture is work for the GPU to be: it waits at the launch gate. */
-#define BEGIN(name, types, parameters, arguments)                  \
-    int name parameters                                            \
-    {                                                              \
-        kyb_enter(KYB_GATE_LAUNCH);                                \
-        int result = KYB_DRIVER(name, types, arguments);           \
-        if (result == CUDA_SUCCESS) capture_begins(stream);        \
-        kyb_leave();                                               \
-        return result;                                             \
+#define BEGIN(name, types, parameters, arguments)           \
+    int name parameters                                     \
+    {                                                       \
+        kyb_enter(KYB_GATE_LAUNCH);                         \
+        int result = KYB_DRIVER(name, types, arguments);    \
+        if (result == CUDA_SUCCESS) capture_begins(stream); \
+        kyb_leave();                                        \
+        return result;                                      \
     }
 
 BEGIN(cuStreamBeginCapture, (void *), (void *stream), (stream))
@@ -200,24 +207,27 @@ BEGIN(cuStreamBeginCapture_ptsz, (void *), (void *stream), (stream))
 BEGIN(cuStreamBeginCapture_v2, (void *, int), (void *stream, int mode), (stream, mode))
 BEGIN(cuStreamBeginCapture_v2_ptsz, (void *, int), (void *stream, int mode), (stream, mode))
 BEGIN(cuStreamBeginCaptureToGraph, (void *, void *, void *, void *, size_t, int),
-      (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode), (stream, graph, dependencies, data, count, mode))
+      (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode),
+      (stream, graph, dependencies, data, count, mode))
 BEGIN(cuStreamBeginCaptureToGraph_ptsz, (void *, void *, void *, void *, size_t, int),
-      (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode), (stream, graph, dependencies, data, count, mode))
-BEGIN(cuStreamBeginRecaptureToGraph, (void *, int, void *, void *, void *), (void *stream, int mode, void *graph, void *callback, void *data),
-      (stream, mode, graph, callback, data))
-BEGIN(cuStreamBeginRecaptureToGraph_ptsz, (void *, int, void *, void *, void *), (void *stream, int mode, void *graph, void *callback, void *data),
-      (stream, mode, graph, callback, data))
+      (void *stream, void *graph, void *dependencies, void *data, size_t count, int mode),
+      (stream, graph, dependencies, data, count, mode))
+BEGIN(cuStreamBeginRecaptureToGraph, (void *, int, void *, void *, void *),
+      (void *stream, int mode, void *graph, void *callback, void *data), (stream, mode, graph, callback, data))
+BEGIN(cuStreamBeginRecaptureToGraph_ptsz, (void *, int, void *, void *, void *),
+      (void *stream, int mode, void *graph, void *callback, void *data), (stream, mode, graph, callback, data))
 BEGIN(cuStreamBeginCaptureToCig, (void *, void *), (void *stream, void *parameters), (stream, parameters))
 BEGIN(cuStreamBeginCaptureToCig_ptsz, (void *, void *), (void *stream, void *parameters), (stream, parameters))
 
-#define END(name, types, parameters, arguments)                    \
-    int name parameters                                            \
-    {                                                              \
-        kyb_enter(KYB_GATE_MEMORY);                                \
-        int result = KYB_DRIVER(name, types, arguments);           \
-        if (result != CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD && result != CUDA_ERROR_INVALID_VALUE) capture_ends(stream); \
-        kyb_leave();                                               \
-        return result;                                             \
+#define END(name, types, parameters, arguments)                                                     \
+    int name parameters                                                                             \
+    {                                                                                               \
+        kyb_enter(KYB_GATE_MEMORY);                                                                 \
+        int result = KYB_DRIVER(name, types, arguments);                                            \
+        if (result != CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD && result != CUDA_ERROR_INVALID_VALUE) \
+            capture_ends(stream);                                                                   \
+        kyb_leave();                                                                                \
+        return result;                                                                              \
     }
 
 END(cuStreamEndCapture, (void *, void *), (void *stream, void *graph), (stream, graph))
@@ -225,14 +235,14 @@ END(cuStreamEndCapture_ptsz, (void *, void *), (void *stream, void *graph), (str
 END(cuStreamEndCaptureToCig, (void *), (void *stream), (stream))
 END(cuStreamEndCaptureToCig_ptsz, (void *), (void *stream), (stream))
 
-#define STREAM_END(name)                                           \
-    int name(void *stream)                                         \
-    {                                                              \
-        kyb_enter(KYB_GATE_MEMORY);                                \
-        int result = KYB_DRIVER(name, (void *), (stream));         \
+#define STREAM_END(name)                                                         \
+    int name(void *stream)                                                       \
+    {                                                                            \
+        kyb_enter(KYB_GATE_MEMORY);                                              \
+        int result = KYB_DRIVER(name, (void *), (stream));                       \
         if (result == CUDA_SUCCESS && kyb_open_captures()) capture_ends(stream); \
-        kyb_leave();                                               \
-        return result;                                             \
+        kyb_leave();                                                             \
+        return result;                                                           \
     }
 
 STREAM_END(cuStreamDestroy)
@@ -259,7 +269,8 @@ void kyb_add_peer_access(struct kyb_mapping *mapping)
     pthread_mutex_unlock(&lock);
     for (int reader = 0; reader < KYB_DEVICES_MAX; reader++)
         if (bits >> reader & 1)
-            kyb_record_access(mapping, &(struct kyb_mem_access){{CU_MEM_LOCATION_TYPE_DEVICE, reader}, CU_MEM_ACCESS_READ_WRITE}, 1);
+            kyb_record_access(
+                mapping, &(struct kyb_mem_access){{CU_MEM_LOCATION_TYPE_DEVICE, reader}, CU_MEM_ACCESS_READ_WRITE}, 1);
 }
 
 int cuCtxEnablePeerAccess(void *peer, unsigned int flags)
@@ -267,8 +278,8 @@ int cuCtxEnablePeerAccess(void *peer, unsigned int flags)
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuCtxEnablePeerAccess, (void *, unsigned int), (peer, flags));
     int reader = -1, owner;
-    if (kyb_enabled && result == CUDA_SUCCESS && kyb_driver.cuCtxGetDevice(&reader) == CUDA_SUCCESS && (owner = device_of(peer)) >= 0 && owner < KYB_DEVICES_MAX &&
-        reader >= 0 && reader < KYB_DEVICES_MAX) {
+    if (kyb_enabled && result == CUDA_SUCCESS && kyb_driver.cuCtxGetDevice(&reader) == CUDA_SUCCESS &&
+        (owner = device_of(peer)) >= 0 && owner < KYB_DEVICES_MAX && reader >= 0 && reader < KYB_DEVICES_MAX) {
         pthread_mutex_lock(&lock);
         readers[owner] |= 1ULL << reader;
         pthread_mutex_unlock(&lock);

@@ -25,14 +25,14 @@
 #define LONGEST_DRAIN_MS 3600000
 #define LIST_PAUSE_NS 100000000
 #define SYNCHRONISE_NS 2000000 /* what a look at an idle GPU may take, whatever time was left */
-#define ASK_NS 5000000000 /* what a question about an address may take, on a busy machine too */
-#define LOOK_MS 1000 /* so often, at most, it looks for memory that is kept for too long */
+#define ASK_NS 5000000000      /* what a question about an address may take, on a busy machine too */
+#define LOOK_MS 1000           /* so often, at most, it looks for memory that is kept for too long */
 
 static int listener = -1;
 static _Atomic int connection = -1; /* the one being served */
 static enum kyb_state state;
-static bool committed; /* RELEASED: the agent has all content */
-static bool partial;   /* RELEASED: the agent has some of it */
+static bool committed;      /* RELEASED: the agent has all content */
+static bool partial;        /* RELEASED: the agent has some of it */
 static _Atomic bool ending; /* the process is at its end */
 
 struct request {
@@ -61,7 +61,10 @@ static bool reply_extents(struct request *request, bool with_fds)
     while (good) {
         size_t count = total - sent < KYB_RECORDS_MAX ? total - sent : KYB_RECORDS_MAX;
         bool more = sent + count < total;
-        struct kyb_message answer = {.type = request->message.type + KYB_ANSWER, .count = (uint32_t)count, .flags = more ? KYB_FLAG_MORE : 0, .argument = state};
+        struct kyb_message answer = {.type = request->message.type + KYB_ANSWER,
+                                     .count = (uint32_t)count,
+                                     .flags = more ? KYB_FLAG_MORE : 0,
+                                     .argument = state};
         good = kyb_send(request->socket, &answer, records + sent, with_fds ? fds + sent : NULL);
         sent += count;
         if (!more) break;
@@ -130,7 +133,8 @@ static int64_t deadline_of(const struct request *request)
 static bool hold(struct request *request)
 {
     struct kyb_message answer = {.type = KYB_HOLD + KYB_ANSWER};
-    if (state != KYB_STATE_OPEN && state != KYB_STATE_HELD) return reply(request, KYB_BAD_REQUEST, "HOLD in a process that is quiet already");
+    if (state != KYB_STATE_OPEN && state != KYB_STATE_HELD)
+        return reply(request, KYB_BAD_REQUEST, "HOLD in a process that is quiet already");
     int64_t deadline = deadline_of(request);
     bool closed = close_launch_gate(deadline, answer.reason, sizeof answer.reason);
     if (closed && request->message.flags & KYB_FLAG_STEP) {
@@ -152,7 +156,8 @@ static bool hold(struct request *request)
 static bool quiesce(struct request *request)
 {
     if (state == KYB_STATE_QUIET) return reply_extents(request, false);
-    if (state == KYB_STATE_RELEASED) return reply(request, KYB_BAD_REQUEST, "QUIESCE in a process that has released its memory");
+    if (state == KYB_STATE_RELEASED)
+        return reply(request, KYB_BAD_REQUEST, "QUIESCE in a process that has released its memory");
     const char *why = kyb_unsupported();
     if (why) {
         open_gates();
@@ -181,11 +186,15 @@ static bool quiesce(struct request *request)
 
 static bool release(struct request *request)
 {
-    if (state != KYB_STATE_QUIET) return reply(request, KYB_BAD_REQUEST, "RELEASE needs a process made quiet by QUIESCE");
+    if (state != KYB_STATE_QUIET)
+        return reply(request, KYB_BAD_REQUEST, "RELEASE needs a process made quiet by QUIESCE");
     char reason[KYB_REASON_MAX] = "";
-    if (!kyb_all_have_fds()) return reply(request, KYB_FAILED, "a descriptor of an extent is missing (closed by the application?)");
-    kyb_gate_close(KYB_GATE_ASK); /* opened with the others: the process is quiet, so nothing that is waited for can need it */
-    if (!kyb_gate_drained(KYB_GATE_ASK, kyb_now_ns() + ASK_NS)) return reply(request, KYB_BUSY, "a thread is held up inside a question about an address");
+    if (!kyb_all_have_fds())
+        return reply(request, KYB_FAILED, "a descriptor of an extent is missing (closed by the application?)");
+    /* Opened with the others: the process is quiet, so nothing that is waited for can need it. */
+    kyb_gate_close(KYB_GATE_ASK);
+    if (!kyb_gate_drained(KYB_GATE_ASK, kyb_now_ns() + ASK_NS))
+        return reply(request, KYB_BUSY, "a thread is held up inside a question about an address");
     void *context = enter_context();
     bool unmapped = kyb_unmap_all(reason, sizeof reason);
     leave_context(context);
@@ -197,13 +206,15 @@ static bool release(struct request *request)
 
 static bool discard(struct request *request)
 {
-    if (state != KYB_STATE_RELEASED) return reply(request, KYB_BAD_REQUEST, "DISCARD needs a process that has released its memory");
+    if (state != KYB_STATE_RELEASED)
+        return reply(request, KYB_BAD_REQUEST, "DISCARD needs a process that has released its memory");
     if (request->message.count == 0) {
         kyb_discard_all();
         committed = true;
     }
     for (uint32_t i = 0; i < request->message.count; i++) {
-        if (!kyb_discard(request->records[i].id)) return reply(request, KYB_BAD_REQUEST, "DISCARD of an extent this process does not have");
+        if (!kyb_discard(request->records[i].id))
+            return reply(request, KYB_BAD_REQUEST, "DISCARD of an extent this process does not have");
         partial = true;
     }
     return reply(request, KYB_OK, NULL);
@@ -212,10 +223,13 @@ static bool discard(struct request *request)
 static bool map(struct request *request)
 {
     char reason[KYB_REASON_MAX] = "";
-    if (state != KYB_STATE_RELEASED) return reply(request, KYB_BAD_REQUEST, "MAP needs a process that has released its memory");
-    if (request->fd_count != request->message.count) return reply(request, KYB_BAD_REQUEST, "MAP needs one descriptor for each record");
+    if (state != KYB_STATE_RELEASED)
+        return reply(request, KYB_BAD_REQUEST, "MAP needs a process that has released its memory");
+    if (request->fd_count != request->message.count)
+        return reply(request, KYB_BAD_REQUEST, "MAP needs one descriptor for each record");
     for (uint32_t i = 0; i < request->message.count; i++) {
-        if (!kyb_set_fd(request->records[i].id, request->fds[i])) return reply(request, KYB_BAD_REQUEST, "MAP of an extent this process does not have");
+        if (!kyb_set_fd(request->records[i].id, request->fds[i]))
+            return reply(request, KYB_BAD_REQUEST, "MAP of an extent this process does not have");
         request->fds[i] = -1;
     }
     if (request->message.flags & KYB_FLAG_MORE) return reply(request, KYB_OK, NULL);
@@ -228,7 +242,8 @@ static bool map(struct request *request)
 static bool remap(struct request *request)
 {
     char reason[KYB_REASON_MAX] = "";
-    if (state != KYB_STATE_RELEASED || !kyb_all_have_fds()) return reply(request, KYB_BAD_REQUEST, "REMAP needs released memory of which nothing was discarded");
+    if (state != KYB_STATE_RELEASED || !kyb_all_have_fds())
+        return reply(request, KYB_BAD_REQUEST, "REMAP needs released memory of which nothing was discarded");
     if (!map_all(reason, sizeof reason)) return reply(request, KYB_FAILED, reason);
     state = KYB_STATE_QUIET;
     return reply(request, KYB_OK, NULL);
@@ -238,13 +253,15 @@ static bool extents(struct request *request)
 {
     if (state == KYB_STATE_HELD) return reply(request, KYB_BAD_REQUEST, "EXTENTS while launches are held");
     if (state != KYB_STATE_OPEN) return reply_extents(request, true);
-    /* If it can be had, a moment without memory calls: no allocation is half made then. A thread that waits for a long kernel
-     * holds that up, and must not make the process unknown to a new agent; the lock keeps the list and its descriptors whole. */
+    /* If it can be had, a moment without memory calls: no allocation is half made then. A thread that waits for a long
+     * kernel holds that up, and must not make the process unknown to a new agent; the lock keeps the list and its
+     * descriptors whole. */
     kyb_gate_close(KYB_GATE_MEMORY);
     kyb_gate_drained(KYB_GATE_MEMORY, kyb_now_ns() + LIST_PAUSE_NS);
     struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
-    kyb_unmap_kept(0, &gone); /* it would soon go back, and the new agent might hear of that before it knows of the memory */
+    /* It would soon go back, and the new agent might hear of that before it knows of the memory. */
+    kyb_unmap_kept(0, &gone);
     bool sent = reply_extents(request, true);
     pthread_mutex_unlock(&kyb_memory_lock);
     kyb_gate_open();
@@ -266,7 +283,9 @@ static bool share(struct request *request)
 
 static bool status(struct request *request)
 {
-    struct kyb_message answer = {.type = KYB_STATUS + KYB_ANSWER, .argument = state, .flags = (committed ? KYB_FLAG_COMMITTED : 0U) | (partial ? KYB_FLAG_PARTIAL : 0U)};
+    struct kyb_message answer = {.type = KYB_STATUS + KYB_ANSWER,
+                                 .argument = state,
+                                 .flags = (committed ? KYB_FLAG_COMMITTED : 0U) | (partial ? KYB_FLAG_PARTIAL : 0U)};
     const char *why = kyb_unsupported();
     snprintf(answer.reason, sizeof answer.reason, "%s", why ? why : "");
     return kyb_send(request->socket, &answer, NULL, NULL);
@@ -282,7 +301,8 @@ static bool perform(struct request *request)
     case KYB_DISCARD: return discard(request);
     case KYB_MAP: return map(request);
     case KYB_OPEN:
-        if (state == KYB_STATE_RELEASED) return reply(request, KYB_BAD_REQUEST, "OPEN of a process whose memory is released");
+        if (state == KYB_STATE_RELEASED)
+            return reply(request, KYB_BAD_REQUEST, "OPEN of a process whose memory is released");
         open_gates();
         return reply(request, KYB_OK, NULL);
     case KYB_EXTENTS: return extents(request);
@@ -304,7 +324,8 @@ static void hung_up(void)
         if (map_all(reason, sizeof reason))
             open_gates();
         else
-            kyb_say_once(&said, "could not take back GPU memory after the agent went away (%s): waiting for an agent", reason);
+            kyb_say_once(&said, "could not take back GPU memory after the agent went away (%s): waiting for an agent",
+                         reason);
     }
 }
 
@@ -345,7 +366,8 @@ static void note_end(void)
 static void give_back_idle(void)
 {
     if (atomic_load(&ending)) return;
-    /* No context is entered at first: the application may be destroying it, and the memory calls need none by the driver's manual. */
+    /* No context is entered at first: the application may be destroying it, and the memory calls need none by the
+     * driver's manual. */
     if (kyb_give_back_kept(KYB_KEPT_NS)) return;
     void *context = enter_context();
     kyb_give_back_kept(KYB_KEPT_NS);
@@ -375,13 +397,15 @@ static void *control(void *argument)
 bool kyb_control_start(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/control/%d.sock", kyb_run_directory, (int)getpid());
+    int length =
+        snprintf(address.sun_path, sizeof address.sun_path, "%s/control/%d.sock", kyb_run_directory, (int)getpid());
     if (length >= (int)sizeof address.sun_path) return false;
     listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (listener < 0) return false;
     unlink(address.sun_path); /* of the program this one was exec'd from */
     /* A socket's mode becomes its file's. Not umask(): other threads are making files of their own. */
-    bool bound = fchmod(listener, 0600) == 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 16) == 0;
+    bool bound = fchmod(listener, 0600) == 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 &&
+                 listen(listener, 16) == 0;
     pthread_t thread;
     pthread_attr_t attributes;
     sigset_t all, kept;

@@ -1,5 +1,5 @@
-/* The process's own virtual memory management (torch's expandable segments, JAX's pool, vLLM, NCCL): the handles it holds
- * are logical, so that the physical memory behind them can be taken away and replaced. */
+/* The process's own virtual memory management (torch's expandable segments, JAX's pool, vLLM, NCCL): the handles it
+ * holds are logical, so that the physical memory behind them can be taken away and replaced. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,9 +20,10 @@ static bool is_logical(uint64_t handle)
 
 static bool convertible(const struct kyb_mem_prop *prop, size_t size, uint64_t flags)
 {
-    return kyb_enabled && prop && flags == 0 && size >= KYB_CHUNK && size % KYB_CHUNK == 0 && prop->type == CU_MEM_ALLOCATION_TYPE_PINNED &&
-           prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE && !(prop->requested_handle_types & ~CU_MEM_HANDLE_TYPE_POSIX_FD) &&
-           prop->flags.compression_type == 0 && prop->flags.usage == 0 && !prop->win32_metadata;
+    return kyb_enabled && prop && flags == 0 && size >= KYB_CHUNK && size % KYB_CHUNK == 0 &&
+           prop->type == CU_MEM_ALLOCATION_TYPE_PINNED && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE &&
+           !(prop->requested_handle_types & ~CU_MEM_HANDLE_TYPE_POSIX_FD) && prop->flags.compression_type == 0 &&
+           prop->flags.usage == 0 && !prop->win32_metadata;
 }
 
 int cuMemCreate(void *handle, size_t size, void *properties, uint64_t flags)
@@ -32,7 +33,8 @@ int cuMemCreate(void *handle, size_t size, void *properties, uint64_t flags)
     int result = -1;
     if (handle && convertible(prop, size, flags)) {
         struct kyb_block *block = NULL;
-        uint32_t wanted = (prop->requested_handle_types ? KYB_FLAG_SINGLE : 0) | (prop->flags.gpu_direct_rdma_capable ? KYB_FLAG_RDMA : 0);
+        uint32_t wanted = (prop->requested_handle_types ? KYB_FLAG_SINGLE : 0) |
+                          (prop->flags.gpu_direct_rdma_capable ? KYB_FLAG_RDMA : 0);
         result = kyb_obtain(KYB_BLOCK_HANDLE, prop->location.id, size, wanted, &block);
         if (result == CUDA_SUCCESS) {
             block->prop = *prop;
@@ -44,7 +46,8 @@ int cuMemCreate(void *handle, size_t size, void *properties, uint64_t flags)
             *(uint64_t *)handle = block->logical;
         }
     }
-    if (result == -1) result = KYB_DRIVER(cuMemCreate, (void *, size_t, void *, uint64_t), (handle, size, properties, flags));
+    if (result == -1)
+        result = KYB_DRIVER(cuMemCreate, (void *, size_t, void *, uint64_t), (handle, size, properties, flags));
     kyb_leave();
     return result;
 }
@@ -90,7 +93,8 @@ int cuMemMap(uint64_t address, size_t size, size_t offset, uint64_t handle, uint
         pthread_mutex_lock(&kyb_memory_lock);
         struct kyb_block *block = kyb_block_of_handle(handle);
         if (block && block->kind == KYB_BLOCK_FOREIGN) {
-            result = KYB_DRIVER(cuMemMap, (uint64_t, size_t, size_t, uint64_t, uint64_t), (address, size, offset, block->native, flags));
+            result = KYB_DRIVER(cuMemMap, (uint64_t, size_t, size_t, uint64_t, uint64_t),
+                                (address, size, offset, block->native, flags));
             block->size = size; /* only now do we learn it */
             if (result == CUDA_SUCCESS) kyb_mapping_add(address, block);
         } else if (!block || size > block->size || flags)
@@ -106,7 +110,8 @@ int cuMemMap(uint64_t address, size_t size, size_t offset, uint64_t handle, uint
         }
         pthread_mutex_unlock(&kyb_memory_lock);
     } else
-        result = KYB_DRIVER(cuMemMap, (uint64_t, size_t, size_t, uint64_t, uint64_t), (address, size, offset, handle, flags));
+        result = KYB_DRIVER(cuMemMap, (uint64_t, size_t, size_t, uint64_t, uint64_t),
+                            (address, size, offset, handle, flags));
     kyb_leave();
     return result;
 }
@@ -138,7 +143,8 @@ int cuMemSetAccess(uint64_t address, size_t size, void *descriptors, size_t coun
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (!kyb_kept_within(address, size)) result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (address, size, descriptors, count));
+    if (!kyb_kept_within(address, size))
+        result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (address, size, descriptors, count));
     if (result == CUDA_SUCCESS) {
         struct kyb_mapping *first;
         size_t mapped = kyb_mapping_range(address, size, &first);
@@ -202,7 +208,8 @@ int cuMemExportToShareableHandle(void *shareable, uint64_t handle, int type, uin
         pthread_mutex_lock(&kyb_memory_lock);
         struct kyb_block *block = kyb_block_of_handle(handle);
         result = CUDA_ERROR_INVALID_VALUE;
-        if (block && block->kind == KYB_BLOCK_HANDLE && shareable && !flags && type == CU_MEM_HANDLE_TYPE_POSIX_FD && (block->prop.requested_handle_types & type)) {
+        if (block && block->kind == KYB_BLOCK_HANDLE && shareable && !flags && type == CU_MEM_HANDLE_TYPE_POSIX_FD &&
+            (block->prop.requested_handle_types & type)) {
             int fd = fcntl(block->pieces[0].fd, F_DUPFD, 0);
             if (fd < 0)
                 result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -215,7 +222,8 @@ int cuMemExportToShareableHandle(void *shareable, uint64_t handle, int type, uin
         }
         pthread_mutex_unlock(&kyb_memory_lock);
     } else
-        result = KYB_DRIVER(cuMemExportToShareableHandle, (void *, uint64_t, int, uint64_t), (shareable, handle, type, flags));
+        result = KYB_DRIVER(cuMemExportToShareableHandle, (void *, uint64_t, int, uint64_t),
+                            (shareable, handle, type, flags));
     kyb_leave();
     return result;
 }
@@ -224,7 +232,8 @@ int cuMemImportFromShareableHandle(void *handle, void *shareable, int type)
 {
     kyb_enter(KYB_GATE_MEMORY);
     uint64_t native = 0;
-    int result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int), (kyb_enabled ? &native : handle, shareable, type));
+    int result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int),
+                            (kyb_enabled ? &native : handle, shareable, type));
     if (kyb_enabled && result == CUDA_SUCCESS) {
         struct kyb_block *block = kyb_block_new(KYB_BLOCK_FOREIGN, 0);
         if (block) {
@@ -255,7 +264,8 @@ static int native_handle(uint64_t handle, uint64_t *native, bool *imported)
     if (block && block->kind == KYB_BLOCK_FOREIGN)
         *native = block->native;
     else if (block && block->piece_count == 1) {
-        result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int), (native, (void *)(intptr_t)block->pieces[0].fd, CU_MEM_HANDLE_TYPE_POSIX_FD));
+        result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int),
+                            (native, (void *)(intptr_t)block->pieces[0].fd, CU_MEM_HANDLE_TYPE_POSIX_FD));
         *imported = result == CUDA_SUCCESS;
     } else
         result = CUDA_ERROR_INVALID_VALUE;
@@ -263,20 +273,23 @@ static int native_handle(uint64_t handle, uint64_t *native, bool *imported)
     return result;
 }
 
-int cuMulticastBindMem(uint64_t multicast, size_t multicast_offset, uint64_t handle, size_t offset, size_t size, uint64_t flags)
+int cuMulticastBindMem(uint64_t multicast, size_t multicast_offset, uint64_t handle, size_t offset, size_t size,
+                       uint64_t flags)
 {
     kyb_enter(KYB_GATE_MEMORY);
     uint64_t native;
     bool imported;
     int result = native_handle(handle, &native, &imported);
     if (result == CUDA_SUCCESS)
-        result = KYB_DRIVER(cuMulticastBindMem, (uint64_t, size_t, uint64_t, size_t, size_t, uint64_t), (multicast, multicast_offset, native, offset, size, flags));
+        result = KYB_DRIVER(cuMulticastBindMem, (uint64_t, size_t, uint64_t, size_t, size_t, uint64_t),
+                            (multicast, multicast_offset, native, offset, size, flags));
     if (imported) KYB_DRIVER(cuMemRelease, (uint64_t), (native));
     kyb_leave();
     return result;
 }
 
-int cuMulticastBindMem_v2(uint64_t multicast, int device, size_t multicast_offset, uint64_t handle, size_t offset, size_t size, uint64_t flags)
+int cuMulticastBindMem_v2(uint64_t multicast, int device, size_t multicast_offset, uint64_t handle, size_t offset,
+                          size_t size, uint64_t flags)
 {
     kyb_enter(KYB_GATE_MEMORY);
     uint64_t native;

@@ -21,9 +21,9 @@
 
 #include "kybernate.h"
 
-#define KEPT_MAX 16                  /* blocks; few sizes alternate in a loop */
-#define KEPT_BYTES (64UL << 20)      /* of a process: less than a context takes anyway */
-#define KEPT_SHARE 64                /* and no more than this part of the device */
+#define KEPT_MAX 16                   /* blocks; few sizes alternate in a loop */
+#define KEPT_BYTES (64UL << 20)       /* of a process: less than a context takes anyway */
+#define KEPT_SHARE 64                 /* and no more than this part of the device */
 #define KEPT_BLOCK_BYTES (32UL << 20) /* larger ones cost more to use than to get */
 
 static struct {
@@ -66,15 +66,15 @@ void kyb_kept_gone(struct kyb_block *block)
 static bool own_rights_only(const struct kyb_mapping *mapping)
 {
     const struct kyb_mem_access *access = mapping->access;
-    return mapping->access_count == 1 && access->location.type == CU_MEM_LOCATION_TYPE_DEVICE && access->location.id == mapping->block->device &&
-           access->flags == CU_MEM_ACCESS_READ_WRITE;
+    return mapping->access_count == 1 && access->location.type == CU_MEM_LOCATION_TYPE_DEVICE &&
+           access->location.id == mapping->block->device && access->flags == CU_MEM_ACCESS_READ_WRITE;
 }
 
 bool kyb_keep(struct kyb_mapping *mapping, void *context, struct kyb_block **gone)
 {
     struct kyb_block *block = mapping->block;
-    if (block->piece_count != 1 || block->size > KEPT_BLOCK_BYTES || block->exported || block->lent || block->context != context || !own_rights_only(mapping) ||
-        mapping->sync_memops || atomic_load(&needs))
+    if (block->piece_count != 1 || block->size > KEPT_BLOCK_BYTES || block->exported || block->lent ||
+        block->context != context || !own_rights_only(mapping) || mapping->sync_memops || atomic_load(&needs))
         return false;
     uint64_t limit = limit_of(block->device), address = mapping->address;
     if (block->size > limit) return false;

@@ -105,7 +105,7 @@ static inline void *kyb_real_of(enum kyb_call call)
 }
 
 /* KYB_DRIVER(cuMemFree_v2, (uint64_t), (address)) calls the driver itself, past the gates. */
-#define KYB_DRIVER(name, types, arguments) (((int(*) types)kyb_real_of(KYB_CALL_##name)) arguments)
+#define KYB_DRIVER(name, types, arguments) (((int(*) types)kyb_real_of(KYB_CALL_##name))arguments)
 
 /* Calls of the driver that need no wrapper but that we make ourselves. */
 struct kyb_driver {
@@ -131,7 +131,7 @@ bool kyb_driver_load(void);
 
 /* ---- lifecycle.c ---- */
 
-extern bool kyb_enabled;            /* started by the agent, and everything needed is there */
+extern bool kyb_enabled; /* started by the agent, and everything needed is there */
 extern const char *kyb_run_directory;
 void kyb_say_once(_Atomic bool *said, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -181,12 +181,15 @@ struct kyb_mapping {
     int sync_memops;    /* as the application set it */
 };
 
-extern pthread_mutex_t kyb_memory_lock; /* guards everything below among application threads; with both gates shut the control thread is alone */
+/* Guards everything below among application threads; with both gates shut the control thread is alone. */
+extern pthread_mutex_t kyb_memory_lock;
 
 struct kyb_block *kyb_block_new(enum kyb_block_kind kind, size_t pieces);
 void kyb_block_list(struct kyb_block *block);
-void kyb_block_unlist(struct kyb_block *block, struct kyb_block **gone); /* puts it on the list `gone`, for kyb_forget */
-void kyb_forget(struct kyb_block *gone); /* unlisted ones: closes descriptors, tells the agent, frees. Never with the lock held */
+/* Puts it on the list `gone`, for kyb_forget. */
+void kyb_block_unlist(struct kyb_block *block, struct kyb_block **gone);
+/* Unlisted ones: closes descriptors, tells the agent, frees. Never with the lock held. */
+void kyb_forget(struct kyb_block *gone);
 struct kyb_block *kyb_block_of_handle(uint64_t logical);
 struct kyb_mapping *kyb_mapping_at(uint64_t address); /* the one that contains address, or NULL; none that is kept */
 struct kyb_mapping *kyb_mapping_even_kept(uint64_t address);
@@ -222,7 +225,8 @@ struct kyb_contexts {
     size_t count;
 };
 void kyb_contexts(struct kyb_contexts *contexts);
-bool kyb_whole_context(const void *context); /* not a green one: synchronising that waits for a part of the device only */
+/* Not a green one: synchronising that waits for a part of the device only. */
+bool kyb_whole_context(const void *context);
 unsigned kyb_open_captures(void);
 void kyb_add_peer_access(struct kyb_mapping *mapping);
 bool kyb_gpu_of_device(int device, uint8_t gpu[16]);
@@ -249,7 +253,8 @@ struct kyb_grant {
 };
 
 enum kyb_answer kyb_ask_hello(void);
-enum kyb_answer kyb_ask_allocate(const uint8_t gpu[16], uint64_t size, uint32_t flags, int *status, struct kyb_grant *grant);
+enum kyb_answer kyb_ask_allocate(const uint8_t gpu[16], uint64_t size, uint32_t flags, int *status,
+                                 struct kyb_grant *grant);
 enum kyb_answer kyb_ask_wait(const uint8_t gpu[16], uint64_t size, int *status);
 void kyb_tell_free(const uint64_t *ids, size_t count);
 void kyb_grant_close(struct kyb_grant *grant);
@@ -257,7 +262,8 @@ void kyb_grant_close(struct kyb_grant *grant);
 /* Packets, used by agent.c, control.c and sharing.c. */
 int kyb_connect(const char *path, int timeout_seconds);
 bool kyb_send(int socket, struct kyb_message *message, const struct kyb_extent *records, const int *fds);
-/* One packet; fds must hold KYB_RECORDS_MAX, those received are owned by the caller. false: hung up, timed out or malformed. */
+/* One packet; fds must hold KYB_RECORDS_MAX, those received are owned by the caller. false: hung up, timed out or
+ * malformed. */
 bool kyb_receive(int socket, struct kyb_message *message, struct kyb_extent *records, int *fds, size_t *fd_count);
 
 /* ---- allocate.c ---- */
@@ -266,19 +272,23 @@ bool kyb_receive(int socket, struct kyb_message *message, struct kyb_extent *rec
  * memory gate entered; it may leave and enter again. CUDA_SUCCESS; an error; or -1: the agent is away, allocate natively. */
 int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **block);
 int kyb_place(struct kyb_block *block, uint64_t *address); /* reserve, map, record an ALLOCATION */
-int kyb_free_allocation(struct kyb_mapping *mapping, struct kyb_block **gone); /* with the lock held; then kyb_forget(gone) */
+/* With the lock held; then kyb_forget(gone). */
+int kyb_free_allocation(struct kyb_mapping *mapping, struct kyb_block **gone);
 
 /* ---- kept.c ---- */
 
 #define KYB_KEPT_NS 1000000000 /* what is kept goes back when nobody wanted it for so long */
 
 extern _Atomic unsigned kyb_kept_count;
-/* With the lock held. `context`: the one whose work was waited for. false: not one to keep. Older ones may have to go. */
+/* With the lock held. `context`: the one whose work was waited for. false: not one to keep. Older ones may have to
+ * go. */
 bool kyb_keep(struct kyb_mapping *mapping, void *context, struct kyb_block **gone);
 bool kyb_take_kept(uint64_t size, uint64_t requested, int device, void *context, uint64_t *address);
 bool kyb_unmap_kept(int64_t idle_ns, struct kyb_block **gone); /* with the lock held; then kyb_forget(gone) */
-bool kyb_give_back_kept(int64_t idle_ns); /* what was kept for that long; false: the driver kept one from being unmapped */
-bool kyb_need_begins(void);               /* gives all back and keeps nothing until kyb_need_ends(); false: there was none */
+/* What was kept for that long; false: the driver kept one from being unmapped. */
+bool kyb_give_back_kept(int64_t idle_ns);
+/* Gives all back and keeps nothing until kyb_need_ends(); false: there was none. */
+bool kyb_need_begins(void);
 void kyb_need_ends(void);
 void kyb_kept_gone(struct kyb_block *block); /* with the lock held, when a kept block is freed */
 uint64_t kyb_kept_bytes(int device);

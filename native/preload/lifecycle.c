@@ -51,8 +51,9 @@ static void in_child(void)
     kyb_control_after_fork();
 }
 
-/* Handlers run before a fork in the reverse order of their registration. This one is registered after the driver's cuInit has
- * registered its own, and so takes its lock before the driver's locks, as every thread does that calls the driver with it held. */
+/* Handlers run before a fork in the reverse order of their registration. This one is registered after the driver's
+ * cuInit has registered its own, and so takes its lock before the driver's locks, as every thread does that calls the
+ * driver with it held. */
 static void before_fork_lists(void)
 {
     pthread_mutex_lock(&kyb_memory_lock);
@@ -88,7 +89,8 @@ static void start_after_init(void)
         if (!kyb_driver_load())
             kyb_say_once(&said, "this CUDA driver lacks virtual memory management: GPU memory stays with the driver");
         else if (!kyb_control_start())
-            kyb_say_once(&said, "can't listen in %s/control (%s): GPU memory stays with the driver", kyb_run_directory, strerror(errno));
+            kyb_say_once(&said, "can't listen in %s/control (%s): GPU memory stays with the driver", kyb_run_directory,
+                         strerror(errno));
         else {
             /* Before the first allocation: to the agent a hello means a process that has no memory yet. */
             kyb_ask_hello();

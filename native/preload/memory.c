@@ -113,13 +113,14 @@ struct kyb_mapping *kyb_mapping_at(uint64_t address)
 bool kyb_kept_within(uint64_t address, uint64_t size)
 {
     if (!atomic_load(&kyb_kept_count)) return false;
-    for (size_t i = first_after(address); i < mapping_count && (mappings[i].address <= address || mappings[i].address - address < size); i++)
+    for (size_t i = first_after(address);
+         i < mapping_count && (mappings[i].address <= address || mappings[i].address - address < size); i++)
         if (mappings[i].block->kept) return true;
     return false;
 }
 
-/* The driver counts its own from 1. Memory that comes back is new to the driver and must not be so to the application, which may
- * compare ids to learn whether memory was freed meanwhile. */
+/* The driver counts its own from 1. Memory that comes back is new to the driver and must not be so to the application,
+ * which may compare ids to learn whether memory was freed meanwhile. */
 uint64_t kyb_new_id(void)
 {
     static _Atomic uint64_t last = 1ULL << 62;
@@ -137,7 +138,8 @@ bool kyb_mapping_add(uint64_t address, struct kyb_block *block)
     }
     size_t i = first_after(address);
     memmove(mappings + i + 1, mappings + i, (mapping_count - i) * sizeof *mappings);
-    mappings[i] = (struct kyb_mapping){.address = address, .size = block->size, .block = block, .buffer_id = kyb_new_id()};
+    mappings[i] =
+        (struct kyb_mapping){.address = address, .size = block->size, .block = block, .buffer_id = kyb_new_id()};
     if (!block->id) block->id = kyb_new_id();
     mapping_count++;
     block->mappings++;
@@ -179,9 +181,11 @@ int kyb_map_pieces(uint64_t address, const struct kyb_block *block)
     for (size_t i = 0; i < block->piece_count; i++) {
         const struct kyb_piece *piece = &block->pieces[i];
         uint64_t handle = 0;
-        int result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int), (&handle, (void *)(intptr_t)piece->fd, CU_MEM_HANDLE_TYPE_POSIX_FD));
+        int result = KYB_DRIVER(cuMemImportFromShareableHandle, (void *, void *, int),
+                                (&handle, (void *)(intptr_t)piece->fd, CU_MEM_HANDLE_TYPE_POSIX_FD));
         if (result == CUDA_SUCCESS) {
-            result = KYB_DRIVER(cuMemMap, (uint64_t, size_t, size_t, uint64_t, uint64_t), (at, piece->size, 0, handle, 0));
+            result =
+                KYB_DRIVER(cuMemMap, (uint64_t, size_t, size_t, uint64_t, uint64_t), (at, piece->size, 0, handle, 0));
             /* The mapping keeps the memory; a handle left over would keep it past the unmapping. */
             KYB_DRIVER(cuMemRelease, (uint64_t), (handle));
         }
@@ -198,7 +202,9 @@ void kyb_record_access(struct kyb_mapping *mapping, const struct kyb_mem_access 
 {
     for (size_t i = 0; i < count; i++) {
         size_t j = 0;
-        while (j < mapping->access_count && (mapping->access[j].location.type != access[i].location.type || mapping->access[j].location.id != access[i].location.id)) j++;
+        while (j < mapping->access_count && (mapping->access[j].location.type != access[i].location.type ||
+                                             mapping->access[j].location.id != access[i].location.id))
+            j++;
         if (j == KYB_ACCESS_MAX) continue;
         if (j == mapping->access_count) mapping->access_count++;
         mapping->access[j] = access[i];
@@ -210,7 +216,8 @@ int kyb_set_sync_memops(uint64_t address, const struct kyb_block *block, int val
 {
     int result = CUDA_SUCCESS;
     for (size_t i = 0; i < block->piece_count && result == CUDA_SUCCESS; address += block->pieces[i++].size)
-        result = KYB_DRIVER(cuPointerSetAttribute, (void *, int, uint64_t), (&value, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, address));
+        result = KYB_DRIVER(cuPointerSetAttribute, (void *, int, uint64_t),
+                            (&value, CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, address));
     return result;
 }
 
@@ -230,7 +237,10 @@ size_t kyb_extents(struct kyb_extent *records, int *fds, size_t max)
                 for (size_t k = 0; k < n && !again; k++) again = k < max && records[k].id == piece->id;
             if (!again) {
                 if (n < max) {
-                    records[n] = (struct kyb_extent){.id = piece->id, .address = at, .size = piece->size, .flags = piece->fd < 0 ? KYB_FLAG_NO_FD : 0};
+                    records[n] = (struct kyb_extent){.id = piece->id,
+                                                     .address = at,
+                                                     .size = piece->size,
+                                                     .flags = piece->fd < 0 ? KYB_FLAG_NO_FD : 0};
                     memcpy(records[n].gpu, block->gpu, 16);
                     if (fds) fds[n] = piece->fd;
                 }
@@ -243,7 +253,9 @@ size_t kyb_extents(struct kyb_extent *records, int *fds, size_t max)
         if (block->mappings || block->kind == KYB_BLOCK_SHARED) continue;
         for (size_t j = 0; j < block->piece_count; j++, n++) {
             if (n >= max) continue;
-            records[n] = (struct kyb_extent){.id = block->pieces[j].id, .size = block->pieces[j].size, .flags = block->pieces[j].fd < 0 ? KYB_FLAG_NO_FD : 0};
+            records[n] = (struct kyb_extent){.id = block->pieces[j].id,
+                                             .size = block->pieces[j].size,
+                                             .flags = block->pieces[j].fd < 0 ? KYB_FLAG_NO_FD : 0};
             memcpy(records[n].gpu, block->gpu, 16);
             if (fds) fds[n] = block->pieces[j].fd;
         }
@@ -267,7 +279,8 @@ static bool map_one(struct kyb_mapping *mapping, char *reason, size_t size)
     }
     const char *call = "cuMemSetAccess";
     if (mapping->access_count)
-        result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (mapping->address, mapping->size, mapping->access, mapping->access_count));
+        result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t),
+                            (mapping->address, mapping->size, mapping->access, mapping->access_count));
     if (result == CUDA_SUCCESS && mapping->sync_memops) {
         call = "cuPointerSetAttribute";
         result = kyb_set_sync_memops(mapping->address, mapping->block, mapping->sync_memops);
@@ -356,7 +369,8 @@ void kyb_free_context(void *context)
     struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
     for (size_t i = mapping_count; i-- > 0;)
-        if (mappings[i].block->kind == KYB_BLOCK_ALLOCATION && mappings[i].block->context == context) kyb_free_allocation(&mappings[i], &gone);
+        if (mappings[i].block->kind == KYB_BLOCK_ALLOCATION && mappings[i].block->context == context)
+            kyb_free_allocation(&mappings[i], &gone);
     pthread_mutex_unlock(&kyb_memory_lock);
     kyb_forget(gone);
 }
@@ -367,7 +381,8 @@ void kyb_grant_peer(int owner, int reader)
     pthread_mutex_lock(&kyb_memory_lock);
     for (size_t i = 0; i < mapping_count; i++) {
         if (mappings[i].block->kind != KYB_BLOCK_ALLOCATION || mappings[i].block->device != owner) continue;
-        if (KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (mappings[i].address, mappings[i].size, &access, 1)) == CUDA_SUCCESS)
+        if (KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t),
+                       (mappings[i].address, mappings[i].size, &access, 1)) == CUDA_SUCCESS)
             kyb_record_access(&mappings[i], &access, 1);
     }
     pthread_mutex_unlock(&kyb_memory_lock);

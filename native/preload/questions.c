@@ -34,7 +34,8 @@ static bool range_of(uint64_t *address, struct range *range)
             .mapped = mapping->size,
             .buffer_id = mapping->buffer_id,
             .block_id = block->id,
-            .handle_types = block->kind == KYB_BLOCK_HANDLE ? (uint64_t)block->prop.requested_handle_types : CU_MEM_HANDLE_TYPE_NONE,
+            .handle_types = block->kind == KYB_BLOCK_HANDLE ? (uint64_t)block->prop.requested_handle_types
+                                                            : CU_MEM_HANDLE_TYPE_NONE,
             .context = block->context,
             .allocation = allocation,
         };
@@ -97,7 +98,8 @@ int cuPointerGetAttributes(unsigned int count, void *attributes, void *values, u
     struct range range = {0};
     kyb_enter(KYB_GATE_ASK);
     bool ours = range_of(&address, &range);
-    int result = KYB_DRIVER(cuPointerGetAttributes, (unsigned int, void *, void *, uint64_t), (count, attributes, values, address));
+    int result = KYB_DRIVER(cuPointerGetAttributes, (unsigned int, void *, void *, uint64_t),
+                            (count, attributes, values, address));
     if (ours && result == CUDA_SUCCESS)
         for (unsigned int i = 0; i < count; i++) correct(((int *)attributes)[i], ((void **)values)[i], &range);
     kyb_leave();
@@ -111,7 +113,8 @@ int cuPointerSetAttribute(void *value, int attribute, uint64_t address)
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled ? kyb_mapping_at(address) : NULL;
     bool freed = kyb_enabled && !mapping && kyb_kept_within(address, 1);
-    int result = KYB_DRIVER(cuPointerSetAttribute, (void *, int, uint64_t), (value, attribute, freed ? NOWHERE : address));
+    int result =
+        KYB_DRIVER(cuPointerSetAttribute, (void *, int, uint64_t), (value, attribute, freed ? NOWHERE : address));
     if (result == CUDA_SUCCESS && mapping && attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS) {
         mapping->sync_memops = *(int *)value;
         result = kyb_set_sync_memops(mapping->address, mapping->block, mapping->sync_memops);

@@ -140,7 +140,8 @@ static void fill_table(void)
                 atomic_store(&kyb_real[i], real);
                 size_t place = place_of(real);
                 void *there;
-                while ((there = atomic_load(&table[place].real)) && there != real) place = (place + 1) & (TABLE_SIZE - 1);
+                while ((there = atomic_load(&table[place].real)) && there != real)
+                    place = (place + 1) & (TABLE_SIZE - 1);
                 /* Two names for one function share a wrapper: the first one's. */
                 if (there) continue;
                 table[place].wrapper = calls[i].wrapper;
@@ -191,14 +192,21 @@ bool kyb_driver_load(void)
     *(void **)&kyb_driver.cuDeviceTotalMem_v2 = kyb_driver_symbol("cuDeviceTotalMem_v2");
     *(void **)&kyb_driver.cuDevicePrimaryCtxGetState = kyb_driver_symbol("cuDevicePrimaryCtxGetState");
     static const enum kyb_call needed[] = {
-        KYB_CALL_cuMemAddressReserve, KYB_CALL_cuMemAddressFree, KYB_CALL_cuMemMap,     KYB_CALL_cuMemUnmap,
-        KYB_CALL_cuMemSetAccess,      KYB_CALL_cuMemRelease,     KYB_CALL_cuMemFree_v2, KYB_CALL_cuMemImportFromShareableHandle,
+        KYB_CALL_cuMemAddressReserve,
+        KYB_CALL_cuMemAddressFree,
+        KYB_CALL_cuMemMap,
+        KYB_CALL_cuMemUnmap,
+        KYB_CALL_cuMemSetAccess,
+        KYB_CALL_cuMemRelease,
+        KYB_CALL_cuMemFree_v2,
+        KYB_CALL_cuMemImportFromShareableHandle,
         KYB_CALL_cuCtxSynchronize,
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (kyb_resolve(needed[i]) == (void *)not_found) return false;
-    return kyb_driver.cuCtxGetCurrent && kyb_driver.cuCtxGetDevice && kyb_driver.cuCtxPushCurrent_v2 && kyb_driver.cuCtxPopCurrent_v2 &&
-           kyb_driver.cuDeviceGetCount && kyb_driver.cuDeviceGet && kyb_driver.cuDeviceGetUuid && kyb_driver.cuDevicePrimaryCtxGetState;
+    return kyb_driver.cuCtxGetCurrent && kyb_driver.cuCtxGetDevice && kyb_driver.cuCtxPushCurrent_v2 &&
+           kyb_driver.cuCtxPopCurrent_v2 && kyb_driver.cuDeviceGetCount && kyb_driver.cuDeviceGet &&
+           kyb_driver.cuDeviceGetUuid && kyb_driver.cuDevicePrimaryCtxGetState;
 }
 
 /* ---- the hooks ---- */
@@ -223,8 +231,9 @@ static void *answer(void *found)
     return kyb_wrapper_of(found);
 }
 
-/* Called from the assembly below.  What our dlsym does with a name of the driver; NULL in *take: not ours, go on in the C library as if we weren't there
- * (it reads the caller's return address for RTLD_NEXT, so that must be a jump, not a call). */
+/* Called from the assembly below. What our dlsym does with a name of the driver; NULL in *take: not ours, go on in the C
+ * library as if we weren't there (it reads the caller's return address for RTLD_NEXT, so that must be a jump, not a
+ * call). */
 __attribute__((used)) void *kyb_dlsym(void *handle, const char *name, void **jump);
 __attribute__((used)) void *kyb_dlvsym(void *handle, const char *name, const char *version, void **jump);
 
@@ -251,37 +260,37 @@ void *kyb_dlvsym(void *handle, const char *name, const char *version, void **jum
 }
 
 #if defined(__x86_64__)
-#define HOOK(name, target)                     \
+#define HOOK(name, target)                                                      \
     __asm__(".text\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" \
-            "  .cfi_startproc\n"               \
-            "  endbr64\n"                      \
-            "  push %rdi\n  .cfi_adjust_cfa_offset 8\n"  \
-            "  push %rsi\n  .cfi_adjust_cfa_offset 8\n"  \
-            "  push %rdx\n  .cfi_adjust_cfa_offset 8\n"  \
-            "  sub $16, %rsp\n  .cfi_adjust_cfa_offset 16\n" \
-            "  mov %rsp, " #target "\n"        \
-            "  call kyb_" #name "\n"           \
-            "  mov (%rsp), %r11\n"             \
-            "  add $16, %rsp\n  .cfi_adjust_cfa_offset -16\n" \
-            "  pop %rdx\n  .cfi_adjust_cfa_offset -8\n"  \
-            "  pop %rsi\n  .cfi_adjust_cfa_offset -8\n"  \
-            "  pop %rdi\n  .cfi_adjust_cfa_offset -8\n"  \
-            "  test %r11, %r11\n  jne 1f\n  ret\n"       \
-            "1: jmp *%r11\n"                   \
+            "  .cfi_startproc\n"                                                \
+            "  endbr64\n"                                                       \
+            "  push %rdi\n  .cfi_adjust_cfa_offset 8\n"                         \
+            "  push %rsi\n  .cfi_adjust_cfa_offset 8\n"                         \
+            "  push %rdx\n  .cfi_adjust_cfa_offset 8\n"                         \
+            "  sub $16, %rsp\n  .cfi_adjust_cfa_offset 16\n"                    \
+            "  mov %rsp, " #target "\n"                                         \
+            "  call kyb_" #name "\n"                                            \
+            "  mov (%rsp), %r11\n"                                              \
+            "  add $16, %rsp\n  .cfi_adjust_cfa_offset -16\n"                   \
+            "  pop %rdx\n  .cfi_adjust_cfa_offset -8\n"                         \
+            "  pop %rsi\n  .cfi_adjust_cfa_offset -8\n"                         \
+            "  pop %rdi\n  .cfi_adjust_cfa_offset -8\n"                         \
+            "  test %r11, %r11\n  jne 1f\n  ret\n"                              \
+            "1: jmp *%r11\n"                                                    \
             "  .cfi_endproc\n.size " #name ", . - " #name "\n")
-HOOK(dlsym, %rdx);
-HOOK(dlvsym, %rcx);
+HOOK(dlsym, % rdx);
+HOOK(dlvsym, % rcx);
 #elif defined(__aarch64__)
-#define HOOK(name, target)                     \
+#define HOOK(name, target)                                                      \
     __asm__(".text\n.globl " #name "\n.type " #name ", %function\n" #name ":\n" \
-            "  stp x29, x30, [sp, #-64]!\n  mov x29, sp\n"  \
-            "  stp x0, x1, [sp, #16]\n  str x2, [sp, #32]\n" \
-            "  add " #target ", sp, #40\n"     \
-            "  bl kyb_" #name "\n"             \
-            "  ldr x16, [sp, #40]\n  cbz x16, 1f\n"          \
-            "  ldp x0, x1, [sp, #16]\n  ldr x2, [sp, #32]\n" \
-            "  ldp x29, x30, [sp], #64\n  br x16\n"          \
-            "1: ldp x29, x30, [sp], #64\n  ret\n"            \
+            "  stp x29, x30, [sp, #-64]!\n  mov x29, sp\n"                      \
+            "  stp x0, x1, [sp, #16]\n  str x2, [sp, #32]\n"                    \
+            "  add " #target ", sp, #40\n"                                      \
+            "  bl kyb_" #name "\n"                                              \
+            "  ldr x16, [sp, #40]\n  cbz x16, 1f\n"                             \
+            "  ldp x0, x1, [sp, #16]\n  ldr x2, [sp, #32]\n"                    \
+            "  ldp x29, x30, [sp], #64\n  br x16\n"                             \
+            "1: ldp x29, x30, [sp], #64\n  ret\n"                               \
             ".size " #name ", . - " #name "\n")
 HOOK(dlsym, x2);
 HOOK(dlvsym, x3);
@@ -305,14 +314,16 @@ int cuGetProcAddress(void *name, void *function, int version, uint64_t flags)
 
 int cuGetProcAddress_v2(void *name, void *function, int version, uint64_t flags, void *status)
 {
-    int result = KYB_DRIVER(cuGetProcAddress_v2, (void *, void *, int, uint64_t, void *), (name, function, version, flags, status));
+    int result = KYB_DRIVER(cuGetProcAddress_v2, (void *, void *, int, uint64_t, void *),
+                            (name, function, version, flags, status));
     wrap_answer(result, function);
     return result;
 }
 
 int cuGetProcAddress_v2_ptsz(void *name, void *function, int version, uint64_t flags, void *status)
 {
-    int result = KYB_DRIVER(cuGetProcAddress_v2_ptsz, (void *, void *, int, uint64_t, void *), (name, function, version, flags, status));
+    int result = KYB_DRIVER(cuGetProcAddress_v2_ptsz, (void *, void *, int, uint64_t, void *),
+                            (name, function, version, flags, status));
     wrap_answer(result, function);
     return result;
 }

@@ -15,12 +15,18 @@ static _Atomic int event_handles, endpoints;
 
 const char *kyb_unsupported(void)
 {
-    if (atomic_load(&kyb_managed) > 0) return "the process holds managed memory (cuMemAllocManaged), which the driver can't checkpoint";
-    if (atomic_load(&kyb_ipc_opened) > 0) return "the process has CUDA IPC memory of another process open (cuIpcOpenMemHandle)";
-    if (atomic_load(&kyb_ipc_exported) > 0) return "the process shares memory by CUDA IPC (cuIpcGetMemHandle) that it has not freed";
-    if (atomic_load(&kyb_foreign) > 0) return "the process has imported memory of another process (cuMemImportFromShareableHandle)";
-    if (atomic_load(&kyb_exports) > 0) return "the process has exported memory (cuMemExportToShareableHandle) that it has not freed";
-    if (atomic_load(&kyb_external) > 0) return "the process has imported memory of another API (cuImportExternalMemory)";
+    if (atomic_load(&kyb_managed) > 0)
+        return "the process holds managed memory (cuMemAllocManaged), which the driver can't checkpoint";
+    if (atomic_load(&kyb_ipc_opened) > 0)
+        return "the process has CUDA IPC memory of another process open (cuIpcOpenMemHandle)";
+    if (atomic_load(&kyb_ipc_exported) > 0)
+        return "the process shares memory by CUDA IPC (cuIpcGetMemHandle) that it has not freed";
+    if (atomic_load(&kyb_foreign) > 0)
+        return "the process has imported memory of another process (cuMemImportFromShareableHandle)";
+    if (atomic_load(&kyb_exports) > 0)
+        return "the process has exported memory (cuMemExportToShareableHandle) that it has not freed";
+    if (atomic_load(&kyb_external) > 0)
+        return "the process has imported memory of another API (cuImportExternalMemory)";
     if (atomic_load(&kyb_multicast) > 0) return "the process uses multicast objects (cuMulticastCreate)";
     if (atomic_load(&endpoints) > 0) return "the process uses logical endpoints (cuLogicalEndpointCreate)";
     if (atomic_load(&event_handles) > 0) return "the process shares events by CUDA IPC";
@@ -121,7 +127,9 @@ int cuMemGetHandleForAddressRange(void *handle, uint64_t address, size_t size, i
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (!kyb_kept_within(address, size)) result = KYB_DRIVER(cuMemGetHandleForAddressRange, (void *, uint64_t, size_t, int, uint64_t), (handle, address, size, type, flags));
+    if (!kyb_kept_within(address, size))
+        result = KYB_DRIVER(cuMemGetHandleForAddressRange, (void *, uint64_t, size_t, int, uint64_t),
+                            (handle, address, size, type, flags));
     if (result == CUDA_SUCCESS) {
         atomic_fetch_add(&kyb_exports, 1);
         struct kyb_mapping *mapping = kyb_mapping_at(address);
@@ -178,7 +186,8 @@ int cuIpcGetMemHandle(void *handle, uint64_t address)
     int result = freed ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
     if (!ours && !freed) {
         result = KYB_DRIVER(cuIpcGetMemHandle, (void *, uint64_t), (handle, address));
-        if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_exported, 1); /* for good: nobody tells us when it is over */
+        /* For good: nobody tells us when it is over. */
+        if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_exported, 1);
     }
     kyb_leave();
     return result;
@@ -189,12 +198,14 @@ bool kyb_share(uint64_t address, struct kyb_extent *records, int *fds, size_t ma
 {
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_mapping_at(address);
-    bool shared = mapping && mapping->address == address && mapping->block->exported && mapping->block->piece_count <= max;
+    bool shared =
+        mapping && mapping->address == address && mapping->block->exported && mapping->block->piece_count <= max;
     if (shared) {
         *count = mapping->block->piece_count;
         *size = mapping->block->requested;
         for (size_t i = 0; i < *count; i++) {
-            records[i] = (struct kyb_extent){.id = mapping->block->pieces[i].id, .size = mapping->block->pieces[i].size};
+            records[i] =
+                (struct kyb_extent){.id = mapping->block->pieces[i].id, .size = mapping->block->pieces[i].size};
             memcpy(records[i].gpu, mapping->block->gpu, 16);
             fds[i] = mapping->block->pieces[i].fd;
         }
@@ -216,7 +227,8 @@ static int open_ticket(uint64_t *address, const struct ticket *ticket)
     int fds[KYB_RECORDS_MAX];
     size_t fd_count = 0;
     struct kyb_block *block = NULL;
-    if (kyb_send(socket, &message, NULL, NULL) && kyb_receive(socket, &message, records, fds, &fd_count) && message.status == KYB_OK && fd_count == message.count)
+    if (kyb_send(socket, &message, NULL, NULL) && kyb_receive(socket, &message, records, fds, &fd_count) &&
+        message.status == KYB_OK && fd_count == message.count)
         block = kyb_block_new(KYB_BLOCK_SHARED, fd_count);
     close(socket);
     if (!block) {
@@ -237,21 +249,21 @@ static int open_ticket(uint64_t *address, const struct ticket *ticket)
     return result;
 }
 
-#define OPEN(name)                                                 \
-    int name(void *address, struct kyb_ipc_handle handle, unsigned int flags) \
-    {                                                              \
-        struct ticket ticket;                                      \
-        memcpy(&ticket, handle.bytes, sizeof ticket);              \
-        kyb_enter(KYB_GATE_MEMORY);                                \
-        int result;                                                \
-        if (kyb_enabled && address && memcmp(ticket.magic, magic, sizeof magic) == 0) \
-            result = open_ticket(address, &ticket);                \
-        else {                                                     \
+#define OPEN(name)                                                                                              \
+    int name(void *address, struct kyb_ipc_handle handle, unsigned int flags)                                   \
+    {                                                                                                           \
+        struct ticket ticket;                                                                                   \
+        memcpy(&ticket, handle.bytes, sizeof ticket);                                                           \
+        kyb_enter(KYB_GATE_MEMORY);                                                                             \
+        int result;                                                                                             \
+        if (kyb_enabled && address && memcmp(ticket.magic, magic, sizeof magic) == 0)                           \
+            result = open_ticket(address, &ticket);                                                             \
+        else {                                                                                                  \
             result = KYB_DRIVER(name, (void *, struct kyb_ipc_handle, unsigned int), (address, handle, flags)); \
-            if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_opened, 1); \
-        }                                                          \
-        kyb_leave();                                               \
-        return result;                                             \
+            if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_opened, 1);                                   \
+        }                                                                                                       \
+        kyb_leave();                                                                                            \
+        return result;                                                                                          \
     }
 
 OPEN(cuIpcOpenMemHandle)

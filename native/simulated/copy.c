@@ -41,8 +41,8 @@ static CUresult prepare_copy(struct context *context, struct work *work, enum si
     return CUDA_SUCCESS;
 }
 
-static CUresult submit_copy(struct context *context, CUstream stream, bool synchronous, struct work *work,
-                            enum side to, enum side from)
+static CUresult submit_copy(struct context *context, CUstream stream, bool synchronous, struct work *work, enum side to,
+                            enum side from)
 {
     bool pageable;
     if (!work->u.copy.rows || !work->u.copy.width)
@@ -123,9 +123,7 @@ API(cuMemcpyPeerAsync, CUdeviceptr to, CUcontext to_context, CUdeviceptr from, C
 
 static enum side side_of(int memory_type)
 {
-    return memory_type == CU_MEMORYTYPE_HOST     ? SIDE_HOST
-           : memory_type == CU_MEMORYTYPE_DEVICE ? SIDE_DEVICE
-                                                 : SIDE_ANY;
+    return memory_type == CU_MEMORYTYPE_HOST ? SIDE_HOST : memory_type == CU_MEMORYTYPE_DEVICE ? SIDE_DEVICE : SIDE_ANY;
 }
 
 static CUresult copy_2d(const CUDA_MEMCPY2D *copy, CUstream stream, bool synchronous)

@@ -65,12 +65,8 @@ static const struct {
 } attributes[] = {
     {1, 1024},           /* threads per block */
     {2, 1024},           /* block x, y, z */
-    {3, 1024},
-    {4, 64},
-    {5, 0x7fffffff},     /* grid x, y, z */
-    {6, 65535},
-    {7, 65535},
-    {8, 48 << 10},       /* shared memory per block, bytes */
+    {3, 1024},        {4, 64},    {5, 0x7fffffff},     /* grid x, y, z */
+    {6, 65535},       {7, 65535}, {8, 48 << 10},       /* shared memory per block, bytes */
     {9, 64 << 10},       /* constant memory, bytes */
     {10, 32},            /* warp */
     {11, 0x7fffffff},    /* pitch, bytes */
@@ -90,8 +86,7 @@ static const struct {
     {41, 1},             /* unified addressing */
     {51, 32},            /* texture pitch alignment */
     {75, 9},             /* compute capability 9.0 */
-    {76, 0},
-    {78, 1},             /* stream priorities */
+    {76, 0},          {78, 1},             /* stream priorities */
     {81, 228 << 10},     /* shared memory per multiprocessor, bytes */
     {82, 65536},         /* registers per multiprocessor */
     {83, 1},             /* managed memory */

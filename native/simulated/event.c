@@ -82,9 +82,9 @@ API(cuEventQuery, CUevent event)
     if (!event || event->magic != MAGIC)
         return CUDA_ERROR_INVALID_HANDLE;
     pthread_mutex_lock(&queue_lock);
-    CUresult result = event->captured                         ? CUDA_ERROR_CAPTURED_EVENT
+    CUresult result = event->captured                      ? CUDA_ERROR_CAPTURED_EVENT
                       : event->completed < event->recorded ? CUDA_ERROR_NOT_READY
-                                                            : CUDA_SUCCESS;
+                                                           : CUDA_SUCCESS;
     pthread_mutex_unlock(&queue_lock);
     return result;
 }

@@ -93,10 +93,7 @@ API(cuStreamBeginCapture_v2, CUstream handle, int mode)
 }
 
 /* No alias: it takes no mode, and a wrapper is found by the function's address. */
-API(cuStreamBeginCapture, CUstream handle)
-{
-    return cuStreamBeginCapture_v2(handle, 0);
-}
+API(cuStreamBeginCapture, CUstream handle) { return cuStreamBeginCapture_v2(handle, 0); }
 
 API(cuStreamEndCapture, CUstream handle, CUgraph *out)
 {

@@ -109,9 +109,8 @@ CUresult memory_allocate(struct context *context, struct pool *pool, size_t size
                           .access = CU_MEM_ACCESS_READ_WRITE,
                           .context = context,
                           .pool = pool};
-    CUresult result = size < SLAB_LIMIT
-                          ? slab_take(range.gpu, size, &range.slab, &range.base)
-                          : back(range.gpu, round_up(size, GRANULARITY), &range.base, &range.physical);
+    CUresult result = size < SLAB_LIMIT ? slab_take(range.gpu, size, &range.slab, &range.base)
+                                        : back(range.gpu, round_up(size, GRANULARITY), &range.base, &range.physical);
     if (!result)
         result = space_insert(&range, NULL);
     if (!result) {

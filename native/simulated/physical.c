@@ -28,7 +28,7 @@ static CUresult allocate_pages(int fd, off_t offset, size_t size)
             if (done)
                 fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)done);
             return error == ENOSPC || error == ENOMEM || error == EDQUOT ? CUDA_ERROR_OUT_OF_MEMORY
-                                                                          : CUDA_ERROR_OPERATING_SYSTEM;
+                                                                         : CUDA_ERROR_OPERATING_SYSTEM;
         }
     }
     return CUDA_SUCCESS;
@@ -124,9 +124,8 @@ CUresult physical_adopt(int gpu, enum origin origin, int fd, off_t offset, size_
         close(fd);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    *physical =
-        (struct physical){.gpu = gpu, .origin = origin, .fd = fd, .offset = offset, .size = size, .references = 1,
-                          .placed = true};
+    *physical = (struct physical){
+        .gpu = gpu, .origin = origin, .fd = fd, .offset = offset, .size = size, .references = 1, .placed = true};
     link_in(physical);
     *out = physical;
     return CUDA_SUCCESS;

@@ -107,9 +107,9 @@ API(cuPointerGetAttributes, unsigned count, int *attributes, void **out, CUdevic
     pthread_mutex_lock(&memory_lock);
     struct range *range = space_find(address);
     for (unsigned i = 0; i < count; i++) {
-        uint64_t value = range                                                      ? value_of(range, attributes[i], address)
+        uint64_t value = range ? value_of(range, attributes[i], address)
                          : attributes[i] == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL ? (uint64_t)-2
-                                                                                    : 0;
+                                                                                : 0;
         memcpy(out[i], &value, width(attributes[i]));
     }
     pthread_mutex_unlock(&memory_lock);

@@ -34,9 +34,9 @@ static const struct {
 #error "the simulated driver knows x86-64 and AArch64 only"
 #endif
 #define VARIANT(base, version, symbol)
-#define PER_THREAD(name, symbol)                                                                    \
-    __asm__(".pushsection .text\n.globl " #name "\n.protected " #name "\n.type " #name ",%function\n" \
-            #name ":\n" JUMP #symbol "\n.size " #name ",.-" #name "\n.popsection");
+#define PER_THREAD(name, symbol)                                                                            \
+    __asm__(".pushsection .text\n.globl " #name "\n.protected " #name "\n.type " #name ",%function\n" #name \
+            ":\n" JUMP #symbol "\n.size " #name ",.-" #name "\n.popsection");
 #include "functions.inc"
 #undef VARIANT
 #undef PER_THREAD

@@ -17,31 +17,29 @@
 #define EXPORT __attribute__((visibility("protected")))
 
 /* Declares and begins an exported function; the prototype keeps -Wmissing-prototypes quiet. */
-#define API(name, ...)                   \
-    EXPORT CUresult name(__VA_ARGS__);   \
+#define API(name, ...)                 \
+    EXPORT CUresult name(__VA_ARGS__); \
     EXPORT CUresult name(__VA_ARGS__)
 
 /* A second exported name of the same function. */
-#define ALIAS(target, name, ...) \
-    EXPORT CUresult name(__VA_ARGS__) __attribute__((alias(#target)))
+#define ALIAS(target, name, ...) EXPORT CUresult name(__VA_ARGS__) __attribute__((alias(#target)))
 
 /* First line of (nearly) every exported function: wait while the process is locked, count as inside, leave
  * at return. ENTER also demands cuInit, ENTER_CONTEXT a healthy current context. */
-#define ENTER_ALWAYS()                                                        \
-    __attribute__((cleanup(gate_leave), unused)) int gate_token = gate_enter()
-#define ENTER()                                                               \
-    ENTER_ALWAYS();                                                           \
-    do {                                                                      \
-        if (!driver_ready())                                                  \
-            return CUDA_ERROR_NOT_INITIALIZED;                                \
+#define ENTER_ALWAYS() __attribute__((cleanup(gate_leave), unused)) int gate_token = gate_enter()
+#define ENTER()                                \
+    ENTER_ALWAYS();                            \
+    do {                                       \
+        if (!driver_ready())                   \
+            return CUDA_ERROR_NOT_INITIALIZED; \
     } while (0)
-#define ENTER_CONTEXT(context)                                                \
-    ENTER();                                                                  \
-    struct context *context = NULL;                                           \
-    do {                                                                      \
-        CUresult context_error = context_current(&context);                   \
-        if (context_error)                                                    \
-            return context_error;                                             \
+#define ENTER_CONTEXT(context)                              \
+    ENTER();                                                \
+    struct context *context = NULL;                         \
+    do {                                                    \
+        CUresult context_error = context_current(&context); \
+        if (context_error)                                  \
+            return context_error;                           \
     } while (0)
 
 #define GPUS_MAX 8
@@ -184,8 +182,17 @@ bool context_valid(const struct context *context);
 
 /* stream.c: work and the queues it waits in. */
 enum work_kind {
-    WORK_KERNEL, WORK_COPY, WORK_SET, WORK_HOST, WORK_CALLBACK, WORK_RECORD, WORK_AWAIT, WORK_FREE, WORK_GRAPH,
-    WORK_WRITE_VALUE, WORK_WAIT_VALUE
+    WORK_KERNEL,
+    WORK_COPY,
+    WORK_SET,
+    WORK_HOST,
+    WORK_CALLBACK,
+    WORK_RECORD,
+    WORK_AWAIT,
+    WORK_FREE,
+    WORK_GRAPH,
+    WORK_WRITE_VALUE,
+    WORK_WAIT_VALUE
 };
 #define WORK_ARGUMENTS 8
 struct work {

@@ -370,10 +370,7 @@ static CUresult create(CUstream *out, unsigned flags, int priority)
 
 API(cuStreamCreate, CUstream *out, unsigned flags) { return create(out, flags, 0); }
 
-API(cuStreamCreateWithPriority, CUstream *out, unsigned flags, int priority)
-{
-    return create(out, flags, priority);
-}
+API(cuStreamCreateWithPriority, CUstream *out, unsigned flags, int priority) { return create(out, flags, priority); }
 
 API(cuStreamDestroy_v2, CUstream handle)
 {

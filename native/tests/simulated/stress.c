@@ -25,21 +25,23 @@ CUresult cuMemsetD32Async(CUdeviceptr address, unsigned value, size_t count, CUs
 CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t size);
 CUresult cuMemAddressReserve(CUdeviceptr *out, size_t size, size_t alignment, CUdeviceptr at, unsigned long long flags);
 CUresult cuMemAddressFree(CUdeviceptr address, size_t size);
-CUresult cuMemCreate(CUmemGenericAllocationHandle *out, size_t size, const CUmemAllocationProp *p, unsigned long long f);
-CUresult cuMemMap(CUdeviceptr at, size_t size, size_t offset, CUmemGenericAllocationHandle handle, unsigned long long f);
+CUresult cuMemCreate(CUmemGenericAllocationHandle *out, size_t size, const CUmemAllocationProp *p,
+                     unsigned long long f);
+CUresult cuMemMap(CUdeviceptr at, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
+                  unsigned long long f);
 CUresult cuMemSetAccess(CUdeviceptr at, size_t size, const CUmemAccessDesc *access, size_t count);
 CUresult cuMemUnmap(CUdeviceptr at, size_t size);
 CUresult cuMemRelease(CUmemGenericAllocationHandle handle);
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                         unsigned shared, CUstream stream, void **parameters, void **extra);
 
-#define OK(call)                                                               \
-    do {                                                                       \
-        CUresult error = (call);                                               \
-        if (error) {                                                           \
+#define OK(call)                                                                \
+    do {                                                                        \
+        CUresult error = (call);                                                \
+        if (error) {                                                            \
             fprintf(stderr, "line %d: %s: error %d\n", __LINE__, #call, error); \
-            exit(1);                                                           \
-        }                                                                      \
+            exit(1);                                                            \
+        }                                                                       \
     } while (0)
 
 enum { MIB = 1 << 20, WORDS = MIB };
@@ -115,15 +117,13 @@ int main(int count, char **words)
     OK(cuModuleLoadData(&module, "KYBERNATE-SIMULATED"));
     OK(cuModuleGetFunction(&add_one, module, "add_one_u32"));
     OK(cuModuleGetFunction(&sum, module, "sum_u32"));
-    for (int i = 0; i < n && i < 16; i++)
-        pthread_create(&threads[i], NULL, work, (void *)(uintptr_t)(i + 1));
+    for (int i = 0; i < n && i < 16; i++) pthread_create(&threads[i], NULL, work, (void *)(uintptr_t)(i + 1));
     puts("ready");
     fflush(stdout);
     while (read(0, &byte, 1) > 0) {
     }
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
-    for (int i = 0; i < n && i < 16; i++)
-        pthread_join(threads[i], NULL);
+    for (int i = 0; i < n && i < 16; i++) pthread_join(threads[i], NULL);
     printf("%lu\n", rounds);
     return 0;
 }
