@@ -16,6 +16,7 @@ check "ruff format" .venv/bin/ruff format --quiet --check "${python_trees[@]}"
 check mypy .venv/bin/mypy
 check import-linter .venv/bin/lint-imports
 check codespell .venv/bin/codespell src native tests bench examples docs scripts deploy ./*.md
+check clang-format scripts/clang-format.sh
 check bench-check .venv/bin/python bench/report.py --check
 check "C warnings (gcc)" scripts/native.sh build/native
 if command -v clang >/dev/null; then
