@@ -141,6 +141,34 @@ def test_a_workload_that_is_left_to_the_driver_by_choice_counts_as_well_and_nobo
     goes_on(gpu_agent, eventually, "chosen")
 
 
+def test_a_library_that_was_not_told_where_its_agent_is_counts_as_none(
+    gpu_agent: AgentProcess, eventually: Eventually
+) -> None:
+    client = gpu_agent.client
+    gpu_agent.run("lonely", "env", "-u", "KYBERNATE_RUN_DIRECTORY", *computing(SIZE))
+    eventually(lambda: gpu_agent.steps("lonely") > 2, timeout_s=60, what="it computes")
+    noticed(gpu_agent, eventually, "lonely")
+    gpu_agent.run_cuda("other", bytes_=SIZE, seed=2)
+    eventually(lambda: gpu_agent.steps("other") > 2, timeout_s=60, what="the other one has its room")
+    client.resume("lonely")
+    assert client.workload("other").state is WorkloadState.PAUSED
+    goes_on(gpu_agent, eventually, "lonely")
+
+
+def test_a_workload_with_the_library_is_never_taken_for_one_without(
+    gpu_agent: AgentProcess, eventually: Eventually
+) -> None:
+    """Also while it begins: its process uses the GPU a moment before it listens."""
+    client = gpu_agent.client
+    for number in range(4):
+        gpu_agent.run_cuda(f"has-{number}", bytes_=20 * MIB)
+    for number in range(4):
+        name = f"has-{number}"
+        eventually(lambda name=name: gpu_agent.steps(name) > 2, timeout_s=60, what="it computes")
+        assert client.workload(name).unmanaged_bytes == 0
+        assert "without-library" not in {event.kind for event in client.events(name)}
+
+
 def test_a_new_agent_knows_what_it_needs_back(make_agent: MakeAgent, eventually: Eventually) -> None:
     agent = make_agent()
     started(agent, eventually, "bare")

@@ -46,6 +46,8 @@ class DriverList:
     def memory_of(self, pids: Iterable[HostPid]) -> Memory:
         wanted = {int(pid) for pid in pids}
         found: dict[HostPid, dict[GpuUuid, int]] = {}
+        if not wanted:
+            return found
         try:
             nvml = self._opened()
             for uuid in self._gpus:

@@ -14,6 +14,7 @@ leaves a process out (in containers it may), it is taken to have what the books 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from kybernate.cuda.processes import Memory, ProcessList
 
 _LOOK_S = 1.0
+_HELLO_S = 2.0
+"""A process with the library says hello a moment after it has begun to use the GPU. One that hasn't by then never will: it wasn't
+told where its agent is."""
 _ANYWAY = 30
 """Looks after so many seconds even if nothing has grown: a context that went may have hidden one that came."""
 _NOISE_BYTES = 64 * MIB
@@ -89,8 +93,8 @@ class Unmanaged:
         """Unexplained, but for what is known, when it was looked last, or less since."""
         self._ticks = 0
         """Of `_LOOK_S`, since it was looked."""
-        self._loaded: set[HostPid] = set()
-        """Have the library in them, and no control socket yet."""
+        self._loaded: dict[HostPid, float] = {}
+        """Have the library in them and no control socket, and since when that was seen."""
 
     async def run(self) -> None:
         """Task body; ends by cancellation."""
@@ -160,16 +164,18 @@ class Unmanaged:
     def _find(self, trees: Iterable[tuple[Entry, Tree]], processes: ProcessList) -> tuple[list[Bare], Memory]:
         """In a thread."""
         bare: list[Bare] = []
-        loaded: set[HostPid] = set()
+        loaded: dict[HostPid, float] = {}
+        now = time.monotonic()
         for entry, tree in trees:
             chosen = entry.backend is Backend.DRIVER
             known = set() if chosen else {process.pid for process in cuda_processes(tree)}
             for pid in residual_pids(tree):
                 if pid in known:
                     continue
-                if not chosen and pid not in self._loaded and _has_library(pid):
-                    loaded.add(pid)  # it is about to say hello; if it never does, the next look counts it
-                    continue
+                if not chosen and _has_library(pid):
+                    loaded[pid] = self._loaded.get(pid, now)
+                    if now - loaded[pid] < _HELLO_S:
+                        continue
                 process = procfs.stat(pid)
                 if process is not None:
                     bare.append(Bare(entry.name, pid, process.name))
@@ -182,7 +188,8 @@ class Unmanaged:
         self._gear.events.record(
             "without-library",
             f"{who} uses the GPU without Kybernate's library: {format_size(sum(has.values()))} of VRAM that only the driver's "
-            "checkpoint moves, slowly. Its command drops LD_PRELOAD, as `env -i`, sudo and static launchers do",
+            "checkpoint moves, slowly. Its command drops LD_PRELOAD or KYBERNATE_RUN_DIRECTORY, as `env -i`, sudo and static "
+            "launchers do",
             workload=name,
             data={"bytes": sum(has.values()), "pids": [process.pid for process in bare]},
         )
