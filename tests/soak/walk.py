@@ -135,8 +135,13 @@ class Walk:
         known = list(self._known.values())[which % len(self._known)]
         name = known.name
         if kind is Order.STOP:
-            known.may_end = "stopped"
-            return self._ask(known, f"stop {name}", lambda client: client.stop(name, grace_s=5))
+            before, known.may_end = known.may_end, "stopped"
+
+            def stop(client: Client) -> None:
+                if client.stop(name, grace_s=5).stays is not None:
+                    known.may_end = before
+
+            return self._ask(known, f"stop {name}", stop)
         if kind is Order.SNAPSHOT:
             return self._snapshot(known, below)
         if kind is Order.ELSEWHERE:

@@ -47,7 +47,7 @@ def test_what_was_staged_for_nothing_is_counted_so(begin: Begin, eventually: Eve
     peer.request("b", waiting=1)
     eventually(lambda: agent.client.workload("b").staged, timeout_s=90, what="b's content in the pool")
     peer.answer("b")  # its client hung up
-    agent.client.stop("b")
+    agent.client.stop("b", remove=True)
     staging = agent.client.serving().staging
     assert (staging.hits, staging.misses) == (0, 1)
     lines = agent.metrics().splitlines()

@@ -326,3 +326,46 @@ def test_a_clone_that_has_not_come_yet_can_be_stopped(begin: Begin, eventually: 
         assert agent.client.workload("c-7").state is WorkloadState.RUNNING
     assert starts(agent, "c-8") == 0
     assert agent.client.workload("c-8").state is WorkloadState.EXITED
+
+
+def test_requests_that_the_policy_lets_end_get_the_grace_of_a_stop_too(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=80 * MIB), "b": server("b", size=80 * MIB)})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.request("a", in_flight=1)
+    peer.request("b", waiting=1)
+    eventually(lambda: not peer.is_open("a"), timeout_s=60, what="a is closed for b")
+    with ThreadPoolExecutor(1) as pool, Client(agent.state.socket) as other:
+        stop = pool.submit(other.stop, "a", grace_s=600)
+        decided(agent, eventually, 1.0)
+        assert not stop.done()
+        assert agent.client.workload("a").state is WorkloadState.RUNNING
+        peer.answer("a")
+        stop.result()
+
+
+def test_a_model_whose_stop_failed_is_started_by_a_later_request(
+    begin: Begin, eventually: Eventually, frozen_disk: Path
+) -> None:
+    """Once it has ended after all."""
+    command = [sys.executable, "-c", f"open('{frozen_disk}/file', 'w')"]
+    agent = begin(models={"a": {"command": command, "port": 8000, "ready": "/health"}})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: starts(agent, "a"), timeout_s=60, what="its start")
+    eventually(
+        lambda: any(
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
+            for pid in agent.client.workload("a").pids
+        ),
+        what="it waits in the kernel",
+    )
+    with pytest.raises(Busy):
+        agent.client.stop("a", grace_s=0)
+    peer.request("a", ended=1)
+    subprocess.run(["fsfreeze", "-u", str(frozen_disk)], check=True)
+    eventually(lambda: agent.client.workload("a").state is WorkloadState.EXITED, what="its end")
+    before = starts(agent, "a")
+    peer.request("a", waiting=1)
+    eventually(lambda: starts(agent, "a") > before, timeout_s=60, what="its start for a later request")

@@ -271,9 +271,7 @@ class Serving:
         return None if served is None or served.endpoint is None else served.endpoint.port
 
     async def before_stop(self, name: WorkloadName, grace_s: float) -> None:
-        """A person ends a model: requests in flight get its grace."""
-        if not self.gates.is_open(name):
-            return
+        """A person ends a model: requests in flight get its grace, also those that somebody else lets end already."""
         try:
             await self.gates.close(name, timeout_s=grace_s)
         except Busy as e:
