@@ -44,7 +44,7 @@ from kybernate.model.errors import (
 )
 from kybernate.model.types import MIB, TierName, WorkloadState, workload_name
 from kybernate.process.connections import sockets_of
-from kybernate.process.tree import attach
+from kybernate.process.tree import DOOR, attach
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
@@ -189,6 +189,26 @@ def test_an_agent_killed_on_the_way(make_agent: MakeAgent, eventually: Eventuall
     node = agent.client.node()
     assert node.pool is not None
     assert (node.gpus[0].resident_bytes, node.pool.free_bytes) == (0, node.pool.size_bytes)
+
+
+def test_one_that_an_agent_could_not_take_over_is_whole_for_the_next(
+    agent: AgentProcess, eventually: Eventually
+) -> None:
+    started(agent, eventually, "one")
+    agent.client.pause("one")
+    agent.kill()
+    door = agent.state.run_directory(workload_name("one")) / DOOR
+    door.unlink()
+    door.mkdir()  # nobody can listen there
+    agent.start()
+    assert "can't be taken over" in agent.client.workload("one").reason
+    agent.end()
+    door.rmdir()
+    agent.start()
+    view = agent.client.workload("one")
+    assert (view.state, view.tier) == (WorkloadState.PAUSED, "ram"), view.reason
+    agent.client.resume("one")
+    goes_on(agent, eventually, "one")
 
 
 def test_what_lies_on_the_disk_stays_there_when_it_is_stopped(agent: AgentProcess, eventually: Eventually) -> None:

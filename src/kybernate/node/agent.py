@@ -487,6 +487,7 @@ class _Agent:
         opened.hardware.broker.close()
         opened.hardware.engine.close()
         opened.hardware.pool.close()
-        if all(entry.ended or entry.backend is Backend.DRIVER for entry in self.ledger.entries().values()):
+        ended = all(entry.ended or entry.backend is Backend.DRIVER for entry in self.ledger.entries().values())
+        if ended and not self._recovery.unclear:
             # Nothing in it means anything to a successor; the memory goes back to the machine.
             opened.hardware.remove_pool()

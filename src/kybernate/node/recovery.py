@@ -39,6 +39,8 @@ class Recovery:
         self._workloads = workloads
         self._external = external
         self._parking = parking
+        self.unclear: set[WorkloadName] = set()
+        """Those that could not be taken over: what they have in the pool is kept for the next agent, which tries again."""
 
     async def run(self, records: list[Entry]) -> list[str]:
         """Take over everything; one line for each workload that was found."""
@@ -49,6 +51,7 @@ class Recovery:
                 line = await self._take_over(name, known.get(name))
             except Exception as e:  # one that can't be taken over must not keep the others from it
                 log.exception("can't take over workload %s", name)
+                self.unclear.add(name)
                 line = f"{name}: can't be taken over: {e}"
                 if self._gear.ledger.get(name) is not None:
                     self._gear.ledger.apply(name, Event.LOST, reason=line)
@@ -56,7 +59,7 @@ class Recovery:
                 lines.append(line)
         if (gpu := self._gear.gpu) is not None:
             alive = {entry.name for entry in self._gear.ledger.entries().values() if not entry.ended}
-            await in_thread("forget copies", lambda: gpu.engine.keep_only(alive))
+            await in_thread("forget copies", lambda: gpu.engine.keep_only(alive | self.unclear))
         return lines
 
     def _directories(self) -> list[WorkloadName]:
