@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.conftest import SLOWER, Eventually
@@ -29,6 +30,7 @@ from kybernate.model.types import MIB, Depth, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
+ROOT = Path(__file__).parents[2]
 SIZE = 80 * MIB
 """More than half of the simulated GPU: two don't fit."""
 
@@ -233,6 +235,18 @@ def test_more_than_the_gpu_has_is_out_of_memory(gpu_agent: AgentProcess, eventua
     assert "OUT_OF_MEMORY" in gpu_agent.output("huge")
     eventually(lambda: client.workload("small").state is WorkloadState.RUNNING, timeout_s=30, what="automatic resume")
     goes_on(gpu_agent, eventually, "small")
+
+
+def test_a_program_that_is_stopped_gets_room_for_its_last_things(
+    gpu_agent: AgentProcess, eventually: Eventually
+) -> None:
+    """It still runs, for as long as its grace."""
+    gpu_agent.run("saves", sys.executable, "-m", "tests.node.programs.saving", str(SIZE), directory=str(ROOT))
+    eventually(lambda: "ready" in gpu_agent.output("saves"), timeout_s=60)
+    started(gpu_agent, eventually, "other")
+    assert gpu_agent.client.stop("saves", grace_s=600).exit_status == 0
+    assert gpu_agent.output("saves").splitlines()[-1] == "saved"
+    goes_on(gpu_agent, eventually, "other")
 
 
 def test_a_paused_workload_does_its_last_things_on_the_gpu(gpu_agent: AgentProcess, eventually: Eventually) -> None:

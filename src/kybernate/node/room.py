@@ -47,6 +47,8 @@ _BUSY_RETRY_S = 2.0
 """A victim that was busy, or found no room in the host pool, is left alone for so long."""
 _TOUCH_S = 1.0
 """Last use is written at most this often: allocations come by the thousand."""
+_ASKING = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.STOPPING)
+"""In these a program runs and may need room: also one that does its last things."""
 _HOLDING = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.RESUMING)
 _SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
 
@@ -274,6 +276,9 @@ class RoomKeeper:
         except KybernateError as e:
             log.log(logging.INFO if may_evict else logging.WARNING, "can't resume workload %s: %s", name, e)
             self._returning.failed(name, now=self._clock())
+        except Exception:  # it must keep nobody else from coming back
+            log.exception("can't resume workload %s", name)
+            self._returning.failed(name, now=self._clock())
         else:
             self._returning.came_back(name)
 
@@ -289,7 +294,7 @@ class RoomKeeper:
                 if entry.state is WorkloadState.PAUSING:
                     await asyncio.sleep(_LOOK_S)
                     continue
-                if entry.state not in (WorkloadState.RUNNING, WorkloadState.STARTING):
+                if entry.state not in _ASKING:
                     return True  # paused while it waited: it asks again when it runs again, and nobody is paused for it now
                 if self.vram.judge(name, gpu, size) is Room.NEVER:
                     return False
