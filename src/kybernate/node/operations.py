@@ -5,7 +5,8 @@ Rules, the same for people, arbiter and process end:
 - One of that kind that asks for more strengthens it, where orders.py says how: the one under way goes on as the stronger one, and
   should it have failed before it knew, it is tried once more as that.
 - Everything else waits in line; one that has not begun within its time is withdrawn and answered with busy.
-- An operation that has begun is never cancelled by its caller's going away.
+- An operation that has begun is never cancelled by its caller's going away. But one that only waits (for requests to end, or for
+  room) gives up at once for an order that overtakes it, such as the workload's end.
 
 Knows nothing of GPUs or processes: work is a coroutine function.
 """
@@ -46,6 +47,34 @@ class Standing(Generic[O]):
         self.now = order
         """May be read in any thread."""
         self._changed = asyncio.Event()
+        self._why: str | None = None
+
+    def overtake(self, why: str) -> None:
+        """From now on it waits for nothing any more. `why`: in words."""
+        if self._why is None:
+            self._why = why
+            self._changed.set()
+
+    async def waiting(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what may take long and can be given up.
+
+        Raises:
+            Busy: another order has overtaken this one; the work was cancelled. What the work raises.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while self._why is None and not task.done():
+                self._changed.clear()
+                change = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({task, change}, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+            if not task.done():
+                raise Busy(f"it was given up: {self._why}")
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
 
     def join(self, other: O) -> bool:
         """Whether it does now what the other wants, too."""
@@ -119,6 +148,11 @@ class Owner:
         """Nothing runs and nothing is in line: what is submitted now begins at once."""
         return self._idle.is_set()
 
+    def hurry(self, why: str) -> None:
+        """What is in line now waits for nothing any more."""
+        for operation in (*([] if self.current is None else [self.current]), *self._line):
+            operation.order.overtake(why)
+
     async def wait_idle(self) -> None:
         await self._idle.wait()
 
@@ -148,12 +182,14 @@ class Owner:
         *,
         begin_within_s: float | None = None,
         most: int | None = QUEUE_MAX,
+        overtakes: str | None = None,
     ) -> T:
         """Put in line, or join the last one there, and await the result. That happens before the first await.
 
         Args:
             work: what is done, by the order as it stands then.
             most: with so many in line it is refused.
+            overtakes: why those before it wait for nothing any more.
 
         Raises:
             Busy: the line is full, or it had not begun within `begin_within_s`.
@@ -170,6 +206,8 @@ class Owner:
             operation = Operation(kind, Standing(order), work, asyncio.get_running_loop().create_future())
             # The exception is retrieved here even if every caller has gone.
             operation.result.add_done_callback(lambda future: future.cancelled() or future.exception())
+            if overtakes is not None:
+                self.hurry(overtakes)
             self._line.append(operation)
             self._idle.clear()
             self._work_waits.set()

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from kybernate.model.api import SwitchView
+from kybernate.model.errors import Busy
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 from kybernate.node.aftermath import Aftermath
 from kybernate.node.gate import Gate
@@ -63,7 +64,12 @@ class Pausing:
             return self._already_paused(entry, order.now.by)
         began = self._gear.clock()
         if order.now.drain:
-            await self._gate().close(name, timeout_s=timeout_s, by_arbiter=order.now.by == ARBITER)
+            closing = self._gate().close(name, timeout_s=timeout_s, by_arbiter=order.now.by == ARBITER)
+            try:
+                await order.waiting(closing)
+            except Busy:
+                self._gate().stays(name)
+                raise
         else:
             self._gate().hold(name)
         timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))

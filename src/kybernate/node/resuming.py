@@ -89,9 +89,10 @@ class Resuming:
             if began is None:
                 gpu.room.vram.release(name)  # of what didn't leave: others would wait for it in vain
                 now = order.now
-                made_room = await gpu.room.make_room_for_resume(
+                room = gpu.room.make_room_for_resume(
                     entry, may_evict=now.may_evict, wait_s=now.wait_s, victims=now.victims
                 )
+                made_room = await order.waiting(room)
                 began = await in_thread(
                     f"resume {name}", lambda: gpu.engine.resume(to_resume, unmanaged=entry.unmanaged)
                 )

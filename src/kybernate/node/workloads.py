@@ -209,7 +209,8 @@ class Workloads:
                 f"{name} was not started by this agent", hint=f"end it with `kill {name.removeprefix('pid-')}`"
             )
         wanted = StopOrder(grace_s=grace_s, by=by, stored=stored)
-        entry, note = await self.order(name, "stop", lambda order: self._stop(name, order), wanted)
+        why = f"workload {name} is to be stopped"
+        entry, note = await self.order(name, "stop", lambda order: self._stop(name, order), wanted, overtakes=why)
         if remove:
             await self.remove(name)
         stays = None if entry.ended else entry.tier
@@ -247,9 +248,11 @@ class Workloads:
         order: O,
         *,
         begin_within_s: float | None = None,
+        overtakes: str | None = None,
     ) -> T:
         """The same, by an order that others may strengthen."""
-        return await self._line(name).order(kind, work, order, begin_within_s=begin_within_s)
+        line = self._line(name)
+        return await line.order(kind, work, order, begin_within_s=begin_within_s, overtakes=overtakes)
 
     def _line(self, name: WorkloadName) -> Owner:
         self._refuse_when_draining()
@@ -273,6 +276,7 @@ class Workloads:
         self._draining = True
         self.gear.jobs.cancel_all()
         for live in list(self._live.values()):
+            live.owner.hurry("the agent goes down")
             await live.owner.wait_idle()
 
     def _owner(self, name: WorkloadName) -> Live:

@@ -369,3 +369,43 @@ def test_a_model_whose_stop_failed_is_started_by_a_later_request(
     before = starts(agent, "a")
     peer.request("a", waiting=1)
     eventually(lambda: starts(agent, "a") > before, timeout_s=60, what="its start for a later request")
+
+
+def test_a_stop_waits_for_no_pause_that_waits_for_requests(begin: Begin, eventually: Eventually) -> None:
+    agent = begin(models={"a": server("a", size=16 * MIB)})
+    peer = agent.peer()
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.request("a", in_flight=1)
+    with ThreadPoolExecutor(1) as pool, Client(agent.state.socket) as other:
+        pause = pool.submit(other.pause, "a", timeout_s=3600)
+        eventually(lambda: not peer.is_open("a"), what="a is closed for the pause")
+        agent.client.stop("a", grace_s=0)
+        assert agent.client.workload("a").state is WorkloadState.EXITED
+        with pytest.raises(Busy, match="is to be stopped"):
+            pause.result()
+
+
+@pytest.mark.parametrize("end", ["stop", "down"])
+def test_an_end_waits_for_no_resume_that_waits_for_room(begin: Begin, eventually: Eventually, end: str) -> None:
+    agent = begin(models={"a": server("a", size=80 * MIB)}, agent={"arbiter": {"drain": 0.2}})
+    peer = agent.peer()
+    agent.run_cuda("one", bytes_=80 * MIB)
+    eventually(lambda: agent.steps("one") > 1, timeout_s=60)
+    agent.client.pause("one")
+    peer.request("a", waiting=1)
+    eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
+    peer.request("a", in_flight=1)  # it is answered for ever, so a gives nobody its room
+    with ThreadPoolExecutor(1) as pool, Client(agent.state.socket) as other:
+        resume = pool.submit(other.resume, "one", timeout_s=3600)
+        eventually(lambda: agent.client.workload("one").state is WorkloadState.RESUMING, what="it waits for room")
+        if end == "stop":
+            agent.client.stop("one", grace_s=0)
+            assert agent.client.workload("one").state is WorkloadState.EXITED
+        else:
+            agent.end()
+        with pytest.raises(KybernateError):
+            resume.result()
+    if end == "down":
+        agent.start()
+        assert agent.client.workload("one").state is WorkloadState.PAUSED
