@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -126,6 +127,7 @@ def test_a_transformer_server_answers_many_at_once_and_forgets_who_hung_up() -> 
     hung_up = [computing.generate(prompt, 400) for prompt in prompts[:SLOTS]]
     for stream in hung_up:
         assert next(stream)
+        assert isinstance(stream, Generator)
         stream.close()
     with ThreadPoolExecutor(len(prompts)) as pool:
         together = dict(

@@ -29,7 +29,7 @@ from kybernate.cli.keyboard import names
 from kybernate.cli.watching import Seen, picture
 from kybernate.model.api import GoneView, GpuView, NodeView, OperationView, PoolView, TierView, WorkloadView
 from kybernate.model.api_serving import CostView, ServedView, ServingView, StagingView
-from kybernate.model.types import GIB, MIB, Backend, TierName, WorkloadState
+from kybernate.model.types import GIB, MIB, Backend, Class, Phase, ServedKind, TierName, WorkloadState
 
 ROW = (
     "trainer",
@@ -83,11 +83,11 @@ def served(name: str) -> ServedView:
     cost = CostView(leave_s=0.5, come_s=1.0, come_staged_s=0.9)
     return ServedView(
         name=name,
-        kind="model",
-        klass="interactive",
+        kind=ServedKind.MODEL,
+        klass=Class.INTERACTIVE,
         priority=0,
-        state="running",
-        phase="resident",
+        state=WorkloadState.RUNNING,
+        phase=Phase.RESIDENT,
         waiting=12,
         in_flight=3,
         oldest_wait_s=2.0,

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +103,7 @@ class Rig:
 
 
 @contextmanager
-def door(rig: Rig, name: WorkloadName = NAME):
+def door(rig: Rig, name: WorkloadName = NAME) -> Iterator[Path]:
     path = rig.directory / f"{name}.sock"
     rig.broker.open_door(name, path, uid=os.geteuid(), gid=os.getegid())
     try:

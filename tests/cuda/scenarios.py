@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from rig import NAME, WORDS, Rig, allocate, ask, connect, door, eventually, reco
 
 from kybernate.cuda import kernels, link, packets, residual, wire
 from kybernate.cuda.broker import Verdict
-from kybernate.cuda.copying import NO_SLOT, ExtentCopy
+from kybernate.cuda.copying import ExtentCopy
 from kybernate.cuda.driver import call, open_gpus
 from kybernate.cuda.extents import Extent, held
 from kybernate.cuda.hashing import HashKey, load_key, reference
+from kybernate.cuda.planning import NO_SLOT
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
 from kybernate.engine.context import refuse_newcomers
@@ -125,7 +127,8 @@ def made_up_ids_are_in_nobodys_way(rig: Rig) -> None:
 
     def claim(number: int) -> Extent:
         record = Record(ExtentId(number), 0, mine.size, rig.gpu.uuid_bytes)
-        return rig.broker.adopt(workload=attacker, pid=HostPid(9), gpu=rig.gpu, record=record, fd=fd)
+        adopted: Extent = rig.broker.adopt(workload=attacker, pid=HostPid(9), gpu=rig.gpu, record=record, fd=fd)
+        return adopted
 
     claimed = [claim(mine.id), claim(mine.id + 1)]
     rig.broker.drop([mine])  # paused; and resumed:
@@ -438,7 +441,7 @@ def both_directions_at_once(rig: Rig) -> None:
     plan = rig.engine.plan(going, {})
     failures: list[BaseException] = []
 
-    def guarded(action) -> None:
+    def guarded(action: Callable[[], object]) -> None:
         try:
             action()
         except BaseException as e:
@@ -702,7 +705,7 @@ def residual_goes_and_comes(rig: Rig) -> None:
     """Several processes at once, with one among them that holds no CUDA state."""
     children = [child("plain"), child("plain")]
     idle = subprocess.Popen(["sleep", "60"])
-    pids = [HostPid(process.pid) for process in (*children, idle)]
+    pids = [*(HostPid(process.pid) for process in children), HostPid(idle.pid)]
     mine = pids[:2]
     try:
         assert residual.state(pids[2]) is ResidualState.ABSENT
@@ -771,6 +774,7 @@ CHILD = """
 import sys
 import numpy as np
 from kybernate.cuda.driver import call, open_gpus
+from kybernate.cuda.planning import NO_SLOT
 gpu = open_gpus()[0]
 with gpu.current():
     kind = sys.argv[1]
@@ -831,7 +835,7 @@ def fds_open() -> list[str]:
     return sorted(found)
 
 
-def expect(kind: type[Exception], action) -> Exception:
+def expect(kind: type[Exception], action: Callable[[], object]) -> Exception:
     try:
         action()
     except kind as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import struct
 from contextlib import suppress
@@ -54,7 +55,7 @@ def c_struct(name: str) -> str:
         (wire.ProcessState, "kyb_state", "KYB_STATE_"),
     ],
 )
-def test_enums_are_twins(twin: type, name: str, prefix: str) -> None:
+def test_enums_are_twins(twin: type[enum.IntEnum], name: str, prefix: str) -> None:
     words = c_enum(name, prefix)
     if twin is wire.Type:
         assert words.pop("ANSWER") == wire.ANSWER
@@ -97,7 +98,7 @@ messages = st.builds(
     flags=st.sampled_from(list(wire.Flag)),
     argument=numbers,
     gpu=st.binary(min_size=16, max_size=16),
-    reason=st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=50),
+    reason=st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=50),
     records=st.lists(records, max_size=wire.RECORDS_MAX).map(tuple),
 )
 

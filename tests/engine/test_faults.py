@@ -44,7 +44,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def logged(rig: Rig, name: str) -> str:
     """What the agent's log says from the first line that speaks of the workload."""
-    text = rig.agent.log.read_text(errors="replace")
+    text: str = rig.agent.log.read_text(errors="replace")
     return text[text.index(name) :]
 
 

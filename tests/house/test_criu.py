@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.conftest import Eventually
 
 from kybernate.model.errors import Unsupported
 from kybernate.process.criu import MINIMUM, Criu, find_criu, version_of
@@ -38,7 +39,7 @@ def test_check_is_content(criu: Criu) -> None:
 
 
 @pytest.mark.root
-def test_a_real_process_is_dumped_and_restored(criu: Criu, tmp_path: Path, eventually) -> None:
+def test_a_real_process_is_dumped_and_restored(criu: Criu, tmp_path: Path, eventually: Eventually) -> None:
     sleeper = subprocess.Popen(
         ["sleep", "1000"],
         stdin=subprocess.DEVNULL,
@@ -50,11 +51,11 @@ def test_a_real_process_is_dumped_and_restored(criu: Criu, tmp_path: Path, event
     try:
         eventually(lambda: command.read_bytes().startswith(b"sleep"), what="exec of sleep")
         common = ["-D", str(tmp_path), "-v4", "--manage-cgroups=ignore"]
-        dump = [criu.path, "dump", "-t", str(sleeper.pid), "-o", "dump.log", *common]
+        dump = [str(criu.path), "dump", "-t", str(sleeper.pid), "-o", "dump.log", *common]
         assert subprocess.run(dump, check=False).returncode == 0, (tmp_path / "dump.log").read_text()[-2000:]
         assert sleeper.wait(60) == -signal.SIGKILL, "a dumped process must not run on"
 
-        restore = [criu.path, "restore", "-d", "--pidfile", "pid", "-o", "restore.log", *common]
+        restore = [str(criu.path), "restore", "-d", "--pidfile", "pid", "-o", "restore.log", *common]
         assert subprocess.run(restore, check=False).returncode == 0, (tmp_path / "restore.log").read_text()[-2000:]
         assert int((tmp_path / "pid").read_text()) == sleeper.pid
         assert command.read_bytes() == b"sleep\x001000\x00"

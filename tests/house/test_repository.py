@@ -112,7 +112,7 @@ def test_the_bill_of_materials_leaves_nothing_out(tmp_path: Path) -> None:
     def completed(packages: str) -> subprocess.CompletedProcess[str]:
         listed = tmp_path / "packages.sha256"
         listed.write_text(packages)
-        command = [sys.executable, TREE / "scripts" / "materials.py", "1.2.3", listed]
+        command = [sys.executable, str(TREE / "scripts" / "materials.py"), "1.2.3", str(listed)]
         return subprocess.run(command, input=json.dumps(bill), capture_output=True, text=True, check=False)
 
     done, damaged = completed(text), completed("no package\n" + text)

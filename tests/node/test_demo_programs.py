@@ -32,6 +32,7 @@ class Server:
         self._agent, self._name = agent, name
         agent.run(name, *SERVER, "--name", name, *options, network="host")
         ready = eventually(lambda: re.search(r"ready port=(\d+) ", agent.output(name)), what="a server that listens")
+        assert ready is not None
         self.port = int(ready[1])
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 

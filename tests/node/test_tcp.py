@@ -67,9 +67,11 @@ def ask(
     assert url is not None
     where = urlsplit(url)
     assert where.hostname is not None
-    kind = http.client.HTTPConnection if tls is None else http.client.HTTPSConnection
-    more = {} if tls is None else {"context": tls}
-    connection = kind(where.hostname, where.port, timeout=20, **more)
+    connection = (
+        http.client.HTTPConnection(where.hostname, where.port, timeout=20)
+        if tls is None
+        else http.client.HTTPSConnection(where.hostname, where.port, timeout=20, context=tls)
+    )
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
         response = connection.getresponse()

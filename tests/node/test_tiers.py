@@ -689,7 +689,7 @@ def test_twenty_clones_wait_for_their_turn(agent: AgentProcess, eventually: Even
     states = [each.state for each in made.clones]
     assert set(states) == {WorkloadState.RUNNING, WorkloadState.PAUSED}
     assert states.count(WorkloadState.RUNNING) >= 5
-    seen = set()
+    seen: set[str] = set()
     while len(seen) < 20:
         running = [w.name for w in agent.client.workloads() if w.state is WorkloadState.RUNNING and w.name not in seen]
         for name in running:
@@ -753,7 +753,7 @@ def test_another_user_s_snapshots_are_not_one_s_own(agent: AgentProcess, eventua
     agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
     agent.client.pause("one", tier=TierName.NVME)
     parked = agent.client.workload("one").snapshot
-    for method, path, body in (
+    orders: tuple[tuple[str, str, dict[str, object]], ...] = (
         ("POST", "/v1/workloads/one/prefetch", {}),
         ("POST", "/v1/workloads/one/resume", {}),
         ("POST", "/v1/workloads/one/snapshot", {"image": "mine"}),
@@ -764,7 +764,8 @@ def test_another_user_s_snapshots_are_not_one_s_own(agent: AgentProcess, eventua
         ("POST", "/v1/store/verify", {}),
         ("POST", "/v1/store/verify", {"names": ["gold"]}),
         ("POST", "/v1/store/gc", {}),
-    ):
+    )
+    for method, path, body in orders:
         assert " 403 " in as_nobody(agent, path, body, method=method).splitlines()[0], path
     with pytest.raises(Conflict, match="lies in it"):
         agent.client.remove_snapshot(parked or "")

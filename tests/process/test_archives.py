@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 
+from kybernate.model.types import WorkloadName
 from kybernate.process import archives
 from kybernate.process.dumping import dump
 from kybernate.process.restoring import restore
@@ -157,7 +158,7 @@ def test_a_user_s_control_directory_brings_nobody_a_file_of_root_s(workloads, vi
     shutil.rmtree(control, ignore_errors=True)
     control.mkdir()
     (control / "kept").symlink_to(victim.parent)
-    again = restore(tmp_path / "images", name="work", run_directory=tree.run_directory).tree
+    again = restore(tmp_path / "images", name=WorkloadName("work"), run_directory=tree.run_directory).tree
     workloads.trees.append(again)
     assert untouched(victim)
     assert (control / "kept" / "shadow").read_text() == "own"
@@ -176,10 +177,12 @@ def test_a_layer_s_directory_that_became_a_link_is_refused(workloads, tmp_path, 
     data.rmdir()
     data.symlink_to(other)
     with pytest.raises(Exception, match="is another directory now"):
-        restore(tmp_path / "images", name="work", run_directory=tree.run_directory)
+        restore(tmp_path / "images", name=WorkloadName("work"), run_directory=tree.run_directory)
     data.unlink()
     data.mkdir()
-    workloads.trees.append(restore(tmp_path / "images", name="work", run_directory=tree.run_directory).tree)
+    workloads.trees.append(
+        restore(tmp_path / "images", name=WorkloadName("work"), run_directory=tree.run_directory).tree
+    )
 
 
 def test_a_layer_given_by_a_link_lies_over_the_directory_meant(workloads, tmp_path, eventually):
@@ -190,6 +193,6 @@ def test_a_layer_given_by_a_link_lies_over_the_directory_meant(workloads, tmp_pa
     assert list((tmp_path / "data").iterdir()) == [], "the host's directory stays as it was"
     dump(tree, tmp_path / "images", hold=True)
     tree.remove()
-    again = restore(tmp_path / "images", name="work", run_directory=tree.run_directory).tree
+    again = restore(tmp_path / "images", name=WorkloadName("work"), run_directory=tree.run_directory).tree
     workloads.trees.append(again)
     assert (tree.run_directory / "layers/0/file").read_text() == "x\n"

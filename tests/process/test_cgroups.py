@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kybernate.model.types import WorkloadName
 from kybernate.process.cgroups import WorkloadCgroup, group_name, roots
 
 HYBRID = """\
@@ -62,11 +63,11 @@ def test_state_directories_have_groups_of_their_own():
 
 @pytest.mark.root
 def test_create_twice_and_remove_twice(state_directory):
-    group = WorkloadCgroup.create(state_directory=state_directory, name="work")
+    group = WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
     try:
         with pytest.raises(FileExistsError):
-            WorkloadCgroup.create(state_directory=state_directory, name="work")
-        assert WorkloadCgroup.existing(state_directory=state_directory, name="work")[0].path == group.path
+            WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
+        assert WorkloadCgroup.existing(state_directory=state_directory, name=WorkloadName("work"))[0].path == group.path
         assert group.path.is_relative_to(group.mount_point)
         assert group.pids() == []
     finally:
@@ -75,12 +76,12 @@ def test_create_twice_and_remove_twice(state_directory):
     assert not group.exists
     assert not group.frozen
     assert not group.path.parent.exists()
-    assert WorkloadCgroup.existing(state_directory=state_directory, name="work") == []
+    assert WorkloadCgroup.existing(state_directory=state_directory, name=WorkloadName("work")) == []
 
 
 @pytest.mark.root
 def test_what_processes_make_below_is_removed_too(state_directory):
-    group = WorkloadCgroup.create(state_directory=state_directory, name="work")
+    group = WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
     (group.tasks / "a/b").mkdir(parents=True)
     group.remove(5)
     assert not group.path.parent.exists()
@@ -88,10 +89,10 @@ def test_what_processes_make_below_is_removed_too(state_directory):
 
 @pytest.mark.root
 def test_a_launch_cut_off_in_between(state_directory):
-    group = WorkloadCgroup.create(state_directory=state_directory, name="work")
+    group = WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
     for directory in (group.tasks, group.supervisor, group.path):
         directory.rmdir()
-        (found,) = WorkloadCgroup.existing(state_directory=state_directory, name="work")
+        (found,) = WorkloadCgroup.existing(state_directory=state_directory, name=WorkloadName("work"))
     found.remove(5)
     assert not group.path.parent.exists()
 
@@ -108,6 +109,7 @@ from pathlib import Path
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.launching import launch
 from kybernate.process.specs import LaunchSpec
+from kybernate.model.types import WorkloadName
 
 state, second = Path(sys.argv[1]), Path(sys.argv[2])
 second.mkdir()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kybernate.cuda import simulated
+from kybernate.model.types import WorkloadName
 from kybernate.process import images
 from kybernate.process.dumping import dump
 from kybernate.process.preflight import dumpable
@@ -96,7 +97,7 @@ def test_clones_share_a_gpu(tree, elsewhere, gpu, driver, tmp_path):
     clones = []
     for name in ("one", "two"):
         run_directory = elsewhere.state_directory / "workloads" / name
-        clones.append(restore(tmp_path / "images", name=name, run_directory=run_directory).tree)
+        clones.append(restore(tmp_path / "images", name=WorkloadName(name), run_directory=run_directory).tree)
         elsewhere.trees.append(clones[-1])
     for clone in clones:
         driver(clone, "Restore", "Unlock")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import BadInput, Busy, NotFound
+from kybernate.model.types import WorkloadName
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.records import supervisor_path
 from kybernate.process.tree import attach, sweep, terminate
@@ -165,6 +166,7 @@ import sys
 from pathlib import Path
 from kybernate.process.launching import launch
 from kybernate.process.specs import LaunchSpec
+from kybernate.model.types import WorkloadName
 launch(LaunchSpec(name="left", argv=["/bin/sleep", "100"], run_directory=Path(sys.argv[1], "workloads/left")))
 """
 
@@ -185,7 +187,7 @@ def test_killing_the_launching_process_at_any_time(state_directory, leftovers, e
         try:
             return attach(run_directory)
         except NotFound:
-            groups = WorkloadCgroup.existing(state_directory=state_directory, name="left")
+            groups = WorkloadCgroup.existing(state_directory=state_directory, name=WorkloadName("left"))
             return not any(path.read_text() for group in groups for path in group.path.glob("*/cgroup.procs"))
 
     if (found := eventually(settled)) is not True:

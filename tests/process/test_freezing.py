@@ -28,6 +28,11 @@ while True:
 """
 
 
+def state_of(pid: int | None) -> str | None:
+    found = None if pid is None else procfs.stat(pid)
+    return None if found is None else found.state
+
+
 def cpu_ticks(pids):
     total = 0
     for pid in pids:
@@ -87,7 +92,7 @@ for index in range(8): threading.Thread(target=count, args=(index,)).start()
 def test_the_supervisor_never_freezes(workloads):
     tree = workloads.launch("sleep", "100")
     tree.freeze()
-    assert procfs.stat(tree.supervisor_pid).state == "S"
+    assert state_of(tree.supervisor_pid) == "S"
     tree.signal(signal.SIGTERM)
     assert tree.exit() is None  # a frozen process gets its signals later
     tree.thaw()
@@ -129,11 +134,11 @@ def test_what_has_ended_can_not_be_frozen(workloads, isolated):
 def test_a_stopped_process_counts_as_frozen(workloads, eventually):
     tree = workloads.launch("sleep", "100")
     os.kill(tree.main_pid(), signal.SIGSTOP)
-    eventually(lambda: procfs.stat(tree.main_pid()).state == "T")
+    eventually(lambda: state_of(tree.main_pid()) == "T")
     tree.freeze()
     assert tree.frozen
     tree.thaw()
-    assert procfs.stat(tree.main_pid()).state == "T"
+    assert state_of(tree.main_pid()) == "T"
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_a_record_forged_by_root_is_not_believed(workloads, output, eventually):
         forged = {
             "name": "work",
             "pid": victim.pid,
-            "start_time": found.start_time,
+            "start_time": found and found.start_time,
             "boot_id": procfs.boot_id(),
             "main_inside": victim.pid,
             "isolated": False,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import Busy, Unsupported
+from kybernate.model.types import WorkloadName
 from kybernate.process import criu_images, network_lock
 from kybernate.process.dumping import dump
 from kybernate.process.preflight import dumpable
@@ -56,6 +57,7 @@ print("all there", flush=True)
 HOLDER = """
 import sys, time
 from kybernate.process import network_lock
+from kybernate.model.types import WorkloadName
 lock = network_lock.hold(sys.argv[1])
 print("held", flush=True)
 time.sleep(1000)
@@ -146,7 +148,7 @@ def test_full_connections_in_the_host_s_network(workloads, elsewhere, eventually
     assert criu_images.unsent(tmp_path / "images") > 0
     tree.remove()
     run_directory = elsewhere.state_directory / "workloads/again"
-    elsewhere.trees.append(restore(tmp_path / "images", name="again", run_directory=run_directory).tree)
+    elsewhere.trees.append(restore(tmp_path / "images", name=WorkloadName("again"), run_directory=run_directory).tree)
     finish(elsewhere.trees[0])
 
 
@@ -187,7 +189,7 @@ def test_where_packets_can_not_be_held_back_what_has_nothing_to_send_is_dumped_a
         assert dumpable(tree) == []
         dump(tree, tmp_path / "images", hold=True)
         tree.remove()
-        again = restore(tmp_path / "images", name="work", run_directory=tree.run_directory).tree
+        again = restore(tmp_path / "images", name=WorkloadName("work"), run_directory=tree.run_directory).tree
         workloads.trees.append(again)
     finish(again)
 
@@ -204,9 +206,9 @@ def test_where_packets_can_not_be_held_back_a_restore_of_full_connections_is_ref
         kept_to_itself(other.cgroup.parents[1]),
         pytest.raises(Unsupported, match="workload again can't be restored here: its connections have bytes to send"),
     ):
-        restore(tmp_path / "images", name="again", run_directory=run_directory)
+        restore(tmp_path / "images", name=WorkloadName("again"), run_directory=run_directory)
     assert not run_directory.exists()
-    elsewhere.trees.append(restore(tmp_path / "images", name="again", run_directory=run_directory).tree)
+    elsewhere.trees.append(restore(tmp_path / "images", name=WorkloadName("again"), run_directory=run_directory).tree)
     finish(elsewhere.trees[-1])
 
 

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from kybernate.model.errors import Unsupported
+from kybernate.model.types import WorkloadName
 from kybernate.process import sock_diag
 from kybernate.process.connections import leading_out, unix_leading_out
 from kybernate.process.dumping import dump
@@ -199,7 +200,9 @@ def test_a_connection_to_the_outside_is_refused_or_closed(workloads, elsewhere, 
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(1) == b""
     tree.remove()
-    found = restore(tmp_path / "images", name="again", run_directory=elsewhere.state_directory / "workloads/again")
+    found = restore(
+        tmp_path / "images", name=WorkloadName("again"), run_directory=elsewhere.state_directory / "workloads/again"
+    )
     elsewhere.trees.append(found.tree)
     finish(found.tree)
     assert "closed" in output(found.tree)

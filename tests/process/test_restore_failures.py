@@ -10,6 +10,7 @@ import time
 import pytest
 
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
+from kybernate.model.types import WorkloadName
 from kybernate.process import images
 from kybernate.process.criu import Criu
 from kybernate.process.dumping import dump
@@ -40,7 +41,7 @@ def again(workloads):
 
     def order(directory, **fields):
         run_directory = workloads.state_directory / "workloads/work"
-        tree = restore(directory, name="work", run_directory=run_directory, **fields).tree
+        tree = restore(directory, name=WorkloadName("work"), run_directory=run_directory, **fields).tree
         workloads.trees.append(tree)
         return tree
 
@@ -171,6 +172,7 @@ AGENT = """
 import sys
 from pathlib import Path
 from kybernate.process.restoring import restore
+from kybernate.model.types import WorkloadName
 print("begins", flush=True)
 restore(Path(sys.argv[1]), name="work", run_directory=Path(sys.argv[2]))
 """

@@ -74,7 +74,9 @@ def test_a_restored_tree_is_a_tree_like_any(workloads, tmp_path, eventually):
         tree.remove()
         tree = restore(tmp_path / f"images-{life}", name=WorkloadName("work"), run_directory=tree.run_directory).tree
         workloads.trees.append(tree)
-        assert tree.inside_pid(tree.main_pid()) == 1000
+        main = tree.main_pid()
+        assert main is not None
+        assert tree.inside_pid(main) == 1000
         assert (tree.run_directory / "output.log").read_text() == began, "what it wrote stays"
         tree.freeze()
         tree.thaw()

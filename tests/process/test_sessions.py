@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import BadInput
+from kybernate.model.types import WorkloadName
 from kybernate.process.launching import launch
 from kybernate.process.specs import LaunchSpec
 
@@ -49,6 +50,7 @@ from pathlib import Path
 from kybernate.process.launching import launch
 from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import attach, terminate
+from kybernate.model.types import WorkloadName
 run_directory = Path(sys.argv[1], "workloads/work")
 spec = LaunchSpec(name="work", argv=["sh", "-c", "id -u; sleep 100 & sleep 100"], run_directory=run_directory,
                   environment={"PATH": "/usr/bin:/bin"})
@@ -108,6 +110,6 @@ def _usable(python: str, source: Path) -> bool:
 @pytest.mark.skipif(os.geteuid() == 0, reason="for users who aren't root")
 def test_only_root_can_choose_a_user(state_directory):
     shutil.rmtree(state_directory / "workloads", ignore_errors=True)
-    spec = LaunchSpec(name="work", argv=["true"], run_directory=state_directory / "workloads/work", uid=1)
+    spec = LaunchSpec(name=WorkloadName("work"), argv=["true"], run_directory=state_directory / "workloads/work", uid=1)
     with pytest.raises(BadInput, match="only root can run it as user 1"):
         launch(spec)

@@ -29,7 +29,7 @@ def rss(pid: int) -> int:
 
 
 def reads_little(rig) -> Client:
-    client = rig.client()
+    client: Client = rig.client()
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     return client
 
@@ -228,7 +228,7 @@ def test_bodies_that_pass_through_count_while_they_are_held(rig):
 
         def refused() -> bool:
             answer = second.ask("POST", "/svc", b"x" * 20_000, x_kybernate_max_wait="0.05")
-            return answer.code == "held_full"
+            return bool(answer.code == "held_full")
 
         deadline = time.monotonic() + 20
         while not refused():

@@ -108,7 +108,7 @@ def test_a_step_takes_little_of_a_large_body(coding: str) -> None:
 
 
 def test_a_window_larger_than_http_allows_is_refused() -> None:
-    options = {zstd.CompressionParameter.window_log: 25, zstd.CompressionParameter.content_size_flag: 0}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 25, zstd.CompressionParameter.content_size_flag: 0}
     made = zstd.ZstdCompressor(options=options)
     with pytest.raises(BadCoding):
         decoded("zstd", made.compress(bytes(100)) + made.flush())

@@ -138,7 +138,8 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 )
 def test_a_chunked_body_ends_where_it_ends(chunks, places, behind, extension):
     body = b"".join(b"%X%b\r\n%b\r\n" % (len(c), extension, c) for c in chunks) + b"0\r\nx-t: v\r\n\r\n"
-    framing, payload, taken = ChunkedBody(), [], 0
+    payload: list[bytes] = []
+    framing, taken = ChunkedBody(), 0
     for piece in cut(body + behind, places):
         if framing.done:
             break
@@ -175,7 +176,8 @@ def reference(data: bytes) -> tuple[bytes, int] | None:
 )
 def test_two_parsers_agree_where_a_body_ends(pieces, places):
     data = b"".join(pieces)
-    framing, payload, taken = ChunkedBody(), [], 0
+    payload: list[bytes] = []
+    framing, taken = ChunkedBody(), 0
     try:
         for piece in cut(data, places):
             if not framing.done:

@@ -71,7 +71,7 @@ def test_what_counts_as_still() -> None:
 def talk(client: Client, answer: bytes = b"", path: str = "/svc") -> None:
     """A websocket, to a server that says `answer` and then nothing."""
     raw = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n" + answer
-    client.send(request("GET", f"{path}/raw?{raw.hex()}", **UPGRADE))
+    client.send(request("GET", f"{path}/raw?{raw.hex()}", None, **UPGRADE))
     assert client.answer(head_only=True).status == 101
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -80,7 +81,7 @@ def test_errors_are_counted_by_their_reason(rig, tmp_path, eventually):
         assert client.answer().status == 400
     rig.open()
     with rig.client() as client:
-        client.send(request("GET", "/svc/events", **mine))
+        client.send(request("GET", "/svc/events", None, **mine))
         assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
         rig.close(preempt=True)
         with contextlib.suppress(OSError):
@@ -144,6 +145,12 @@ def test_a_worker_that_has_just_opened_its_file_costs_no_metrics(tmp_path):
     assert workers_text(tmp_path) == b""
 
 
+class Collector(HTTPServer):
+    """What was sent to it."""
+
+    spans: list[Any]
+
+
 @pytest.fixture
 def collector():
     """An OTLP/HTTP collector that keeps what it gets."""
@@ -165,7 +172,7 @@ def collector():
         def log_message(self, *_):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server = Collector(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     server.spans = spans

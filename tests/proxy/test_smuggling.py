@@ -377,7 +377,7 @@ def test_a_client_that_leaves_leaves_no_connection(rig, eventually):
                 with rig.client() as client:
                     assert client.model("m").status == 200
             [left] = eventually(lambda: (count := server.control()["connections"]) <= 1 and [count])
-            return left == 1
+            return bool(left == 1)
 
     eventually(only_that_of_who_stays, what="an end before they are idle for long")
 
@@ -406,10 +406,10 @@ def test_what_follows_an_upgrade_is_a_request_only_if_it_was_declined(rig):
     inner = request("GET", "/svc/b")
     upgrade = {"connection": "upgrade", "upgrade": "websocket"}
     with rig.client() as client:
-        client.send(request("GET", "/svc/a", **upgrade) + inner)
+        client.send(request("GET", "/svc/a", None, **upgrade) + inner)
         assert [client.answer().json()["target"] for _ in range(2)] == ["/svc/a", "/svc/b"]
         raw = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello"
-        client.send(request("GET", f"/svc/raw?{raw.hex()}", **upgrade) + inner)
+        client.send(request("GET", f"/svc/raw?{raw.hex()}", None, **upgrade) + inner)
         assert client.answer(head_only=True).status == 101
         assert client.exactly(5) == b"hello"
         # Tunnelled as it is: the test's server takes it for a request, without what would have been put in.

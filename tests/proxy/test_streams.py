@@ -190,7 +190,10 @@ def test_websockets(rig, eventually):
                 large = bytes(range(256)) * (1 << 14)
                 await held.send(large)
                 got = await held.recv()
-                assert hashlib.sha256(got).digest() == hashlib.sha256(large).digest()
+                assert (
+                    hashlib.sha256(got if isinstance(got, bytes) else got.encode()).digest()
+                    == hashlib.sha256(large).digest()
+                )
                 rig.close()
                 assert rig.agent.of(Drained) == []
                 await held.send("still here")

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from tests.soak.world import World
+from tests.node.conftest import AgentProcess
 
 from kybernate.model.types import workload_name
 from kybernate.process.cgroups import WorkloadCgroup
 
 _MORE_DESCRIPTORS = 24
 """Threads and connections that come to stay once an agent has worked."""
+
+
+class World(Protocol):
+    """What is looked at."""
+
+    root: Path
+    disks: list[Path]
+    bucket: Path
+
+    @property
+    def agents(self) -> Sequence[AgentProcess]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from tests.store.rig import PLAIN, SEALED, OpenTier, noise
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import verify
 from kybernate.store.cutting import LEAST_PAGES, PAGE_BYTES, cuts
+from kybernate.store.tenants import Keys
 
 
 def pages(seed: int, count: int) -> list[bytes]:
@@ -87,9 +88,7 @@ def test_a_page_that_comes_or_goes_changes_the_chunks_near_it_only(tmp_path: Pat
 
 
 @pytest.mark.parametrize("keys", [PLAIN, SEALED], ids=["plain", "encrypted"])
-def test_a_snapshot_of_pages_shares_what_it_can_and_comes_back(
-    open_tier: OpenTier, tmp_path: Path, keys: object
-) -> None:
+def test_a_snapshot_of_pages_shares_what_it_can_and_comes_back(open_tier: OpenTier, tmp_path: Path, keys: Keys) -> None:
     space = open_tier().space(keys)
     before = noise(1, 16 * MIB + 5)
     after = noise(2, PAGE_BYTES) + before

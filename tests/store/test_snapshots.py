@@ -29,7 +29,7 @@ from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import Catalog, LocalMedium, Progress, SnapshotWriter, Tier, collect, keys_of, verify
 from kybernate.store.errors import Cancelled, TierWiped, WrongKey
 from kybernate.store.needs import GpuNeed, Needs
-from kybernate.store.tenants import TenantName, secret_from_command, secret_from_file, tenant_name
+from kybernate.store.tenants import Keys, TenantName, secret_from_command, secret_from_file, tenant_name
 
 SHRINKS = (b"weights " * 32 + bytes(256)) * (CHUNK_BYTES // 512)
 
@@ -38,7 +38,7 @@ SHRINKS = (b"weights " * 32 + bytes(256)) * (CHUNK_BYTES // 512)
 @pytest.mark.parametrize("compress_below", [0.0, 0.85], ids=["as-is", "compressed"])
 @pytest.mark.parametrize("where", ["disk", "tmpfs"])
 def test_what_goes_in_comes_out(
-    open_tier: OpenTier, tmp_path: Path, keys: object, compress_below: float, where: str
+    open_tier: OpenTier, tmp_path: Path, keys: Keys, compress_below: float, where: str
 ) -> None:
     root = None if where == "disk" else Path("/dev/shm") / f"kybernate-test-{os.getpid()}-{tmp_path.name}"
     try:
@@ -235,7 +235,12 @@ def test_a_writer_is_cancelled_from_another_thread(open_tier: OpenTier) -> None:
     seen = threading.Event()
     slots = Slots([noise(k) for k in range(8)])
     with space.writer("c", progress=lambda _: seen.set()) as writer:
-        canceller = threading.Thread(target=lambda: (seen.wait(60), writer.cancel()))
+
+        def cancel_then() -> None:
+            seen.wait(60)
+            writer.cancel()
+
+        canceller = threading.Thread(target=cancel_then)
         canceller.start()
         with pytest.raises(Cancelled):
             _write_for_ever(writer, slots)

@@ -324,8 +324,10 @@ def _launch(cluster: Cluster, found: Mapping[str, Path], *, leash: bool) -> None
     cluster.save()
     groups = cgroups.make(net.bridge, [f"node{i}" for i in range(1, shape.nodes + 1)]) if net else []
     with _port(net.host if net else "127.0.0.1") as port:
+        address, number = port.getsockname()
         endpoint = Endpoint(
-            *port.getsockname(),
+            address,
+            number,
             net.services if net else "10.0.0.0/24",
             net.first_service if net else "10.0.0.1",
         )

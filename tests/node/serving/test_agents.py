@@ -244,9 +244,9 @@ def test_the_command_line_shows_and_orders(
     assert "as soon as it gets room" in kybernate("start", "a")
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
     assert kybernate("plan", "a") == "a request for a now would be answered at once\n"
-    lines = [line.split() for line in kybernate("models").splitlines()]
-    assert ["a", "model", "interactive", "running", "vram"] in [line[:5] for line in lines]
-    assert ["b", "model", "interactive", "stopped", "-"] in [line[:5] for line in lines]
+    rows = [line.split()[:5] for line in kybernate("models").splitlines()]
+    assert ["a", "model", "interactive", "running", "vram"] in rows
+    assert ["b", "model", "interactive", "stopped", "-"] in rows
     assert kybernate("reload") == "nothing has changed\n"
     agent.write(models={"a": server("a", size=16 * MIB, priority=1)})
     assert kybernate("reload") == "removed: b\nchanged: a\n"

@@ -22,7 +22,7 @@ from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, free_port, server
 
 from kybernate.model.errors import BadInput
-from kybernate.model.types import MIB
+from kybernate.model.types import MIB, TierName
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
@@ -99,8 +99,10 @@ def test_models_that_do_not_fit_together_answer_under_one_address(
     assert answers == [first[name] for name in asked]
     found = http.get(f"http://127.0.0.1:{agent.port}/v1/models").json()["data"]
     assert {each["id"] for each in found} == {"a", "b"}
-    assert 'kybernate_requests_total{model="a",status="200"' in eventually(
-        lambda: "kybernate_requests_total" in (text := agent.metrics()) and text, what="the workers' metrics"
+    assert 'kybernate_requests_total{model="a",status="200"' in str(
+        eventually(
+            lambda: "kybernate_requests_total" in (text := agent.metrics()) and text, what="the workers' metrics"
+        )
     )
     served = {each.name: each for each in agent.client.serving().served}
     eventually(lambda: sum(each.ended for each in agent.client.serving().served) == 10)
@@ -170,7 +172,7 @@ def test_a_model_that_has_just_answered_can_be_parked_on_the_disk(
     with ThreadPoolExecutor(1) as pool:  # the activator keeps a connection to it, and is in the middle of an answer
         flying = pool.submit(complete, http, agent, "a", "long", 20)
         eventually(lambda: any(each.in_flight for each in agent.client.serving().served), timeout_s=30)
-        view = agent.client.pause("a", tier="nvme")
+        view = agent.client.pause("a", tier=TierName.NVME)
         assert view.tier == "nvme"
         text_of(flying.result())
     agent.client.resume("a")

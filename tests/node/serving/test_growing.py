@@ -69,7 +69,7 @@ def test_two_models_that_grow_at_once_and_do_not_fit_both_answer(
     gate = tmp_path / "gate"
     half = {"port": 8000, "ready": "/", "vram": 56 * MIB}
     agent = begin(
-        models={name: grows(7, 3, gate, **half) for name in ("a", "b")},
+        models={name: grows(7, 3, gate) | half for name in ("a", "b")},
         agent={"arbiter": {"wait_limit": 600}},
     )
     peer = agent.peer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import SLOWER, Eventually
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 Begin = Callable[..., ServingAgent]
 
 
-def slow(name: str, until: Path, *, size: int = 80 * MIB, **more: object) -> dict[str, object]:
+def slow(name: str, until: Path, *, size: int = 80 * MIB, **more: Any) -> dict[str, object]:
     """A model whose server begins once that file is there."""
     said = server(name, size=size, **more)
     command = said["command"]

@@ -12,7 +12,7 @@ from tests.conftest import SLOWER, Eventually
 from tests.node.serving.conftest import ServingAgent, server
 
 from kybernate.model.errors import Busy
-from kybernate.model.types import MIB
+from kybernate.model.types import MIB, TierName
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
@@ -64,7 +64,7 @@ def test_requests_in_flight_end_before_their_model_leaves(begin: Begin, eventual
 
 
 def test_a_batch_model_is_cut_off_for_an_interactive_one(begin: Begin, eventually: Eventually) -> None:
-    agent = begin(models={"bulk": server("bulk", **{"class": "batch"}), "chat": server("chat")})
+    agent = begin(models={"bulk": server("bulk") | {"class": "batch"}, "chat": server("chat")})
     peer = agent.peer()
     peer.request("bulk", waiting=1)
     eventually(lambda: peer.is_open("bulk"), timeout_s=90, what="bulk open")
@@ -111,7 +111,7 @@ def test_workers_know_where_a_model_lies_and_how_soon_it_answers(begin: Begin, e
     agent.client.pause("a")
     eventually(lambda: status()[:2] == ("paused", "ram") and "a" in peer.refusals, what="word of the pause")
     from_ram = status()[2]
-    agent.client.pause("a", tier="nvme")
+    agent.client.pause("a", tier=TierName.NVME)
     eventually(lambda: status()[:2] == ("paused", "nvme") and "a" in peer.refusals, what="word of its tier")
     from_disk = status()[2]
     assert 0 < (from_ram or 0) < (from_disk or 0)
