@@ -501,6 +501,7 @@ def test_a_bucket_that_does_not_answer(
 def test_a_wrong_key_and_a_wiped_disk(make_agent: MakeAgent, tmp_path: Path, eventually: Eventually) -> None:
     key = tmp_path / "key"
     key.write_text("11" * 32)
+    key.chmod(0o600)
     agent = make_agent(store=f"{{encryption: {{key_file: {key}}}}}")
     started(agent, eventually, "one")
     agent.client.pause("one", tier=TierName.NVME)

@@ -369,6 +369,7 @@ def test_tenants_share_nothing(open_tier: OpenTier) -> None:
 def test_keys_from_files_and_commands(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text(SECRET.hex() + "\n")
+    path.chmod(0o600)
     assert secret_from_file(path) == SECRET
     assert secret_from_command(["cat", str(path)]) == SECRET
     path.write_bytes(SECRET)
@@ -384,3 +385,26 @@ def test_keys_from_files_and_commands(tmp_path: Path) -> None:
         secret_from_command([str(tmp_path / "none")])
     with pytest.raises(BadInput, match="32"):
         keys_of(TenantName("t"), b"short")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_file_that_is_open_to_others_is_not_used(tmp_path: Path, mode: int) -> None:
+    """Whoever can read it can read all snapshots, and make some up."""
+    path = tmp_path / "key"
+    path.write_bytes(SECRET)
+    path.chmod(mode)
+    with pytest.raises(BadInput, match="open to others") as refused:
+        secret_from_file(path)
+    assert refused.value.hint == f"chmod 600 {path}"
+    path.chmod(0o400)
+    assert secret_from_file(path) == SECRET
+
+
+@pytest.mark.root
+def test_a_key_file_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(SECRET)
+    path.chmod(0o600)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(BadInput, match="belongs to user 65534"):
+        secret_from_file(path)

@@ -8,6 +8,7 @@ compute: they find damage, not malice.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ SNAPSHOT_NAME = r"^[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$"
 """Of a name, for descriptions of the API; without `..` besides."""
 _NAME = re.compile(SNAPSHOT_NAME)
 _COMMAND_SECONDS = 30.0
+_FILE_BYTES_MAX = 4096
+"""More than any key with blanks around it."""
 
 
 def tenant_name(text: str) -> TenantName:
@@ -106,12 +109,18 @@ def secret_from_file(path: Path) -> bytes:
     """The secret in a file: 32 raw bytes, or 64 hexadecimal digits.
 
     Raises:
-        BadInput: no such file, not readable, or neither of the two.
+        BadInput: no such file, not readable, others may read or change it, or neither of the two.
     """
     try:
-        return _secret(path.read_bytes(), f"the key file {path}")
+        with path.open("rb") as file:
+            status, content = os.fstat(file.fileno()), file.read(_FILE_BYTES_MAX)
     except OSError as e:
         raise BadInput(f"can't read the key file {path}: {e.strerror}") from e
+    if status.st_mode & 0o077:
+        raise BadInput(f"the key file {path} is open to others", hint=f"chmod 600 {path}")
+    if status.st_uid not in (0, os.geteuid()):
+        raise BadInput(f"the key file {path} belongs to user {status.st_uid}", hint=f"chown {os.geteuid()} {path}")
+    return _secret(content, f"the key file {path}")
 
 
 def secret_from_command(command: Sequence[str]) -> bytes:

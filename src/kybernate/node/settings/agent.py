@@ -144,7 +144,8 @@ class ObjectSettings(Section):
 class EncryptionSettings(Section):
     key_file: AbsolutePath | None = None
     """File with the key, 32 bytes or 64 hexadecimal digits (`openssl rand -hex 32`). Snapshots in both tiers are
-    encrypted with it (AES-256-GCM). Without the key they cannot be read: keep a copy."""
+    encrypted with it (AES-256-GCM). Without the key they cannot be read: keep a copy. Nobody but the agent's user may
+    read the file."""
     key_command: tuple[str, ...] = ()
     """Command and its arguments that print the key instead; no shell."""
 
