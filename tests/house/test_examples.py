@@ -19,7 +19,7 @@ def test_all_are_there_and_listed() -> None:
     names = {directory.name for directory in DIRECTORIES}
     assert names >= WANTED
     listed = (EXAMPLES / "README.md").read_text()
-    assert all(f"[{name}]({name})" in listed for name in names)
+    assert all(f"[{name}]({name}/README.md)" in listed for name in names)
     assert names == {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
 
 

@@ -7,9 +7,11 @@ One that lies below RAM has no process to end: its snapshot is all that there is
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kybernate.model.errors import Busy
 from kybernate.model.types import TierName, WorkloadState
@@ -17,6 +19,8 @@ from kybernate.node.ledger import USER, Entry, Ledger
 from kybernate.node.orders import Stored
 from kybernate.process import procfs
 from kybernate.process.tree import Tree
+
+log = logging.getLogger(__name__)
 
 WITHOUT_GPU_S = 2.0
 """A handler that isn't through by then waits for the GPU, most likely: it would for all of its grace."""
@@ -74,3 +78,12 @@ def _ends_within(tree: Tree, grace: Callable[[], float]) -> bool:
                 return False
         else:
             return True
+
+
+@contextlib.contextmanager
+def logged(what: str) -> Iterator[None]:
+    """What fails in here is written down, and the next thing is done all the same."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s failed", what)

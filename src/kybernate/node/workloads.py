@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from kybernate.model.api import RunRequest, StoppedView, WorkloadView
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.types import EndedBy, WorkloadName, WorkloadState, workload_name
 from kybernate.node.caller import Caller
-from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, stays_stored, terminate
+from kybernate.node.ending import WITHOUT_GPU_S, handles_its_end, logged, stays_stored, terminate
 from kybernate.node.gear import Gear
 from kybernate.node.launches import launch_spec, left_of, starting
 from kybernate.node.ledger import Entry
@@ -452,16 +452,16 @@ class Workloads:
         """In a thread: give back VRAM, host copy, door, cgroup. Each is tried even if the one before failed."""
         gpu = self.gear.gpu
         status: int | None = None
-        with _logged(f"looking how {name} ended"):
+        with logged(f"looking how {name} ended"):
             status = tree.exit_status()
-        with _logged(f"removing the process tree of {name}"):
+        with logged(f"removing the process tree of {name}"):
             tree.remove()
         if gpu is not None:
-            with _logged(f"closing the door of {name}"):
+            with logged(f"closing the door of {name}"):
                 gpu.broker.close_door(name)
-            with _logged(f"giving back the memory of {name}"):
+            with logged(f"giving back the memory of {name}"):
                 gpu.broker.drop(gpu.broker.extents(name))
-            with _logged(f"forgetting the host copy of {name}"):
+            with logged(f"forgetting the host copy of {name}"):
                 self.forget_copy(name, tree)
             gpu.room.forget(name)
         return status
@@ -496,12 +496,3 @@ def _delete(path: Path) -> None:
         log.warning("something of workload %s is left: %s", path.name, e)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """What fails in here is written down, and the next thing is done all the same."""
-    try:
-        yield
-    except Exception:
-        log.exception("%s failed", what)
