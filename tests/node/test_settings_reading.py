@@ -10,15 +10,23 @@ import pytest
 
 from kybernate.model.errors import BadInput
 from kybernate.node.settings import Settings, parse, schema
-from kybernate.node.settings.values import Section
+from kybernate.node.settings.values import Seconds, Section
 
 pytestmark = pytest.mark.unit
 
 PROGRAM = "command: x, port: 1"
 
 
+READS_TIMES = typing.get_args(Seconds)[1].func
+
+
+def is_time(annotation: Any) -> bool:
+    """By what reads it, wherever in the type that stands: `off` or a list besides is fine."""
+    return getattr(annotation, "func", None) is READS_TIMES or any(map(is_time, typing.get_args(annotation)))
+
+
 def times(section: type[Section], *place: str) -> Iterator[tuple[str, ...]]:
-    """Every setting that says of itself that it is in seconds."""
+    """Every setting that is a time."""
     for name, field in section.model_fields.items():
         here = (*place, field.alias or name)
         inner: Any = field.annotation
@@ -26,7 +34,7 @@ def times(section: type[Section], *place: str) -> Iterator[tuple[str, ...]]:
             inner, here = typing.get_args(inner)[1], (*here, "one")
         if isinstance(inner, type) and issubclass(inner, Section):
             yield from times(inner, *here)
-        elif (field.description or "").startswith("Seconds"):
+        elif any(map(is_time, (field.annotation, *field.metadata))):
             yield here
 
 
