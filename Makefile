@@ -107,12 +107,12 @@ bundle: setup ## one archive that installs with no network: make bundle PYTHON=3
 	@scripts/bundle.sh $(PYTHON) $(NVRTC)
 
 # A real Kubernetes of one or more nodes, from Go modules and local images: docs/kubernetes-notes.md.
-CLUSTER := $(BIN)/python -m tests.kube.cluster
+CLUSTER := $(BIN)/python -m tests.cluster.harness
 NODES ?= 1
 
 .PHONY: cluster-binaries
 cluster-binaries: venv ## build Kubernetes, etcd, containerd, runc ... into .kube-bin (ten minutes the first time)
-	@$(BIN)/python -m tests.kube.cluster.build
+	@$(BIN)/python -m tests.cluster.harness.build
 
 .PHONY: cluster-up
 cluster-up: venv ## start a real Kubernetes that stays: make cluster-up NODES=2 (0: control plane only)
@@ -124,11 +124,11 @@ cluster-down: venv ## end it; nothing is left
 
 .PHONY: cluster-soak
 cluster-soak: cluster-binaries ## up and down twenty times with a pod each; fails if anything is left behind
-	@$(BIN)/python -m tests.kube.soak --rounds 20
+	@$(BIN)/python -m tests.cluster.soak --rounds 20
 
 .PHONY: cluster-scale
 cluster-scale: cluster-binaries ## 1,000 simulated nodes and 10,000 pods on a real control plane
-	@$(BIN)/python -m tests.kube.scale --nodes 1000 --pods 10000
+	@$(BIN)/python -m tests.cluster.scale --nodes 1000 --pods 10000
 
 .PHONY: clean
 clean: ## remove what was built; .venv and .criu stay

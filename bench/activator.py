@@ -29,9 +29,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_results import Baseline, Case
-from kybernate.model.serving import Configure, Endpoint, Limits, Load, Message, Open, Status, decode, encode
+from kybernate.benchmarks import results
+from kybernate.benchmarks.results import Baseline, Case
+from kybernate.model.messages import Configure, Endpoint, Limits, Load, Message, Open, Status, decode, encode
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
@@ -361,7 +361,7 @@ def main() -> int:
         + ("" if pin else "; all processes share all cores, so these numbers are rough"),
         f"added: {options.rate:g} requests a second over {PACED_CONNECTIONS} connections, 1 kB each way",
     ]
-    bench_results.write(options.output, bench_results.document("activator", cases, simulated=False, notes=notes))
+    results.write(options.output, results.document("activator", cases, simulated=False, notes=notes))
     print(f"written: {options.output}")
     return 0
 

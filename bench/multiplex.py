@@ -33,13 +33,13 @@ import multiplex_cases
 import multiplex_stages
 from multiplex_stages import Run
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_agent import OwnAgent
-from kybernate.cli.demo_fleet import Fleet
+from kybernate.benchmarks import results
+from kybernate.benchmarks.agent import OwnAgent
+from kybernate.demo.fleet import Fleet
 from kybernate.model.errors import KybernateError
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import MIB
-from kybernate.node.policy.registry import DEFAULT
+from kybernate.policy.registry import DEFAULT
 
 MODEL_PART, TRAINING_PART, POOL_PART = 24 / 60, 16 / 60, 120 / 60
 """Of the VRAM budget: two servers fit, but not two servers and the training; in RAM there is room for three that wait, one that
@@ -71,10 +71,10 @@ class Diary:
 
     def write(self) -> dict[str, Any]:
         cases = multiplex_cases.cases(self.found)
-        content = bench_results.document("multiplex", cases, simulated=self.simulated, notes=self.notes)
-        bench_results.write(self.directory / "multiplex.json", content)
+        content = results.document("multiplex", cases, simulated=self.simulated, notes=self.notes)
+        results.write(self.directory / "multiplex.json", content)
         if cases:
-            bench_results.write(self.output, content)
+            results.write(self.output, content)
         return content
 
 

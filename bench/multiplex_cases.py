@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kybernate.cli.bench_results import Baseline, Case
-from kybernate.cli.demo_load import quantile
-from kybernate.node.policy.registry import DEFAULT
+from kybernate.benchmarks.results import Baseline, Case
+from kybernate.demo.load import quantile
+from kybernate.policy.registry import DEFAULT
 
 HELD_S = 0.01
 """A request that was held for less found its model there."""

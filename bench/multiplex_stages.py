@@ -17,14 +17,14 @@ from typing import Any, Self
 
 import yaml
 
-from kybernate.cli.bench_agent import LOOK_S, OwnAgent, plain_environment, until
-from kybernate.cli.demo_alone import Plain, ask_alone, surroundings, train_alone
-from kybernate.cli.demo_fleet import TRAINING, Fleet
-from kybernate.cli.demo_load import Ask, Told, ask_once, drive, free_address, prompts, session, zipf
+from kybernate.benchmarks.agent import LOOK_S, OwnAgent, plain_environment, until
+from kybernate.demo.alone import Plain, ask_alone, surroundings, train_alone
+from kybernate.demo.fleet import TRAINING, Fleet
+from kybernate.demo.load import Ask, Told, ask_once, drive, free_address, prompts, session, zipf
 from kybernate.model.api_serving import ServedView, ServingView
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import TierName
-from kybernate.node.policy.registry import DEFAULT
+from kybernate.policy.registry import DEFAULT
 
 SEED = 11
 PROMPTS = 8

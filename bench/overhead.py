@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "gpu"))
 
 from catalogue import python_with
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_agent import Conversation, OwnAgent
-from kybernate.cli.bench_results import Baseline, Case
+from kybernate.benchmarks import results
+from kybernate.benchmarks.agent import Conversation, OwnAgent
+from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import GIB, MIB, Backend, WorkloadName
 
@@ -100,8 +100,8 @@ def main() -> int:
         found = measure(talks, kinds, rounds=options.rounds)
         for name in talks:
             agent.exact_end(name)
-    content = bench_results.document("overhead", cases(found), simulated=simulated is not None)
-    bench_results.write(options.output, content)
+    content = results.document("overhead", cases(found), simulated=simulated is not None)
+    results.write(options.output, content)
     print(f"written: {options.output}")
     return 0
 

@@ -16,15 +16,15 @@ from typing import Any
 
 from rich.table import Table
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_results import Baseline, Case
+from kybernate.benchmarks import results as bench_results
+from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model.errors import KybernateError
-from kybernate.node.policy.comparison import Summary, compare, summary
-from kybernate.node.policy.recorded import read_trace, written
-from kybernate.node.policy.registry import DEFAULT, POLICIES
-from kybernate.node.policy.settings import PolicySettings
-from kybernate.node.policy.simulation import Outcome
-from kybernate.node.policy.traces import REQUESTS, SUSTAINED, shipped
+from kybernate.policy.comparison import Summary, compare, summary
+from kybernate.policy.recorded import read_trace, written
+from kybernate.policy.registry import DEFAULT, POLICIES
+from kybernate.policy.settings import PolicySettings
+from kybernate.policy.simulation import Outcome
+from kybernate.policy.traces import REQUESTS, SUSTAINED, shipped
 
 RESULT = Path(__file__).resolve().parent / "results" / "policy.json"
 SEEDS = 5

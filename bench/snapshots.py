@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_results import Case
+from kybernate.benchmarks import results
+from kybernate.benchmarks.results import Case
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import WorkloadName
 from kybernate.process.dumping import dump
@@ -230,7 +230,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, stop)
     signal.setitimer(signal.ITIMER_REAL, arguments.limit)
-    commit = bench_results.commit()
+    commit = results.commit()
     measure(tally, arguments.chains)
     notes = [
         f"{tally.dumps} dumps of programs at work, each restored {COPIES} times at once",
@@ -239,8 +239,8 @@ def main() -> int:
         "no GPU is in it: processes, CRIU and the kernel's network are real",
         *(f"lost: {why}" for why in tally.failures[:10]),
     ]
-    content = bench_results.document("snapshots", cases(tally), simulated=False, notes=notes)
-    bench_results.write(arguments.output, content | {"commit": commit})
+    content = results.document("snapshots", cases(tally), simulated=False, notes=notes)
+    results.write(arguments.output, content | {"commit": commit})
     print(json.dumps(content["cases"], indent=1))
     return bool(tally.failures or tally.bytes_wrong)
 

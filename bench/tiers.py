@@ -38,8 +38,8 @@ from server import Unbuildable
 from tiers_memory import touch
 from tiers_plan import SCRATCH, Plan, Recorder, clear_scratch
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_agent import clear_away, left_by
+from kybernate.benchmarks import results
+from kybernate.benchmarks.agent import clear_away, left_by
 from kybernate.model.errors import KybernateError
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import GIB, MIB
@@ -87,8 +87,8 @@ class Findings:
                 self.cases[said["case"]["case"]] = said["case"]
 
     def write(self, target: Path, *, simulated: bool) -> None:
-        content = bench_results.document("tiers", [], simulated=simulated, notes=self.notes)
-        bench_results.write(target, {**content, "cases": list(self.cases.values())})
+        content = results.document("tiers", [], simulated=simulated, notes=self.notes)
+        results.write(target, {**content, "cases": list(self.cases.values())})
 
 
 class Lines:
@@ -178,7 +178,7 @@ def sweep_after(pid: int, places: Sequence[Path]) -> None:
 def main() -> int:
     options = arguments()
     if options.merge:
-        bench_results.write(options.results / "tiers.json", merged(options.merge))
+        results.write(options.results / "tiers.json", merged(options.merge))
         return 0
     plan = plan_of(options)
     if options.child is not None:

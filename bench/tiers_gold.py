@@ -25,9 +25,9 @@ from typing import Any
 
 from tiers_plan import Plan, Recorder, file_system, fitting, program_environment, ram_disk, scratch, size_name
 
-from kybernate.cli.bench_agent import OwnAgent, until
-from kybernate.cli.bench_pause import helper_environment
-from kybernate.cli.bench_results import Baseline, Case
+from kybernate.benchmarks.agent import OwnAgent, until
+from kybernate.benchmarks.pause import helper_environment
+from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model import api
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import CHUNK_BYTES, MIB, TierName

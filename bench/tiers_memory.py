@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tiers_plan import total_ram
 
-from kybernate.cli.bench_agent import available_ram
+from kybernate.benchmarks.agent import available_ram
 from kybernate.model.types import GIB, MIB
 
 WORKERS = 8

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kybernate.cli.bench_agent import OwnAgent, available_ram
-from kybernate.cli.bench_results import Case
+from kybernate.benchmarks.agent import OwnAgent, available_ram
+from kybernate.benchmarks.results import Case
 from kybernate.model.quantities import format_size
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB
 

@@ -25,8 +25,8 @@ from tiers_plan import (
 )
 from tiers_store import bucket_settings, s3_server, where_bucket
 
-from kybernate.cli.bench_agent import Conversation, OwnAgent, workload_command
-from kybernate.cli.bench_results import Case
+from kybernate.benchmarks.agent import Conversation, OwnAgent, workload_command
+from kybernate.benchmarks.results import Case
 from kybernate.model import api
 from kybernate.model.errors import NoRoom
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB, TierName

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tiers_plan import Plan, Recorder, anonymous_bytes, scratch, size_name
 
-from kybernate.cli.bench_agent import OwnAgent, until
-from kybernate.cli.bench_results import Case
+from kybernate.benchmarks.agent import OwnAgent, until
+from kybernate.benchmarks.results import Case
 from kybernate.engine.stored import Kind
 from kybernate.model.types import CHUNK_BYTES, MIB, TierName
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, Tier, keys_of

@@ -34,10 +34,10 @@ from blake3 import blake3
 from server import ACCESS, SECRET, Server, client, options
 from tiers_plan import Plan, Recorder, file_system, fitting, ram_disk, scratch, size_name
 
-from kybernate.cli.bench_results import Baseline, Case
+from kybernate.agent.agent import SWITCH_S
+from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model.errors import NoRoom
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB
-from kybernate.node.agent import SWITCH_S
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, ObjectMedium, Space, Tier, collect, keys_of
 
 TOOLS = Path(__file__).resolve().parents[1] / ".cache" / "bench-tools"

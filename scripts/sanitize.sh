@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
-topics=(); for topic in ${TOPICS:-cuda engine node/test_switching.py simulated}; do [ -e "tests/$topic" ] && topics+=("tests/$topic"); done
+topics=(); for topic in ${TOPICS:-cuda engine agent/switching/test_switching.py simulated}; do [ -e "tests/$topic" ] && topics+=("tests/$topic"); done
 failed=()
 
 run() { # run KIND RUNTIME CMAKE_OPTION

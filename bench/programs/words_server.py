@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serving import main
 
-from kybernate.cli.bench_driver import Driver
+from kybernate.benchmarks.driver import Driver
 
 PIECE_BYTES = 2 << 20
 

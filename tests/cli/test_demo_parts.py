@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kybernate.cli.chart import chart, rows
-from kybernate.cli.demo_load import quantile, zipf
-from kybernate.cli.demo_torch import Computing
-from kybernate.cli.demo_transformer import CHUNK, SLOTS, Transformer, shape_for
+from kybernate.demo.load import quantile, zipf
+from kybernate.demo.torch_server import Computing
+from kybernate.demo.transformer import CHUNK, SLOTS, Transformer, shape_for
 from kybernate.model.api_history import IntervalView
 from kybernate.model.types import GIB, MIB
 

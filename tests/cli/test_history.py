@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from tests.agent.conftest import POOL_BYTES, AgentProcess, agent_process
 from tests.conftest import Eventually
-from tests.node.conftest import POOL_BYTES, AgentProcess, agent_process
 
 pytestmark = pytest.mark.timeout(300)
 

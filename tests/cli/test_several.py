@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.agent.conftest import SIZE, AgentProcess, agent_process
 from tests.cli.test_command_line import kybernate
-from tests.node.conftest import SIZE, AgentProcess, agent_process
 
 from kybernate.model.types import MIB
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.agent.conftest import AgentProcess, agent_process
 from tests.cli.test_command_line import kybernate
 from tests.conftest import Eventually
-from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.model.errors import Conflict, NotFound
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.agent.conftest import AgentProcess, agent_process
 from tests.conftest import Eventually
-from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.cli.commands.looking import COLUMNS
 from kybernate.cli.commands.top import told

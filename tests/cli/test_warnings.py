@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.agent.conftest import AgentProcess, agent_process
 from tests.cli.test_command_line import kybernate
-from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.model.types import MIB
 

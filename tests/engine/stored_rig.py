@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from kybernate.cli.bench_agent import workload_command
+from kybernate.agent.workloads.environment import SIMULATED_VARIABLE, Simulation, workload_environment
+from kybernate.agent.workloads.targets import cuda_processes
+from kybernate.benchmarks.agent import workload_command
 from kybernate.cuda.broker import Broker, Verdict
 from kybernate.cuda.copying import CopyEngine
 from kybernate.cuda.driver import Gpu, open_gpus
@@ -23,8 +25,6 @@ from kybernate.engine.engine import Engine, Target
 from kybernate.engine.faults import Faults, InjectedFault
 from kybernate.model.native import preload_library, simulated_driver
 from kybernate.model.types import MIB, Backend, Depth, HostPid, WorkloadName, WorkloadState
-from kybernate.node.environment import SIMULATED_VARIABLE, Simulation, workload_environment
-from kybernate.node.targets import cuda_processes
 from kybernate.process.launching import launch
 from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import OUTPUT, Tree, attach

@@ -1,4 +1,4 @@
-"""What test_parking.py runs, each in a process of its own: `python stored_scenarios.py NAME ROOT MEMORY`."""
+"""What test_capture.py runs, each in a process of its own: `python stored_scenarios.py NAME ROOT MEMORY`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stored_rig import SIZE, Node
 
-from kybernate.cli.bench_agent import workload_command
+from kybernate.benchmarks.agent import workload_command
 from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.engine import Kind
 from kybernate.engine.faults import InjectedFault
@@ -29,7 +29,7 @@ def expect(kind: type[Exception], action: Callable[[], object]) -> Exception:
 
 def python(before: str) -> list[str]:
     """The usual program, with something done before."""
-    program = f"{before}; import sys; from kybernate.cli.bench_workload import main; sys.exit(main())"
+    program = f"{before}; import sys; from kybernate.benchmarks.workload import main; sys.exit(main())"
     return [sys.executable, "-c", program, "--bytes", str(SIZE), "--seed", "1", "--loop", "0.1", "--pace", "0.01"]
 
 

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from catalogue import CATALOGUE, MIB, NATIVE, PASSES, REFUSED, SIMULATED, NotBuilt, Program, command, python_with
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_agent import Output, OwnAgent, workload_command
-from kybernate.cli.bench_pause import listed_vram
-from kybernate.cli.bench_results import Case
+from kybernate.benchmarks import results
+from kybernate.benchmarks.agent import Output, OwnAgent, workload_command
+from kybernate.benchmarks.pause import listed_vram
+from kybernate.benchmarks.results import Case
 from kybernate.model.errors import AgentAway, Busy, KybernateError, Unsupported, WorkloadLost
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import Depth
@@ -257,7 +257,7 @@ def result(outcomes: Sequence[Outcome], *, simulated: bool) -> dict[str, Any]:
         for way in ("pause", "resume")
         if outcome.samples.get(f"{way}_zero_s")
     ]
-    content = bench_results.document("compatibility", cases, simulated=simulated)
+    content = results.document("compatibility", cases, simulated=simulated)
     content["programs"] = [
         {each.name: getattr(outcome, each.name) for each in fields(outcome) if each.name != "samples"}
         for outcome in outcomes
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     content = result(outcomes, simulated=simulated is not None)
     if options.merge and options.output.exists():
         content = merged(json.loads(options.output.read_text()), content)
-    bench_results.write(options.output, content)
+    results.write(options.output, content)
     wrong = [outcome for outcome in outcomes if not outcome.as_expected]
     print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} programs as expected; written: {options.output}")
     return 1 if wrong else 0

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_agent import OwnAgent, until, workload_command
-from kybernate.cli.bench_results import Case
+from kybernate.benchmarks import results
+from kybernate.benchmarks.agent import OwnAgent, until, workload_command
+from kybernate.benchmarks.results import Case
 from kybernate.engine.faults import PAUSE_STEPS, RESUME_STEPS, STEPS
 from kybernate.model.errors import AgentAway, KybernateError
 from kybernate.model.quantities import parse_size
@@ -330,7 +330,7 @@ def main() -> int:
             rig, steps=steps, say=lambda text: print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
         )
     if options.output:
-        bench_results.write(options.output, bench_results.document("faults", cases, simulated=simulated is not None))
+        results.write(options.output, results.document("faults", cases, simulated=simulated is not None))
     failed = sum(not case.value for case in cases)
     print(f"{failed} failed" if failed else "all exact, nothing left over")
     return 1 if failed else 0

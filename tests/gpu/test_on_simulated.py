@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "native" / "generat
 import calls
 from program import MASK, Sequence, signed
 
-from kybernate.cli.bench import pause
-from kybernate.cli.demo import demo
+from kybernate.benchmarks.main import pause
 from kybernate.cuda import simulated
+from kybernate.demo.main import demo
 from kybernate.model.types import MIB
 
 pytestmark = pytest.mark.timeout(300)

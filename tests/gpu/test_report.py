@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from kybernate.cli import bench_results
-from kybernate.cli.bench_results import Baseline, Case
+from kybernate.benchmarks import results
+from kybernate.benchmarks.results import Baseline, Case
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def write(report: ModuleType, name: str, cases: list[Case], *, simulated: bool = False, **more: object) -> None:
-    content = bench_results.document(name, cases, simulated=simulated)
-    bench_results.write(report.RESULTS / f"{name}.json", {**content, **more})
+    content = results.document(name, cases, simulated=simulated)
+    results.write(report.RESULTS / f"{name}.json", {**content, **more})
 
 
 def test_median_and_schema() -> None:
@@ -44,7 +44,7 @@ def test_median_and_schema() -> None:
 
 
 def test_document_has_the_facts_of_the_host() -> None:
-    content = bench_results.document("x", [], simulated=True)
+    content = results.document("x", [], simulated=True)
     assert content["host"].keys() >= {"gpu", "driver", "cuda", "kernel", "cpu", "ram_gib"}
     assert content["host"]["gpu"] == "simulated"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from kybernate.model.serving import Close, Configure, Endpoint, Limits, Message, Open, decode, encode
+from kybernate.model.messages import Close, Configure, Endpoint, Limits, Message, Open, decode, encode
 
 M = TypeVar("M")
 PROGRAMS = Path(__file__).parent / "programs"

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import assume, example, given
 from tests.proxy.rig import Client, Rig, around_the_kernels_limit, request
 
-from kybernate.model.serving import Drained, Endpoint, Load
+from kybernate.model.messages import Drained, Endpoint, Load
 from kybernate.proxy.__main__ import _listener
+from kybernate.proxy.client_connection import UNREAD_S
 from kybernate.proxy.forms import BadForm, field_of
-from kybernate.proxy.front import UNREAD_S
-from kybernate.proxy.naming import BadName, model_in, with_model
+from kybernate.proxy.model_field import BadName, model_in, with_model
 
 DEEP = 200_000
 

@@ -15,7 +15,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kybernate.model.serving import Endpoint, Load
+from kybernate.model.messages import Endpoint, Load
 from kybernate.proxy.codings import STEP, BadCoding, Decoder
 
 

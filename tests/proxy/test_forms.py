@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Endpoint, Load
+from kybernate.model.messages import Endpoint, Load
 from kybernate.proxy.forms import BadForm, ModelField
 
 KIND = "multipart/form-data; boundary=XX"

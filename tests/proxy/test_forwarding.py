@@ -9,7 +9,7 @@ import sys
 import pytest
 from tests.proxy.rig import Client, Rig, request
 
-from kybernate.model.serving import Drained, Endpoint, Hello, Load, Status
+from kybernate.model.messages import Drained, Endpoint, Hello, Load, Status
 
 
 def test_a_request_and_its_answer(rig):

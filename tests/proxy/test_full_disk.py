@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict
 from tests.conftest import SmallTmpfs
 
-from kybernate.model.serving import Endpoint
-from kybernate.node.serving.metrics import OfWorkers
+from kybernate.agent.serving.metrics import OfWorkers
+from kybernate.model.messages import Endpoint
 from kybernate.proxy import counters
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from tests.proxy.rig import Client, request
 
-from kybernate.model.serving import Endpoint, Limits, Load, Refuse
+from kybernate.model.messages import Endpoint, Limits, Load, Refuse
 from kybernate.proxy.answering import BadAnswer
 from kybernate.proxy.events import BegunAnswer
 from kybernate.proxy.queueing import Refusal

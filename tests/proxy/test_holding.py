@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Endpoint, Limits, Load, Refuse, Share, Status
+from kybernate.model.messages import Endpoint, Limits, Load, Refuse, Share, Status
 
 ASK = request("POST", "/v1/completions", b'{"model":"m"}')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Drained, Endpoint, Key, Load
+from kybernate.model.messages import Drained, Endpoint, Key, Load
 
 
 def key(name: str, *models: str) -> Key:

@@ -10,7 +10,7 @@ import time
 
 from tests.proxy.rig import PROGRAMS, Client, free_port, request
 
-from kybernate.model.serving import Close, Drained, End, Endpoint, Hello, Load, Open
+from kybernate.model.messages import Close, Drained, End, Endpoint, Hello, Load, Open
 
 ASK = request("POST", "/v1/completions", b'{"model":"m"}')
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Endpoint, Key, Load
+from kybernate.model.messages import Endpoint, Key, Load
 
 PAGE = "https://chat.example.org"
 ALLOW = "access-control-allow-origin"

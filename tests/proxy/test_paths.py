@@ -6,7 +6,7 @@ import hashlib
 
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Drained, Endpoint, Key, Load, Refuse, Status
+from kybernate.model.messages import Drained, Endpoint, Key, Load, Refuse, Status
 
 JSON = b'{"model":"m"}'
 

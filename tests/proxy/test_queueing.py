@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kybernate.model.serving import Limits, Open, Refuse, Status
+from kybernate.model.messages import Limits, Open, Refuse, Status
 from kybernate.proxy.queueing import Answer, Cut, Disconnect, Forward, HeldBudget, Queue, Refusal, SayDrained
 
 pytestmark = pytest.mark.unit

@@ -17,11 +17,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client import CollectorRegistry
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Endpoint, Key, Load, Refuse
+from kybernate.agent.serving.metrics import OfWorkers, workers_text
+from kybernate.model.messages import Endpoint, Key, Load, Refuse
 from kybernate.model.types import WorkloadName
-from kybernate.node.policy.recorded import read_trace
-from kybernate.node.policy.simulation import Trace, Workload
-from kybernate.node.serving.metrics import OfWorkers, workers_text
+from kybernate.policy.recorded import read_trace
+from kybernate.policy.simulation import Trace, Workload
 
 
 def test_metrics(rig, tmp_path, eventually):

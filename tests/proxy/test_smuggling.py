@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Drained, Endpoint
+from kybernate.model.messages import Drained, Endpoint
 
 H = b"host: a\r\n"
 REFUSED = {

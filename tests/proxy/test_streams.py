@@ -10,7 +10,7 @@ import time
 import websockets
 from tests.proxy.rig import request
 
-from kybernate.model.serving import Drained, Endpoint
+from kybernate.model.messages import Drained, Endpoint
 
 
 def test_events_arrive_before_the_next_one_is_made(rig, eventually):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from kybernate.proxy.places import Place
+from kybernate.proxy.namespace_dialer import Place
 from kybernate.proxy.upstream import Pool, Upstream
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from tests.agent.serving.conftest import ServingAgent, free_port, server
 from tests.guardian import guarded
-from tests.node.serving.conftest import ServingAgent, free_port, server
 
-from kybernate.cli.demo_alone import surroundings
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
+from kybernate.demo.alone import surroundings
 from kybernate.model.errors import NotFound
 from kybernate.model.types import MIB
 
@@ -36,7 +36,7 @@ MODEL_BYTES = 128_000_000
 JOB_BYTES = 100_000_000
 PIECE_BYTES = 10_000_000
 MODELS = ("one", "two")
-PROGRAM = Path(__file__).parents[1] / "node" / "programs" / "growing.py"
+PROGRAM = Path(__file__).parents[1] / "agent" / "programs" / "growing.py"
 START_S = 120.0
 
 

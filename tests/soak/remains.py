@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.node.conftest import AgentProcess
+from tests.agent.conftest import AgentProcess
 
 from kybernate.model.types import workload_name
 from kybernate.process.cgroups import WorkloadCgroup

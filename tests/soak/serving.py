@@ -23,20 +23,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx2
+from tests.agent.conftest import GPU_BYTES
+from tests.agent.serving.conftest import ServingAgent, free_port
 from tests.guardian import clean, guarded
-from tests.node.conftest import GPU_BYTES
-from tests.node.serving.conftest import ServingAgent, free_port
 from tests.soak import remains
 from tests.soak.traffic import ANYBODY, Question, Traffic
 
-from kybernate.cli.demo_alone import ask_alone
-from kybernate.cli.demo_fleet import PORT, Fleet
-from kybernate.cli.demo_load import Ask, prompts
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
+from kybernate.demo.alone import ask_alone
+from kybernate.demo.fleet import PORT, Fleet
+from kybernate.demo.load import Ask, prompts
 from kybernate.model.errors import AgentAway, KybernateError
 from kybernate.model.types import MIB, TierName, workload_name
-from kybernate.node.policy.registry import DEFAULT, POLICIES
+from kybernate.policy.registry import DEFAULT, POLICIES
 from kybernate.process.cgroups import WorkloadCgroup
 
 MODELS = ("ada", "bob", "cem", "dot")
@@ -111,7 +111,7 @@ class World:
         }
         if pick((True, False)):
             models["spare"] = {**models["ada"], "names": ["another"]}
-        loop = [sys.executable, "-m", "kybernate.cli.bench_workload", "--bytes", str(FLEET.training_bytes)]
+        loop = [sys.executable, "-m", "kybernate.benchmarks.workload", "--bytes", str(FLEET.training_bytes)]
         sections: dict[str, Any] = {
             "models": models,
             "jobs": {

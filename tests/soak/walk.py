@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tests.agent.conftest import AgentProcess
 from tests.conftest import SLOWER
-from tests.node.conftest import AgentProcess
 from tests.soak import remains
 from tests.soak.plan import Fault, Order, Step
 from tests.soak.world import World

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from tests.agent.conftest import GPU_BYTES, AgentProcess
 from tests.guardian import clean
-from tests.node.conftest import GPU_BYTES, AgentProcess
 from tests.soak.plan import Fault
 from tests.store.server import ACCESS, SECRET, Mode, Proxy, Server
 

@@ -9,8 +9,8 @@ import pytest
 from tests.store.rig import PLAIN, Slots, load, noise, save
 from tests.store.server import ACCESS, SECRET, Proxy, Server, Unbuildable, options
 
+from kybernate.agent.tiers.credentials import CredentialsFile
 from kybernate.model.errors import BadInput
-from kybernate.node.credentials import CredentialsFile
 from kybernate.store import Catalog, ObjectMedium, Tier, TierAway, TierRefused, refusals
 from kybernate.store.media import Absent
 

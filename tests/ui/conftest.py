@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect, sync_playwright
+from tests.agent.conftest import AgentProcess, agent_process
 from tests.leftovers import Leftovers
-from tests.node.conftest import AgentProcess, agent_process
 
 from kybernate.model.types import MIB
 

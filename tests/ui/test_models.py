@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, expect
+from tests.agent.serving.conftest import ServingAgent, server, serving_agent, training
 from tests.conftest import Eventually
-from tests.node.serving.conftest import ServingAgent, server, serving_agent, training
 from tests.ui.conftest import Dashboard, free_port
 
 from kybernate.model.types import MIB

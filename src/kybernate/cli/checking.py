@@ -8,15 +8,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from kybernate.agent.serving.address import answered_hosts
 from kybernate.cli.common import Common, table
 from kybernate.cli.known import limits_here
+from kybernate.doctor.config_lint import advice, too_large
 from kybernate.model.quantities import format_size
 from kybernate.model.types import GpuUuid
-from kybernate.node.advice import advice, too_large
-from kybernate.node.serving.address import answered_hosts
-from kybernate.node.serving.hints import VISIBLE
-from kybernate.node.serving.specs import served_of
-from kybernate.node.settings import ModelSettings, Settings
+from kybernate.settings import ModelSettings, Settings
+from kybernate.settings.specs import served_of
+from kybernate.settings.vram_hints import VISIBLE
 
 _COLUMNS = ("NAME", "KIND", "CLASS", "START", "VRAM", "ASKED FOR BY")
 

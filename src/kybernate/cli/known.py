@@ -9,10 +9,10 @@ from kybernate.cli.common import Common
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import GpuUuid, WorkloadName
-from kybernate.node.policy.picture import Cost
-from kybernate.node.serving.hints import hinted, least_gpus
-from kybernate.node.serving.specs import Served
-from kybernate.node.settings import Settings
+from kybernate.policy.node_state import Cost
+from kybernate.settings import Settings
+from kybernate.settings.specs import Served
+from kybernate.settings.vram_hints import hinted, least_gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def limits_here(common: Common) -> list[int]:
     """What each GPU hands out: by the agent here, else what the driver here says that it has. Empty: there is none."""
     if limits := _agent(common).limits:
         return limits
-    from kybernate.node.survey import driver_here
+    from kybernate.doctor.host_facts import driver_here
 
     driver = driver_here()
     return [] if driver is None or driver.simulated else [gpu.total_bytes for gpu in driver.gpus]

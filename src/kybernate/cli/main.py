@@ -21,43 +21,43 @@ if TYPE_CHECKING:  # 0.3 s that --help and a wrong command needn't pay
     from cyclopts import App
 
 COMMANDS = (
-    ("up", "commands.agent:up", "Start the agent of this node."),
-    ("down", "commands.agent:down", "End the agent; workloads run on."),
-    ("run", "commands.run:run", "Start a workload: run NAME [options] -- COMMAND ..."),
-    ("ps", "commands.looking:ps", "List the workloads."),
-    ("pause", "commands.switching:pause", "Free the VRAM of workloads and keep their exact state."),
-    ("resume", "commands.switching:resume", "Continue paused workloads where they stopped."),
-    ("prefetch", "commands.storing:prefetch", "Read stored workloads into RAM, ahead of their resume."),
-    ("move", "commands.storing:move", "Move paused workloads or images to another tier."),
-    ("snapshot", "commands.storing:snapshot", "Take an image of a running workload: snapshot NAME --as IMAGE"),
-    ("snapshots", "commands.storing:snapshots", "List what is stored: images, and workloads below RAM."),
-    ("clone", "commands.storing:clone", "Start new workloads from an image: clone IMAGE NEW [-n K]"),
-    ("rm-snapshot", "commands.storing:rm_snapshot", "Delete an image, or the stored state of a workload."),
-    ("verify", "commands.storing:verify", "Check all stored data against its hashes."),
-    ("gc", "commands.storing:gc", "Free the space of deleted snapshots on disk and in the bucket."),
-    ("stop", "commands.ending:stop", "End workloads."),
-    ("rm", "commands.ending:rm", "Remove ended workloads from the list, and delete their output."),
-    ("logs", "commands.looking:logs", "Show a workload's output."),
-    ("events", "commands.looking:events", "Show the log of events."),
-    ("history", "commands.history:history", "Show which workload held VRAM when, and what switches cost."),
-    ("explain", "commands.looking:explain", "Say why a workload is in its state, and what to do next."),
-    ("models", "commands.serving:models", "Show models and jobs: state, queues, costs of switches."),
-    ("start", "commands.serving:start", "Start a model or a job of kybernate.yaml now."),
-    ("plan", "commands.serving:plan", "Say which workloads the policy would pause for a model: plan [MODEL ...]"),
+    ("up", "cli.commands.agent:up", "Start the agent of this node."),
+    ("down", "cli.commands.agent:down", "End the agent; workloads run on."),
+    ("run", "cli.commands.run:run", "Start a workload: run NAME [options] -- COMMAND ..."),
+    ("ps", "cli.commands.looking:ps", "List the workloads."),
+    ("pause", "cli.commands.switching:pause", "Free the VRAM of workloads and keep their exact state."),
+    ("resume", "cli.commands.switching:resume", "Continue paused workloads where they stopped."),
+    ("prefetch", "cli.commands.storing:prefetch", "Read stored workloads into RAM, ahead of their resume."),
+    ("move", "cli.commands.storing:move", "Move paused workloads or images to another tier."),
+    ("snapshot", "cli.commands.storing:snapshot", "Take an image of a running workload: snapshot NAME --as IMAGE"),
+    ("snapshots", "cli.commands.storing:snapshots", "List what is stored: images, and workloads below RAM."),
+    ("clone", "cli.commands.storing:clone", "Start new workloads from an image: clone IMAGE NEW [-n K]"),
+    ("rm-snapshot", "cli.commands.storing:rm_snapshot", "Delete an image, or the stored state of a workload."),
+    ("verify", "cli.commands.storing:verify", "Check all stored data against its hashes."),
+    ("gc", "cli.commands.storing:gc", "Free the space of deleted snapshots on disk and in the bucket."),
+    ("stop", "cli.commands.ending:stop", "End workloads."),
+    ("rm", "cli.commands.ending:rm", "Remove ended workloads from the list, and delete their output."),
+    ("logs", "cli.commands.looking:logs", "Show a workload's output."),
+    ("events", "cli.commands.looking:events", "Show the log of events."),
+    ("history", "cli.commands.history:history", "Show which workload held VRAM when, and what switches cost."),
+    ("explain", "cli.commands.looking:explain", "Say why a workload is in its state, and what to do next."),
+    ("models", "cli.commands.serving:models", "Show models and jobs: state, queues, costs of switches."),
+    ("start", "cli.commands.serving:start", "Start a model or a job of kybernate.yaml now."),
+    ("plan", "cli.commands.serving:plan", "Say which workloads the policy would pause for a model: plan [MODEL ...]"),
     (
         "simulate",
-        "commands.simulating:simulate",
+        "cli.commands.simulating:simulate",
         "Predict request waiting times for each scheduling policy.",
     ),
-    ("reload", "commands.serving:reload", "Read kybernate.yaml again; no request is lost."),
-    ("top", "commands.top:top", "Watch and control the workloads in the terminal."),
-    ("dashboard", "commands.browsing:dashboard", "Print the dashboard's address, with its token."),
-    ("token", "commands.browsing:token", "Print the token for the API over TCP."),
-    ("doctor", "commands.machine:doctor", "Check this machine: what works, what is missing, how to get it."),
-    ("check", "commands.machine:check", "Check a kybernate.yaml."),
-    ("version", "commands.machine:version", "Show the versions of command line and agent."),
-    ("completion", "commands.machine:completion", "Print the completion script for a shell."),
-    ("demo", "demo:demo", "Run a demo: three model servers and a training job behind one address."),
+    ("reload", "cli.commands.serving:reload", "Read kybernate.yaml again; no request is lost."),
+    ("top", "cli.commands.top:top", "Watch and control the workloads in the terminal."),
+    ("dashboard", "cli.commands.browsing:dashboard", "Print the dashboard's address, with its token."),
+    ("token", "cli.commands.browsing:token", "Print the token for the API over TCP."),
+    ("doctor", "cli.commands.machine:doctor", "Check this machine: what works, what is missing, how to get it."),
+    ("check", "cli.commands.machine:check", "Check a kybernate.yaml."),
+    ("version", "cli.commands.machine:version", "Show the versions of command line and agent."),
+    ("completion", "cli.commands.machine:completion", "Print the completion script for a shell."),
+    ("demo", "demo.main:demo", "Run a demo: three model servers and a training job behind one address."),
 )
 _ARGUMENTS = {
     "run": "NAME [OPTIONS] -- COMMAND ...",
@@ -77,7 +77,7 @@ _ARGUMENTS = {
     "completion": "[SHELL] [OPTIONS]",
 }
 """Where the parser's own usage would say `[ARGS]`."""
-_BENCHES = (("pause", "bench:pause", "Measure pause and resume beside the driver's own checkpoint."),)
+_BENCHES = (("pause", "benchmarks.main:pause", "Measure pause and resume beside the driver's own checkpoint."),)
 _BENCH_HELP = "Run a benchmark; writes bench/results/."
 _COMPLETE = "__complete"
 """What the completion scripts of cyclopts ask."""
@@ -105,10 +105,10 @@ def application() -> App:
         default_parameter=Parameter(show_default=default_shown),
     )
     for name, place, _ in COMMANDS:
-        app.command(f"kybernate.cli.{place}", name=name, usage=_usage(name))
+        app.command(f"kybernate.{place}", name=name, usage=_usage(name))
     bench = App(name="bench", help=_BENCH_HELP)
     for name, place, text in _BENCHES:
-        bench.command(f"kybernate.cli.{place}", name=name, help=text)
+        bench.command(f"kybernate.{place}", name=name, help=text)
     app.command(bench)
     return app
 

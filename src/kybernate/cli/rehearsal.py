@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
+from kybernate.agent.serving.dryrun import Step, rehearse
+from kybernate.agent.serving.plans import plan_view
 from kybernate.cli.commands.serving import print_plan
 from kybernate.cli.common import Common, print_json
 from kybernate.cli.known import known
 from kybernate.model.api_serving import PlanView
-from kybernate.node.policy.registry import policy_named
-from kybernate.node.serving.dryrun import Step, rehearse
-from kybernate.node.serving.plans import plan_view
-from kybernate.node.serving.specs import served_of
-from kybernate.node.settings import Settings
+from kybernate.policy.registry import policy_named
+from kybernate.settings import Settings
+from kybernate.settings.specs import served_of
 
 
 def rehearsal(settings: Settings, *, vram: str | None, common: Common) -> None:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Protocol
 
 from kybernate.cuda import wire
-from kybernate.cuda.doors import Doors, Peer, Request
 from kybernate.cuda.driver import CudaError, Gpu
 from kybernate.cuda.extents import Extent, ExtentSpace, Piece
+from kybernate.cuda.listener import Doors, Peer, Request
 from kybernate.cuda.packets import close_all
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom

@@ -17,15 +17,15 @@ from kybernate.cuda.copying import CopyEngine, ExtentCopy
 from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.residual import ResidualState
 from kybernate.engine.cancelling import Cancellation
-from kybernate.engine.coming import Coming, Room
+from kybernate.engine.capture import StoredReport
 from kybernate.engine.context import Clock, Parts
 from kybernate.engine.copies import CopyStore, Manifest, slots_given_up
 from kybernate.engine.faults import Faults
-from kybernate.engine.leaving import Freed, Leaving, send_residual_away
-from kybernate.engine.parking import StoredReport
+from kybernate.engine.pause import Freed, Leaving, send_residual_away
 from kybernate.engine.pooled import HostCopy, StagedView
 from kybernate.engine.progress import Progress
 from kybernate.engine.recovering import Recovering
+from kybernate.engine.resume import Coming, Room
 from kybernate.engine.staging import StageReport
 from kybernate.engine.stored import Described, Kind
 from kybernate.engine.storing import Storing

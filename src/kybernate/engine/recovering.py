@@ -14,11 +14,11 @@ from kybernate.cuda.planning import NO_SLOT
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
 from kybernate.engine import recovery
-from kybernate.engine.coming import Coming
 from kybernate.engine.context import Clock, Parts, connections, reconcile
 from kybernate.engine.copies import BadManifest, Manifest
-from kybernate.engine.leaving import send_residual_away
+from kybernate.engine.pause import send_residual_away
 from kybernate.engine.pooled import HostCopy, Pooled
+from kybernate.engine.resume import Coming
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.types import Depth, WorkloadName, WorkloadState

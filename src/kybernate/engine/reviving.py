@@ -20,7 +20,7 @@ from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Parts
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.extracting import Extracted
-from kybernate.engine.leaving import FREEZE_SECONDS
+from kybernate.engine.pause import FREEZE_SECONDS
 from kybernate.engine.pooled import HostCopy, Pooled, Staged
 from kybernate.engine.staging import Stager
 from kybernate.engine.stored import Described

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from kybernate.cuda.copying import ExtentCopy
 from kybernate.engine.cancelling import Cancellation
+from kybernate.engine.capture import Parking, StoredReport
 from kybernate.engine.context import Parts
 from kybernate.engine.extracting import Extracted
 from kybernate.engine.host import Digests, this_host
-from kybernate.engine.parking import Parking, StoredReport
 from kybernate.engine.pooled import HostCopy, Pooled, StagedView
 from kybernate.engine.reviving import Reviving
 from kybernate.engine.staging import Stager, StageReport

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from kybernate.model.errors import Unsupported
 from kybernate.process import sock_diag
-from kybernate.process.holdings import open_files
 from kybernate.process.networks import open_socket
+from kybernate.process.open_files import open_files
 from kybernate.process.sock_diag import State, TcpSocket, UnixSocket
 from kybernate.process.tree import Tree
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kybernate.model.errors import Busy
-from kybernate.process import archives, criu_commands, images, mending, namespaces, needs, network_lock, procfs
+from kybernate.process import archives, criu_commands, criu_repair, images, namespaces, needs, network_lock, procfs
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.stations import Stations
 
@@ -57,7 +57,7 @@ def main() -> NoReturn:
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}
     if report["status"]:
-        mending.mend(group.pids(), shared_memory=Path(f"/proc/{job['supervisor_pid']}/root/dev/shm"))
+        criu_repair.mend(group.pids(), shared_memory=Path(f"/proc/{job['supervisor_pid']}/root/dev/shm"))
     wanted = _agent_lives()
     if not job["was_frozen"] and not (wanted and job["hold"] and report["status"] == 0):
         group.thaw()

@@ -30,7 +30,7 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
-from kybernate.process import criu_commands, criu_images, criu_zeros, images, mending, network_lock, records
+from kybernate.process import criu_commands, criu_images, criu_repair, criu_zeros, images, network_lock, records
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
 from kybernate.process.preflight import Connections, close_connections, dumpable, unsent
@@ -214,7 +214,7 @@ def _clean(run_directory: Path, text: bytes) -> None:
 def _leave_as_it_was(tree: Tree, *, was_frozen: bool) -> None:
     """Also where CRIU was killed in the middle."""
     if tree.alive:
-        mending.mend(tree.pids(), shared_memory=Path(f"/proc/{tree.supervisor_pid}/root/dev/shm"))
+        criu_repair.mend(tree.pids(), shared_memory=Path(f"/proc/{tree.supervisor_pid}/root/dev/shm"))
     if not was_frozen:
         tree.thaw()
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
-from kybernate.process.holdings import mapped_files, open_files
 from kybernate.process.images import NeededFile
+from kybernate.process.open_files import mapped_files, open_files
 
 _NOT_FILES = ("/dev", "/proc", "/sys")
 

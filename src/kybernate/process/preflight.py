@@ -16,8 +16,8 @@ from kybernate.model.types import HostPid
 from kybernate.process import connections as links
 from kybernate.process import images, network_lock, procfs, records, sysvipc
 from kybernate.process.criu_commands import GHOST_LIMIT
-from kybernate.process.holdings import MappedFile, OpenFile, mapped_files, open_files
 from kybernate.process.needs import is_below
+from kybernate.process.open_files import MappedFile, OpenFile, mapped_files, open_files
 from kybernate.process.tree import CONTROL, DOOR, Tree
 
 _CAP_SYS_RESOURCE = 24

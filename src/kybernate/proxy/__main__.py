@@ -22,7 +22,7 @@ import uvloop
 from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.streams import Unfailing
-from kybernate.proxy.front import UNREAD_S, Front
+from kybernate.proxy.client_connection import UNREAD_S, Front
 from kybernate.proxy.worker import Worker
 
 if TYPE_CHECKING:

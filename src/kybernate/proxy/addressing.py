@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kybernate.proxy import naming
+from kybernate.proxy import model_field
 from kybernate.proxy.body import too_large
 from kybernate.proxy.codings import ACCEPTED, BadCoding, Decoder, coding_of, is_known
 from kybernate.proxy.forms import BadForm, ModelField, field_of
@@ -18,8 +18,8 @@ from kybernate.proxy.refusals import no_such_model, nothing_there
 from kybernate.proxy.routing import is_openais
 
 if TYPE_CHECKING:
-    from kybernate.proxy.exchange import Exchange
-    from kybernate.proxy.served import ServedModel
+    from kybernate.proxy.backend import ServedModel
+    from kybernate.proxy.request import Exchange
 
 
 class Unaddressed(Exception):
@@ -45,8 +45,8 @@ class _Json:
         text = content[0] if len(content) == 1 else b"".join(content)
         exchange.body.content = None
         try:
-            name = naming.model_in(text)
-        except naming.BadName as e:
+            name = model_field.model_in(text)
+        except model_field.BadName as e:
             _names_none(exchange, str(e))
             return
         model = _find(exchange, name)
@@ -55,7 +55,7 @@ class _Json:
         _look_for_events(exchange, text)
         wanted = model.endpoint.rewrite_model
         if wanted is not None and wanted != name:
-            text = naming.with_model(text, wanted)
+            text = model_field.with_model(text, wanted)
         exchange.body.ahead.append(text)
         exchange.arrive(model, length=len(text))
 
@@ -105,7 +105,7 @@ def _names_none(exchange: Exchange, why: str) -> None:
 
 def _look_for_events(exchange: Exchange, text: bytes) -> None:
     every_s = exchange.front.worker.heartbeat_s
-    if every_s is not None and naming.wants_events(text):
+    if every_s is not None and model_field.wants_events(text):
         exchange.expect_events(every_s=every_s)
 
 
@@ -188,8 +188,8 @@ class _Coded:
         try:
             if _is_form(self._content_type):
                 field = field_of(plain, self._content_type)
-            name = naming.model_in(plain) if field is None or field.name is None else field.name
-        except (BadForm, naming.BadName) as e:
+            name = model_field.model_in(plain) if field is None or field.name is None else field.name
+        except (BadForm, model_field.BadName) as e:
             _names_none(exchange, str(e))
             return
         model = _find(exchange, name)
@@ -205,6 +205,6 @@ class _Coded:
             return
         exchange.body.give_back(len(raw))
         # Only what can be read can be changed; its server needs not know the coding then.
-        text = naming.with_model(plain, wanted) if field is None else field.with_name(plain, wanted)
+        text = model_field.with_model(plain, wanted) if field is None else field.with_name(plain, wanted)
         exchange.body.ahead.append(text)
         exchange.arrive(model, length=len(text), decoded=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kybernate.model.serving import Endpoint, Status
+from kybernate.model.messages import Endpoint, Status
 from kybernate.proxy.codings import ACCEPTED
 from kybernate.proxy.queueing import RETRY_MAX_S, Refusal
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from kybernate.model.serving import Endpoint, Key
+from kybernate.model.messages import Endpoint, Key
 from kybernate.proxy import answers
+from kybernate.proxy.backend import ServedModel
 from kybernate.proxy.detours import BadQuery, ByItsBody, NoModel, ToModel, WithSlash, detour, without_slashes
-from kybernate.proxy.exchange import Exchange
 from kybernate.proxy.heads import RequestHead
 from kybernate.proxy.keys import Keys, allows, token_of
 from kybernate.proxy.origins import is_preflight, permission
 from kybernate.proxy.queueing import Refusal
 from kybernate.proxy.refusals import no_such_model, nothing_there
+from kybernate.proxy.request import Exchange
 from kybernate.proxy.routing import BY_BODY, OneModel, Page
-from kybernate.proxy.served import ServedModel
 
 if TYPE_CHECKING:
-    from kybernate.proxy.front import Front
+    from kybernate.proxy.client_connection import Front
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _FOREIGN: Final = Refusal(403, "foreign_page", "a page of another site may not ask here without a key")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote_plus
 
-from kybernate.model.serving import Endpoint
+from kybernate.model.messages import Endpoint
 from kybernate.proxy.heads import RequestHead
 from kybernate.proxy.routing import Routes, text_of
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-from kybernate.model.serving import Endpoint, Key
+from kybernate.model.messages import Endpoint, Key
 
 
 class Keys:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from kybernate.proxy.exchange import Exchange
-    from kybernate.proxy.served import ServedModel
+    from kybernate.proxy.backend import ServedModel
+    from kybernate.proxy.request import Exchange
 
 _WAITS: Final = (0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 600.0)
 _OWN: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)

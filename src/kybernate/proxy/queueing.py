@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from kybernate.model.serving import Limits, Open, Refuse, Status
+from kybernate.model.messages import Limits, Open, Refuse, Status
 
 T = TypeVar("T")
 

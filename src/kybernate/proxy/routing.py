@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from kybernate.model.serving import Endpoint
-from kybernate.proxy.hosts import without_port
+from kybernate.model.messages import Endpoint
+from kybernate.proxy.host_allowlist import without_port
 
 _OPENAI: Final = b"/v1"
 _SLASHES: Final = b"/v1//"

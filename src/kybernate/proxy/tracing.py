@@ -22,7 +22,7 @@ from kybernate import __version__
 from kybernate.proxy.heads import RequestHead
 
 if TYPE_CHECKING:
-    from kybernate.proxy.exchange import Exchange
+    from kybernate.proxy.request import Exchange
 
 _NS = 1_000_000_000
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from kybernate.proxy.places import Place
+from kybernate.proxy.namespace_dialer import Place
 
 CONNECTING_MAX: Final = 64
 """Attempts at once: listen backlogs of servers are some hundred, and a SYN that is dropped costs a second."""

@@ -8,11 +8,11 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from kybernate.proxy.events import BegunAnswer
-from kybernate.proxy.movement import Movement
 from kybernate.proxy.phases import Phase
+from kybernate.proxy.stall_detector import Movement
 
 if TYPE_CHECKING:
-    from kybernate.proxy.exchange import Exchange
+    from kybernate.proxy.request import Exchange
 
 
 class Watch:

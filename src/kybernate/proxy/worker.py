@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from kybernate.model.serving import Close, Configure, End, Hello, Listening, Message, Open, Refuse, Share, Status
-from kybernate.proxy.exchange import Exchange
-from kybernate.proxy.front import Front
-from kybernate.proxy.hosts import Hosts
+from kybernate.model.messages import Close, Configure, End, Hello, Listening, Message, Open, Refuse, Share, Status
+from kybernate.proxy.agent_channel import AgentLink
+from kybernate.proxy.backend import LOADS_EVERY_S, ServedModel
+from kybernate.proxy.client_connection import Front
+from kybernate.proxy.host_allowlist import Hosts
 from kybernate.proxy.keys import Keys
-from kybernate.proxy.link import AgentLink
 from kybernate.proxy.origins import Origins
 from kybernate.proxy.queueing import HeldBudget, Refusal
 from kybernate.proxy.recording import Recorder
+from kybernate.proxy.request import Exchange
 from kybernate.proxy.routing import Routes
-from kybernate.proxy.served import LOADS_EVERY_S, ServedModel
 from kybernate.proxy.upstream import POOL_IDLE_S
 
 if TYPE_CHECKING:

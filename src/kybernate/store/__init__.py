@@ -6,6 +6,7 @@
 from kybernate.store.catalog import Catalog, SnapshotRow
 from kybernate.store.checking import Problem, Verified, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
+from kybernate.store.gc import Swept, collect
 from kybernate.store.local import LocalMedium
 from kybernate.store.manifests import Manifest, StoredExtent, StoredFile
 from kybernate.store.memory import view_at
@@ -15,7 +16,6 @@ from kybernate.store.objects import ObjectMedium
 from kybernate.store.progress import Progress, ProgressCallback
 from kybernate.store.reading import SnapshotReader
 from kybernate.store.spaces import Changes, Space
-from kybernate.store.sweeping import Swept, collect
 from kybernate.store.tenants import (
     DEFAULT_TENANT,
     SNAPSHOT_NAME,

@@ -1,6 +1,6 @@
 """Stores chunks: those that the tenant lacks in this tier, compressed where it pays, encrypted where there is a key, into packs.
 
-Used by whoever writes a snapshot (writing.py), copies one (moving.py) or compacts packs (sweeping.py).
+Used by whoever writes a snapshot (writing.py), copies one (moving.py) or compacts packs (gc.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kybernate.node.tcp import Page
+from kybernate.agent.api.tcp import Page
 
 _MEDIA = {
     ".html": "text/html; charset=utf-8",

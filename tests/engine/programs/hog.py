@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from kybernate.cli.bench_driver import Driver, DriverError
+from kybernate.benchmarks.driver import Driver, DriverError
 
 MIB = 1 << 20
 

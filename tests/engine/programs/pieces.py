@@ -1,6 +1,6 @@
 """A workload with native memory besides its extents: `pieces.py NATIVE_MIB EXTENT_MIB`. It rewrites and compares all of it.
 
-Words on stdout as of bench_workload: `step N`, `MISMATCH ...`.
+Words on stdout as of benchmarks/workload.py: `step N`, `MISMATCH ...`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import time
 from itertools import count
 
-from kybernate.cli.bench_driver import Driver
+from kybernate.benchmarks.driver import Driver
 
 MIB = 1 << 20
 PACE_S = 0.02

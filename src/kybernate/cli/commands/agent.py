@@ -25,7 +25,7 @@ from kybernate.model.types import LogFormat
 if TYPE_CHECKING:
     from kybernate.client import Client
     from kybernate.model.api import NodeView
-    from kybernate.node.settings import AgentSettings, Settings
+    from kybernate.settings import AgentSettings, Settings
 
 _COMMON = Common()
 _START_S = 120.0
@@ -68,7 +68,7 @@ def up(
         if detach:
             _detach(command, settings=settings, pool=pool, file=file, common=common)
             return
-        from kybernate.node.agent import serve
+        from kybernate.agent.agent import serve
         from kybernate.ui.pages import pages
 
         serve(
@@ -93,7 +93,7 @@ def down(
     with common.client() as client, working(_DOING[stop], quiet=common.json):
         node = client.shutdown(stop=stop)
         _wait_gone(node.pid)
-    from kybernate.node.lifecycle import ALIVE
+    from kybernate.agent.records.lifecycle import ALIVE
 
     state = StateDirectory(Path(node.state_directory))
     if stop:
@@ -108,7 +108,7 @@ def down(
 
 def _refuse_remains(state: StateDirectory) -> None:
     """The agent has looked; this looks once more, now that it is gone. Raises Busy."""
-    from kybernate.node.stopping import said
+    from kybernate.agent.workloads.stopping import said
     from kybernate.process.remains import remains
 
     if left := remains(state.workloads):
@@ -122,7 +122,7 @@ def _settings(
     file: Path | None, pool: str | None, listen: str | None, common: Common
 ) -> tuple[Settings, AgentSettings]:
     """What the file says, and the agent's part of it with what the command line says over it."""
-    from kybernate.node.settings import ApiSettings, PoolSettings, Settings, load
+    from kybernate.settings import ApiSettings, PoolSettings, Settings, load
 
     whole = load(file) if file is not None else Settings()
     settings = whole.agent

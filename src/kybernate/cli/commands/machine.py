@@ -21,7 +21,7 @@ _COMMON = Common()
 
 def doctor(*, common: Common = _COMMON) -> int:
     """Check this machine: what works, what is missing, how to get it. Exit status 1 if something needed is missing."""
-    from kybernate.node.doctor import beside_simulated, checks, of_agent
+    from kybernate.doctor.doctor import beside_simulated, checks, of_agent
 
     node, advice = _node(common)
     own = checks()
@@ -66,7 +66,7 @@ def check(
         dry_run: Say which workloads would be paused, and why, if each model got one request, one after the other.
         vram: VRAM of each GPU in the dry run. Default: agent.vram.limit, or that of the running agent.
     """
-    from kybernate.node import settings
+    from kybernate import settings
 
     if schema:
         print_json(settings.schema())

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from kybernate.cli.known import Known
     from kybernate.model.types import WorkloadName
-    from kybernate.node.policy.comparison import Summary
-    from kybernate.node.policy.simulation import Trace
-    from kybernate.node.serving.specs import Served
+    from kybernate.policy.comparison import Summary
+    from kybernate.policy.simulation import Trace
+    from kybernate.settings.specs import Served
 
 _COMMON = Common()
 _TRAFFIC = "zipf"
@@ -57,9 +57,9 @@ def simulate(
         vram: VRAM of each GPU. Default: agent.vram.limit, or that of the running agent.
         seed: Seed of the random requests.
     """
-    from kybernate.node.policy.comparison import compare, summary
-    from kybernate.node.policy.registry import POLICIES, policy_named
-    from kybernate.node.policy.settings import PolicySettings
+    from kybernate.policy.comparison import compare, summary
+    from kybernate.policy.registry import POLICIES, policy_named
+    from kybernate.policy.settings import PolicySettings
 
     if trace is not None and traffic is not None:
         raise BadInput("give --trace or --traffic, not both")
@@ -72,10 +72,10 @@ def simulate(
     numbers, unknown = PolicySettings(), []
     node: Trace | None = None
     if file is not None:
+        from kybernate.agent.serving.simulating import node_of
         from kybernate.cli.known import known
-        from kybernate.node.serving.simulating import node_of
-        from kybernate.node.serving.specs import served_of
-        from kybernate.node.settings import load
+        from kybernate.settings import load
+        from kybernate.settings.specs import served_of
 
         settings = load(file)
         served = served_of(settings)
@@ -86,7 +86,7 @@ def simulate(
         if trace is None:
             node = _drawn(node, served, found, traffic or _TRAFFIC, rate=rate, requests=requests, seed=seed)
     if trace is not None:
-        from kybernate.node.policy.recorded import read_trace
+        from kybernate.policy.recorded import read_trace
 
         node = read_trace(trace, node=node, tokens_per_s=tokens_per_s)
     assert node is not None
@@ -109,8 +109,8 @@ def _drawn(
     requests: int,
     seed: int,
 ) -> Trace:
-    from kybernate.node.policy.traffic import TRAFFIC, around
-    from kybernate.node.serving.specs import Kind
+    from kybernate.policy.traffic import TRAFFIC, around
+    from kybernate.settings.specs import Kind
 
     if traffic not in TRAFFIC:
         raise BadInput(f"no traffic is called {traffic!r}", hint=f"choose one of: {', '.join(TRAFFIC)}")

@@ -1,0 +1,1 @@
+"""What a person, a policy or the API may ask for."""

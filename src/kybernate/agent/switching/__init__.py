@@ -1,0 +1,1 @@
+"""One pause, one resume, and what is true after one that failed."""

@@ -1,0 +1,135 @@
+"""What a switch has left: the record of one that went well; after one that failed, what is true now, in ledger and events.
+
+The engine promises that what fails before the point of no return leaves the workload running. Whatever else fails, the engine is
+asked (`recover`) and the ledger follows. All of it in the workload's owner task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kybernate.agent.gear import Gear, GpuGear
+from kybernate.agent.records.ledger import RECOVERY, USER, Changes, Entry
+from kybernate.agent.records.lifecycle import Event
+from kybernate.agent.records.views import switch_view
+from kybernate.agent.tiers.parking import Parking
+from kybernate.agent.vram.vram import together
+from kybernate.agent.workloads.targets import look_at
+from kybernate.agent.workloads.threads import in_thread
+from kybernate.agent.workloads.workloads import Workloads
+from kybernate.engine.endings import ProgramEnded
+from kybernate.engine.recovery import ContentGone
+from kybernate.engine.resume import ContentDiffers
+from kybernate.engine.target import Target
+from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
+from kybernate.model.types import Depth, SwitchReport, WorkloadName, WorkloadState
+
+log = logging.getLogger(__name__)
+
+_UNCHANGED = (Busy, Unsupported, NoRoom, Conflict)
+"""The engine's answers that promise the workload is as it was."""
+
+
+class Aftermath:
+    """See the module."""
+
+    def __init__(self, *, gear: Gear, workloads: Workloads, parking: Parking) -> None:
+        self._gear = gear
+        self._workloads = workloads
+        self._parking = parking
+
+    def done(self, report: SwitchReport, why: str) -> None:
+        view = switch_view(report)
+        self._gear.events.record(
+            "paused" if report.operation == "pause" else "resumed",
+            f"{why}: {report.depth}, {report.seconds:.2f} s",
+            workload=report.workload,
+            data=view.model_dump(mode="json", exclude={"already", "note", "workload"}),
+        )
+
+    async def failed(
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        target: Target | None,
+        error: Exception,
+        *,
+        operation: str,
+        undone: Event,
+    ) -> None:
+        """Bring the ledger to what is true after a failure, and say it in an event."""
+        ledger, events = self._gear.ledger, self._gear.events
+        text = error.message if isinstance(error, KybernateError) else repr(error)
+        data = {
+            "code": error.code if isinstance(error, KybernateError) else "internal",
+            "hint": getattr(error, "hint", None),
+        }
+        if isinstance(error, KybernateError) and name not in error.message:
+            error.message = f"workload {name}: {text}"  # the ledger and events have the name beside it
+        if isinstance(error, _UNCHANGED) or target is None:
+            was = "runs on" if undone is Event.PAUSE_UNDONE else "stays paused"
+            ledger.apply(name, undone, reason=f"{was}; its {operation} was refused: {text}")
+            events.record(f"{operation}-refused", text, workload=name, data=data)
+            return
+        log.error("%s of workload %s failed: %s", operation, name, text, exc_info=error)
+        # Also when something of it is lost: one process of a tree may have ended, by itself, and the others live.
+        state, why = await self._what_is_true(gpu, ledger.entry(name))
+        if operation == "resume" and ledger.entry(name).snapshot is not None and self._has_ended(name):
+            state, why = WorkloadState.LOST, "; its processes have ended"  # on their way back: they never ran
+        if isinstance(error, ContentDiffers):  # what it was made of may be what is damaged: read anew the next time
+            entry = ledger.entry(name)
+            for view in gpu.engine.staged():
+                if view.snapshot in (entry.snapshot, entry.image):
+                    gpu.engine.drop_staged(view.uid)
+        no_use = state is WorkloadState.LOST or (state is WorkloadState.PAUSED and isinstance(error, ContentDiffers))
+        if no_use and (tier := await self._parking.fall_back(gpu, name)) is not None:
+            state, why = WorkloadState.PAUSED, f"{why}; its copy in {tier} is intact"
+        event = {WorkloadState.RUNNING: Event.FOUND_RUNNING, WorkloadState.PAUSED: Event.FOUND_PAUSED}.get(
+            state, Event.LOST
+        )
+        ledger.apply(name, event, **self._found(gpu, name, state, f"its {operation} failed: {text}{why}"))
+        kind = "lost" if state is WorkloadState.LOST else f"{operation}-failed"
+        now = "" if isinstance(error, ProgramEnded) else f"; now {state}"  # it ends, as its exit will say
+        events.record(kind, f"{text}{now}{why}", workload=name, data=data)
+
+    async def settle(self, gpu: GpuGear, entry: Entry) -> Entry:
+        """Try again to bring a workload into order whose last recovery could not be finished. Raises Unfinished."""
+        target = await look_at(entry, self._workloads.tree(entry.name))
+        try:
+            state = await in_thread(f"recover {entry.name}", lambda: gpu.engine.recover(target))
+        except ContentGone as e:
+            self._gear.ledger.apply(entry.name, Event.LOST, reason=e.message)
+            self._gear.events.record("lost", e.message, workload=entry.name)
+            raise
+        event = Event.FOUND_RUNNING if state is WorkloadState.RUNNING else Event.FOUND_PAUSED
+        found = self._found(gpu, entry.name, state, "brought into order")
+        return self._gear.ledger.apply(entry.name, event, **found)
+
+    def _found(self, gpu: GpuGear, name: WorkloadName, state: WorkloadState, reason: str) -> Changes:
+        """What else the ledger must say of a workload whose state was found out: it decides what room is made for it."""
+        if state is WorkloadState.RUNNING:
+            now = self._gear.clock()
+            return {"reason": reason, "depth": None, "paused_by": None, "evicted": {}, "running_since": now}
+        if state is not WorkloadState.PAUSED:
+            return {"reason": reason}
+        copy = gpu.engine.host_copy(name)
+        by = RECOVERY if gpu.engine.unfinished(name) else self._gear.ledger.entry(name).paused_by or USER
+        depth = Depth.ZERO if copy is None else copy.manifest.depth
+        entry = self._gear.ledger.entry(name)
+        evicted = dict(entry.evicted) if copy is None else together(gpu.engine.away_bytes(name), entry.unmanaged)
+        return {"reason": reason, "depth": depth, "evicted": evicted, "paused_by": by}
+
+    def _has_ended(self, name: WorkloadName) -> bool:
+        tree = self._workloads.tree(name)
+        return tree is None or not tree.pids()
+
+    async def _what_is_true(self, gpu: GpuGear, entry: Entry) -> tuple[WorkloadState, str]:
+        try:
+            target = await look_at(entry, self._workloads.tree(entry.name))  # anew: processes may have ended since
+            recover: Callable[[], WorkloadState] = lambda: gpu.engine.recover(target)  # noqa: E731 - typed for the thread
+            return await in_thread(f"recover {target.name}", recover), ""
+        except ContentGone as e:
+            return WorkloadState.LOST, f"; {e.message}"
+        except Exception as e:  # nobody says that its content is gone
+            return WorkloadState.PAUSED, f"; {e.message if isinstance(e, KybernateError) else repr(e)}"

@@ -1,0 +1,1 @@
+"""What has room in VRAM, what waits for it, and which workload gives way."""

@@ -1,0 +1,1 @@
+"""Workloads as processes: started, watched, ended; each one's orders, one after the other."""
