@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,11 @@ with contextlib.suppress(ImportError):  # the bundle's GPU tests need none
 # Else each of the thousands of processes that tests start compiles all it imports: half of what the suite would take.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# What `nohup`, or `&` in a script, had pytest ignore would be ignored by all that tests start: Ctrl-C would end nothing.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 T = TypeVar("T")
 

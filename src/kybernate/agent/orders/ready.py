@@ -111,16 +111,27 @@ def wait_ready(
     while not withdrawn.is_set():
         if (ended := tree.exit()) is not None:
             raise EndedUnready(tree.name, status=ended.status, run_directory=tree.run_directory)
-        found = _answer(tree, path) if path is not None else None
-        if found is None and command:
-            found = _run(tree, command, left_s=deadline - time.monotonic())
-        if found is None and port is not None and not listens(tree, port):
-            found = Found(f"none of its processes listens at port {port}")
+        found = _missing(tree, path=path, command=command, port=port, left_s=deadline - time.monotonic())
         if found is None:
             return
         if time.monotonic() >= deadline:
             raise NotReady(tree.name, timeout_s=timeout_s, found=found)
         withdrawn.wait(_LOOK_S)
+
+
+def _missing(
+    tree: Tree, *, path: HttpPath | None, command: Sequence[str], port: int | None, left_s: float
+) -> Found | None:
+    """What it is not ready for; None when it is."""
+    try:
+        found = _answer(tree, path) if path is not None else None
+        if found is None and command:
+            found = _run(tree, command, left_s=left_s)
+        if found is None and port is not None and not listens(tree, port):
+            found = Found(f"none of its processes listens at port {port}")
+    except WorkloadLost as e:
+        return Found(e.message)  # it ends just now: the next look at its exit has the status
+    return found
 
 
 class _Connection(http.client.HTTPConnection):
