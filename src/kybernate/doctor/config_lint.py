@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from kybernate.agent.serving.address import on_loopback
 from kybernate.doctor.command_lint import of_command
+from kybernate.model.addresses import on_loopback
 from kybernate.model.quantities import format_size
 from kybernate.model.types import GpuUuid
 from kybernate.settings import JobSettings, ModelSettings, Settings

@@ -1,16 +1,18 @@
 """Sizes and durations as people write and read them.
 
 Input knows binary units (KiB, MiB, GiB, TiB, or the short K, M, G, T, which mean the same) and decimal ones
-(KB, MB, GB, TB); output is binary. No arithmetic, no time zones.
+(KB, MB, GB, TB); output is binary. No time zones. The only arithmetic is the sum of sizes by GPU.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 
 from kybernate.model.errors import BadInput
+from kybernate.model.types import GpuUuid
 
 _SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([A-Za-z]*)\s*")
 _UNITS = {
@@ -95,3 +97,8 @@ def format_seconds(seconds: float) -> str:
     if whole < _DAY_SECONDS:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // _DAY_SECONDS} d {whole % _DAY_SECONDS // 3600} h"
+
+
+def together(*sizes: Mapping[GpuUuid, int]) -> dict[GpuUuid, int]:
+    """Sums of what lies on each GPU, in bytes."""
+    return {uuid: sum(each.get(uuid, 0) for each in sizes) for uuid in {uuid for each in sizes for uuid in each}}

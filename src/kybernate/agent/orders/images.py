@@ -17,7 +17,6 @@ from kybernate.agent.tiers.pool_eviction import PoolRoom
 from kybernate.agent.tiers.store_discovery import number_in, sizes_in
 from kybernate.agent.tiers.transfers import Transfers
 from kybernate.agent.tiers.unparking import launched_of
-from kybernate.agent.vram.vram import together
 from kybernate.agent.workloads.launches import left_of
 from kybernate.agent.workloads.peer import Caller
 from kybernate.agent.workloads.targets import is_external_name, look_at
@@ -27,7 +26,7 @@ from kybernate.engine.capture import StoredReport
 from kybernate.engine.stored import Kind
 from kybernate.model import api
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom
-from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.quantities import format_seconds, format_size, together
 from kybernate.model.types import Backend, Depth, GpuUuid, TierName, WorkloadName, WorkloadState, workload_name
 from kybernate.process.preflight import Connections
 from kybernate.process.tree import Tree

@@ -14,7 +14,6 @@ from kybernate.agent.gear import Gear
 from kybernate.agent.records.ledger import RECOVERY, USER, Entry
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.tiers.parking import Parking
-from kybernate.agent.vram.vram import together
 from kybernate.agent.workloads.external import ExternalWatcher
 from kybernate.agent.workloads.process_watch import Identity, procfs_identity
 from kybernate.agent.workloads.targets import external_pid, look_at, target_of
@@ -22,6 +21,7 @@ from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.engine.recovery import ContentGone
 from kybernate.model.errors import KybernateError, NotFound
+from kybernate.model.quantities import together
 from kybernate.model.types import Backend, Depth, EndedBy, TierName, WorkloadName, WorkloadState, workload_name
 from kybernate.process.records import ExitRecord, read_exit
 from kybernate.process.tree import DOOR, Tree, attach

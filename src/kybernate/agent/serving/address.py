@@ -7,13 +7,12 @@ Limits: somebody else may take the address between the look and the worker's own
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from kybernate.model.addresses import host_and_port
+from kybernate.model.addresses import on_loopback, resolved
 from kybernate.model.errors import BadInput
 from kybernate.settings import ActivatorSettings, Settings
 
@@ -56,7 +55,7 @@ def refuse_taken(address: Address) -> None:
         BadInput: somebody else has it, or this machine doesn't.
     """
     try:
-        family, kind, protocol, _, where = _found(address.listen)
+        family, kind, protocol, _, where = resolved(address.listen)
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -85,23 +84,6 @@ def answered_hosts(settings: Settings) -> tuple[str, ...] | None:
     own = (socket.gethostname(), host, *(activator.hosts or ()))
     names = (*own, *(name for model in settings.models.values() for name in model.hosts))
     return tuple(dict.fromkeys(name.lower() for name in names))
-
-
-def on_loopback(listen: str) -> bool:
-    """Whether only this machine gets there. May ask the resolver."""
-    try:
-        return ipaddress.ip_address(_found(listen)[4][0]).is_loopback
-    except OSError:
-        return False
-
-
-def _found(listen: str) -> tuple[int, int, int, str, tuple[str, int]]:
-    """As getaddrinfo has it, of HOST:PORT."""
-    host, port = host_and_port(listen)
-    family, kind, protocol, name, where = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return family, kind, protocol, name, (str(where[0]), int(where[1]))
 
 
 def _pair(certificate: Path, key: Path) -> str:

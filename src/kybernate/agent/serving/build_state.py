@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kybernate.agent.records.ledger import ARBITER, RECOVERY, USER, Entry
 from kybernate.agent.serving.worker_load import Demand
 from kybernate.agent.serving.workload_stats import Memory
-from kybernate.agent.vram.vram import together
+from kybernate.model.quantities import together
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.policy.costs import Costs, Place
 from kybernate.policy.node_state import PHASES, Class, Member, Phase

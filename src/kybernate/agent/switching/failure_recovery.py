@@ -14,7 +14,6 @@ from kybernate.agent.records.ledger import RECOVERY, USER, Changes, Entry
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.records.views import switch_view
 from kybernate.agent.tiers.parking import Parking
-from kybernate.agent.vram.vram import together
 from kybernate.agent.workloads.targets import look_at
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
@@ -23,6 +22,7 @@ from kybernate.engine.recovery import ContentGone
 from kybernate.engine.resume import ContentDiffers
 from kybernate.engine.target import Target
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom, Unsupported
+from kybernate.model.quantities import together
 from kybernate.model.types import Depth, SwitchReport, WorkloadName, WorkloadState
 
 log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from kybernate.agent.switching.failure_recovery import Aftermath
 from kybernate.agent.switching.gate import Gate
 from kybernate.agent.tiers.pool_eviction import PoolRoom
 from kybernate.agent.vram.unmanaged import Unmanaged
-from kybernate.agent.vram.vram import together
 from kybernate.agent.workloads.operations import Standing
 from kybernate.agent.workloads.orders import PauseOrder
 from kybernate.agent.workloads.targets import look_at
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.api import SwitchView
 from kybernate.model.errors import Busy
+from kybernate.model.quantities import together
 from kybernate.model.types import Backend, Depth, SwitchReport, WorkloadName, WorkloadState
 
 _LEAST_DRAIN_S = 1.0

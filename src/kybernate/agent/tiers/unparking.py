@@ -20,11 +20,10 @@ from kybernate.agent.tiers.pool_eviction import PoolRoom
 from kybernate.agent.tiers.stale_snapshots import with_name
 from kybernate.agent.tiers.store_discovery import evicted_in, labels_in, later, sizes_in
 from kybernate.agent.tiers.stores import BELOW_RAM
-from kybernate.agent.vram.vram import together
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, NotFound, Unsupported, WorkloadLost
-from kybernate.model.quantities import format_seconds, format_size
+from kybernate.model.quantities import format_seconds, format_size, together
 from kybernate.model.types import TierName, WorkloadName
 from kybernate.process.images import Launched, read_launched
 from kybernate.process.tree import Tree, attach

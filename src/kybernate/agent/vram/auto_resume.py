@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kybernate.agent.records.ledger import ARBITER, RECOVERY, Entry
 from kybernate.agent.vram.arbiter import Parked, choose_resume
-from kybernate.agent.vram.vram import Vram, together
+from kybernate.agent.vram.vram import Vram
+from kybernate.model.quantities import together
 from kybernate.model.types import GpuUuid, WorkloadName, WorkloadState
 from kybernate.settings import ArbiterSettings
 

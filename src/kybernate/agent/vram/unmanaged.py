@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 from kybernate.agent.gear import Gear
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.vram.vram import holds_unmanaged, together
+from kybernate.agent.vram.vram import holds_unmanaged
 from kybernate.agent.workloads.targets import cuda_processes
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.engine.target import residual_pids
 from kybernate.model.native import PRELOAD_NAME
-from kybernate.model.quantities import format_size
+from kybernate.model.quantities import format_size, together
 from kybernate.model.types import CHUNK_BYTES, MIB, Backend, GpuUuid, HostPid, WorkloadName
 from kybernate.process import procfs
 from kybernate.process.tree import Tree

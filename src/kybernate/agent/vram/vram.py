@@ -237,10 +237,5 @@ class Vram:
         return default_reserve(gpu.total_bytes) if self._settings.reserve is None else self._settings.reserve
 
 
-def together(*sizes: Mapping[GpuUuid, int]) -> dict[GpuUuid, int]:
-    """Their sums."""
-    return {uuid: sum(each.get(uuid, 0) for each in sizes) for uuid in {uuid for each in sizes for uuid in each}}
-
-
 def default_reserve(total_bytes: int) -> int:
     return min(GIB, total_bytes // 50)
