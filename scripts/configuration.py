@@ -26,7 +26,7 @@ agent:
   pool: {size: 64GiB}
   vram: {reserve: 1GiB}
   arbiter:
-    quantum: 5
+    min_run: 5
     wait_limit: 10m
   api: {group: gpu}
   store:

@@ -178,7 +178,7 @@ def gpu_agent(lasting_gpu_agent: AgentProcess) -> Iterator[AgentProcess]:
 
 @pytest.fixture(scope="module")
 def lasting_gpu_agent() -> Iterator[AgentProcess]:
-    settings = f"agent:\n  pool: {{size: {POOL_BYTES * 2}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
+    settings = f"agent:\n  pool: {{size: {POOL_BYTES * 2}}}\n  arbiter: {{min_run: 0.2, settle: 0.2, wait_limit: 20}}\n"
     yield from agent_process(settings=settings, simulated_gpu=True)
 
 
@@ -222,7 +222,7 @@ def make_agent(root: Path) -> Iterator[MakeAgent]:
         places.append(place)
         if beside is not None:
             environment |= simulated.environment([simulated.describe(gpu_path(beside.state))], {})
-        settings = f"agent:\n  pool: {{size: {pool}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n  store: {store}\n"
+        settings = f"agent:\n  pool: {{size: {pool}}}\n  arbiter: {{min_run: 0.2, settle: 0.2}}\n  store: {store}\n"
         agent = AgentProcess(
             place, settings=settings, simulated_gpu=beside is None, gpu_bytes=gpu, environment=environment
         )

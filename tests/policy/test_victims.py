@@ -17,7 +17,7 @@ from .pictures import GPU, NOW, OTHER_GPU, member, name, picture
 
 pytestmark = pytest.mark.unit
 
-SETTINGS = PolicySettings(quantum=5.0)
+SETTINGS = PolicySettings(min_run=5.0)
 
 
 def choose(
@@ -25,7 +25,7 @@ def choose(
     needed: float | Mapping[GpuUuid, float],
     *,
     requester: str | None = None,
-    quantum: float | None = None,
+    min_run: float | None = None,
     numbers: PolicySettings = SETTINGS,
 ) -> Choice:
     sizes = needed if isinstance(needed, Mapping) else {GPU: needed}
@@ -34,7 +34,7 @@ def choose(
         requester=None if requester is None else name(requester),
         needed={gpu: int(size * GIB) for gpu, size in sizes.items()},
         settings=numbers,
-        quantum=quantum,
+        min_run=min_run,
     )
 
 
@@ -66,7 +66,7 @@ def test_lower_priority_goes_first() -> None:
 
 def test_whoever_ranks_higher_gives_way_only_when_idle() -> None:
     training = member("training", 20, klass=Class.BATCH, phase=Phase.RESIDENT, wanted=True)
-    numbers = PolicySettings(quantum=0, batch_idle=8)
+    numbers = PolicySettings(min_run=0, batch_idle=8)
     busy = member("server", last_use=NOW - 3)
     assert choose([training, busy], 10, requester="training", numbers=numbers) == Choice(wait_s=5.0)
     idle = member("server", last_use=NOW - 9)
@@ -80,7 +80,7 @@ def test_never_the_requester_nor_what_a_person_pinned() -> None:
 def test_whoever_came_just_now_is_left_its_quantum() -> None:
     fresh = member("fresh", since=NOW - 2)
     assert choose([fresh], 10) == Choice(wait_s=3.0)
-    assert choose([fresh], 10, quantum=0.0).victims == ("fresh",)
+    assert choose([fresh], 10, min_run=0.0).victims == ("fresh",)
 
 
 def test_requests_in_flight_are_waited_for() -> None:

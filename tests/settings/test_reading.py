@@ -99,13 +99,13 @@ def test_all_errors_of_a_file_are_said_at_once() -> None:
 def test_contradictions_are_said_at_once() -> None:
     said = refusal(
         "models:\n"
-        f"  a: {{{PROGRAM}, names: [x], lowest: object}}\n"
+        f"  a: {{{PROGRAM}, names: [x], lowest_tier: object}}\n"
         f"  b: {{{PROGRAM}, names: [x]}}\n"
         "jobs:\n"
         "  b: {command: x}\n"
     )
     assert [line.split(": ")[:2] for line in said] == [
-        ["k.yaml:2", "models.a.lowest"],
+        ["k.yaml:2", "models.a.lowest_tier"],
         ["k.yaml:3", "models.b.names.0"],
         ["k.yaml:5", "jobs.b"],
     ]

@@ -29,12 +29,12 @@ models:
     class: batch
     priority: 3
     idle: 60
-    sink: off
+    demote_after: off
     vram: 24GiB
-    lowest: ram
+    lowest_tier: ram
     start: eager
     image: gold
-    limits: {concurrency: 4, queue: 10, hold: 5}
+    limits: {concurrency: 4, queue: 10, max_wait: 5}
   code:
     command: [serve, --port, 8000]
     port: 8000
@@ -47,7 +47,7 @@ jobs:
     schedule: 22:00-06:00
     restart: on-failure
 activator: {listen: "0.0.0.0:8443", workers: 2, tls: {certificate: /c, key: /k}, limits: {body: 1MiB}}
-serving: {quantum: 3, preempt: [], staging: {budget: off}}
+serving: {min_run: 3, preempt: [], staging: {budget: off}}
 """
 
 
@@ -62,7 +62,7 @@ def test_a_whole_file() -> None:
         Class.BATCH,
         Start.EAGER,
     )
-    assert (chat.idle, chat.sink, chat.vram, chat.lowest) == (60, None, (24 * GIB,), TierName.RAM)
+    assert (chat.idle, chat.demote_after, chat.vram, chat.lowest_tier) == (60, None, (24 * GIB,), TierName.RAM)
     assert chat.image is not None
     assert (chat.image.name, chat.image.take) == ("gold", False)
     assert code.command == ("serve", "--port", "8000")
@@ -77,7 +77,7 @@ def test_a_whole_file() -> None:
     )
     assert settings.activator.listen == "0.0.0.0:8443"
     assert settings.serving.staging.budget == 0
-    assert settings.serving.numbers() == dataclasses.replace(PolicySettings(), quantum=3, preempt=frozenset())
+    assert settings.serving.numbers() == dataclasses.replace(PolicySettings(), min_run=3, preempt=frozenset())
 
 
 def test_every_number_of_the_policy_can_be_set() -> None:
@@ -143,8 +143,13 @@ M = "models:\n  a: {command: x, port: 1}\n"
             "never fit",
             id="too large",
         ),
-        pytest.param("models:\n  a: {command: x, port: 1, lowest: object}\n", 2, "no object tier", id="no bucket"),
-        pytest.param("models:\n  a: {command: x, port: 1, lowest: ram, sink: 5}\n", 2, "sink", id="can't sink"),
+        pytest.param("models:\n  a: {command: x, port: 1, lowest_tier: object}\n", 2, "no object tier", id="no bucket"),
+        pytest.param(
+            "models:\n  a: {command: x, port: 1, lowest_tier: ram, demote_after: 5}\n",
+            2,
+            "below RAM",
+            id="can't be demoted",
+        ),
         pytest.param("jobs:\n  j:\n    command: x\n    schedule: [noon]\n", 4, "bad window", id="schedule"),
         pytest.param("activator: {hosts: ['a:1']}\n", 1, "host name", id="name with a port"),
         pytest.param("activator: {hosts: all}\n", 1, "must be a list", id="neither any nor a list"),

@@ -77,8 +77,8 @@ def once(
         agent.write(
             models={name: server(name, size=MODEL_BYTES) for name in MODELS},
             jobs={"job": job if load.said is None else {**job, "vram": load.said}},
-            agent={"arbiter": load.arbiter or {"quantum": 5, "settle": 1, "wait_limit": 600}},
-            serving=load.serving or {"quantum": 2, "hysteresis": 1, "batch_idle": 5, "drain": 20},
+            agent={"arbiter": load.arbiter or {"min_run": 5, "settle": 1, "wait_limit": 600}},
+            serving=load.serving or {"min_run": 2, "hysteresis": 1, "batch_idle": 5, "drain": 20},
         )
         agent.start()
         try:

@@ -102,10 +102,10 @@ class World:
                 "port": PORT,
                 "ready": "/health",
                 "vram": FLEET.model_bytes,
-                "limits": {"hold": HOLD_S, "concurrency": pick((0, 0, 2)), "queue": pick((1000, 1000, 3))},
+                "limits": {"max_wait": HOLD_S, "concurrency": pick((0, 0, 2)), "queue": pick((1000, 1000, 3))},
                 "idle": pick(("off", "off", 2.0)),
                 "priority": pick((0, 0, 5)),
-                "lowest": pick(("ram", "nvme")),
+                "lowest_tier": pick(("ram", "nvme")),
             }
             for model in MODELS
         }
@@ -126,7 +126,7 @@ class World:
             "serving": {
                 "policy": pick((DEFAULT, *POLICIES)),
                 "max_wait": 5,
-                "quantum": pick((0, 0.5)),
+                "min_run": pick((0, 0.5)),
             },
         }
         self._agent.write(**{**sections, **changes})

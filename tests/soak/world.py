@@ -113,7 +113,7 @@ class World:
             },
         }
         settings = (
-            f"agent:\n  pool: {{size: {POOL_BYTES}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
+            f"agent:\n  pool: {{size: {POOL_BYTES}}}\n  arbiter: {{min_run: 0.2, settle: 0.2, wait_limit: 20}}\n"
             f"  store: {json.dumps(store)}\n"
         )
         place = self.root / "ab"[number]

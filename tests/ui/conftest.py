@@ -129,7 +129,7 @@ def agent() -> Iterator[AgentProcess]:
     """With room for two of the workloads in VRAM, for one and a half in the pool, and with a disk tier."""
     port = free_port()
     settings = (
-        f"agent:\n  pool: {{size: {96 * MIB}}}\n  arbiter: {{quantum: 0.2, settle: 0.2, wait_limit: 20}}\n"
+        f"agent:\n  pool: {{size: {96 * MIB}}}\n  arbiter: {{min_run: 0.2, settle: 0.2, wait_limit: 20}}\n"
         f"  api: {{listen: '127.0.0.1:{port}'}}\n  store: {{demote: {{pressure: false}}}}\n"
     )
     yield from agent_process(settings=settings, simulated_gpu=True)

@@ -277,7 +277,7 @@ class OwnAgent:
         }
         if not self._sections:
             # Whoever is asked for runs at once, and what was paused stays so: the order of things is ours here.
-            settings["arbiter"] = {"quantum": 0, "auto_resume": False}
+            settings["arbiter"] = {"min_run": 0, "auto_resume": False}
         if self._vram_limit is not None:
             settings["vram"] = {"limit": self._vram_limit}
         if self._store is not None:

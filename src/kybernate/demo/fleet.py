@@ -63,7 +63,7 @@ class Fleet:
                     "start": "eager",
                     "vram": self.model_bytes,
                     "environment": environment,
-                    "limits": {"hold": hold_s},
+                    "limits": {"max_wait": hold_s},
                 }
                 for model in self.models
             },

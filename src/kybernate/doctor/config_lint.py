@@ -22,7 +22,7 @@ from kybernate.settings.vram_hints import hinted
 
 def advice(settings: Settings) -> list[str]:
     """A line each, with the setting's name first."""
-    return [f"{place}: {text}" for place, text in _advice(settings)]
+    return [*settings.warnings, *(f"{place}: {text}" for place, text in _advice(settings))]
 
 
 def too_large(served: Iterable[Served], capacity: Mapping[GpuUuid, int], visible: str | None) -> list[str]:

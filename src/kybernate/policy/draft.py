@@ -119,12 +119,12 @@ def _gives_way_at(other: Member, member: Member, *, now: float, settings: Policy
     if other.in_flight or other.waiting:
         return None
     if rank(other) < rank(member):
-        return other.since + settings.quantum
+        return other.since + settings.min_run
     if rank(other) == rank(member) and other.wanted:
         return other.since + settings.batch_quantum
     if not settings.batch_evicts_idle or other.wanted:
         return None
-    return max(other.last_use + settings.batch_idle, other.since + settings.quantum)
+    return max(other.last_use + settings.batch_idle, other.since + settings.min_run)
 
 
 def out_of_time(member: Member, now: float) -> bool:

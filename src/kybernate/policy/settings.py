@@ -13,7 +13,7 @@ from kybernate.policy.node_state import Class
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    quantum: float = 2.0
+    min_run: float = 2.0
     """Seconds that whoever came stays at least before an allocation, or work that nobody waits for, may pause it: a swap of 40 GiB
     takes 1.7 s, so two that don't fit together compute at least half of the time."""
     stay: float = 2.0

@@ -114,19 +114,19 @@ def choose_victims(
     requester: WorkloadName | None,
     needed: Mapping[GpuUuid, int],
     settings: PolicySettings,
-    quantum: float | None = None,
+    min_run: float | None = None,
 ) -> Choice:
     """Whom to pause so that `needed` more bytes on each GPU become free, for an allocation or a resume that a person ordered.
 
     Whoever ranks higher than the requester gives way only when idle for `batch_idle`; nobody with requests in flight is
-    chosen unless its class may be preempted by the requester's; nobody before its quantum is over.
+    chosen unless its class may be preempted by the requester's; nobody before it has run for `min_run`.
 
     Args:
         requester: None, or somebody the picture doesn't show: ranks as interactive with priority 0.
         needed: beyond what is free; all GPUs with more than 0 have to be covered.
-        quantum: seconds, instead of the settings'; a person's order doesn't wait for it.
+        min_run: seconds, instead of the settings'; a person's order doesn't wait for it.
     """
-    now, least = picture.now, settings.quantum if quantum is None else quantum
+    now, least = picture.now, settings.min_run if min_run is None else min_run
     lacking = {gpu: size for gpu, size in needed.items() if size > 0}
     asking = picture.members.get(requester) if requester is not None else None
     others = [
@@ -143,7 +143,7 @@ def choose_victims(
             held_up.append(candidate)
             waits.append(SETTLING_WAIT_S)
         elif member.phase is Phase.RESIDENT and member.pausable:
-            wait = _wait(member, asking, now=now, quantum=least, settings=settings)
+            wait = _wait(member, asking, now=now, min_run=least, settings=settings)
             if wait <= 0:
                 able.append(candidate)
             else:
@@ -163,14 +163,14 @@ def _band(member: Member, asking: Member | None) -> int:
     return 0 if rank(member) < own else 1 if rank(member) == own else 2
 
 
-def _wait(member: Member, asking: Member | None, *, now: float, quantum: float, settings: PolicySettings) -> float:
+def _wait(member: Member, asking: Member | None, *, now: float, min_run: float, settings: PolicySettings) -> float:
     """Seconds until it may be paused for that requester; 0: now."""
     own = (True, 0) if asking is None else rank(asking)
     if member.in_flight and not preemptible(member, asking, settings):
         return SETTLING_WAIT_S
     if rank(member) > own:
-        return max(quantum - (now - member.since), settings.batch_idle - idle_for(member, now))
-    return quantum - (now - member.since)
+        return max(min_run - (now - member.since), settings.batch_idle - idle_for(member, now))
+    return min_run - (now - member.since)
 
 
 def missing_bytes(need: Mapping[GpuUuid, int], free: Mapping[GpuUuid, int]) -> dict[GpuUuid, int]:

@@ -41,7 +41,7 @@ class VramSettings(Section):
 class ArbiterSettings(Section):
     depth: Depth = Depth.ZERO
     """How deep the arbiter pauses. Zero, since a context that stays costs up to 1 GB each."""
-    quantum: Annotated[Seconds, Field(ge=0, le=86400)] = 5.0
+    min_run: Annotated[Seconds, Field(ge=0, le=86400)] = 5.0
     """Shortest time in seconds that a workload runs before an allocation of another one may pause it. Two workloads
     that do not fit together then compute most of the time instead of switching: five times the slowest swap of 40
     GiB."""

@@ -52,14 +52,14 @@ def _programs(settings: Settings) -> Iterator[Problem]:
         for name, program in programs.items():
             if name.startswith("pid-") and name.removeprefix("pid-").isdigit():
                 yield (section, name), "such a name is that of a process which Kybernate did not start"
-            if program.lowest is TierName.OBJECT and settings.agent.store.object.url is None:
-                yield (section, name, "lowest"), "there is no object tier: agent.store.object.url is not set"
+            if program.lowest_tier is TierName.OBJECT and settings.agent.store.object.url is None:
+                yield (section, name, "lowest_tier"), "there is no object tier: agent.store.object.url is not set"
             largest = max(program.vram or (0,))
             if limit is not None and largest > limit:
                 text = f"{format_size(largest)} will never fit: agent.vram.limit is {format_size(limit)}"
                 yield (section, name, "vram"), text
-            if program.sink is not None and program.lowest is TierName.RAM:
-                yield (section, name, "sink"), "it can't sink below RAM: lowest is ram"
+            if program.demote_after is not None and program.lowest_tier is TierName.RAM:
+                yield (section, name, "demote_after"), "it can't go below RAM: lowest_tier is ram"
 
 
 def _images(settings: Settings) -> Iterator[Problem]:

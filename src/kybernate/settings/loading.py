@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from kybernate.model.errors import BadInput
 from kybernate.settings.crosschecks import problems
-from kybernate.settings.whole import Settings
+from kybernate.settings.renamed import OldName, old_name, with_new_names
+from kybernate.settings.whole import OfFile, Settings
 from kybernate.settings.wording import all_of, place_of
 
 _VALUES_MAX = 200_000
@@ -64,8 +65,11 @@ def parse(text: str, *, origin: str) -> Settings:
         ) from e
     if not isinstance(data, dict):
         raise BadInput(f"{origin}:1: the file must be a mapping", hint="begin it with `agent:` or `models:`")
+    named, old = with_new_names({key: value for key, value in data.items() if not _own(key)})
+    found += [(_line(root, each.location), _twice(each)) for each in old if each.both]
+    warnings = tuple(_warning(each, origin, _line(root, each.location)) for each in old)
     try:
-        settings = Settings.model_validate({key: value for key, value in data.items() if not _own(key)})
+        settings = Settings.model_validate(named, context=OfFile(warnings))
         found += [(_line(root, where), f"{'.'.join(map(str, where))}: {text}") for where, text in problems(settings)]
     except ValidationError as e:
         found += [(_line(root, where), f"{place_of(where)}: {text}") for where, text in all_of(e, Settings)]
@@ -73,6 +77,14 @@ def parse(text: str, *, origin: str) -> Settings:
     if found:
         raise _refusal(found, origin)
     return settings
+
+
+def _twice(name: OldName) -> str:
+    return f"{'.'.join(name.location)}: is the old name of `{name.new}`, which is here, too: remove `{name.old}`"
+
+
+def _warning(name: OldName, origin: str, line: int) -> str:
+    return f"{'.'.join(name.location)}: is called `{name.new}` now ({origin}:{line}); the next version refuses the old name"
 
 
 def _own(key: object) -> bool:
@@ -91,8 +103,10 @@ def _line(root: yaml.Node, location: Sequence[str | int]) -> int:
     """Line (from 1) of the deepest part of `location` that the file has."""
     line: int = root.start_mark.line + 1
     node = root
-    for part in location:
+    for depth, part in enumerate(location, start=1):
         step = _step(node, part)
+        if step is None and (old := old_name(tuple(location[:depth]))) is not None:
+            step = _step(node, old)
         if step is None:
             break
         line, node = step

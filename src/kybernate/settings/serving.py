@@ -117,10 +117,10 @@ class ProgramSettings(Section):
     """VRAM it will need, for the dry run and for its first start: others make room before it asks. One size is for
     the first GPU that it sees (all of the agent's, or those of a CUDA_VISIBLE_DEVICES in its `environment`); a list
     has one for each of them. Left out: known after its first run."""
-    lowest: TierName = TierName.NVME
+    lowest_tier: TierName = TierName.NVME
     """Deepest tier into which the agent may bring it by itself: `ram`, `nvme` or `object`."""
-    sink: DurationOrOff = None
-    """Seconds paused in RAM after which it goes to `lowest` by itself. `off`: as `agent.store.demote` says."""
+    demote_after: DurationOrOff = None
+    """Seconds paused in RAM after which it goes to `lowest_tier` by itself. `off`: as `agent.store.demote` says."""
     cold_start: bool = True
     """Start it from the beginning if no copy of its state can be used. A model server has nothing to lose."""
 
@@ -137,7 +137,7 @@ class ModelLimits(Section):
     """Requests sent to it at once; more are held. 0: no limit, since most servers batch better than a proxy guesses."""
     queue: Annotated[int, Field(ge=0, le=1_000_000), NO_FLAG] = Limits().queue
     """Requests held for it at most, by all workers together; more are answered 429."""
-    hold: Annotated[Seconds, Field(gt=0, le=86400)] = Limits().hold_s
+    max_wait: Annotated[Seconds, Field(gt=0, le=86400)] = Limits().hold_s
     """Longest time in seconds that a request is held, then 503. The default is longer than the slowest cold start."""
     stream_idle: DurationOrOff = Limits().stream_idle_s
     """Seconds after which a stream or websocket that is only open no longer counts as a request in flight, and is cut off when its
@@ -281,7 +281,7 @@ class StagingSettings(Section):
 class ServingSettings(Section):
     policy: Annotated[str, AfterValidator(_policy)] = DEFAULT
     """Scheduling policy: it decides which workload is paused for which. `kybernate simulate` compares them."""
-    quantum: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.quantum
+    min_run: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.min_run
     """Shortest time in seconds that a workload stays after it came, before an allocation, or work without waiting
     requests, may pause it. Two workloads that do not fit together then compute most of the time."""
     stay: Annotated[float, Field(ge=0, le=1000), NO_FLAG] = _NUMBERS.stay
@@ -314,7 +314,7 @@ class ServingSettings(Section):
     def numbers(self) -> PolicySettings:
         """What the policy is told."""
         return PolicySettings(
-            quantum=self.quantum,
+            min_run=self.min_run,
             stay=self.stay,
             batch_quantum=self.batch_quantum,
             max_wait=self.max_wait,

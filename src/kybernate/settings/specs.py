@@ -72,8 +72,8 @@ class Served:
     program: Program
     vram: tuple[int, ...]
     """What it needs on each GPU that it sees, from the first on, where nobody has seen it run yet. Empty: unknown."""
-    lowest: TierName
-    sink_s: float | None
+    lowest_tier: TierName
+    demote_after_s: float | None
     cold_start: bool
     fingerprint: str
     # of models
@@ -103,7 +103,7 @@ def _model(name: WorkloadName, said: ModelSettings) -> Served:
     limits = Limits(
         concurrency=said.limits.concurrency,
         queue=said.limits.queue,
-        hold_s=said.limits.hold,
+        hold_s=said.limits.max_wait,
         stream_idle_s=said.limits.stream_idle,
         first_byte_s=said.limits.first_byte,
     )
@@ -114,8 +114,8 @@ def _model(name: WorkloadName, said: ModelSettings) -> Served:
         priority=said.priority,
         program=program,
         vram=said.vram or (),
-        lowest=said.lowest,
-        sink_s=said.sink,
+        lowest_tier=said.lowest_tier,
+        demote_after_s=said.demote_after,
         cold_start=said.cold_start,
         fingerprint=program.fingerprint(None if image is None else image.name),
         endpoint=Endpoint(
@@ -157,8 +157,8 @@ def _job(name: WorkloadName, said: JobSettings, zone: str | None) -> Served:
         priority=said.priority,
         program=program,
         vram=said.vram or (),
-        lowest=said.lowest,
-        sink_s=said.sink,
+        lowest_tier=said.lowest_tier,
+        demote_after_s=said.demote_after,
         cold_start=said.cold_start,
         fingerprint=program.fingerprint(None),
         schedule=parse_schedule(said.schedule, zone=zone),

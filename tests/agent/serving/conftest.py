@@ -71,14 +71,14 @@ class ServingAgent(AgentProcess):
     def write(self, **sections: object) -> None:
         agent: dict[str, object] = {
             "pool": {"size": POOL_BYTES * 2},
-            "arbiter": {"quantum": 0.2, "settle": 0.2, "wait_limit": 20},
+            "arbiter": {"min_run": 0.2, "settle": 0.2, "wait_limit": 20},
             "store": {"directory": str(self.file.parent / "store")},
         }
         for name, more in dict(sections.get("agent", {})).items():  # type: ignore[call-overload]
             agent[name] = {**dict(agent.get(name, {})), **more}  # type: ignore[call-overload]
         whole = {**sections, "agent": agent}
         whole["activator"] = {"listen": f"127.0.0.1:{self.port}", "grace": 5, **dict(whole.get("activator", {}))}  # type: ignore[call-overload]
-        serving = {"quantum": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20}
+        serving = {"min_run": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20}
         whole["serving"] = {**serving, **dict(whole.get("serving", {}))}  # type: ignore[call-overload]
         self.file.write_text(yaml.safe_dump(whole))
 

@@ -22,8 +22,8 @@ QUICK = Load(
     requests=12,
     apart_s=0.2,
     pause_s=0.1,
-    serving={"quantum": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20},
-    arbiter={"quantum": 0.5, "settle": 0.2, "wait_limit": 600},
+    serving={"min_run": 0.1, "hysteresis": 0.1, "batch_idle": 0.3, "drain": 20},
+    arbiter={"min_run": 0.5, "settle": 0.2, "wait_limit": 600},
 )
 
 
@@ -133,7 +133,7 @@ def test_what_is_said_for_a_job_is_kept_for_it_while_it_runs(
             "patient": grows(1, 8, late, vram=72 * MIB, restart="never"),
             "greedy": grows(1, 8, early, restart="never"),
         },
-        serving={"quantum": 600, "batch_quantum": 600},
+        serving={"min_run": 600, "batch_quantum": 600},
     )
     for name in ("patient", "greedy"):
         eventually(lambda name=name: "grows" in agent.said(name), timeout_s=90, what=f"{name} runs")
@@ -155,7 +155,7 @@ def test_a_job_whose_room_busy_models_hold_is_paused_in_its_call_and_goes_on_aft
     agent = begin(
         models={"chat": server("chat", size=64 * MIB)},
         jobs={"job": grows(3, 6, gate, restart="never")},
-        agent={"arbiter": {"quantum": 0.2, "wait_limit": 2}},
+        agent={"arbiter": {"min_run": 0.2, "wait_limit": 2}},
     )
     peer = agent.peer()
     peer.request("chat", waiting=1)
@@ -175,7 +175,7 @@ def test_a_job_whose_room_busy_models_hold_is_paused_in_its_call_and_goes_on_aft
 def test_an_allocation_that_waited_in_vain_says_for_whom(begin: Begin, eventually: Eventually, tmp_path: Path) -> None:
     agent = begin(
         jobs={"holder": training(size=64 * MIB), "late": grows(3, 6, tmp_path, restart="never")},
-        serving={"quantum": 600, "batch_quantum": 600},
+        serving={"min_run": 600, "batch_quantum": 600},
         agent={"arbiter": {"wait_limit": 0.5}},
     )
 
@@ -192,7 +192,7 @@ def test_an_allocation_that_waited_in_vain_says_for_whom(begin: Begin, eventuall
 def test_room_that_was_made_is_had_though_making_it_took_longer_than_the_limit(
     begin: Begin, eventually: Eventually
 ) -> None:
-    agent = begin(agent={"arbiter": {"wait_limit": 0.01, "quantum": 0}})
+    agent = begin(agent={"arbiter": {"wait_limit": 0.01, "min_run": 0}})
     for name in ("one", "two"):
         agent.run_cuda(name, bytes_=120 * MIB)
         eventually(lambda name=name: agent.said(name).count("step ") > 1, timeout_s=60, what=f"{name} computes")  # type: ignore[misc]

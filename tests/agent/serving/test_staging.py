@@ -17,7 +17,7 @@ Begin = Callable[..., ServingAgent]
 
 
 def _one_on_disk_and_one_at_work(begin: Begin, eventually: Eventually, **serving: object) -> tuple[ServingAgent, Peer]:
-    models = {"a": server("a", size=64 * MIB), "b": server("b", size=96 * MIB, idle=0.3, sink=0.3)}
+    models = {"a": server("a", size=64 * MIB), "b": server("b", size=96 * MIB, idle=0.3, demote_after=0.3)}
     agent = begin(models=models, serving={"max_wait": 60, "staging": {"budget": "128MiB"}, **serving})
     peer = agent.peer()
     peer.request("b", waiting=1)

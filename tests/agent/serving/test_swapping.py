@@ -170,7 +170,7 @@ def test_one_that_ended_while_an_order_had_it_paused_is_started_again(begin: Beg
 
 
 def test_an_idle_model_gives_its_vram_back_and_sinks_to_its_lowest_tier(begin: Begin, eventually: Eventually) -> None:
-    agent = begin(models={"a": server("a", size=16 * MIB, idle=0.5, sink=0.5)})
+    agent = begin(models={"a": server("a", size=16 * MIB, idle=0.5, demote_after=0.5)})
     peer = agent.peer()
     peer.request("a", waiting=1)
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
@@ -204,7 +204,7 @@ def test_a_model_that_left_by_its_idle_time_stays_away_until_it_is_asked_for(
 
 def test_one_that_shall_stay_in_ram_does(begin: Begin, eventually: Eventually) -> None:
     agent = begin(
-        models={"a": server("a", size=16 * MIB, idle=0.3, lowest="ram")}, agent={"store": {"demote": {"idle": 1}}}
+        models={"a": server("a", size=16 * MIB, idle=0.3, lowest_tier="ram")}, agent={"store": {"demote": {"idle": 1}}}
     )
     peer = agent.peer()
     peer.request("a", waiting=1)

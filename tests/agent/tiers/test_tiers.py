@@ -54,7 +54,7 @@ def lasting_agent(root: Path) -> Iterator[AgentProcess]:
     """Without a bucket, for tests that don't kill it: starting one takes longer than most of them."""
     place = root / "lasting"
     place.mkdir()
-    settings = f"agent:\n  pool: {{size: {POOL}}}\n  arbiter: {{quantum: 0.2, settle: 0.2}}\n"
+    settings = f"agent:\n  pool: {{size: {POOL}}}\n  arbiter: {{min_run: 0.2, settle: 0.2}}\n"
     agent = AgentProcess(place, settings=settings, simulated_gpu=True)
     agent.start()
     yield agent
@@ -301,7 +301,7 @@ def test_the_pool_is_full(make_agent: MakeAgent, eventually: Eventually) -> None
 def test_one_that_waits_for_memory_goes_to_the_disk_and_waits_on_afterwards(root: Path, eventually: Eventually) -> None:
     place = root / "patient"
     place.mkdir()
-    settings = f"agent:\n  pool: {{size: {POOL}}}\n  arbiter: {{quantum: 300, settle: 0.2}}\n"
+    settings = f"agent:\n  pool: {{size: {POOL}}}\n  arbiter: {{min_run: 300, settle: 0.2}}\n"
     agent = AgentProcess(place, settings=settings, simulated_gpu=True, gpu_bytes=64 * MIB)
     agent.start()
     try:

@@ -170,7 +170,7 @@ class Coming:
         gpu, entry = self._gear.gpu, self._gear.ledger.entry(served.name)
         assert gpu is not None
         return await self._pool_room.demote(
-            gpu, entry, served.lowest, why=f"went to {served.lowest}, being idle for long"
+            gpu, entry, served.lowest_tier, why=f"went to {served.lowest_tier}, being idle for long"
         )
 
     async def _from_image(self, served: Served) -> bool:
@@ -199,7 +199,7 @@ class Coming:
         image = served.image
         if image is None or not image.take or self._gear.gpu is None:
             return
-        tier = TierName.OBJECT if served.lowest is TierName.OBJECT else TierName.NVME
+        tier = TierName.OBJECT if served.lowest_tier is TierName.OBJECT else TierName.NVME
         try:
             await self._images.snapshot(served.name, SnapshotRequest.of(image=image.name, tier=tier))
         except Conflict as e:

@@ -204,10 +204,10 @@ class Controller:
         """It was begun from nothing, and is not through yet."""
         return name in self._notes.starting
 
-    def choose(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None) -> Choice:
+    def choose(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], min_run_s: float | None) -> Choice:
         """Victims for an allocation or an ordered resume: see `room.Chooser`."""
         return choose_victims(
-            self.looking.look(), requester=requester, needed=needed, settings=self._numbers, quantum=quantum_s
+            self.looking.look(), requester=requester, needed=needed, settings=self._numbers, min_run=min_run_s
         )
 
     def rank(self, name: WorkloadName) -> Rank:

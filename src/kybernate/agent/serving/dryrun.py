@@ -16,7 +16,7 @@ from kybernate.policy.settings import PolicySettings
 from kybernate.settings.specs import Kind, Served
 
 _APART_S = 120.0
-"""Between two requests: long enough that nobody is held back by quantum or hysteresis."""
+"""Between two requests: long enough that nobody is held back by min_run or hysteresis."""
 _LOOKS = 100
 """After so many the model is said not to come at all."""
 

@@ -212,7 +212,7 @@ class Effects:
 
     async def _sink(self, served: Served) -> None:
         if not await self._coming.sink(served):
-            self._failures.back_off(served.name, f"could not go to {served.lowest}")
+            self._failures.back_off(served.name, f"could not go to {served.lowest_tier}")
 
     def _failed(self, name: WorkloadName, error: Exception, what: str) -> None:
         if what == "come" and self._gear.starts.held(name):

@@ -100,7 +100,7 @@ class Housekeeping:
 
     def _may_sink(self, served: Served, entry: Entry, now: float) -> bool:
         gpu = self._gear.gpu
-        if gpu is None or served.sink_s is None or now - entry.since < served.sink_s:
+        if gpu is None or served.demote_after_s is None or now - entry.since < served.demote_after_s:
             return False
         waiting = self._loads.of(served.name, now).waiting
         return not waiting and self._failures.until(served.name) <= now and self._coming.may_sink(gpu, entry)

@@ -455,7 +455,7 @@ class Serving:
 
     def _keeps_in_ram(self, name: WorkloadName) -> bool:
         served = self._configured.served.get(name)
-        return served is not None and served.lowest is TierName.RAM
+        return served is not None and served.lowest_tier is TierName.RAM
 
     def _tell_statuses(self) -> None:
         for name in self._configured.served:

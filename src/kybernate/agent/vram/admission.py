@@ -177,7 +177,7 @@ class RoomKeeper:
                 )
             deadline, looked = self._clock() + wait_s, False
             while True:
-                choice = await self._step(entry.name, gpu, size, quantum_s=0.0, may_evict=may_evict, preferred=victims)
+                choice = await self._step(entry.name, gpu, size, min_run_s=0.0, may_evict=may_evict, preferred=victims)
                 if choice is None:
                     break
                 paused += [victim for victim in choice.victims if victim not in paused]
@@ -223,7 +223,7 @@ class RoomKeeper:
                 spare[uuid] = max(0, size - self.vram.missing(entry.name, gpu, size))
             if not missing:
                 return None
-            victims = self._choose(entry.name, missing, quantum_s=0.0, preferred=preferred).victims
+            victims = self._choose(entry.name, missing, min_run_s=0.0, preferred=preferred).victims
             if not victims:
                 return None
             for uuid, size in entry.evicted.items():
@@ -265,7 +265,7 @@ class RoomKeeper:
         """Now, in the place of others where it has to be."""
         sizes = [(gpu, entry.evicted.get(uuid, 0)) for uuid, gpu in self.vram.gpus.items()]
         lacking = {gpu.uuid: self.vram.missing(entry.name, gpu, size) for gpu, size in sizes if size}
-        return max(lacking.values(), default=0) <= 0 or bool(self._choose(entry.name, lacking, quantum_s=0.0).victims)
+        return max(lacking.values(), default=0) <= 0 or bool(self._choose(entry.name, lacking, min_run_s=0.0).victims)
 
     async def _bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
         assert self._workloads is not None
@@ -301,7 +301,7 @@ class RoomKeeper:
                 # Room may have been made for it in the last moment, or while making it took longer than the limit.
                 if waited >= self._arbiter.wait_limit and self.vram.judge(name, gpu, size) is not Room.FITS:
                     break
-                choice = await self._step(name, gpu, size, quantum_s=self._arbiter.quantum, may_evict=True)
+                choice = await self._step(name, gpu, size, min_run_s=self._arbiter.min_run, may_evict=True)
                 if choice is None:
                     self._waiting.got(name)
                     return True
@@ -334,7 +334,7 @@ class RoomKeeper:
             name = self._waiting.gives_way()
             why = "paused by the arbiter in an allocation: it and others wait for each other's VRAM"
             circle = name is not None
-            if not circle and waited >= 2 * self._arbiter.quantum and self._waiting.outranked(entry, gpu, size):
+            if not circle and waited >= 2 * self._arbiter.min_run and self._waiting.outranked(entry, gpu, size):
                 # Not at once: they may be idle soon. It would wait no longer than `wait_limit`; paused it comes back in a gap.
                 name = entry.name
                 why = f"paused by the arbiter in an allocation: it waits for {format_size(size)}, and others come first"
@@ -351,7 +351,7 @@ class RoomKeeper:
         gpu: Gpu,
         size: int,
         *,
-        quantum_s: float,
+        min_run_s: float,
         may_evict: bool,
         preferred: Sequence[WorkloadName] = (),
     ) -> Choice | None:
@@ -363,7 +363,7 @@ class RoomKeeper:
             if not may_evict:
                 return Choice()
             missing = {gpu.uuid: self.vram.missing(name, gpu, size)}
-            choice = self._choose(name, missing, quantum_s=quantum_s, preferred=preferred)
+            choice = self._choose(name, missing, min_run_s=min_run_s, preferred=preferred)
             if not choice.victims:
                 return choice
             # What they free is its own from the first byte on: others, too, look for room meanwhile.
@@ -388,17 +388,17 @@ class RoomKeeper:
         name: WorkloadName,
         missing: Mapping[GpuUuid, int],
         *,
-        quantum_s: float,
+        min_run_s: float,
         preferred: Sequence[WorkloadName] = (),
     ) -> Choice:
         """Whom to pause so that what is missing on each GPU becomes free."""
         if preferred and self._suffice(preferred, missing):
             return Choice(victims=tuple(preferred))
         if self._chooser is not None:
-            quantum = 0.0 if quantum_s == 0.0 else None
-            return self._chooser(requester=name, needed=missing, quantum_s=quantum)
+            min_run = 0.0 if min_run_s == 0.0 else None
+            return self._chooser(requester=name, needed=missing, min_run_s=min_run)
         return choose_victims(
-            self._picture(), requester=name, needed=missing, settings=PolicySettings(), quantum=quantum_s
+            self._picture(), requester=name, needed=missing, settings=PolicySettings(), min_run=min_run_s
         )
 
     def _suffice(self, victims: Sequence[WorkloadName], missing: Mapping[GpuUuid, int]) -> bool:

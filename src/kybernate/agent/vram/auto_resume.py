@@ -67,7 +67,7 @@ class AutoResume:
             entry = entries.get(name)
             if entry is None or entry.state is not WorkloadState.PAUSED or entry.paused_by != ARBITER:
                 del self._gave_way[name]
-            elif now - since >= self._settings.quantum:
+            elif now - since >= self._settings.min_run:
                 return name
         return None
 

@@ -29,9 +29,9 @@ class Workloads(Protocol):
 class Chooser(Protocol):
     """A policy that knows more than the ledger."""
 
-    def __call__(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], quantum_s: float | None) -> Choice:
+    def __call__(self, *, requester: WorkloadName, needed: Mapping[GpuUuid, int], min_run_s: float | None) -> Choice:
         """Whose pause makes room.
 
         Args:
-            quantum_s: 0 for a resume that somebody ordered; None: as it finds right.
+            min_run_s: 0 for a resume that somebody ordered; None: as it finds right.
         """
