@@ -8,19 +8,16 @@ TCP connections in repair mode, in which no call on them works, and extra names 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 from kybernate.model.types import HostPid
+from kybernate.process.descriptor_copies import copies
 from kybernate.process.open_files import open_files
 
-_PIDFD_GETFD = 438
 _TCP_REPAIR = 19
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 def mend(pids: Iterable[HostPid], *, shared_memory: Path) -> int:
@@ -39,22 +36,10 @@ def mend(pids: Iterable[HostPid], *, shared_memory: Path) -> int:
 
 
 def _mend_sockets(pid: HostPid) -> int:
-    found = [file.number for file in open_files(pid) if file.socket_inode is not None]
-    if not found:
-        return 0
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return 0
     mended = 0
-    try:
-        for number in found:
-            descriptor = _libc.syscall(_PIDFD_GETFD, ctypes.c_int(pidfd), ctypes.c_int(number), ctypes.c_uint(0))
-            if descriptor >= 0:
-                with contextlib.suppress(OSError), socket.socket(fileno=descriptor) as copy:
-                    mended += _leave_repair(copy)
-    finally:
-        os.close(pidfd)
+    for _, copy in copies(pid, [file.number for file in open_files(pid) if file.socket_inode is not None]):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(copy)) as held:
+            mended += _leave_repair(held)
     return mended
 
 

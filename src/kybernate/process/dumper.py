@@ -28,7 +28,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kybernate.model.errors import Busy
-from kybernate.process import archives, criu_commands, criu_repair, images, namespaces, needs, network_lock, procfs
+from kybernate.process import (
+    archives,
+    criu_commands,
+    criu_repair,
+    criu_timers,
+    images,
+    namespaces,
+    needs,
+    network_lock,
+    procfs,
+)
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.stations import Stations
 
@@ -53,6 +63,7 @@ def main() -> NoReturn:
         began = time.monotonic()
         group.freeze(job["freeze_timeout_s"])
         with contextlib.closing(network_lock.hold(group.tasks)) if job["hold_back"] else contextlib.nullcontext():
+            criu_timers.count_expirations(group.pids())
             report |= _dump(job)
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}

@@ -30,7 +30,16 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
-from kybernate.process import criu_commands, criu_images, criu_repair, criu_zeros, images, network_lock, records
+from kybernate.process import (
+    criu_commands,
+    criu_images,
+    criu_repair,
+    criu_timers,
+    criu_zeros,
+    images,
+    network_lock,
+    records,
+)
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
 from kybernate.process.preflight import Connections, close_connections, dumpable, unsent
@@ -114,7 +123,7 @@ def dump(
                 if not job["hold_back"]:
                     _refuse_unsent(tree, freeze_timeout_s)
                 report = _run_dumper(tree, job, partial, mark)
-                _drop_zeros(tree, partial)
+                _mend(tree, partial)
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
                 _publish(partial, images_directory)
             except BaseException:
@@ -390,8 +399,9 @@ def _room_left(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _drop_zeros(tree: Tree, partial: Path) -> None:
+def _mend(tree: Tree, partial: Path) -> None:
     try:
+        criu_timers.rearm(partial)
         criu_zeros.drop(partial)
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
