@@ -9,7 +9,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
-from kybernate.model.quantities import format_seconds, format_size, parse_seconds, parse_size
 from kybernate.model.types import GIB, MIB
 from kybernate.settings import Settings, load, parse
 
@@ -114,65 +113,3 @@ def test_any_text_is_settings_or_a_line_for_each_error(text: str) -> None:
     except BadInput as e:
         message = str(e)
     assert all(line.startswith("k.yaml:") for line in message.split("\n"))
-
-
-@given(st.integers(min_value=0, max_value=1 << 60))
-@example((1 << 53) + 1)
-def test_a_number_of_bytes_is_itself(size: int) -> None:
-    assert parse_size(size) == parse_size(f"{size}B") == size
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("40GiB", 40 * GIB), ("1.5 g", 3 * GIB // 2), ("2MB", 2_000_000), ("0", 0), (" 7 MiB ", 7 * MIB)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "1e3", "-1", "1 2", "3XiB", "nan", "0x10", "9" * 400])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(BadInput, match="no size"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 90),
-        ("90s", 90),
-        (" 15 m ", 900),
-        ("1.5H", 5400),
-        ("2d", 172800),
-        ("0.5", 0.5),
-        ("0", 0),
-        ("10m", 600),
-        ("1h30m", 5400),
-        ("1d 2h 3m 4s", 93784),
-        ("2 h 10 min", 7800),
-        ("500ms", 0.5),
-        ("1s500ms", 1.5),
-        (7, 7),
-        (0.25, 0.25),
-    ],
-)
-def test_times(text: str | float, seconds: float) -> None:
-    assert parse_seconds(text) == seconds
-
-
-@given(st.integers(min_value=0, max_value=3600 * 24 * 400))
-def test_a_time_as_it_is_shown_can_be_given(whole: int) -> None:
-    shown = format_seconds(float(whole))
-    assert abs(parse_seconds(shown) - whole) < (60 if "d" not in shown else 3600)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "-1", "soon", "30m1h", "1h1h", "5 apples", "nan", "inf", "1e3", "9" * 400, True, False, float("nan"), -3],
-)
-def test_no_times(text: str | float) -> None:
-    with pytest.raises(BadInput, match="no time"):
-        parse_seconds(text)
-
-
-def test_sizes_for_people() -> None:
-    assert [format_size(n) for n in (0, 1023, 1536, 40 * GIB)] == ["0 B", "1023 B", "1.5 KiB", "40.0 GiB"]

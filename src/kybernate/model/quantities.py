@@ -76,18 +76,20 @@ def parse_seconds(value: str | float) -> float:
 
 
 def format_size(size_bytes: int) -> str:
-    """`1.5 GiB`: three digits at most before the unit, one after the point."""
+    """`1.5 GiB`: less than 1024 before the unit (but of TiB any number), one digit after the point."""
     amount = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(amount) < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    if abs(amount) < 1024:
+        return f"{amount:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
         amount /= 1024
-    return f"{amount:.1f} TiB"
+        if abs(amount) < 1023.95:  # more is shown as 1024.0
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1024:.1f} TiB"
 
 
 def format_seconds(seconds: float) -> str:
     """`0.84 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
-    if seconds < 10:
+    if seconds < 9.995:  # more is shown as 10.00
         return f"{seconds:.2f} s"
     whole = round(seconds)
     if whole < 60:
