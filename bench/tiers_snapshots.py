@@ -17,7 +17,7 @@ from kybernate.benchmarks.agent import OwnAgent, until
 from kybernate.benchmarks.results import Case
 from kybernate.engine.stored import Kind
 from kybernate.model.types import CHUNK_BYTES, MIB, TierName
-from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, Tier, keys_of
+from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, Tier, keys_of, open_writer
 
 SNAPSHOTS = 10
 POOL_BYTES = 64 * MIB
@@ -80,7 +80,7 @@ def _write(directory: Path, catalog_path: Path, views: list[memoryview]) -> None
         for number in range(SNAPSHOTS):
             for k, view in enumerate(views):
                 view[:16] = number.to_bytes(8, "little") + (k + 1).to_bytes(8, "little")
-            with space.writer(f"image-{number}", total=len(views) * CHUNK_BYTES) as writer:
+            with open_writer(space, f"image-{number}", total=len(views) * CHUNK_BYTES) as writer:
                 writer.add_extent(views)
                 writer.commit(labels={"kind": Kind.IMAGE, "workload": "server", "uid": "0"})
     finally:

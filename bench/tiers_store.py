@@ -38,7 +38,18 @@ from kybernate.agent.agent import SWITCH_S
 from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model.errors import NoRoom
 from kybernate.model.types import CHUNK_BYTES, GIB, MIB
-from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, ObjectMedium, Space, Tier, collect, keys_of
+from kybernate.store import (
+    DEFAULT_TENANT,
+    Catalog,
+    LocalMedium,
+    ObjectMedium,
+    Space,
+    Tier,
+    collect,
+    keys_of,
+    open_reader,
+    open_writer,
+)
 
 TOOLS = Path(__file__).resolve().parents[1] / ".cache" / "bench-tools"
 BUCKET = "bench"
@@ -91,13 +102,13 @@ def seconds(step: Step) -> float:
 
 
 def ours_write(space: Space, memory: Memory) -> None:
-    with space.writer("bench", total=memory.size) as writer:
+    with open_writer(space, "bench", total=memory.size) as writer:
         writer.add_extent(memory.views)
         writer.commit()
 
 
 def ours_read(space: Space, memory: Memory) -> None:
-    with space.reader("bench") as reader:
+    with open_reader(space, "bench") as reader:
         reader.read_part(reader.manifest.extents[0], memory.views)
 
 

@@ -26,8 +26,6 @@ KNOWN: dict[str, set[str]] = {
         "watching",
         "worker",
     },
-    # A tier gives the space its budget, and the space makes the sessions that read and write through the tier.
-    "store": {"chunks", "reading", "spaces", "tiers", "writing"},
 }
 
 

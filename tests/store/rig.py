@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import Keys, LocalMedium, Space, Tier, keys_of
+from kybernate.store import Keys, LocalMedium, Space, Tier, keys_of, open_reader, open_writer
 from kybernate.store.manifests import Manifest, StoredExtent
 from kybernate.store.memory import Buffer
 from kybernate.store.needs import Needs
@@ -49,7 +49,7 @@ def save(space: Space, name: str, contents: Sequence[bytes | None], **files: byt
     """Store a snapshot of one extent and some files; None is a chunk of zeros. Returns the bytes written."""
     slots = Slots([content or b"" for content in contents])
     views = [None if c is None else v for c, v in zip(contents, slots.views, strict=True)]
-    with space.writer(name) as writer:
+    with open_writer(space, name) as writer:
         if contents:
             last = contents[-1]
             size = (len(contents) - 1) * CHUNK_BYTES + (CHUNK_BYTES if last is None else len(last))
@@ -62,7 +62,7 @@ def save(space: Space, name: str, contents: Sequence[bytes | None], **files: byt
 
 def load(space: Space, name: str) -> list[bytes]:
     """All chunks of a snapshot's first extent."""
-    with space.reader(name) as reader:
+    with open_reader(space, name) as reader:
         if not reader.manifest.extents:
             return []
         extent = reader.manifest.extents[0]
@@ -95,7 +95,7 @@ def many_snapshots(space: Space, count: int = SNAPSHOTS) -> None:
     each chunk of 2 MiB."""
     shared = [PLAIN.chunk_id(memoryview(_small(f"shared-{k}"))) for k in range(CHUNKS - OWN)]
     for number in range(count):
-        with space.writer(f"s-{number}") as writer:
+        with open_writer(space, f"s-{number}") as writer:
             names = [f"{number}-{k}" for k in range(OWN)]
             if number == 0:
                 names = [*(f"shared-{k}" for k in range(CHUNKS - OWN)), *names]

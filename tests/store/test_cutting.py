@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.store.rig import PLAIN, SEALED, OpenTier, noise
 
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import verify
+from kybernate.store import open_reader, open_writer, verify
 from kybernate.store.cutting import LEAST_PAGES, PAGE_BYTES, cuts
 from kybernate.store.tenants import Keys
 
@@ -95,14 +95,14 @@ def test_a_snapshot_of_pages_shares_what_it_can_and_comes_back(open_tier: OpenTi
     written = {}
     for name, content in (("first", before), ("second", after)):
         (tmp_path / "pages-1.img").write_bytes(content)
-        with space.writer(name) as writer:
+        with open_writer(space, name) as writer:
             writer.add_file("pages-1.img", tmp_path / "pages-1.img", by_content=True)
             writer.commit()
             written[name] = writer.stored
     assert written["first"] == len(before)
     assert written["second"] < len(before) // 5
     for name, content in (("first", before), ("second", after)):
-        with space.reader(name) as reader:
+        with open_reader(space, name) as reader:
             reader.extract(tmp_path / name)
             assert reader.read_bytes("pages-1.img") == content
         assert (tmp_path / name / "pages-1.img").read_bytes() == content
@@ -112,7 +112,7 @@ def test_a_snapshot_of_pages_shares_what_it_can_and_comes_back(open_tier: OpenTi
 def test_small_files_are_not_cut(open_tier: OpenTier, tmp_path: Path) -> None:
     space = open_tier().space(PLAIN)
     (tmp_path / "small").write_bytes(noise(1, CHUNK_BYTES))
-    with space.writer("small") as writer:
+    with open_writer(space, "small") as writer:
         writer.add_file("small", tmp_path / "small", by_content=True)
         manifest = writer.commit()
     assert (manifest.files[0].cuts, manifest.files[0].count) == ((), 1)

@@ -28,6 +28,7 @@ from kybernate.store import (
     Tier,
     collect,
     manifests,
+    open_reader,
     packs,
     verify,
 )
@@ -219,7 +220,7 @@ def test_a_manifest_from_a_newer_version(open_tier: OpenTier) -> None:
     content[8:12] = struct.pack("<I", manifests.VERSION + 1)
     path.write_bytes(content)
     with pytest.raises(TooNew, match="update Kybernate"):
-        space.reader("s")
+        open_reader(space, "s")
     with pytest.raises(TooNew):
         collect(space)
     assert [problem.snapshots for problem in verify(space).problems] == [("s",)]
@@ -234,7 +235,7 @@ def test_a_damaged_manifest_stops_collection(open_tier: OpenTier, keys: Keys) ->
     path = manifest_path(tier, "s", keys)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Damaged, match="manifest of snapshot s is damaged"):
-        space.reader("s")
+        open_reader(space, "s")
     with pytest.raises(Damaged):
         collect(space)
     assert load(space, "t") == [noise(2)]
@@ -253,7 +254,7 @@ def test_a_manifest_of_absurd_size_is_refused_unread(open_tier: OpenTier) -> Non
     with pytest.raises(
         Damaged, match=f"has {manifests.BYTES_MAX + 1} bytes, and at most {manifests.BYTES_MAX} make sense"
     ):
-        space.reader("s")
+        open_reader(space, "s")
     assert any("make sense" in problem for problem in space.refresh().problems)
     space.delete("s")
 
@@ -271,7 +272,7 @@ def test_a_renamed_manifest_is_found_out(open_tier: OpenTier) -> None:
     save(space, "old", [noise(1)])
     manifest_path(tier, "old").rename(manifest_path(tier, "new"))
     with pytest.raises(Damaged, match="renamed"):
-        space.reader("new")
+        open_reader(space, "new")
 
 
 # -- fuzz --------------------------------------------------------------------------------------------------------------
@@ -445,7 +446,7 @@ def test_a_pack_changed_anywhere_never_gives_wrong_content(
     again = open_tier(root, catalog=root.with_suffix(".new"))
     try:
         got = load(again.space(keys), "s")
-        with again.space(keys).reader("s") as reader:
+        with open_reader(again.space(keys), "s") as reader:
             assert reader.read_bytes("f") == files["f"]
         assert got == contents, "the changes hit padding, or undid each other"
     except REFUSALS:

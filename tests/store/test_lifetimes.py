@@ -25,7 +25,20 @@ from hypothesis.stateful import (
 from tests.store.rig import PLAIN, SEALED, Slots, empty_slots, noise
 
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import Catalog, Keys, LocalMedium, ObjectMedium, SnapshotReader, Space, Tier, collect, copy, verify
+from kybernate.store import (
+    Catalog,
+    Keys,
+    LocalMedium,
+    ObjectMedium,
+    SnapshotReader,
+    Space,
+    Tier,
+    collect,
+    copy,
+    open_reader,
+    open_writer,
+    verify,
+)
 
 SECONDS = float(os.environ.get("KYBERNATE_STRESS_S", "0"))
 CONTENTS = [noise(k) for k in range(5)] + [bytes(CHUNK_BYTES), b"shrinks " * (CHUNK_BYTES // 8)]
@@ -85,7 +98,7 @@ class Lifetimes(RuleBasedStateMachine):
         self.number += 1
         name = f"s{self.number}"
         slots = Slots([CONTENTS[k] for k in chunks])
-        with self.space(where).writer(name) as writer:
+        with open_writer(self.space(where), name) as writer:
             writer.add_extent(slots.views)
             writer.add_bytes("f", noise(size, size))
             writer.commit()
@@ -95,7 +108,7 @@ class Lifetimes(RuleBasedStateMachine):
     @rule(where=st.integers(0, 1), chunks=st.lists(st.integers(0, len(CONTENTS) - 1), min_size=1, max_size=6))
     def give_up(self, where: int, chunks: list[int]) -> None:
         slots = Slots([CONTENTS[k] for k in chunks])
-        with self.space(where).writer("given-up") as writer:
+        with open_writer(self.space(where), "given-up") as writer:
             writer.add_extent(slots.views)
 
     @rule(name=names, where=st.integers(0, 1))
@@ -135,7 +148,7 @@ class Lifetimes(RuleBasedStateMachine):
     def hold(self, name: str, where: int) -> None:
         """A reader that stays open while others delete and collect."""
         if name in self.model[where] and len(self.readers) < 2:
-            reader = self.space(where).reader(name)
+            reader = open_reader(self.space(where), name)
             reader.read_bytes("f")
             _compare(reader, self.model[where][name])
             self.readers.append((reader, self.model[where][name]))
@@ -153,7 +166,7 @@ class Lifetimes(RuleBasedStateMachine):
             space = tier.space(self.keys)
             assert {str(row.name) for row in space.snapshots()} == set(self.model[where])
             for name, content in self.model[where].items():
-                with space.reader(name) as reader:
+                with open_reader(space, name) as reader:
                     _compare(reader, content)
 
     def teardown(self) -> None:

@@ -15,7 +15,20 @@ from tests.store.server import Mode, Proxy
 
 from kybernate.model.errors import BadInput, Conflict, NoRoom, NotFound
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import Keys, Needs, Progress, Step, Tier, collect, copy, keys_of, move, verify
+from kybernate.store import (
+    Keys,
+    Needs,
+    Progress,
+    Step,
+    Tier,
+    collect,
+    copy,
+    keys_of,
+    move,
+    open_reader,
+    open_writer,
+    verify,
+)
 from kybernate.store.errors import Cancelled, Damaged, TierAway
 from kybernate.store.tenants import TenantName
 
@@ -27,10 +40,11 @@ SHRINKS = (b"weights " * 32 + bytes(256)) * (CHUNK_BYTES // 512)
 
 @pytest.mark.parametrize("keys", [PLAIN, SEALED], ids=["plain", "encrypted"])
 def test_down_and_up_again(open_tier: OpenTier, open_agent: OpenAgent, keys: Keys) -> None:
-    near, far = open_tier(compress_below=0.0).space(keys), open_agent().space(keys)
+    near_tier = open_tier(compress_below=0.0)
+    near, far = near_tier.space(keys), open_agent().space(keys)
     contents = [noise(1), SHRINKS, None, noise(2), noise(1), noise(3, 50_000)]
     slots = Slots([c or b"" for c in contents])
-    with near.writer("s") as writer:
+    with open_writer(near, "s") as writer:
         views = [None if c is None else v for c, v in zip(contents, slots.views, strict=True)]
         writer.add_extent(views, size=5 * CHUNK_BYTES + 50_000, about={"gpu": "GPU-1"})
         writer.add_bytes("f", b"file" * 100)
@@ -46,15 +60,15 @@ def test_down_and_up_again(open_tier: OpenTier, open_agent: OpenAgent, keys: Key
         original.extents,
     )
     with pytest.raises(NotFound):
-        near.reader("s")
+        open_reader(near, "s")
     collect(near)
-    assert packs_of(near.tier, keys) == []
+    assert packs_of(near_tier, keys) == []
     wanted = [c if c is not None else bytes(CHUNK_BYTES) for c in contents]
     assert load(far, "s") == wanted
     copy(far, near, "s")
     assert load(near, "s") == load(far, "s") == wanted
     assert copy(far, near, "s").uid == original.uid, "it is there already"
-    with near.reader("s") as reader:
+    with open_reader(near, "s") as reader:
         assert reader.read_bytes("f") == b"file" * 100
         assert reader.manifest.needs.driver == "1"
     assert verify(near).problems == verify(far).problems == ()
@@ -73,7 +87,8 @@ def test_only_what_is_not_there_is_moved(open_tier: OpenTier, open_agent: OpenAg
 
 
 def test_another_snapshot_of_that_name(open_tier: OpenTier, open_agent: OpenAgent) -> None:
-    near, far = open_tier().space(PLAIN), open_agent().space(PLAIN)
+    near, far_tier = open_tier().space(PLAIN), open_agent()
+    far = far_tier.space(PLAIN)
     save(near, "s", [noise(1)])
     save(far, "s", [noise(2)])
     with pytest.raises(Conflict, match="already"):
@@ -83,13 +98,14 @@ def test_another_snapshot_of_that_name(open_tier: OpenTier, open_agent: OpenAgen
     with pytest.raises(NotFound):
         move(near, far, "none")
     with pytest.raises(BadInput, match="another tenant or key"):
-        move(near, far.tier.space(keys_of(TenantName("other"))), "s")
+        move(near, far_tier.space(keys_of(TenantName("other"))), "s")
 
 
 def test_a_damaged_original_is_not_moved(open_tier: OpenTier, open_agent: OpenAgent) -> None:
-    near, far = open_tier().space(PLAIN), open_agent().space(PLAIN)
+    near_tier = open_tier()
+    near, far = near_tier.space(PLAIN), open_agent().space(PLAIN)
     save(near, "s", [noise(1), noise(2)])
-    (pack,) = packs_of(near.tier)
+    (pack,) = packs_of(near_tier)
     content = bytearray(pack.read_bytes())
     content[CHUNK_BYTES] ^= 1
     pack.write_bytes(content)
@@ -101,12 +117,13 @@ def test_a_damaged_original_is_not_moved(open_tier: OpenTier, open_agent: OpenAg
 
 
 def test_no_room_at_the_target(open_tier: OpenTier, open_agent: OpenAgent) -> None:
-    near, far = open_tier(budget_bytes=4 * CHUNK_BYTES).space(PLAIN), open_agent().space(PLAIN)
+    near_tier = open_tier(budget_bytes=4 * CHUNK_BYTES)
+    near, far = near_tier.space(PLAIN), open_agent().space(PLAIN)
     save(far, "s", [noise(k) for k in range(8)])
     with pytest.raises(NoRoom):
         move(far, near, "s")
     assert near.snapshots() == []
-    assert near.tier.usage().used == 0
+    assert near_tier.usage().used == 0
     assert len(load(far, "s")) == 8
 
 
@@ -175,7 +192,7 @@ class Endless:
     def read(self, n):
         n = min(n, self.left); self.left -= n
         return random.randbytes(n)
-with one.writer("s") as writer:
+with open_writer(one, "s") as writer:
     writer.add_stream("big", Endless()); writer.commit()
 before = peak()
 move(one, two, "s")

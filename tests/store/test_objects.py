@@ -17,7 +17,7 @@ from tests.store.server import Mode, Proxy, Server, client, options
 
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import Catalog, Keys, ObjectMedium, Tier, collect, manifests, verify
+from kybernate.store import Catalog, Keys, ObjectMedium, Tier, collect, manifests, open_reader, open_writer, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierWiped, WrongKey
 from kybernate.store.leases import Leases
 from kybernate.store.tenants import TenantName
@@ -41,7 +41,7 @@ def test_what_goes_in_comes_out_elsewhere(open_agent: OpenAgent, tmp_path: Path,
     for k in range(20):
         (tmp_path / "dump" / f"core-{k}.img").write_bytes(noise(100 + k, 3000))
     slots = Slots([c or b"" for c in contents])
-    with one.writer("s") as writer:
+    with open_writer(one, "s") as writer:
         writer.add_extent([None if c is None else v for c, v in zip(contents, slots.views, strict=True)])
         writer.add_directory("criu", tmp_path / "dump")
         writer.commit(state={"a": 1})
@@ -49,7 +49,7 @@ def test_what_goes_in_comes_out_elsewhere(open_agent: OpenAgent, tmp_path: Path,
     two = open_agent(url=url).space(keys)
     assert [row.name for row in two.snapshots()] == ["s"]
     assert load(two, "s") == [c if c is not None else bytes(CHUNK_BYTES) for c in contents]
-    with two.reader("s") as reader:
+    with open_reader(two, "s") as reader:
         reader.extract(tmp_path / "out")
     assert (tmp_path / "out/criu/core-7.img").read_bytes() == noise(107, 3000)
     assert verify(two).problems == ()
@@ -65,7 +65,7 @@ def test_what_is_absurdly_large_is_refused_unread(open_agent: OpenAgent, tmp_pat
     with (root / f"{PLAIN.tenant}/manifests/s").open("r+b") as file:
         file.truncate(manifests.BYTES_MAX + 1)
     with pytest.raises(Damaged, match=f"{manifests.BYTES_MAX + 1} bytes, and at most {manifests.BYTES_MAX} make sense"):
-        space.reader("s")
+        open_reader(space, "s")
 
 
 def test_a_server_is_not_read_beyond_what_makes_sense(server: Server, bucket: str, open_agent: OpenAgent) -> None:
@@ -142,7 +142,7 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(open_agent: OpenAgent,
 
     helper = threading.Thread(target=back)
     helper.start()
-    with space.writer("s") as writer:
+    with open_writer(space, "s") as writer:
         writer.add_extent(slots.views)
         writer.commit()
     done.set()
@@ -167,7 +167,7 @@ def test_connections_that_break_half_way(open_agent: OpenAgent, proxy: Proxy) ->
         helper = threading.Thread(target=mend, args=(wanted,))
         helper.start()
         if action == "write":
-            with space.writer("s") as writer:
+            with open_writer(space, "s") as writer:
                 writer.add_extent(slots.views)
                 writer.commit()
         else:
@@ -181,7 +181,7 @@ def test_an_upload_goes_on_where_it_was_lost(open_agent: OpenAgent, proxy: Proxy
     contents = [noise(k) for k in range(24)]
     space = open_agent(proxy.port, patience_s=1).space(PLAIN)
     slots = Slots(contents)
-    with pytest.raises(TierAway), space.writer("s") as writer:
+    with pytest.raises(TierAway), open_writer(space, "s") as writer:
         _lose(writer.add_extent, slots, space.catalog, proxy, lambda: writer.commit())
     proxy.set(Mode.PASS)
     other = open_agent()  # a new agent, which knows nothing
@@ -207,7 +207,7 @@ def test_a_slow_upload_is_cancelled_soon(open_agent: OpenAgent, proxy: Proxy) ->
     space = open_agent(proxy.port).space(PLAIN)
     slots = Slots([noise(k) for k in range(16)])
     proxy.set(Mode.SLOW, bytes_per_s=4e6)
-    with space.writer("s") as writer:
+    with open_writer(space, "s") as writer:
         canceller = threading.Timer(0.5, writer.cancel)
         canceller.start()
         with pytest.raises(Cancelled):
@@ -273,13 +273,13 @@ def test_a_wrong_key(open_agent: OpenAgent) -> None:
 
 def test_of_two_agents_with_one_name_one_wins(open_agent: OpenAgent) -> None:
     one, two = open_agent().space(PLAIN), open_agent().space(PLAIN)
-    with one.writer("name") as first, two.writer("name") as second:
+    with open_writer(one, "name") as first, open_writer(two, "name") as second:
         first.add_bytes("f", b"first")
         second.add_bytes("f", b"second")
         first.commit()
         with pytest.raises(Conflict, match="already"):
             second.commit()
-    with two.reader("name") as reader:
+    with open_reader(two, "name") as reader:
         assert reader.read_bytes("f") == b"first"
 
 
@@ -298,7 +298,7 @@ def test_nobody_collects_while_another_writes(open_agent: OpenAgent) -> None:
     one, two = open_agent().space(PLAIN), open_agent().space(PLAIN)
     save(one, "old", [noise(1)])
     one.delete("old")
-    with two.writer("new") as writer:
+    with open_writer(two, "new") as writer:
         with pytest.raises(Busy, match="another agent writes"):
             collect(one)
         collect(two)  # its own writers it knows
@@ -314,7 +314,7 @@ def test_nobody_writes_while_another_collects(open_agent: OpenAgent) -> None:
     one, two = open_agent().space(PLAIN), open_agent().space(PLAIN)
     sweep = one.leases.sweep()
     with pytest.raises(Busy, match="collects garbage"):
-        two.writer("x")
+        open_writer(two, "x")
     with pytest.raises(Busy, match="collects garbage"):
         collect(two)
     sweep.release()

@@ -11,7 +11,7 @@ from tests.store.server import ACCESS, SECRET, Proxy, Server, Unbuildable, optio
 
 from kybernate.agent.tiers.credentials import CredentialsFile
 from kybernate.model.errors import BadInput
-from kybernate.store import Catalog, ObjectMedium, Tier, TierAway, TierRefused, refusals
+from kybernate.store import Catalog, ObjectMedium, Tier, TierAway, TierRefused, open_writer, refusals
 from kybernate.store.media import Absent
 
 ALL_PATIENCE_S = 3600.0
@@ -135,7 +135,7 @@ def test_renewed_credentials_are_used_without_a_restart(own_server: Server, tmp_
     write_credentials(file, ACCESS, "another-secret")
     assert load(space, "before") == [noise(1), noise(2)]
     slots = Slots([noise(k) for k in range(12)])
-    with space.writer("after") as writer:  # several threads at once
+    with open_writer(space, "after") as writer:  # several threads at once
         writer.add_extent(slots.views)
         writer.commit()
     assert load(space, "after") == slots.contents()

@@ -28,7 +28,7 @@ swept = collect(space)
 collected = now("VmHWM")
 report = verify(space)
 verified = now("VmHWM")
-with space.reader("s-3") as reader:
+with open_reader(space, "s-3") as reader:
     reader._resolve(list(dict.fromkeys(reader.manifest.ids())))
     read = now("VmHWM")
 print(json.dumps(dict(listed=listed, problems=[p.text for p in report.problems], chunks=report.chunks, packs=swept.packs,

@@ -26,7 +26,18 @@ from tests.store.rig import (
 
 from kybernate.model.errors import BadInput, Busy, Conflict, NoRoom, NotFound
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import Catalog, LocalMedium, Progress, SnapshotWriter, Tier, collect, keys_of, verify
+from kybernate.store import (
+    Catalog,
+    LocalMedium,
+    Progress,
+    SnapshotWriter,
+    Tier,
+    collect,
+    keys_of,
+    open_reader,
+    open_writer,
+    verify,
+)
 from kybernate.store.errors import Cancelled, TierWiped, WrongKey
 from kybernate.store.needs import GpuNeed, Needs
 from kybernate.store.tenants import Keys, TenantName, secret_from_command, secret_from_file, tenant_name
@@ -57,7 +68,7 @@ def test_what_goes_in_comes_out(
         (tmp_path / "large").write_bytes(large)
         (tmp_path / "large").chmod(0o640)
         slots = Slots([c or b"" for c in contents])
-        with space.writer("train-1", total=len(large)) as writer:
+        with open_writer(space, "train-1", total=len(large)) as writer:
             writer.add_extent(
                 [None if c is None else v for c, v in zip(contents, slots.views, strict=True)],
                 size=5 * CHUNK_BYTES + 4096 * 3,
@@ -72,7 +83,7 @@ def test_what_goes_in_comes_out(
                 needs=Needs(driver="580.1", gpus=(GpuNeed(name="NVIDIA H200"),), more={"x": 1}),
                 labels={"kind": "gold"},
             )
-        with space.reader("train-1") as reader:
+        with open_reader(space, "train-1") as reader:
             manifest = reader.manifest
             extent = manifest.extents[0]
             assert extent.about == {"pid": 7, "gpu": "GPU-1"}
@@ -128,7 +139,7 @@ def test_small_files_lie_close_together(open_tier: OpenTier) -> None:
     files = {f"f{k}": noise(k, 100) for k in range(1000)}
     save(space, "small", [], **files)
     assert sum(path.stat().st_size for path in packs_of(tier)) < 1000 * (100 + 80) + 3 * 4096 + 8192
-    with space.reader("small") as reader:
+    with open_reader(space, "small") as reader:
         assert all(reader.read_bytes(path) == content for path, content in list(files.items())[::37])
 
 
@@ -137,11 +148,11 @@ def test_memory_that_begins_anywhere(open_tier: OpenTier) -> None:
     memory = mmap.mmap(-1, 3 * CHUNK_BYTES)
     view = memoryview(memory)[13 : 13 + CHUNK_BYTES]
     view[:] = noise(1)
-    with space.writer("odd") as writer:
+    with open_writer(space, "odd") as writer:
         writer.add_extent([view])
         writer.commit()
     view[:] = bytes(CHUNK_BYTES)
-    with space.reader("odd") as reader:
+    with open_reader(space, "odd") as reader:
         reader.read([(0, view)])
     assert bytes(view) == noise(1)
 
@@ -162,9 +173,9 @@ def test_many_packs_are_filled_and_none_is_too_large(open_tier: OpenTier) -> Non
 def test_bad_names_are_refused(open_tier: OpenTier, name: str) -> None:
     space = open_tier().space(PLAIN)
     with pytest.raises(BadInput, match="name"):
-        space.writer(name)
+        open_writer(space, name)
     with pytest.raises(BadInput, match="name"):
-        space.reader(name)
+        open_reader(space, name)
     with pytest.raises(BadInput, match="name"):
         tenant_name(name)
 
@@ -174,7 +185,7 @@ def test_bad_names_are_refused(open_tier: OpenTier, name: str) -> None:
 )
 def test_bad_paths_are_refused(open_tier: OpenTier, path: str) -> None:
     space = open_tier().space(PLAIN)
-    with space.writer("paths") as writer, pytest.raises(BadInput, match="path"):
+    with open_writer(space, "paths") as writer, pytest.raises(BadInput, match="path"):
         writer.add_bytes(path, b"x")
     assert space.snapshots() == []
 
@@ -188,13 +199,13 @@ def test_bad_directories_are_refused(root: str) -> None:
 def test_a_name_is_taken_once(open_tier: OpenTier) -> None:
     tier = open_tier()
     space = tier.space(PLAIN)
-    with space.writer("name") as late:  # begun while it is free
+    with open_writer(space, "name") as late:  # begun while it is free
         late.add_bytes("f", noise(5, 100_000))
         save(space, "name", [noise(1)])
         with pytest.raises(Conflict, match="already"):
             late.commit()
     with pytest.raises(Conflict, match="already"):
-        space.writer("name")
+        open_writer(space, "name")
     assert load(space, "name") == [noise(1)]
     assert verify(space).problems == ()
     assert len(packs_of(tier)) == 1, "what the late one wrote is gone"
@@ -204,26 +215,26 @@ def test_what_is_not_committed_is_not_there(open_tier: OpenTier) -> None:
     tier = open_tier()
     space = tier.space(PLAIN)
     slots = Slots([noise(k) for k in range(12)])
-    with space.writer("half") as writer:
+    with open_writer(space, "half") as writer:
         writer.add_extent(slots.views)
     assert space.snapshots() == []
     assert packs_of(tier) == []
     assert tier.usage().used == 0
     with pytest.raises(NotFound):
-        space.reader("half")
+        open_reader(space, "half")
 
 
 def test_progress_ends_at_the_whole(open_tier: OpenTier) -> None:
     space = open_tier().space(PLAIN)
     said: list[Progress] = []
     slots = Slots([noise(k) for k in range(4)])
-    with space.writer("p", total=5 * CHUNK_BYTES, progress=said.append) as writer:
+    with open_writer(space, "p", total=5 * CHUNK_BYTES, progress=said.append) as writer:
         writer.add_extent([*slots.views, None])
         writer.commit()
     assert (said[-1].done, said[-1].total, said[-1].stored) == (5 * CHUNK_BYTES, 5 * CHUNK_BYTES, 4 * CHUNK_BYTES)
     assert said[-1].rate > 0
     assert said[-1].seconds_left == 0
-    with space.reader("p", progress=said.append) as reader:
+    with open_reader(space, "p", progress=said.append) as reader:
         reader.read_part(reader.manifest.extents[0], empty_slots([CHUNK_BYTES] * 5).views)
     assert said[-1].what.startswith("reading p from")
     assert said[-1].done == said[-1].total == 5 * CHUNK_BYTES
@@ -234,7 +245,7 @@ def test_a_writer_is_cancelled_from_another_thread(open_tier: OpenTier) -> None:
     space = tier.space(PLAIN)
     seen = threading.Event()
     slots = Slots([noise(k) for k in range(8)])
-    with space.writer("c", progress=lambda _: seen.set()) as writer:
+    with open_writer(space, "c", progress=lambda _: seen.set()) as writer:
 
         def cancel_then() -> None:
             seen.wait(60)
@@ -340,7 +351,7 @@ def test_without_the_key_file_the_manifests_tell(open_tier: OpenTier, tmp_path: 
     assert space.snapshots() == []
     assert "was written with the key" in " ".join(space.last_changes.problems)
     with pytest.raises(WrongKey, match="was written with the key"):
-        space.reader("secret")
+        open_reader(space, "secret")
     with pytest.raises(WrongKey):
         collect(space)
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import Catalog, LocalMedium, Space, Tier, collect, keys_of
+from kybernate.store import Catalog, LocalMedium, Space, Tier, collect, keys_of, open_reader, open_writer
 from kybernate.store.memory import Buffer
 from kybernate.store.tenants import TenantName
 
@@ -37,7 +37,7 @@ def store(space: Space, name: str) -> None:
         buffer = Buffer()
         buffer.view[:CHUNK_BYTES] = content
         buffers.append(buffer)
-    with space.writer(name) as writer:
+    with open_writer(space, name) as writer:
         writer.add_extent([buffer.view[:CHUNK_BYTES] for buffer in buffers])
         writer.add_bytes("file", file_of(name))
         writer.commit(state={"name": name})
@@ -46,7 +46,7 @@ def store(space: Space, name: str) -> None:
 def matches(space: Space, name: str) -> bool:
     """Whether a snapshot holds exactly what its name says."""
     wanted = contents_of(name)
-    with space.reader(name) as reader:
+    with open_reader(space, name) as reader:
         extent = reader.manifest.extents[0]
         if extent.count != len(wanted):
             return False

@@ -36,7 +36,7 @@ from kybernate.process.connections import half_connections
 from kybernate.process.dumping import DumpReport, dump
 from kybernate.process.preflight import Connections, dumpable
 from kybernate.process.tree import Tree
-from kybernate.store import ProgressCallback, SnapshotWriter, Space
+from kybernate.store import ProgressCallback, SnapshotWriter, Space, open_writer
 
 _SETTLE_S = 2.0
 _POLL_S = 0.005
@@ -106,7 +106,7 @@ class Parking:
         try:
             total = sum(held.copy.size for held in self.manifest.extents) + _RESERVE_BYTES
             with (
-                self.space.writer(self.snapshot, total=total, progress=self.progress) as writer,
+                open_writer(self.space, self.snapshot, total=total, progress=self.progress) as writer,
                 self.cancel.told(writer.cancel) if self.cancel is not None else nullcontext(),
             ):
                 with self.clock.step("write"):

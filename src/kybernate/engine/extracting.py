@@ -15,7 +15,7 @@ from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.stored import PROCESS
 from kybernate.model.errors import Busy, KybernateError
 from kybernate.process import images
-from kybernate.store import Manifest, ProgressCallback, Space
+from kybernate.store import Manifest, ProgressCallback, Space, open_reader
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """A disk that has no room."""
@@ -110,7 +110,7 @@ class Extracted:
             raise _in_our_words(manifest, self.scratch, e) from e
         try:
             with (
-                space.reader(manifest.name, progress=progress) as reader,
+                open_reader(space, manifest.name, progress=progress) as reader,
                 cancel.told(reader.cancel) if cancel is not None else nullcontext(),
             ):
                 reader.extract(directory, [file.path for file in manifest.files if file.path.startswith(f"{PROCESS}/")])

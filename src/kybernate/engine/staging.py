@@ -20,7 +20,7 @@ from kybernate.engine.pooled import Pooled, Staged
 from kybernate.engine.stored import HASHES, Described, describe, unpack_hashes
 from kybernate.model.errors import NoRoom
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import Damaged, Manifest, ProgressCallback, SnapshotReader, Space
+from kybernate.store import Damaged, Manifest, ProgressCallback, SnapshotReader, Space, open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Stager:
         cancel: Cancellation | None,
     ) -> Staged:
         with (
-            space.reader(manifest.name, progress=progress) as reader,
+            open_reader(space, manifest.name, progress=progress) as reader,
             cancel.told(reader.cancel) if cancel is not None else nullcontext(),
         ):
             if reader.manifest.uid != manifest.uid:

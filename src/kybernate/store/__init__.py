@@ -3,6 +3,7 @@
 `design.md` beside this file says how it holds together.
 """
 
+from kybernate.store.budget import Usage
 from kybernate.store.catalog import Catalog, SnapshotRow
 from kybernate.store.checking import Problem, Verified, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
@@ -15,6 +16,7 @@ from kybernate.store.needs import FileNeed, GpuNeed, Host, Needs, differences
 from kybernate.store.objects import ObjectMedium
 from kybernate.store.progress import Progress, ProgressCallback
 from kybernate.store.reading import SnapshotReader
+from kybernate.store.sessions import open_reader, open_writer
 from kybernate.store.spaces import Changes, Space
 from kybernate.store.tenants import (
     DEFAULT_TENANT,
@@ -28,7 +30,7 @@ from kybernate.store.tenants import (
     snapshot_name,
     tenant_name,
 )
-from kybernate.store.tiers import Tier, Usage
+from kybernate.store.tiers import Tier
 from kybernate.store.writing import SnapshotWriter
 
 __all__ = [
@@ -72,6 +74,8 @@ __all__ = [
     "differences",
     "keys_of",
     "move",
+    "open_reader",
+    "open_writer",
     "secret_from_command",
     "secret_from_file",
     "snapshot_name",

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from kybernate.model.errors import KybernateError, NotFound
 from kybernate.store.errors import Damaged, TooNew, WrongKey
@@ -18,10 +17,8 @@ from kybernate.store.memory import BufferPool
 from kybernate.store.packs import PackId, Record
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
 from kybernate.store.records import spans, troubles
+from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId, SnapshotName
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Used by whoever writes a snapshot (writing.py), copies one (moving.py) or compac
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding
@@ -14,10 +13,8 @@ from kybernate.store.memory import Buffer, BufferPool
 from kybernate.store.packing import PackWriter
 from kybernate.store.packs import Codec, PackId, Record
 from kybernate.store.progress import Cancel
+from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
 
 
 class ChunkWriter:
@@ -37,7 +34,7 @@ class ChunkWriter:
         self._packer = PackWriter(
             medium=medium,
             keys=space.keys,
-            room=space.tier,
+            budget=space.budget,
             buffers=self.buffers,
             cancel=cancel,
             begun=self._begun,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kybernate.model.errors import NoRoom, NotFound
 from kybernate.store.chunks import ChunkWriter
@@ -21,10 +20,8 @@ from kybernate.store.memory import padded
 from kybernate.store.packs import PackId, Record
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
 from kybernate.store.records import read_record
+from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
 
 COMPACT_BELOW = 0.5
 """A pack is rewritten when less of it than this is of use: so at most half of the disk is garbage after a collection."""
@@ -78,7 +75,7 @@ def collect(
     finally:
         space.catalog.end_marking()
         space.pins.end_sweep()
-        space.tier.recount()
+        space.budget.recount()
         if lease is not None:
             lease.release()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from kybernate.model.errors import BadInput, Conflict
 from kybernate.store import coding
@@ -20,10 +19,9 @@ from kybernate.store.memory import Buffer
 from kybernate.store.packs import Codec, Record
 from kybernate.store.progress import ProgressCallback
 from kybernate.store.records import read_record
+from kybernate.store.sessions import open_writer
+from kybernate.store.spaces import Space
 from kybernate.store.writing import SnapshotWriter
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
 
 
 def copy(
@@ -44,7 +42,7 @@ def copy(
         raise BadInput(f"snapshot {name} can't be copied to another tenant or key")
     manifest = source.manifest(name)
     try:
-        writer = target.writer(name, total=manifest.size, progress=progress)
+        writer = open_writer(target, name, total=manifest.size, progress=progress)
     except Conflict:
         there = target.manifest(name)
         if there.uid != manifest.uid:

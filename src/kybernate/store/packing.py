@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from kybernate.model.errors import KybernateError, NoRoom
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import packs
+from kybernate.store.budget import WriteBudget
 from kybernate.store.media import Medium, PackFile
 from kybernate.store.memory import Buffer, BufferPool, address_of, is_aligned, padded
 from kybernate.store.packs import Codec, PackId, Record
@@ -28,16 +28,6 @@ _RECORDS_MAX = 16384
 _TIGHT_BYTES = 1 << 20
 """So much of small records is gathered before it is written."""
 _ENTRY_BYTES = 80
-
-
-class Room(Protocol):
-    """Who says how much may be written: the tier's budget."""
-
-    def reserve(self, least: int, most: int) -> int:
-        """Bytes granted, between the two. Raises NoRoom."""
-
-    def settle(self, granted: int, used: int) -> None:
-        """What became of a grant."""
 
 
 @dataclass(slots=True)
@@ -71,7 +61,7 @@ class PackWriter:
         *,
         medium: Medium,
         keys: Keys,
-        room: Room,
+        budget: WriteBudget,
         buffers: BufferPool,
         cancel: Cancel,
         begun: Callable[[PackId], None],
@@ -84,7 +74,7 @@ class PackWriter:
         """
         self._medium = medium
         self._keys = keys
-        self._room = room
+        self._budget = budget
         self._buffers = buffers
         self._cancel = cancel
         self._begun = begun
@@ -143,7 +133,7 @@ class PackWriter:
         self._finishers.shutdown(wait=True, cancel_futures=True)
         for pack in list(self._open.values()):
             pack.file.abandon()
-            self._room.settle(pack.granted, 0)
+            self._budget.settle(pack.granted, 0)
             self._release(pack)
 
     # -- places ------------------------------------------------------------------------------------------------------
@@ -225,13 +215,13 @@ class PackWriter:
 
     def _open_pack(self, length: int) -> _OpenPack:
         least = packs.HEADER_BYTES + padded(length) + padded(_ENTRY_BYTES + packs.TRAILER_BYTES)
-        granted = self._room.reserve(least, self._medium.pack_bytes)
+        granted = self._budget.reserve(least, self._medium.pack_bytes)
         id_ = PackId(secrets.token_hex(16))
         try:
             self._begun(id_)
             file = self._medium.open_pack(self._keys.tenant, id_, capacity=granted, cancel=self._cancel)
         except BaseException:
-            self._room.settle(granted, 0)
+            self._budget.settle(granted, 0)
             raise
         pack = _OpenPack(id_, file, granted)
         self._open[id_] = pack
@@ -276,7 +266,7 @@ class PackWriter:
             pack.file.write(pack.end, last.view[: len(end)])
             size = pack.end + len(end)
             pack.file.finish(size)
-            self._room.settle(pack.granted, size)
+            self._budget.settle(pack.granted, size)
             pack.granted = 0
             self._finished(pack.id, size, pack.records)
         except BaseException as e:

@@ -1,6 +1,6 @@
 """Reads a snapshot: any chunks, in any order, many at once, each checked before the caller hears of it.
 
-    with space.reader(name) as reader:
+    with open_reader(space, name) as reader:
         reader.read([(index, view), ...])      # into the caller's memory; straight from the disk where it can be
         reader.extract(directory)              # all files
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import CHUNK_BYTES
@@ -30,10 +30,8 @@ from kybernate.store.media import Absent
 from kybernate.store.memory import PAGE_BYTES, BufferPool, is_aligned, padded
 from kybernate.store.packs import Codec, PackId
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
 
 ChunkCallback = Callable[[int], None]
 """Called from several threads at once with the index of each chunk whose view is filled and checked."""
@@ -65,7 +63,7 @@ class SnapshotReader:
     """See the module. Thread-safe, but `close` waits for nobody: call it last."""
 
     def __init__(self, space: Space, manifest: Manifest, *, progress: ProgressCallback | None = None) -> None:
-        """Use `Space.reader`."""
+        """Use `sessions.open_reader`."""
         self.manifest = manifest
         self._space = space
         self._progress = progress

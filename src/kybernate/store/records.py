@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding
@@ -12,9 +11,7 @@ from kybernate.store.media import Absent
 from kybernate.store.memory import PAGE_BYTES, Buffer, padded
 from kybernate.store.packs import Codec, PackId, Record
 from kybernate.store.progress import Cancel
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
+from kybernate.store.spaces import Space
 
 
 def read_record(space: Space, pack: PackId, record: Record, buffer: Buffer, cancel: Cancel) -> memoryview:

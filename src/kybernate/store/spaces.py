@@ -7,24 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from kybernate.model.errors import Conflict, NotFound
+from kybernate.model.errors import NotFound
 from kybernate.store import manifests, packs
-from kybernate.store.catalog import Place, SnapshotRow
+from kybernate.store.budget import WriteBudget
+from kybernate.store.catalog import Catalog, Place, SnapshotRow
 from kybernate.store.errors import Damaged, TooNew, WrongKey
 from kybernate.store.leases import Leases
 from kybernate.store.manifests import Manifest
-from kybernate.store.media import Absent, key_of_key, key_of_manifest, key_of_pack
+from kybernate.store.media import Absent, Medium, key_of_key, key_of_manifest, key_of_pack
 from kybernate.store.packs import PackId, Record
 from kybernate.store.pins import Pins, PinSet
-from kybernate.store.progress import Cancel, ProgressCallback
-from kybernate.store.reading import SnapshotReader
+from kybernate.store.progress import Cancel
 from kybernate.store.tenants import ChunkId, Keys, SnapshotName, snapshot_name
-from kybernate.store.writing import SnapshotWriter
-
-if TYPE_CHECKING:
-    from kybernate.store.tiers import Tier
 
 _END_GUESS_BYTES = 64 << 10
 """So much is read from a pack's end at first: most indices are smaller."""
@@ -45,64 +40,33 @@ class Changes:
 class Space:
     """See the module. `Tier.space` makes it. Thread-safe."""
 
-    def __init__(self, tier: Tier, keys: Keys) -> None:
-        self.tier = tier
-        self.medium = tier.medium
-        self.catalog = tier.catalog
+    def __init__(
+        self, store: str, keys: Keys, *, medium: Medium, catalog: Catalog, budget: WriteBudget, compress_below: float
+    ) -> None:
+        """
+        Args:
+            store: the id of the place.
+            compress_below: chunks are stored compressed if they shrink to this part of their size; 0 is never.
+        """
         self.keys = keys
-        self.id = tier.catalog.space(tier.store, keys.tenant)
+        self.medium = medium
+        self.catalog = catalog
+        self.budget = budget
+        self.compress_below = compress_below
+        self.id = catalog.space(store, keys.tenant)
         self.pins = Pins()
         self._committed: Counter[PackId] = Counter()
         """How many snapshots committed since the start rely on a pack."""
-        self.leases = Leases(tier.medium, keys.tenant)
-        self.last_changes = Changes()
+        self.leases = Leases(medium, keys.tenant)
         self.too_new: TooNew | None = None
         """What was last said of a pack that a newer version wrote; chunks that are nowhere else may be in it."""
+        self.last_changes = Changes()
         """What the first look at this space found: snapshots that are gone since the agent last ran, and unreadable ones."""
-
-    @property
-    def compress_below(self) -> float:
-        return self.tier.compress_below
 
     def close(self) -> None:
         self.leases.close()
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
-
-    def writer(
-        self, name: str, *, total: int | None = None, progress: ProgressCallback | None = None
-    ) -> SnapshotWriter:
-        """Begin a snapshot; use it as a context manager.
-
-        Args:
-            total: bytes of content to come, for the progress.
-
-        Raises:
-            BadInput: a bad name. Conflict: it is taken. Busy: another agent collects garbage there.
-        """
-        checked = snapshot_name(name)
-        if self._has_manifest(checked):
-            raise Conflict(f"there is a snapshot {name} in {self.medium.where} already", hint="choose another name")
-        lease = self.leases.acquire() if self.medium.shared else None
-        try:
-            if lease is not None:
-                self.refresh_packs()
-            return SnapshotWriter(
-                self,
-                checked,
-                total=total,
-                progress=progress,
-                lease=lease.check if lease is not None else _nothing,
-                closed=lease.release if lease is not None else _nothing,
-            )
-        except BaseException:
-            if lease is not None:
-                lease.release()
-            raise
-
-    def reader(self, name: str, *, progress: ProgressCallback | None = None) -> SnapshotReader:
-        """Open a snapshot; use it as a context manager. Raises NotFound, Damaged, TooNew, WrongKey."""
-        return SnapshotReader(self, self.manifest(name), progress=progress)
 
     def manifest(self, name: str) -> Manifest:
         """Raises NotFound, Damaged, TooNew, WrongKey."""
@@ -123,13 +87,14 @@ class Space:
         A manifest that can't be read is removed too.
         """
         checked = snapshot_name(name)
-        if not self._has_manifest(checked):
+        if not self.has_manifest(checked):
             raise NotFound(f"there is no snapshot {name} in {self.medium.where}")
         self.catalog.remove_snapshot(self.id, checked)
         self.medium.delete(key_of_manifest(self.keys.tenant, checked))
-        self.tier.recount()
+        self.budget.recount()
 
-    def _has_manifest(self, name: SnapshotName) -> bool:
+    def has_manifest(self, name: SnapshotName) -> bool:
+        """Whether there is a snapshot of that name, whole or not."""
         return any(entry.name == name for entry in self.medium.entries(f"{self.keys.tenant}/manifests/"))
 
     # -- keys --------------------------------------------------------------------------------------------------------
@@ -171,7 +136,7 @@ class Space:
         if packs_too:
             self._refresh_packs(changes)
         self._refresh_snapshots(changes)
-        self.tier.recount()
+        self.budget.recount()
         self.last_changes = changes
         return changes
 
@@ -180,7 +145,7 @@ class Space:
         changes = Changes()
         self._refresh_packs(changes)
         if changes.packs_found or changes.packs_gone:
-            self.tier.recount()
+            self.budget.recount()
         return changes
 
     def _refresh_snapshots(self, changes: Changes) -> None:
@@ -357,12 +322,8 @@ class Space:
                     continue
                 self.catalog.remove_packs(self.id, [pack])
             self.remove_pack(pack)
-        self.tier.recount()
+        self.budget.recount()
 
     def remove_pack(self, pack: PackId) -> None:
         """Nobody may need it any more."""
         self.medium.delete(key_of_pack(self.keys.tenant, pack))
-
-
-def _nothing() -> None:
-    """Where nobody else writes, no lease is needed."""

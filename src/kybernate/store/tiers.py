@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from dataclasses import dataclass
 
-from kybernate.model.errors import BadInput, KybernateError, NoRoom
-from kybernate.model.quantities import format_size
+from kybernate.model.errors import BadInput, KybernateError
+from kybernate.store.budget import TierBudget, Usage
 from kybernate.store.catalog import Catalog
 from kybernate.store.errors import Damaged, TierWiped, TooNew
 from kybernate.store.media import TIER_KEY, Absent, Medium
@@ -26,18 +25,6 @@ from kybernate.store.tenants import Keys, TenantName, tenant_name
 _FORMAT = 1
 DEFAULT_COMPRESS_BELOW = {False: 0.5, True: 0.85}
 """By whether the place is shared: a local disk is fast, so compression must halve a chunk to be worth the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Sizes in bytes."""
-
-    used: int
-    """Packs and manifests, garbage included, and what is being written."""
-    budget: int | None
-    """None: no limit but the place's own."""
-    free: int | None
-    """What the place has left; None where nobody can tell."""
 
 
 class Tier:
@@ -59,11 +46,8 @@ class Tier:
         self.medium = medium
         self.catalog = catalog
         self.compress_below = DEFAULT_COMPRESS_BELOW[medium.shared] if compress_below is None else compress_below
-        self._budget = budget_bytes
+        self._budget = TierBudget(medium.where, budget_bytes, lambda: catalog.bytes_of_store(self.store))
         self._lock = threading.Lock()
-        self._used = 0
-        self._granted = 0
-        """For what is being written."""
         self._spaces: dict[TenantName, Space] = {}
         self.store = ""
         """The place's id, once open."""
@@ -84,8 +68,7 @@ class Tier:
         except BaseException:
             self.medium.close()
             raise
-        with self._lock:
-            self._used = self.catalog.bytes_of_store(self.store)
+        self._budget.recount()
 
     def close(self) -> None:
         """Give the place free for others. Nothing may be reading or writing."""
@@ -103,7 +86,14 @@ class Tier:
         with self._lock:
             space = self._spaces.get(keys.tenant)
         if space is None:
-            space = Space(self, keys)
+            space = Space(
+                self.store,
+                keys,
+                medium=self.medium,
+                catalog=self.catalog,
+                budget=self._budget,
+                compress_below=self.compress_below,
+            )
             space.check_key()
             # Where others write too, packs are looked at when a snapshot needs them: there may be very many.
             space.refresh(packs_too=not self.medium.shared)
@@ -123,36 +113,8 @@ class Tier:
                 continue  # somebody else's directory
         return found
 
-    # -- room --------------------------------------------------------------------------------------------------------
-
     def usage(self) -> Usage:
-        with self._lock:
-            used = self._used + self._granted
-        return Usage(used, self._budget, self.medium.free_bytes())
-
-    def reserve(self, least: int, most: int) -> int:
-        """Room to write, between `least` and `most` bytes. Raises NoRoom; `settle` says what became of it."""
-        with self._lock:
-            used = self._used + self._granted
-            left = most if self._budget is None else min(most, self._budget - used)
-            if left < least:
-                raise NoRoom(
-                    f"{self.medium.where} may hold {format_size(self._budget or 0)} and holds {format_size(used)}:"
-                    f" no room for {format_size(least)} more",
-                    hint="`kybernate gc`, remove snapshots, move some to another tier, or raise its budget",
-                )
-            self._granted += left
-        return left
-
-    def settle(self, granted: int, used: int) -> None:
-        with self._lock:
-            self._granted -= granted
-            self._used += used
-
-    def recount(self) -> None:
-        """After packs or manifests have gone or were found."""
-        with self._lock:
-            self._used = self.catalog.bytes_of_store(self.store)
+        return self._budget.usage(self.medium.free_bytes())
 
     # -- identity ----------------------------------------------------------------------------------------------------
 

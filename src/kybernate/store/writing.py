@@ -1,6 +1,6 @@
 """Writes one snapshot: chunks in parallel, the manifest last.
 
-    with space.writer(snapshot_name("train-1")) as writer:
+    with open_writer(space, "train-1") as writer:
         writer.add_extent(views)               # one view of 2 MiB a chunk, None for a chunk known to be zero
         writer.add_file("criu/core-1.img", path)
         writer.commit(state={...})
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from pydantic import ValidationError
 
@@ -38,11 +38,8 @@ from kybernate.store.media import key_of_manifest
 from kybernate.store.memory import Buffer, is_zero
 from kybernate.store.needs import Needs
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.spaces import Space
 from kybernate.store.tenants import ID_BYTES, SnapshotName
-
-if TYPE_CHECKING:
-    from kybernate.store.spaces import Space
-
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ class SnapshotWriter:
         lease: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
-        """Use `Space.writer`.
+        """Use `sessions.open_writer`.
 
         Args:
             lease: raises when the right to write was lost.
@@ -295,8 +292,8 @@ class SnapshotWriter:
             self._closed()
 
     def _create(self, content: bytes) -> None:
-        tier, medium = self._space.tier, self._space.medium
-        granted = tier.reserve(len(content), len(content))
+        budget, medium = self._space.budget, self._space.medium
+        granted = budget.reserve(len(content), len(content))
         created = False
         # Before it is there: whatever happens right after it must not take its packs away.
         used = set(self.chunks.packs)
@@ -304,7 +301,7 @@ class SnapshotWriter:
         try:
             created = medium.create(key_of_manifest(self._space.keys.tenant, self.name), content)
         finally:
-            tier.settle(granted, granted if created else 0)
+            budget.settle(granted, granted if created else 0)
             if not created:
                 self._space.note_not_committed(used)
         if not created:
