@@ -45,12 +45,14 @@ fast: venv ## the tests of pure parts alone, under a minute: no root, no other p
 
 TESTS ?= tests
 FLOOR ?= 0
+# Its plugin lies in tests/.
+COVERAGE := PYTHONPATH=$(CURDIR) $(BIN)/coverage
 .PHONY: coverage
 coverage: setup s3server chromium ## which lines the tests run, in started processes too: make coverage TESTS="-m unit" FLOOR=80
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@$(BIN)/coverage run -m pytest -q -n $(JOBS) $(PYTEST_FLAGS) $(TESTS)
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet
-	@$(BIN)/coverage report --fail-under=$(FLOOR)
+	@$(COVERAGE) run -m pytest -q -n $(JOBS) $(PYTEST_FLAGS) $(TESTS)
+	@$(COVERAGE) combine --quiet && $(COVERAGE) html --quiet
+	@$(COVERAGE) report --fail-under=$(FLOOR)
 
 .PHONY: s3server
 s3server: ## build the S3 server that the tests use

@@ -1,0 +1,35 @@
+"""A plugin of coverage.py (`make coverage`): it counts supervisors and dumpers, too.
+
+They run with `-I -S` and an environment of their own, so coverage.py's own way into started processes (a .pth file and a
+variable) doesn't reach them. Here their command line begins with what that file would do. Outside of `make coverage`
+nothing of this is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import coverage
+
+_START = [sys.executable, "-I", "-S", "-c"]
+_VARIABLE = "COVERAGE_PROCESS_CONFIG"
+_PATHS = [str(Path(coverage.__file__).parents[1]), str(Path(__file__).parents[1])]
+_FIRST = f"import sys; sys.path += {_PATHS!r}; import coverage; coverage.process_startup(); "
+
+
+def coverage_init(registry: object, options: object) -> None:
+    """Called by coverage.py once in each process that it measures."""
+    plain = subprocess.Popen.__init__
+
+    def measured(self: subprocess.Popen[Any], args: Any, *others: Any, **named: Any) -> None:
+        config = os.environ.get(_VARIABLE)
+        if config and isinstance(args, list) and args[:4] == _START and "kybernate.process." in args[4]:
+            args = [*_START, _FIRST + args[4], *args[5:]]
+            named["env"] = {**named["env"], _VARIABLE: config}
+        plain(self, args, *others, **named)
+
+    subprocess.Popen.__init__ = measured  # type: ignore[method-assign]
