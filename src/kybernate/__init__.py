@@ -1,3 +1,3 @@
 """Kybernate: VRAM is a cache for active workloads."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
