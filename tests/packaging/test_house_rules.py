@@ -36,7 +36,6 @@ TYPED_CLIENTS = {"client.asynchronous.AsyncClient", "client.blocking.Client"}
 KNOWN: dict[str, set[str]] = {
     "modules": set(),
     "methods": {
-        "agent.api.api.Api",
         "agent.serving.controller.Controller",
         "agent.serving.leases.Gates",
         "agent.serving.serving.Serving",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import hashlib
 import json
@@ -33,7 +34,7 @@ class Program:
 
     def fingerprint(self, image: str | None) -> str:
         """Equal for equal programs, whatever agent asks."""
-        said = [
+        parts = [
             self.argv,
             self.directory,
             sorted(self.environment.items()),
@@ -42,7 +43,7 @@ class Program:
             self.user,
             image,
         ]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,81 +98,77 @@ def served_of(settings: Settings) -> dict[WorkloadName, Served]:
     return found
 
 
-def _model(name: WorkloadName, said: ModelSettings) -> Served:
-    program = _program(said)
-    image = None if said.image is None else Image(said.image.name, said.image.take)
-    limits = Limits(
-        concurrency=said.limits.concurrency,
-        queue=said.limits.queue,
-        hold_s=said.limits.max_wait,
-        stream_idle_s=said.limits.stream_idle,
-        first_byte_s=said.limits.first_byte,
-    )
-    return Served(
-        name=name,
-        kind=Kind.MODEL,
-        klass=said.klass,
-        priority=said.priority,
-        program=program,
-        vram=said.vram or (),
-        lowest_tier=said.lowest_tier,
-        demote_after_s=said.demote_after,
-        cold_start=said.cold_start,
-        fingerprint=program.fingerprint(None if image is None else image.name),
-        endpoint=Endpoint(
-            model=name,
-            port=said.port,
-            names=tuple(dict.fromkeys((*said.names, *said.hidden_names))),
-            hidden=said.hidden_names,
-            hosts=said.hosts,
-            paths=said.paths,
-            health=said.health,
-            limits=limits,
-            rewrite_model=_told_name(name, said),
-        ),
+def _model(name: WorkloadName, model: ModelSettings) -> Served:
+    image = None if model.image is None else Image(model.image.name, model.image.take)
+    return dataclasses.replace(
+        _base(name, Kind.MODEL, model, image=None if image is None else image.name),
+        endpoint=_endpoint(name, model),
         probe=Probe(
-            port=said.port,
-            path=said.ready if isinstance(said.ready, str) else None,
-            command=said.ready if isinstance(said.ready, tuple) else (),
-            timeout_s=said.ready_timeout,
+            port=model.port,
+            path=model.ready if isinstance(model.ready, str) else None,
+            command=model.ready if isinstance(model.ready, tuple) else (),
+            timeout_s=model.ready_timeout,
         ),
-        eager=said.start is Start.EAGER,
-        idle_s=said.idle,
+        eager=model.start is Start.EAGER,
+        idle_s=model.idle,
         image=image,
     )
 
 
-def _told_name(name: WorkloadName, said: ModelSettings) -> str | None:
-    """What its server hears as its name. None: what the client said."""
-    if said.rewrite_model is False:
-        return None
-    return said.rewrite_model or name
-
-
-def _job(name: WorkloadName, said: JobSettings, zone: str | None) -> Served:
-    program = _program(said)
-    return Served(
-        name=name,
-        kind=Kind.JOB,
-        klass=said.klass,
-        priority=said.priority,
-        program=program,
-        vram=said.vram or (),
-        lowest_tier=said.lowest_tier,
-        demote_after_s=said.demote_after,
-        cold_start=said.cold_start,
-        fingerprint=program.fingerprint(None),
-        schedule=parse_schedule(said.schedule, zone=zone),
-        restart=said.restart,
+def _endpoint(name: WorkloadName, model: ModelSettings) -> Endpoint:
+    return Endpoint(
+        model=name,
+        port=model.port,
+        names=tuple(dict.fromkeys((*model.names, *model.hidden_names))),
+        hidden=model.hidden_names,
+        hosts=model.hosts,
+        paths=model.paths,
+        health=model.health,
+        limits=Limits(
+            concurrency=model.limits.concurrency,
+            queue=model.limits.queue,
+            hold_s=model.limits.max_wait,
+            stream_idle_s=model.limits.stream_idle,
+            first_byte_s=model.limits.first_byte,
+        ),
+        rewrite_model=_told_name(name, model),
     )
 
 
-def _program(said: ModelSettings | JobSettings) -> Program:
-    return Program(
-        argv=said.command,
-        directory=str(said.directory),
-        environment=dict(said.environment),
-        layers=tuple(str(layer) for layer in said.layers),
-        network=said.network,
-        user=said.user,
+def _told_name(name: WorkloadName, model: ModelSettings) -> str | None:
+    """What its server hears as its name. None: what the client said."""
+    if model.rewrite_model is False:
+        return None
+    return model.rewrite_model or name
+
+
+def _job(name: WorkloadName, job: JobSettings, zone: str | None) -> Served:
+    return dataclasses.replace(
+        _base(name, Kind.JOB, job, image=None),
+        schedule=parse_schedule(job.schedule, zone=zone),
+        restart=job.restart,
+    )
+
+
+def _base(name: WorkloadName, kind: Kind, settings: ModelSettings | JobSettings, *, image: str | None) -> Served:
+    """What models and jobs have in common."""
+    program = Program(
+        argv=settings.command,
+        directory=str(settings.directory),
+        environment=dict(settings.environment),
+        layers=tuple(str(layer) for layer in settings.layers),
+        network=settings.network,
+        user=settings.user,
+    )
+    return Served(
+        name=name,
+        kind=kind,
+        klass=settings.klass,
+        priority=settings.priority,
+        program=program,
+        vram=settings.vram or (),
+        lowest_tier=settings.lowest_tier,
+        demote_after_s=settings.demote_after,
+        cold_start=settings.cold_start,
+        fingerprint=program.fingerprint(image),
     )

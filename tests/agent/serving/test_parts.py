@@ -21,7 +21,7 @@ from kybernate.agent.serving.keys import load_keys
 from kybernate.agent.serving.running import run_request
 from kybernate.agent.serving.worker_load import Loads, shares
 from kybernate.agent.serving.workload_stats import Memories
-from kybernate.agent.workloads.peer import Caller
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput
 from kybernate.model.messages import Load
 from kybernate.model.types import GIB, Backend, GpuUuid, WorkloadName, WorkloadState

@@ -9,16 +9,16 @@ from typing import Protocol
 from aiohttp import web
 
 from kybernate.agent.api import http
-from kybernate.agent.api.routes import Route
+from kybernate.agent.api.routes import route
 from kybernate.agent.serving.plans import plan_view
 from kybernate.agent.serving.serving import Serving
 from kybernate.agent.serving.views import serving_view
-from kybernate.model import api_serving
+from kybernate.model.api_serving import PlanRequest, PlanView, ReloadView, ServedView, ServingView
 from kybernate.model.errors import NotFound
 from kybernate.model.types import WorkloadName
 
 
-class Served(Protocol):
+class ServingAgent(Protocol):
     """What these handlers ask of the agent."""
 
     serving: Serving
@@ -26,47 +26,27 @@ class Served(Protocol):
 
 
 class ServedApi:
-    def __init__(self, agent: Served) -> None:
+    def __init__(self, agent: ServingAgent) -> None:
         self._agent = agent
 
-    def routes(self) -> tuple[Route, ...]:
-        return (
-            Route(
-                "GET",
-                "/v1/serving",
-                self.show_serving,
-                "Models and jobs, their queues, what switches cost, who had the GPU",
-                answer=api_serving.ServingView,
-            ),
-            Route(
-                "POST",
-                "/v1/serving/plan",
-                self.plan,
-                "What would be done now, were there requests for these models",
-                body=api_serving.PlanRequest,
-                answer=api_serving.PlanView,
-            ),
-            Route(
-                "POST",
-                "/v1/serving/served/{name}/start",
-                self.start_served,
-                "Start a model or a job of the configuration as soon as it gets room",
-                answer=api_serving.ServedView,
-            ),
-            Route(
-                "POST",
-                "/v1/serving/reload",
-                self.reload,
-                "Read the configuration again, all but `agent`; nothing changes if it makes no sense",
-                answer=api_serving.ReloadView,
-            ),
-        )
-
+    @route(
+        "GET",
+        "/v1/serving",
+        "Models and jobs, their queues, what switches cost, who had the GPU",
+        answer=ServingView,
+    )
     async def show_serving(self, request: web.Request) -> web.Response:
         return http.answer(serving_view(self._agent.serving, self._agent.clock(), caller=http.caller(request)))
 
+    @route(
+        "POST",
+        "/v1/serving/plan",
+        "What would be done now, were there requests for these models",
+        body=PlanRequest,
+        answer=PlanView,
+    )
     async def plan(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, api_serving.PlanRequest)
+        wanted = await http.body(request, PlanRequest)
         serving = self._agent.serving
         names = [WorkloadName(name) for name in wanted.models]
         for name in names:
@@ -76,6 +56,12 @@ class ServedApi:
         policy = serving.settings.serving.policy
         return http.answer(plan_view(picture, plan, policy=policy, asked=names, refused=refused))
 
+    @route(
+        "POST",
+        "/v1/serving/served/{name}/start",
+        "Start a model or a job of the configuration as soon as it gets room",
+        answer=ServedView,
+    )
     async def start_served(self, request: web.Request) -> web.Response:
         http.caller(request).require_owner(os.geteuid(), "what the configuration names")
         name = http.name_of(request)
@@ -84,6 +70,12 @@ class ServedApi:
         view = serving_view(serving, self._agent.clock(), caller=http.caller(request))
         return http.answer(next(each for each in view.served if each.name == name))
 
+    @route(
+        "POST",
+        "/v1/serving/reload",
+        "Read the configuration again, all but `agent`; nothing changes if it makes no sense",
+        answer=ReloadView,
+    )
     async def reload(self, request: web.Request) -> web.Response:
         http.caller(request).require_owner(os.geteuid(), "the agent")
         return http.answer(await self._agent.serving.reload())

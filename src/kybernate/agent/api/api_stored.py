@@ -7,15 +7,26 @@ from typing import Protocol
 from aiohttp import web
 
 from kybernate.agent.api import http
-from kybernate.agent.api.routes import Query, Route
+from kybernate.agent.api.routes import Query, route
 from kybernate.agent.orders.images import Images
 from kybernate.agent.orders.snapshot_catalog import Library
 from kybernate.agent.orders.store_check import Upkeep
 from kybernate.agent.records.jobs import Jobs
-from kybernate.model import api as words
+from kybernate.model.api import (
+    CloneList,
+    CloneRequest,
+    CollectedList,
+    CollectRequest,
+    JobList,
+    MoveRequest,
+    SnapshotList,
+    StoredView,
+    VerifiedList,
+    VerifyRequest,
+)
 
 
-class Stored(Protocol):
+class StoredAgent(Protocol):
     """What these handlers ask of the agent."""
 
     library: Library
@@ -25,79 +36,64 @@ class Stored(Protocol):
 
 
 class StoredApi:
-    def __init__(self, agent: Stored) -> None:
+    def __init__(self, agent: StoredAgent) -> None:
         self._agent = agent
 
-    def routes(self) -> tuple[Route, ...]:
-        return (
-            Route("GET", "/v1/snapshots", self.snapshots, "All snapshots in all tiers", answer=words.SnapshotList),
-            Route(
-                "DELETE",
-                "/v1/snapshots/{name}",
-                self.remove_snapshot,
-                "Delete a snapshot",
-                answer=words.StoredView,
-                query=(Query("tier", "string", "only from this tier", values=("nvme", "object")),),
-            ),
-            Route(
-                "POST",
-                "/v1/snapshots/{name}/move",
-                self.move,
-                "Let a snapshot, or a paused workload of that name, lie in another tier",
-                body=words.MoveRequest,
-                answer=words.StoredView,
-            ),
-            Route(
-                "POST",
-                "/v1/snapshots/{name}/clone",
-                self.clone,
-                "Make workloads of an image",
-                body=words.CloneRequest,
-                answer=words.CloneList,
-                status=201,
-            ),
-            Route(
-                "POST",
-                "/v1/store/verify",
-                self.verify,
-                "Read what is stored and compare it with its hashes",
-                body=words.VerifyRequest,
-                answer=words.VerifiedList,
-            ),
-            Route(
-                "POST",
-                "/v1/store/gc",
-                self.collect,
-                "Remove what no snapshot needs",
-                body=words.CollectRequest,
-                answer=words.CollectedList,
-            ),
-            Route("GET", "/v1/jobs", self.list_jobs, "Long steps of the store under way", answer=words.JobList),
-        )
-
+    @route("GET", "/v1/snapshots", "All snapshots in all tiers", answer=SnapshotList)
     async def snapshots(self, _: web.Request) -> web.Response:
         return http.answer(await self._agent.library.listing())
 
+    @route(
+        "DELETE",
+        "/v1/snapshots/{name}",
+        "Delete a snapshot",
+        answer=StoredView,
+        query=(Query("tier", "string", "only from this tier", values=("nvme", "object")),),
+    )
     async def remove_snapshot(self, request: web.Request) -> web.Response:
         name, tier = http.snapshot_of(request), http.tier(request)
         return http.answer(await self._agent.library.remove(name, tier, http.caller(request)))
 
+    @route(
+        "POST",
+        "/v1/snapshots/{name}/move",
+        "Let a snapshot, or a paused workload of that name, lie in another tier",
+        body=MoveRequest,
+        answer=StoredView,
+    )
     async def move(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.MoveRequest)
+        wanted = await http.body(request, MoveRequest)
         return http.answer(await self._agent.library.move(http.snapshot_of(request), wanted, http.caller(request)))
 
+    @route(
+        "POST",
+        "/v1/snapshots/{name}/clone",
+        "Make workloads of an image",
+        body=CloneRequest,
+        answer=CloneList,
+        status=201,
+    )
     async def clone(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.CloneRequest)
+        wanted = await http.body(request, CloneRequest)
         made = await self._agent.images.clone(http.snapshot_of(request), wanted, http.caller(request))
         return http.answer(made, status=201)
 
+    @route(
+        "POST",
+        "/v1/store/verify",
+        "Read what is stored and compare it with its hashes",
+        body=VerifyRequest,
+        answer=VerifiedList,
+    )
     async def verify(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.VerifyRequest)
+        wanted = await http.body(request, VerifyRequest)
         return http.answer(await self._agent.upkeep.verify(wanted, http.caller(request)))
 
+    @route("POST", "/v1/store/gc", "Remove what no snapshot needs", body=CollectRequest, answer=CollectedList)
     async def collect(self, request: web.Request) -> web.Response:
-        wanted = await http.body(request, words.CollectRequest)
+        wanted = await http.body(request, CollectRequest)
         return http.answer(await self._agent.upkeep.collect(wanted, http.caller(request)))
 
+    @route("GET", "/v1/jobs", "Long steps of the store under way", answer=JobList)
     async def list_jobs(self, _: web.Request) -> web.Response:
-        return http.answer(words.JobList(jobs=self._agent.jobs.views()))
+        return http.answer(JobList(jobs=self._agent.jobs.views()))

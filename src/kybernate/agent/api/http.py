@@ -14,8 +14,9 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
 from kybernate import store
-from kybernate.agent.workloads.peer import Caller, caller_of
+from kybernate.agent.workloads.peer import caller_of
 from kybernate.model.api import ErrorView
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, KybernateError, NoRoom
 from kybernate.model.types import TierName, WorkloadName, workload_name
 
@@ -86,8 +87,8 @@ def flag(request: web.Request, name: str) -> bool:
     return text in ("", "1", "true")
 
 
-def number(request: web.Request, name: str, *, default: float, most: float) -> float:
-    """A query parameter from 0 to `most`. Raises BadInput for anything else."""
+def number(request: web.Request, name: str, *, default: float, maximum: float) -> float:
+    """A query parameter from 0 to `maximum`. Raises BadInput for anything else."""
     text = request.query.get(name)
     if text is None:
         return default
@@ -95,8 +96,8 @@ def number(request: web.Request, name: str, *, default: float, most: float) -> f
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= most:
-        raise BadInput(f"bad query parameter {name}={text[:40]!r}", hint=f"use a number from 0 to {most:g}")
+    if not 0 <= value <= maximum:
+        raise BadInput(f"bad query parameter {name}={text[:40]!r}", hint=f"use a number from 0 to {maximum:g}")
     return value
 
 

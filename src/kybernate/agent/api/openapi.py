@@ -87,10 +87,10 @@ def _names(route: Route) -> str:
 
 def _query(query: Query) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": query.kind}
-    if query.least is not None:
-        schema["minimum"] = query.least
-    if query.most is not None:
-        schema["maximum"] = int(query.most) if query.kind == "integer" else query.most
+    if query.minimum is not None:
+        schema["minimum"] = query.minimum
+    if query.maximum is not None:
+        schema["maximum"] = int(query.maximum) if query.kind == "integer" else query.maximum
     if query.values:
         schema["enum"] = list(query.values)
     return schema

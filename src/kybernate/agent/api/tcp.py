@@ -27,8 +27,8 @@ from aiohttp.typedefs import Handler
 
 from kybernate.agent.api import http
 from kybernate.agent.api.tokens import TokenFile
-from kybernate.agent.workloads.peer import NotPermitted, own_user
 from kybernate.model.addresses import host_and_port
+from kybernate.model.caller import NotPermitted, own_user
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.layout import StateDirectory
 from kybernate.settings import ApiSettings

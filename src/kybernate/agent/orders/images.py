@@ -18,13 +18,13 @@ from kybernate.agent.tiers.store_discovery import number_in, sizes_in
 from kybernate.agent.tiers.transfers import Transfers
 from kybernate.agent.tiers.unparking import launched_of
 from kybernate.agent.workloads.launches import left_of
-from kybernate.agent.workloads.peer import Caller
 from kybernate.agent.workloads.targets import is_external_name, look_at
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.engine.capture import StoredReport
 from kybernate.engine.stored import Kind
 from kybernate.model import api
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom
 from kybernate.model.quantities import format_seconds, format_size, together
 from kybernate.model.types import Backend, Depth, GpuUuid, TierName, WorkloadName, WorkloadState, workload_name

@@ -12,10 +12,10 @@ from kybernate.agent.tiers import staged
 from kybernate.agent.tiers.stale_snapshots import Leftovers
 from kybernate.agent.tiers.store_discovery import labels_in, number_in, rows
 from kybernate.agent.tiers.transfers import Transfers
-from kybernate.agent.workloads.peer import Caller
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.engine.stored import Kind
 from kybernate.model import api
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
 from kybernate.model.types import TierName, WorkloadName
 from kybernate.process.preflight import Connections

@@ -7,9 +7,9 @@ import os
 from kybernate import store
 from kybernate.agent.gear import Gear
 from kybernate.agent.orders.snapshot_catalog import Library
-from kybernate.agent.workloads.peer import Caller
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model import api
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, KybernateError, NotFound
 from kybernate.model.types import TierName, WorkloadName
 from kybernate.store.progress import Cancel

@@ -27,11 +27,11 @@ from kybernate.agent.vram.unmanaged import Unmanaged
 from kybernate.agent.workloads.external import ExternalWatcher
 from kybernate.agent.workloads.operations import Standing
 from kybernate.agent.workloads.orders import PauseOrder, PrefetchOrder, ResumeOrder
-from kybernate.agent.workloads.peer import Caller
 from kybernate.agent.workloads.targets import external_name
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.api import TIMEOUT_S_DEFAULT, StoredView, SwitchView
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, Busy, KybernateError, NotFound
 from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
 from kybernate.process.preflight import Connections

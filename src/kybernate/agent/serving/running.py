@@ -7,8 +7,8 @@ import pwd
 import re
 from collections.abc import Mapping
 
-from kybernate.agent.workloads.peer import Caller
 from kybernate.model.api import RunRequest
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput
 from kybernate.settings.specs import Served
 

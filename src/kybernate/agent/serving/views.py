@@ -9,8 +9,8 @@ from kybernate.agent.records.ledger import Entry
 from kybernate.agent.serving.serving import Serving
 from kybernate.agent.serving.status_text import again_at, failing, standing
 from kybernate.agent.serving.workload_stats import Usage
-from kybernate.agent.workloads.peer import Caller
 from kybernate.model import api_serving as words
+from kybernate.model.caller import Caller
 from kybernate.model.types import ServedKind, WorkloadName, WorkloadState
 from kybernate.policy.node_state import Member
 

@@ -10,13 +10,13 @@ import signal
 from kybernate.agent.gear import Gear
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.records.lifecycle import Event
-from kybernate.agent.workloads.peer import Caller, NotPermitted
 from kybernate.agent.workloads.process_watch import procfs_identity, readable
 from kybernate.agent.workloads.targets import ExternalProcess, external_name
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.engine.target import Target
+from kybernate.model.caller import Caller, NotPermitted
 from kybernate.model.errors import BadInput, Conflict, NotFound
 from kybernate.model.types import Backend, HostPid, WorkloadName, WorkloadState
 

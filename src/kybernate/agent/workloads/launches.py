@@ -7,8 +7,8 @@ from pathlib import Path
 from kybernate.agent.gear import Gear
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.workloads.environment import workload_environment
-from kybernate.agent.workloads.peer import Caller
 from kybernate.model.api import RunRequest
+from kybernate.model.caller import Caller
 from kybernate.model.native import preload_library
 from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload_name
 from kybernate.process.specs import LaunchSpec, Network

@@ -24,12 +24,12 @@ from kybernate.agent.records.views import program, workload_view
 from kybernate.agent.workloads.launches import launch_spec, left_of, starting
 from kybernate.agent.workloads.operations import O, Owner, Standing
 from kybernate.agent.workloads.orders import StopOrder, Stored
-from kybernate.agent.workloads.peer import Caller
 from kybernate.agent.workloads.targets import is_external_name, target_of
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.termination import WITHOUT_GPU_S, handles_its_end, logged, stays_stored, terminate
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model.api import RunRequest, StoppedView, WorkloadView
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NotFound
 from kybernate.model.types import EndedBy, WorkloadName, WorkloadState, workload_name
 from kybernate.process.launching import launch

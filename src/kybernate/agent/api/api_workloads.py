@@ -1,0 +1,257 @@
+"""The REST API's part about workloads: started, paused, resumed, stopped; their output, and why they stand where they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from signal import Signals
+from typing import Protocol
+
+from aiohttp import web
+
+from kybernate.agent.api import http
+from kybernate.agent.api.access import Access, KnownWorkloads
+from kybernate.agent.api.explain import explain
+from kybernate.agent.api.routes import Query, route
+from kybernate.agent.orders.images import Images
+from kybernate.agent.orders.switching import Switching
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.ledger import Entry
+from kybernate.agent.serving.serving import Serving
+from kybernate.agent.serving.status_text import unstarted
+from kybernate.agent.serving.views import reason
+from kybernate.agent.workloads import logs
+from kybernate.model.api import (
+    ExplainView,
+    ExternalPauseRequest,
+    ExternalResumeRequest,
+    PauseRequest,
+    ResumeRequest,
+    RunRequest,
+    SignalRequest,
+    SnapshotRequest,
+    StoppedView,
+    StopRequest,
+    StoredView,
+    SwitchView,
+    WorkloadList,
+    WorkloadView,
+)
+from kybernate.model.errors import Conflict
+from kybernate.process.preflight import Connections
+
+_ONE = "/v1/workloads/{name}"
+_WAIT_MAX_S = 3600.0
+_LINES_MAX = 1e9
+_EXPLAIN_EVENTS = 20
+
+
+class WorkloadsAgent(KnownWorkloads, Protocol):
+    """What these handlers ask of the agent."""
+
+    events: Events
+    switching: Switching
+    images: Images
+    serving: Serving
+    closing: asyncio.Event
+    clock: Callable[[], float]
+
+
+class WorkloadsApi:
+    def __init__(self, agent: WorkloadsAgent, access: Access) -> None:
+        self._agent = agent
+        self._access = access
+
+    @route("GET", "/v1/workloads", "All workloads", answer=WorkloadList)
+    async def list_all(self, request: web.Request) -> web.Response:
+        entries = sorted(self._agent.ledger.entries().values(), key=lambda entry: entry.name)
+        return http.answer(WorkloadList(workloads=[self._access.view(request, entry) for entry in entries]))
+
+    @route(
+        "POST",
+        "/v1/workloads",
+        "Start a workload as the caller's user",
+        body=RunRequest,
+        answer=WorkloadView,
+        status=201,
+    )
+    async def run(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, RunRequest)
+        entry = await self._agent.workloads.run(wanted, http.caller(request))
+        return http.answer(self._access.view(request, entry), status=201)
+
+    @route("GET", _ONE, "One workload", answer=WorkloadView)
+    async def show(self, request: web.Request) -> web.Response:
+        return http.answer(self._access.view(request, self._access.entry(request)))
+
+    @route("DELETE", _ONE, "Forget an ended workload and its output", answer=StoppedView)
+    async def remove(self, request: web.Request) -> web.Response:
+        return http.answer(await self._agent.workloads.remove(self._access.own(request)))
+
+    @route("POST", f"{_ONE}/pause", "Give the GPU back", body=PauseRequest, answer=SwitchView)
+    async def pause(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, PauseRequest)
+        name = self._access.own(request)
+        connections = None if wanted.connections is None else Connections(wanted.connections)
+        return http.answer(
+            await self._agent.switching.pause(
+                name, depth=wanted.depth, timeout_s=wanted.timeout_s, tier=wanted.tier, connections=connections
+            )
+        )
+
+    @route("POST", f"{_ONE}/resume", "Go on", body=ResumeRequest, answer=SwitchView)
+    async def resume(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, ResumeRequest)
+        name = await self._access.own_or_stored(request)
+        return http.answer(
+            await self._agent.switching.resume(name, timeout_s=wanted.timeout_s, take_over=wanted.take_over)
+        )
+
+    @route(
+        "POST",
+        f"{_ONE}/prefetch",
+        "Read its content from the store into the pool, ahead of its resume",
+        answer=StoredView,
+    )
+    async def prefetch(self, request: web.Request) -> web.Response:
+        return http.answer(await self._agent.switching.prefetch(await self._access.own_or_stored(request)))
+
+    @route("POST", f"{_ONE}/snapshot", "Take an image of it", body=SnapshotRequest, answer=StoredView)
+    async def snapshot(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, SnapshotRequest)
+        return http.answer(await self._agent.images.snapshot(self._access.own(request), wanted))
+
+    @route(
+        "POST",
+        f"{_ONE}/signal",
+        "Send a signal to the process group of its first process; a paused one gets it when it goes on",
+        body=SignalRequest,
+        answer=WorkloadView,
+    )
+    async def signal(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, SignalRequest)
+        name = self._access.own(request)
+        entry, tree = self._agent.ledger.entry(name), self._agent.workloads.tree(name)
+        if entry.ended:
+            raise Conflict(f"workload {name} has ended")
+        if tree is None:
+            raise Conflict(
+                f"no process of workload {name} is here", hint=f"`kybernate explain {name}` says where it lies"
+            )
+        tree.signal(Signals[wanted.signal])
+        return http.answer(self._access.view(request, entry))
+
+    @route("POST", f"{_ONE}/stop", "End it", body=StopRequest, answer=StoppedView)
+    async def stop(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, StopRequest)
+        serving, name = self._agent.serving, http.name_of(request)
+        if self._agent.ledger.get(name) is None and name in serving.controller.served:
+            http.caller(request).require_owner(os.geteuid(), "what the configuration names")
+        else:
+            name = self._access.own(request)
+        return http.answer(await serving.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
+
+    @route(
+        "GET",
+        f"{_ONE}/wait",
+        "The workload once it has ended, or as it is when the time is over",
+        answer=WorkloadView,
+        query=(Query("timeout_s", "number", "seconds, 20 if left out", minimum=0, maximum=_WAIT_MAX_S),),
+    )
+    async def wait(self, request: web.Request) -> web.Response:
+        timeout_s = http.number(request, "timeout_s", default=20.0, maximum=_WAIT_MAX_S)
+        entry = await self._agent.workloads.wait_ended(http.name_of(request), timeout_s)
+        return http.answer(self._access.view(request, entry))
+
+    @route(
+        "GET",
+        f"{_ONE}/logs",
+        "Its output",
+        media="application/octet-stream",
+        query=(
+            Query("lines", "integer", "only the last lines", minimum=0, maximum=_LINES_MAX),
+            Query("follow", "boolean", "stay connected and send what comes, until it ends"),
+        ),
+    )
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        follow = http.flag(request, "follow")
+        lines = int(http.number(request, "lines", default=-1.0, maximum=_LINES_MAX))
+        entry = self._access.entry(request)
+        http.caller(request).require_owner(entry.uid, f"the output of workload {entry.name}")
+        run_directory = self._agent.workloads.gear.state.run_directory(entry.name)
+        descriptor = logs.open_output(run_directory, entry.name)
+        response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
+        try:
+            if lines >= 0:
+                logs.seek_last_lines(descriptor, lines)
+            else:
+                logs.seek_first_line(descriptor)
+            await response.prepare(request)
+            # A successor of the same name has another output; the entry's own end is what counts.
+            async for piece in logs.pieces(descriptor, more_may_come=lambda: follow and self._still_runs(entry)):
+                await response.write(piece)
+            await response.write_eof()
+        except ConnectionResetError:
+            pass  # the reader hung up
+        finally:
+            os.close(descriptor)
+        return response
+
+    @route("GET", f"{_ONE}/explain", "Why it is in its state", answer=ExplainView)
+    async def explain(self, request: web.Request) -> web.Response:
+        serving, now = self._agent.serving, self._agent.clock()
+        name = http.name_of(request)
+        served = serving.controller.served.get(name)
+        if served is not None and self._agent.ledger.get(name) is None:
+            why = reason(serving, name, None, now, caller=http.caller(request))
+            refusal = serving.gates.refusal(name)
+            for_good = refusal is not None and refusal.retry_after_s is None
+            return http.answer(unstarted(name, served, why, for_good=for_good))
+        entry, caller = self._access.entry(request), http.caller(request)
+        events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
+        view = self._agent.workloads.view(entry)
+        return http.answer(
+            explain(
+                entry,
+                events=events,
+                resident_bytes=view.resident_bytes,
+                now=now,
+                staged=view.staged,
+                waits_for=(
+                    reason(serving, entry.name, entry, now, caller=caller)
+                    if entry.ended
+                    else serving.controller.reason(entry.name, public=not caller.owns(entry.uid))
+                ),
+                is_model=served is not None and served.endpoint is not None,
+            )
+        )
+
+    @route(
+        "POST",
+        "/v1/external/pause",
+        "Pause a process that the agent did not start",
+        body=ExternalPauseRequest,
+        answer=SwitchView,
+    )
+    async def pause_external(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, ExternalPauseRequest)
+        caller = http.caller(request)
+        switching = self._agent.switching
+        return http.answer(await switching.pause_external(wanted.pid, timeout_s=wanted.timeout_s, caller=caller))
+
+    @route(
+        "POST",
+        "/v1/external/resume",
+        "Resume such a process",
+        body=ExternalResumeRequest,
+        answer=SwitchView,
+    )
+    async def resume_external(self, request: web.Request) -> web.Response:
+        wanted = await http.body(request, ExternalResumeRequest)
+        caller = http.caller(request)
+        return http.answer(await self._agent.switching.resume_external(wanted.pid, caller=caller))
+
+    def _still_runs(self, entry: Entry) -> bool:
+        now = self._agent.ledger.get(entry.name)
+        return now is not None and not now.ended and not self._agent.closing.is_set()
