@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -104,8 +105,8 @@ def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
 
 _SECTIONS = {
     "agent": "One node's agent: its host pool, its VRAM, its tiers.",
-    "models": "Servers behind one address, each under a NAME of your choice, by which requests ask for it. A model that isn't "
-    "in VRAM is brought there by its first request, which waits meanwhile.",
+    "models": "Servers behind one address, each under a NAME of your choice, by which requests ask for it. The first "
+    "request for a model that is not in VRAM waits until it has been brought there.",
     "jobs": "Programs that compute in the gaps: paused, not killed, when a model needs their VRAM.",
     "activator": "The address. There is one as soon as there are models.",
     "serving": "How models and jobs take turns.",
@@ -123,7 +124,7 @@ def page() -> str:
             if name.split(".")[0] == section and name != section
         ]
         head = ["| setting | unit | default | limits | what and why |", "| --- | --- | --- | --- | --- |"]
-        sections += [f"## {section}", "", text, "", *head, *rows, ""]
+        sections += [f"## {section}", "", *textwrap.wrap(text, 120), "", *head, *rows, ""]
     return "\n".join(
         [
             "# Configuration",
