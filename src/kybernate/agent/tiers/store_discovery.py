@@ -25,7 +25,7 @@ def labels_in(row: SnapshotRow) -> dict[str, str]:
     """What its writer says of a snapshot; empty where that makes no sense."""
     try:
         labels = json.loads(row.labels)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
 
@@ -57,7 +57,7 @@ def sizes_in(labels: Mapping[str, str], name: str) -> dict[GpuUuid, int]:
     """A label that is bytes on each GPU; empty where that makes no sense."""
     try:
         return {GpuUuid(str(uuid)): int(size) for uuid, size in json.loads(labels.get(name, "{}")).items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):  # infinite; nested a thousand times
         log.warning("a snapshot of workload %s doesn't say what VRAM it needs (%s)", labels.get("workload", "?"), name)
         return {}
 
