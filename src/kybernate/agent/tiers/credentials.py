@@ -67,7 +67,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise BadInput(f"the credentials in {path} are open to others", hint=f"chmod 600 {path}")
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # a date that there isn't; nested a thousand times
         raise BadInput(f"the credentials in {path} are no YAML") from e
     if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in content.items()):
         raise BadInput(f"the credentials in {path} are no mapping of texts", hint="access_key_id: ..., one a line")
