@@ -99,11 +99,11 @@ def test_a_name_in_a_path_is_required_and_its_pattern_is_that_of_what_it_names(p
     [
         pytest.param(Query("q", "boolean", "d"), {"type": "boolean"}, id="plain"),
         pytest.param(
-            Query("q", "integer", "d", least=0, most=1e4),
+            Query("q", "integer", "d", minimum=0, maximum=1e4),
             {"type": "integer", "minimum": 0, "maximum": 10000},
             id="whole",
         ),
-        pytest.param(Query("q", "number", "d", most=0.5), {"type": "number", "maximum": 0.5}, id="a part of one"),
+        pytest.param(Query("q", "number", "d", maximum=0.5), {"type": "number", "maximum": 0.5}, id="a part of one"),
         pytest.param(
             Query("q", "string", "d", values=("a", "b")), {"type": "string", "enum": ["a", "b"]}, id="a choice"
         ),
@@ -116,7 +116,7 @@ def test_a_query_parameter_says_its_kind_and_its_borders(query: Query, schema: d
 
 
 def test_a_border_of_zero_is_a_border() -> None:
-    (found,) = operation(route(query=(Query("q", "number", "d", least=0.0, most=0.0),)))["parameters"]
+    (found,) = operation(route(query=(Query("q", "number", "d", minimum=0.0, maximum=0.0),)))["parameters"]
     assert (found["schema"]["minimum"], found["schema"]["maximum"]) == (0.0, 0.0)
 
 

@@ -20,7 +20,8 @@ S = WorkloadState
 
 
 def view(one: Entry, **given: Any) -> WorkloadView:
-    return workload_view(one, **({"resident_bytes": 0, "pids": [], "current": None} | given))
+    defaults: dict[str, Any] = {"resident_bytes": 0, "pids": [], "current": None}
+    return workload_view(one, **(defaults | given))
 
 
 def test_a_switch_is_told_in_full_with_its_steps_in_order() -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kybernate.agent.workloads.peer import Caller, NotPermitted, own_user
+from kybernate.model.caller import Caller, NotPermitted, own_user
 
 pytestmark = pytest.mark.unit
 
