@@ -1,4 +1,4 @@
-"""The default policy: pictures in, plans out. What its rule is worth is asked in test_simulation.py."""
+"""The default policy: states of the node in, plans out. What its rule is worth is asked in test_simulation.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ from hypothesis import strategies as st
 
 from kybernate.model.types import GIB, TierName
 from kybernate.policy.balanced import balanced
-from kybernate.policy.node_state import Bring, Class, Cost, Leave, Member, Phase, Picture, Plan, Stage, Unstage
+from kybernate.policy.node_state import (
+    Bring,
+    Class,
+    Cost,
+    DropPrefetched,
+    Leave,
+    Member,
+    NodeState,
+    Phase,
+    Plan,
+    Prefetch,
+)
 from kybernate.policy.registry import POLICIES
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.victims import preemptible
 
-from .pictures import GPU, NOW, OTHER_GPU, member, name, picture
+from .node_states import GPU, NOW, OTHER_GPU, member, name, node_state
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +35,7 @@ SETTINGS = PolicySettings()
 
 
 def plan(*members: Member, numbers: PolicySettings = SETTINGS, **given: Any) -> Plan:
-    return balanced(picture(*members, **given), numbers)
+    return balanced(node_state(*members, **given), numbers)
 
 
 def brings(found: Plan) -> list[tuple[str, tuple[str, ...]]]:
@@ -46,7 +57,7 @@ def test_whoever_is_busy_stays_for_its_turn_and_the_plan_says_until_when() -> No
     asked = member("asked", 40, waiting=1, oldest_wait=NOW - 5)
     found = plan(busy, asked)
     assert brings(found) == []
-    assert found.look_again == NOW + 3
+    assert found.next_poll == NOW + 3
     assert "asked" in found.reasons
     assert brings(plan(busy, asked, now=NOW + 3)) == [("asked", ("busy",))]
 
@@ -129,7 +140,7 @@ def test_requests_of_a_batch_server_are_cut_off_for_interactive_ones_only_where_
 
 def test_training_comes_into_gaps_and_not_into_pauses() -> None:
     assert brings(plan(member("server", 40, last_use=NOW - 2), job())) == []
-    assert plan(member("server", 40, last_use=NOW - 2), job()).look_again == NOW + 3
+    assert plan(member("server", 40, last_use=NOW - 2), job()).next_poll == NOW + 3
     assert brings(plan(member("server", 40, last_use=NOW - 6), job())) == [("training", ("server",))]
     never = PolicySettings(batch_evicts_idle=False)
     assert brings(plan(member("server", 40, last_use=NOW - 6), job(), numbers=never)) == []
@@ -180,15 +191,19 @@ def test_whoever_left_by_its_own_idle_time_is_brought_back_for_no_guess() -> Non
     assert brings(plan(replace(left, waiting=1, oldest_wait=NOW), arrivals=arrivals)) == [("often", ())]
 
 
-SLOW = Cost(leave=0.8, come=20.0, come_staged=1.0)
+SLOW = Cost(leave=0.8, come=20.0, come_prefetched=1.0)
 
 
 def stored(text: str, **given: Any) -> Member:
     return member(text, 30, phase=Phase.AWAY, tier=TierName.NVME, cost=SLOW, **given)
 
 
-def staging(found: Plan) -> list[tuple[str, str]]:
-    return [(type(action).__name__, action.name) for action in found.actions if isinstance(action, Stage | Unstage)]
+def prefetching(found: Plan) -> list[tuple[str, str]]:
+    return [
+        (type(action).__name__, action.name)
+        for action in found.actions
+        if isinstance(action, Prefetch | DropPrefetched)
+    ]
 
 
 def test_what_waits_for_its_turn_is_read_ahead_within_the_budget() -> None:
@@ -198,35 +213,35 @@ def test_what_waits_for_its_turn_is_read_ahead_within_the_budget() -> None:
         stored("soon", klass=Class.BATCH, wanted=False, wanted_at=NOW + 60),
         stored("later", klass=Class.BATCH, wanted=False, wanted_at=NOW + 6000),
     ]
-    assert staging(plan(*members, staging_free=100 * GIB)) == [("Stage", "asked"), ("Stage", "soon")]
-    assert staging(plan(*members, staging_free=40 * GIB)) == [("Stage", "asked")]
-    assert staging(plan(*members, staging_free=0)) == []
+    assert prefetching(plan(*members, prefetch_free=100 * GIB)) == [("Prefetch", "asked"), ("Prefetch", "soon")]
+    assert prefetching(plan(*members, prefetch_free=40 * GIB)) == [("Prefetch", "asked")]
+    assert prefetching(plan(*members, prefetch_free=0)) == []
 
 
 def test_nobody_leaves_while_what_comes_is_still_read_from_the_disk() -> None:
     training, asked = job(gib=50, phase=Phase.RESIDENT), stored("asked", waiting=1)
-    found = plan(training, asked, staging_free=40 * GIB)
-    assert staging(found) == [("Stage", "asked")]
+    found = plan(training, asked, prefetch_free=40 * GIB)
+    assert prefetching(found) == [("Prefetch", "asked")]
     assert brings(found) == []
-    assert brings(plan(training, stored("asked", waiting=1, staged=True))) == [("asked", ("training",))]
+    assert brings(plan(training, stored("asked", waiting=1, prefetched=True))) == [("asked", ("training",))]
     assert brings(plan(training, asked)) == [("asked", ("training",))]
     late = stored("asked", waiting=1, oldest_wait=NOW - SETTINGS.max_wait / 2)
-    assert brings(plan(training, late, staging_free=40 * GIB)) == [("asked", ("training",))]
+    assert brings(plan(training, late, prefetch_free=40 * GIB)) == [("asked", ("training",))]
 
 
 def test_a_wrong_guess_gives_its_room_up() -> None:
     busy = member("busy", 60, in_flight=5, since=NOW, service_s=9.0)
-    guess, asked = stored("guess", staged=True), stored("asked", waiting=1)
+    guess, asked = stored("guess", prefetched=True), stored("asked", waiting=1)
     likely = tuple((NOW - 3000 + 100 * k, name("guess")) for k in range(9))
-    assert staging(plan(busy, guess, staging_free=0)) == [("Unstage", "guess")]
-    assert staging(plan(busy, guess, staging_free=0, arrivals=likely)) == []
-    assert staging(plan(busy, guess, asked, staging_free=0, arrivals=likely)) == [
-        ("Unstage", "guess"),
-        ("Stage", "asked"),
+    assert prefetching(plan(busy, guess, prefetch_free=0)) == [("DropPrefetched", "guess")]
+    assert prefetching(plan(busy, guess, prefetch_free=0, arrivals=likely)) == []
+    assert prefetching(plan(busy, guess, asked, prefetch_free=0, arrivals=likely)) == [
+        ("DropPrefetched", "guess"),
+        ("Prefetch", "asked"),
     ]
 
 
-# -- whatever the picture ------------------------------------------------------------------------------------------------
+# -- whatever the node ------------------------------------------------------------------------------------------------
 
 SIZES = st.dictionaries(st.sampled_from([GPU, OTHER_GPU]), st.integers(1, 50), min_size=1)
 
@@ -254,12 +269,12 @@ def members(draw: st.DrawFn, text: str) -> Member:
         pinned=draw(st.integers(0, 9)) == 0,
         idle_s=draw(st.none() | st.integers(1, 60)),
         tier=draw(st.sampled_from(TierName)) if phase is Phase.AWAY else None,
-        staged=draw(st.booleans()),
+        prefetched=draw(st.booleans()),
     )
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> Picture:
+def node_states(draw: st.DrawFn) -> NodeState:
     """Never more in VRAM than there is."""
     some = [draw(members(f"m{k}")) for k in range(draw(st.integers(0, 7)))]
     capacity = {
@@ -269,16 +284,16 @@ def pictures(draw: st.DrawFn) -> Picture:
     names = [m.name for m in some]
     when = draw(st.lists(st.integers(0, 500), max_size=20)) if names else []
     arrivals = tuple((NOW - 500 + at, draw(st.sampled_from(names))) for at in sorted(when))
-    return picture(*some, capacity=capacity, arrivals=arrivals, staging_free=draw(st.integers(0, 100)) * GIB)
+    return node_state(*some, capacity=capacity, arrivals=arrivals, prefetch_free=draw(st.integers(0, 100)) * GIB)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
 @settings(deadline=None)
-@given(seen=pictures())
-def test_a_plan_can_always_be_carried_out(policy: Any, seen: Picture) -> None:
+@given(seen=node_states())
+def test_a_plan_can_always_be_carried_out(policy: Any, seen: NodeState) -> None:
     found: Plan = policy(seen, SETTINGS)
     assert policy(seen, SETTINGS) == found
-    assert found.look_again is None or found.look_again > seen.now
+    assert found.next_poll is None or found.next_poll > seen.now
     free = dict(seen.free)
     touched: list[str] = []
     for action in found.actions:
@@ -312,8 +327,8 @@ def test_a_plan_can_always_be_carried_out(policy: Any, seen: Picture) -> None:
 
 
 @settings(deadline=None)
-@given(seen=pictures())
-def test_whoever_may_not_come_is_told_why(seen: Picture) -> None:
+@given(seen=node_states())
+def test_whoever_may_not_come_is_told_why(seen: NodeState) -> None:
     found = balanced(seen, SETTINGS)
     coming = {action.name for action in found.actions if isinstance(action, Bring)}
     for one in seen.members.values():

@@ -7,7 +7,7 @@ import pytest
 from kybernate.model.types import GIB, Backend, Depth, SwitchReport, TierName
 from kybernate.policy.costs import PRIORS, Costs, Direction
 
-from .pictures import name
+from .node_states import name
 
 pytestmark = pytest.mark.unit
 
@@ -15,8 +15,8 @@ A, B = name("a"), name("b")
 
 
 def test_before_any_switch_slower_places_cost_more() -> None:
-    places = [TierName.RAM, TierName.NVME, TierName.OBJECT]
-    seconds = [Costs().estimate(A, Direction.COME, place, size=40 * GIB) for place in places]
+    sources = [TierName.RAM, TierName.NVME, TierName.OBJECT]
+    seconds = [Costs().estimate(A, Direction.COME, source, size=40 * GIB) for source in sources]
     assert seconds == sorted(seconds)
     assert Costs().estimate(A, Direction.COME, None, size=40 * GIB) > seconds[1]
 
@@ -40,6 +40,6 @@ def test_the_link_is_learned_from_everybody() -> None:
 
 def test_a_report_of_the_engine_counts() -> None:
     report = SwitchReport("a", "resume", Depth.ZERO, Backend.BROKER, 1.1, bytes_total=40 * GIB)
-    cost = Costs().reported(report, place=TierName.RAM).cost(A, size=40 * GIB, lies=TierName.NVME)
-    assert cost.come_staged == 1.1
-    assert cost.come > cost.come_staged
+    cost = Costs().reported(report, source=TierName.RAM).cost(A, size=40 * GIB, source=TierName.NVME)
+    assert cost.come_prefetched == 1.1
+    assert cost.come > cost.come_prefetched

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from kybernate.model.errors import BadInput
 from kybernate.model.types import GIB
 from kybernate.policy.comparison import Summary, compare, summary
-from kybernate.policy.node_state import Bring, Class, Leave, Phase, Picture, Plan
+from kybernate.policy.node_state import Bring, Class, Leave, NodeState, Phase, Plan
 from kybernate.policy.recorded import read_trace, written
 from kybernate.policy.registry import DEFAULT, POLICIES
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.simulation import Outcome, Request, Trace, Workload, percentile, simulate
 from kybernate.policy.traces import SUSTAINED, shipped
 
-from .pictures import GPU, name
+from .node_states import GPU, name
 
 pytestmark = pytest.mark.unit
 
@@ -71,8 +71,8 @@ def test_preempted_requests_count_as_cut_off_and_training_has_its_share() -> Non
 
 
 def test_a_policy_that_plans_what_can_not_be_is_found_out() -> None:
-    def greedy(picture: Picture, _: PolicySettings) -> Plan:
-        away = [m for m in picture.members.values() if m.waiting and m.phase.value == "away"]
+    def greedy(node: NodeState, _: PolicySettings) -> Plan:
+        away = [m for m in node.members.values() if m.waiting and m.phase.value == "away"]
         return Plan(tuple(Bring(m.name, (), "hopes") for m in away))
 
     seen = trace(workload("a"), workload("b"), requests=[(0, "a", 1.0), (0, "b", 1.0)])
@@ -200,15 +200,15 @@ def test_no_policy_takes_back_what_it_decided(load: str) -> None:
 
 
 def test_a_round_trip_is_one_that_nobody_asked_for() -> None:
-    def restless(picture: Picture, _: PolicySettings) -> Plan:
+    def restless(node: NodeState, _: PolicySettings) -> Plan:
         """Sends everybody away who is idle, and brings everybody back who is away."""
         actions: list[Bring | Leave] = []
-        for m in picture.members.values():
-            if m.phase is Phase.AWAY and picture.now - m.since >= 10 * (not m.waiting):
+        for m in node.members.values():
+            if m.phase is Phase.AWAY and node.now - m.since >= 10 * (not m.waiting):
                 actions.append(Bring(m.name, (), "might be asked for"))
-            elif m.phase is Phase.RESIDENT and not m.in_flight and picture.now - m.since >= 10:
+            elif m.phase is Phase.RESIDENT and not m.in_flight and node.now - m.since >= 10:
                 actions.append(Leave(m.name, "is idle"))
-        return Plan(tuple(actions), look_again=picture.now + 10)
+        return Plan(tuple(actions), next_poll=node.now + 10)
 
     seen = trace(workload("a"), requests=[(0, "a", 1.0), (100, "a", 1.0)])
     assert simulate(seen, restless, SETTINGS).round_trips == 2

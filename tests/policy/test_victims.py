@@ -1,4 +1,4 @@
-"""Whom to pause for how many bytes on which GPU: pictures in, choices out."""
+"""Whom to pause for how many bytes on which GPU: states of the node in, choices out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kybernate.policy.node_state import Class, Cost, Member, Phase
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.victims import Candidate, Choice, choose_victims, cover, frees
 
-from .pictures import GPU, NOW, OTHER_GPU, member, name, picture
+from .node_states import GPU, NOW, OTHER_GPU, member, name, node_state
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,7 @@ def choose(
 ) -> Choice:
     sizes = needed if isinstance(needed, Mapping) else {GPU: needed}
     return choose_victims(
-        picture(*members, capacity={GPU: 200, OTHER_GPU: 200}),
+        node_state(*members, capacity={GPU: 200, OTHER_GPU: 200}),
         requester=None if requester is None else name(requester),
         needed={gpu: int(size * GIB) for gpu, size in sizes.items()},
         settings=numbers,
@@ -44,7 +44,7 @@ def test_whoever_was_idle_longest_goes_first() -> None:
 
 
 def test_whoever_is_cheaper_to_switch_goes_first() -> None:
-    dear = member("dear", cost=Cost(leave=5, come=20, come_staged=2))
+    dear = member("dear", cost=Cost(leave=5, come=20, come_prefetched=2))
     assert choose([dear, member("cheap")], 20).victims == ("cheap",)
 
 

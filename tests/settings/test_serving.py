@@ -83,7 +83,7 @@ def test_a_whole_file() -> None:
 def test_every_number_of_the_policy_can_be_set() -> None:
     settings = parse("", origin="k.yaml").serving
     assert settings.numbers() == PolicySettings()
-    known = {*type(settings).model_fields, *(f"staging_{name}" for name in type(settings.staging).model_fields)}
+    known = {*type(settings).model_fields, *(f"prefetch_{name}" for name in type(settings.staging).model_fields)}
     assert {field.name for field in dataclasses.fields(PolicySettings)} <= known
 
 

@@ -33,7 +33,7 @@ def rehearsal(settings: Settings, *, vram: str | None, common: Common) -> None:
     unknown = [name for name in served if name not in found.needs]
     policy = settings.serving.policy
     views = [
-        (step, plan_view(step.picture, step.plan, policy=policy, asked=() if step.asked is None else (step.asked,)))
+        (step, plan_view(step.node, step.plan, policy=policy, asked=() if step.asked is None else (step.asked,)))
         for step in steps
     ]
     if common.json:

@@ -1,1 +1,1 @@
-"""Who shall have VRAM, when: pure functions from a picture of the node to a plan. No clock, no effects, no logging."""
+"""Who shall have VRAM, when: pure functions from the state of the node to a plan. No clock, no effects, no logging."""

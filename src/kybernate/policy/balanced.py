@@ -19,9 +19,9 @@ from kybernate.model.types import WorkloadName
 from kybernate.policy.draft import Draft, asked_at, into_gaps, leave_in_time, queues
 from kybernate.policy.forecast import SILENT, Stream, streams
 from kybernate.policy.home import go_home
-from kybernate.policy.node_state import Class, Member, Picture, Plan
+from kybernate.policy.node_state import Class, Member, NodeState, Plan
+from kybernate.policy.prefetching import prefetch_ahead
 from kybernate.policy.settings import PolicySettings
-from kybernate.policy.staging import stage_ahead
 from kybernate.policy.victims import (
     Candidate,
     coming,
@@ -50,12 +50,12 @@ _TRAINING_WORTH = 1.0
 until the next gap. Nobody waits for it, so whoever answers, or did a moment ago, is dearer still, by its band."""
 
 
-def balanced(picture: Picture, settings: PolicySettings) -> Plan:
-    ahead = streams(picture)
-    draft = Draft(picture, settings)
+def balanced(node: NodeState, settings: PolicySettings) -> Plan:
+    ahead = streams(node)
+    draft = Draft(node, settings)
     waiting = sorted(
-        (m for m in queues(picture) if fits_at_all(picture, m)),
-        key=lambda m: (m.klass is Class.BATCH, not _due(m, draft), -m.priority, asked_at(m, picture.now), m.name),
+        (m for m in queues(node) if fits_at_all(node, m)),
+        key=lambda m: (m.klass is Class.BATCH, not _due(m, draft), -m.priority, asked_at(m, node.now), m.name),
     )
     blocked: list[Member] = []
     for member in waiting:
@@ -65,14 +65,14 @@ def balanced(picture: Picture, settings: PolicySettings) -> Plan:
             draft.reasons[member.name] = f"{before.name} has waited longer or comes first"
         elif not _serve(member, draft, ahead, sum(m.waiting for m in waiting)):
             blocked.append(member)
-    for member in queues(picture):
+    for member in queues(node):
         if member not in waiting:
             draft.reasons[member.name] = "needs more than this node hands out"
     into_gaps(draft, far=lambda m: ahead.get(m.name, SILENT).chance(settings.batch_idle) < _FAR)
     leave_in_time(draft)
     if settings.return_home and not waiting:
         go_home(draft, ahead)
-    stage_ahead(draft, ahead)
+    prefetch_ahead(draft, ahead)
     return draft.plan()
 
 
@@ -82,7 +82,7 @@ def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], h
     `held`: requests that wait for anybody who is away.
     """
     missing = missing_bytes(member.bytes, draft.free)
-    now = draft.picture.now
+    now = draft.node.now
     due = _due(member, draft)
     able: list[Candidate] = []
     for other in draft.movable() if missing else []:
@@ -90,7 +90,7 @@ def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], h
         if free_at is None:
             continue
         if free_at > now:
-            draft.looks.append(free_at)
+            draft.polls.append(free_at)
         else:
             able.append(Candidate(other, _band(other, member, draft), _price(other, member, ahead, draft)))
     chosen = cover(able, missing)
@@ -98,11 +98,11 @@ def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], h
         draft.reasons[member.name] = (
             f"needs {gib(sum(missing.values()))} more: others answer, came just now or are switching"
         )
-        draft.looks.append(_due_at(member, draft))
+        draft.polls.append(_due_at(member, draft))
         return False
     if not due and _read_first(member, chosen, draft):
         draft.reasons[member.name] = "is read into host memory first; who is in its way computes meanwhile"
-        draft.looks.append(_due_at(member, draft))
+        draft.polls.append(_due_at(member, draft))
         return True  # it isn't VRAM that it waits for: others may use that
     asked = now - asked_at(member, now)
     draft.bring(member, chosen, f"{member.waiting} waiting, the oldest for {asked:.1f} s")
@@ -110,20 +110,20 @@ def _serve(member: Member, draft: Draft, ahead: Mapping[WorkloadName, Stream], h
 
 
 def _read_first(member: Member, victims: Sequence[Candidate], draft: Draft) -> bool:
-    """Whether VRAM would stand empty while it is read from a slow tier, and staging can do that beforehand."""
+    """Whether VRAM would stand empty while it is read from a slow tier, and prefetching can do that beforehand."""
     useful = any(v.member.in_flight or (v.member.klass is Class.BATCH and v.member.wanted) for v in victims)
-    room = draft.picture.staging_free >= sum(member.bytes.values())
-    return useful and room and not member.staged and member.cost.come - member.cost.come_staged > _READ_FIRST_S
+    room = draft.node.prefetch_free >= sum(member.bytes.values())
+    return useful and room and not member.prefetched and member.cost.come - member.cost.come_prefetched > _READ_FIRST_S
 
 
 def _due_at(member: Member, draft: Draft) -> float:
     """A switch of its own and one of somebody else before it have to fit in; a slow tier must not make it due from the start."""
     longest = draft.settings.max_wait
-    return asked_at(member, draft.picture.now) + max(longest / 2, longest - 2 * coming(member))
+    return asked_at(member, draft.node.now) + max(longest / 2, longest - 2 * coming(member))
 
 
 def _due(member: Member, draft: Draft) -> bool:
-    return member.klass is Class.INTERACTIVE and draft.picture.now >= _due_at(member, draft)
+    return member.klass is Class.INTERACTIVE and draft.node.now >= _due_at(member, draft)
 
 
 def _free_at(other: Member, member: Member, draft: Draft, stream: Stream, held: int) -> float | None:
@@ -134,20 +134,20 @@ def _free_at(other: Member, member: Member, draft: Draft, stream: Stream, held: 
         return other.last_use + draft.settings.batch_idle
     busy = other.in_flight + other.waiting
     if not busy or other.klass is Class.BATCH:
-        return draft.picture.now
+        return draft.node.now
     service = SERVICE_GUESS_S if other.service_s is None else other.service_s
     turn = coming(member) + member.cost.leave + other.cost.come + other.cost.leave
     turn += SERVICE_GUESS_S if member.service_s is None else member.service_s
     if busy > 1 or _STAY_GAIN * stream.rate * turn >= held:
         return other.since + draft.settings.stay * service
-    return draft.picture.now
+    return draft.node.now
 
 
 def _band(other: Member, member: Member, draft: Draft) -> int:
     """Lower ranks first, and with them whoever is idle; then equals; then those that rank higher."""
     if rank(other) > rank(member):
         return 2
-    lower = rank(other) < rank(member) or idle_for(other, draft.picture.now) >= draft.settings.batch_idle
+    lower = rank(other) < rank(member) or idle_for(other, draft.node.now) >= draft.settings.batch_idle
     return 0 if lower else 1
 
 

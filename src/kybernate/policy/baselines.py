@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kybernate.policy.draft import Draft, into_gaps, leave_in_time, queues
-from kybernate.policy.node_state import Class, Member, Picture, Plan
+from kybernate.policy.node_state import Class, Member, NodeState, Plan
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.victims import Candidate, cover, fits_at_all, gib, missing_bytes, rank
 
@@ -17,21 +17,21 @@ Pricing = Callable[[Member], tuple[int, float]]
 """Band and price of a victim: lower goes first."""
 
 
-def fifo(picture: Picture, settings: PolicySettings) -> Plan:
+def fifo(node: NodeState, settings: PolicySettings) -> Plan:
     """Strict order of arrival; whoever came first goes first, busy or not."""
-    return _oldest_first(picture, settings, lambda member: (0, member.since))
+    return _oldest_first(node, settings, lambda member: (0, member.since))
 
 
-def lru(picture: Picture, settings: PolicySettings) -> Plan:
+def lru(node: NodeState, settings: PolicySettings) -> Plan:
     """The oldest waiting request first; whoever was used least recently goes, those with requests in flight last."""
-    return _oldest_first(picture, settings, lambda member: (1 if member.in_flight else 0, member.last_use))
+    return _oldest_first(node, settings, lambda member: (1 if member.in_flight else 0, member.last_use))
 
 
-def _oldest_first(picture: Picture, settings: PolicySettings, pricing: Pricing) -> Plan:
-    draft = Draft(picture, settings)
+def _oldest_first(node: NodeState, settings: PolicySettings, pricing: Pricing) -> Plan:
+    draft = Draft(node, settings)
     blocked = False
-    for member in queues(picture):
-        if not fits_at_all(picture, member):
+    for member in queues(node):
+        if not fits_at_all(node, member):
             draft.reasons[member.name] = "needs more than this node hands out"
             continue
         if blocked:

@@ -19,7 +19,7 @@ class Direction(enum.Enum):
     COME = "come"
 
 
-Place = TierName | None
+Source = TierName | None
 """Where it went or came from. None: a cold start or a clone."""
 
 WEIGHT = 0.3
@@ -37,7 +37,7 @@ class Prior:
         return self.fixed + size / self.bandwidth
 
 
-PRIORS: Mapping[tuple[Direction, Place], Prior] = {
+PRIORS: Mapping[tuple[Direction, Source], Prior] = {
     (Direction.LEAVE, TierName.RAM): Prior(0.1, 50 * GIB),
     (Direction.COME, TierName.RAM): Prior(0.2, 50 * GIB),
     (Direction.LEAVE, TierName.NVME): Prior(2.0, 2 * GIB),
@@ -57,49 +57,49 @@ _LEAST_BANDWIDTH_BYTES = GIB
 class Costs:
     """All that was measured. Immutable: `observed` gives the next one."""
 
-    seconds: Mapping[tuple[WorkloadName, Direction, Place], float] = field(default_factory=dict)
-    bandwidth: Mapping[tuple[Direction, Place], float] = field(default_factory=dict)
+    seconds: Mapping[tuple[WorkloadName, Direction, Source], float] = field(default_factory=dict)
+    bandwidth: Mapping[tuple[Direction, Source], float] = field(default_factory=dict)
 
     def observed(
-        self, name: WorkloadName, direction: Direction, place: Place, *, seconds: float, size: int = 0
+        self, name: WorkloadName, direction: Direction, source: Source, *, seconds: float, size: int = 0
     ) -> Costs:
         """With one more switch: `size` bytes held, `seconds` all in all."""
-        key = (name, direction, place)
+        key = (name, direction, source)
         rates = self.bandwidth
         if size >= _LEAST_BANDWIDTH_BYTES:
-            moving = max(seconds - PRIORS.get((direction, place), Prior(0.0, 1.0)).fixed, seconds / 10)
-            rates = {**rates, (direction, place): _average(rates.get((direction, place)), size / max(moving, 1e-3))}
+            moving = max(seconds - PRIORS.get((direction, source), Prior(0.0, 1.0)).fixed, seconds / 10)
+            rates = {**rates, (direction, source): _average(rates.get((direction, source)), size / max(moving, 1e-3))}
         return Costs(
             seconds={**self.seconds, key: _average(self.seconds.get(key), max(0.0, seconds))},
             bandwidth=rates,
         )
 
-    def reported(self, report: SwitchReport, *, place: Place) -> Costs:
+    def reported(self, report: SwitchReport, *, source: Source) -> Costs:
         """As `observed`, from the engine's report of a pause or resume."""
         direction = Direction.LEAVE if report.operation == "pause" else Direction.COME
         name = WorkloadName(report.workload)
-        return self.observed(name, direction, place, seconds=report.seconds, size=report.bytes_total)
+        return self.observed(name, direction, source, seconds=report.seconds, size=report.bytes_total)
 
-    def estimate(self, name: WorkloadName, direction: Direction, place: Place, *, size: int) -> float:
+    def estimate(self, name: WorkloadName, direction: Direction, source: Source, *, size: int) -> float:
         """Seconds that the next one will take."""
-        own = self.seconds.get((name, direction, place))
+        own = self.seconds.get((name, direction, source))
         if own is not None:
             return own
-        prior = PRIORS.get((direction, place), PRIORS[Direction.COME, None])
-        return replace(prior, bandwidth=self.bandwidth.get((direction, place), prior.bandwidth)).seconds(size)
+        prior = PRIORS.get((direction, source), PRIORS[Direction.COME, None])
+        return replace(prior, bandwidth=self.bandwidth.get((direction, source), prior.bandwidth)).seconds(size)
 
-    def cost(self, name: WorkloadName, *, size: int, lies: Place, rest: TierName = TierName.RAM) -> Cost:
-        """For the picture.
+    def cost(self, name: WorkloadName, *, size: int, source: Source, rest: TierName = TierName.RAM) -> Cost:
+        """For the state of the node.
 
         Args:
             size: bytes of VRAM, all GPUs together.
-            lies: where it is now; `rest` while it is resident, None while it is absent.
+            source: where it is now; `rest` while it is resident, None while it is absent.
             rest: where it goes when it is paused.
         """
         return Cost(
             leave=self.estimate(name, Direction.LEAVE, rest, size=size),
-            come=self.estimate(name, Direction.COME, lies, size=size),
-            come_staged=self.estimate(name, Direction.COME, TierName.RAM, size=size),
+            come=self.estimate(name, Direction.COME, source, size=size),
+            come_prefetched=self.estimate(name, Direction.COME, TierName.RAM, size=size),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kybernate.model.types import GpuUuid, WorkloadName
-from kybernate.policy.node_state import Action, Bring, Class, Leave, Member, Phase, Picture, Plan
+from kybernate.policy.node_state import Action, Bring, Class, Leave, Member, NodeState, Phase, Plan
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.victims import Candidate, cover, fits_at_all, idle_for, missing_bytes, preemptible, rank
 
@@ -15,21 +15,21 @@ from kybernate.policy.victims import Candidate, cover, fits_at_all, idle_for, mi
 class Draft:
     """Keeps the books: nobody is a victim twice, no byte is given twice."""
 
-    picture: Picture
+    node: NodeState
     settings: PolicySettings
     free: dict[GpuUuid, int] = field(init=False)
     taken: set[WorkloadName] = field(default_factory=set)
     """Those that an action is about already."""
     actions: list[Action] = field(default_factory=list)
     reasons: dict[WorkloadName, str] = field(default_factory=dict)
-    looks: list[float] = field(default_factory=list)
+    polls: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.free = dict(self.picture.free)
+        self.free = dict(self.node.free)
 
     def plan(self) -> Plan:
-        looks = [look for look in self.looks if look > self.picture.now]
-        return Plan(tuple(self.actions), min(looks, default=None), self.reasons)
+        polls = [poll for poll in self.polls if poll > self.node.now]
+        return Plan(tuple(self.actions), min(polls, default=None), self.reasons)
 
     def bring(self, member: Member, victims: Iterable[Candidate], why: str) -> None:
         leaving = [candidate.member for candidate in victims]
@@ -45,7 +45,7 @@ class Draft:
         """Who might be paused at all now, in order of names."""
         return [
             member
-            for member in sorted(self.picture.members.values(), key=lambda m: m.name)
+            for member in sorted(self.node.members.values(), key=lambda m: m.name)
             if member.phase is Phase.RESIDENT
             and member.pausable
             and not member.pinned
@@ -53,10 +53,10 @@ class Draft:
         ]
 
 
-def queues(picture: Picture) -> list[Member]:
+def queues(node: NodeState) -> list[Member]:
     """Who is away and has requests waiting, the oldest request first. Batch servers come after all interactive ones."""
-    waiting = [m for m in picture.members.values() if m.waiting and _may_come(m)]
-    return sorted(waiting, key=lambda m: (m.klass is Class.BATCH, asked_at(m, picture.now), m.name))
+    waiting = [m for m in node.members.values() if m.waiting and _may_come(m)]
+    return sorted(waiting, key=lambda m: (m.klass is Class.BATCH, asked_at(m, node.now), m.name))
 
 
 def asked_at(member: Member, now: float) -> float:
@@ -77,14 +77,14 @@ def into_gaps(draft: Draft, *, far: Callable[[Member], bool] = always) -> None:
     It takes free room, or that of lower ranks, or of interactive workloads that are idle for `batch_idle` and `far` from being
     asked again; and the room of equals which had a long turn. Never while an interactive queue waits on the same GPUs.
     """
-    picture, settings = draft.picture, draft.settings
-    now = picture.now
-    wanted = [m for m in picture.members.values() if m.wanted and not m.waiting and _may_come(m)]
-    crowded = {gpu for m in queues(picture) if m.klass is Class.INTERACTIVE for gpu in m.bytes}
+    node, settings = draft.node, draft.settings
+    now = node.now
+    wanted = [m for m in node.members.values() if m.wanted and not m.waiting and _may_come(m)]
+    crowded = {gpu for m in queues(node) if m.klass is Class.INTERACTIVE for gpu in m.bytes}
     for member in sorted(wanted, key=lambda m: (tuple(-int(part) for part in rank(m)), m.since, m.name)):
         if member.name in draft.taken:
             continue
-        if not fits_at_all(picture, member):
+        if not fits_at_all(node, member):
             draft.reasons[member.name] = "needs more than this node hands out"
             continue
         if crowded & set(member.bytes):
@@ -95,7 +95,7 @@ def into_gaps(draft: Draft, *, far: Callable[[Member], bool] = always) -> None:
             member.phase is Phase.AWAY and settled > now
         ):  # who gives memory back and takes it again must not make it swing
             draft.reasons[member.name] = "has been paused a moment ago"
-            draft.looks.append(settled)
+            draft.polls.append(settled)
             continue
         able: list[Candidate] = []
         for other in draft.movable():
@@ -106,7 +106,7 @@ def into_gaps(draft: Draft, *, far: Callable[[Member], bool] = always) -> None:
                 price = -now if other.klass is Class.BATCH else -idle_for(other, now)
                 able.append(Candidate(other, int(rank(other) > rank(member)), price))
             else:
-                draft.looks.append(moment)
+                draft.polls.append(moment)
         chosen = cover(able, missing_bytes(member.bytes, draft.free))
         if chosen is None:
             draft.reasons[member.name] = "waits for a gap: others use its room or were asked a moment ago"
@@ -134,7 +134,7 @@ def out_of_time(member: Member, now: float) -> bool:
 
 def leave_in_time(draft: Draft) -> None:
     """Leaves: those idle for longer than their `idle_s`, and batch workloads that nobody wants any more."""
-    now = draft.picture.now
+    now = draft.node.now
     for member in draft.movable():
         if member.in_flight or member.waiting or member.wanted:
             continue
@@ -148,4 +148,4 @@ def leave_in_time(draft: Draft) -> None:
             draft.actions.append(Leave(member.name, f"no request for {member.idle_s:g} s"))
             draft.taken.add(member.name)
         else:
-            draft.looks.append(ends)
+            draft.polls.append(ends)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kybernate.model.types import WorkloadName
-from kybernate.policy.node_state import Picture
+from kybernate.policy.node_state import NodeState
 
 MEMORY_S = 20.0
 """Time constant of rates: as long as a burst, short against the changes of a day."""
@@ -43,19 +43,19 @@ class Stream:
 SILENT = Stream(silence=math.inf, gaps=(), span=math.inf, rate=0.0)
 
 
-def streams(picture: Picture) -> Mapping[WorkloadName, Stream]:
+def streams(node: NodeState) -> Mapping[WorkloadName, Stream]:
     """Of those that were asked for lately."""
     times: dict[WorkloadName, list[float]] = {}
-    for when, name in picture.arrivals:
-        if name in picture.members and when <= picture.now:
+    for when, name in node.arrivals:
+        if name in node.members and when <= node.now:
             times.setdefault(name, []).append(when)
     if not times:
         return {}
-    now = picture.now
+    now = node.now
     span = max(MEMORY_S, now - min(when[0] for when in times.values()))
     return {
         name: Stream(
-            silence=picture.now - seen[-1],
+            silence=node.now - seen[-1],
             gaps=tuple(after - before for before, after in itertools.pairwise(seen)),
             span=span,
             rate=sum(math.exp((when - now) / MEMORY_S) for when in seen if now - when < 10 * MEMORY_S) / MEMORY_S,

@@ -28,13 +28,13 @@ CONSIDERED_MOST = 6
 
 def go_home(draft: Draft, streams: Mapping[WorkloadName, Stream]) -> None:
     """At most one Bring. Nothing while somebody waits or moves."""
-    picture, settings = draft.picture, draft.settings
-    members = sorted(picture.members.values(), key=lambda m: m.name)
+    node, settings = draft.node, draft.settings
+    members = sorted(node.members.values(), key=lambda m: m.name)
     if draft.actions or any(m.phase in (Phase.COMING, Phase.LEAVING) for m in members):
         return
     chances = {m.name: streams.get(m.name, SILENT).chance(HORIZON_S) for m in members if m.klass is Class.INTERACTIVE}
     able = [m for m in members if m.phase is Phase.AWAY and m.name in chances and not m.pinned]
-    away = [m for m in able if chances[m.name] > 0 and not out_of_time(m, picture.now)]
+    away = [m for m in able if chances[m.name] > 0 and not out_of_time(m, node.now)]
     away = sorted(away, key=lambda m: (-chances[m.name], m.name))[:CONSIDERED_MOST]
     if not away:
         return
@@ -42,8 +42,8 @@ def go_home(draft: Draft, streams: Mapping[WorkloadName, Stream]) -> None:
     for member in draft.movable():
         if member.klass is not Class.INTERACTIVE or member.in_flight or member.waiting:
             continue
-        if idle_for(member, picture.now) < settings.hysteresis:
-            draft.looks.append(member.last_use + settings.hysteresis)
+        if idle_for(member, node.now) < settings.hysteresis:
+            draft.polls.append(member.last_use + settings.hysteresis)
         else:
             idle.append(member)
     here = _expected(away, idle, draft.free, chances)
@@ -70,7 +70,7 @@ def go_home(draft: Draft, streams: Mapping[WorkloadName, Stream]) -> None:
         draft.bring(best[1], best[2], "is likely asked for next, and nobody waits")
     elif idle:
         # Only silence changes the answer, and the longer it is, the slower.
-        draft.looks.append(picture.now + max(_AGAIN_S, min(idle_for(m, picture.now) for m in idle)))
+        draft.polls.append(node.now + max(_AGAIN_S, min(idle_for(m, node.now) for m in idle)))
 
 
 def _candidates(idle: Sequence[Member], chances: Mapping[WorkloadName, float]) -> list[Candidate]:

@@ -1,7 +1,7 @@
 """What a policy sees, and what it may answer.
 
-Times are seconds on one clock, sizes bytes. Everything is frozen: a policy can't change what it looks at, and the same picture
-always gets the same plan, in the agent, in the simulator and in a test.
+Times are seconds on one clock, sizes bytes. Everything is frozen: a policy can't change what it sees, and the same state always
+gets the same plan, in the agent, in the simulator and in a test.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Cost:
     leave: float
     come: float
     """From where it lies now."""
-    come_staged: float
-    """From RAM, after it was staged."""
+    come_prefetched: float
+    """From RAM, after it was prefetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Member:
     cost: Cost
     tier: TierName | None = None
     """Where it lies; None while it is resident or absent."""
-    staged: bool = False
+    prefetched: bool = False
     waiting: int = 0
     """Requests held for it."""
     oldest_wait: float | None = None
@@ -79,7 +79,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class NodeState:
     now: float
     members: Mapping[WorkloadName, Member]
     capacity: Mapping[GpuUuid, int]
@@ -87,10 +87,10 @@ class Picture:
     free: Mapping[GpuUuid, int]
     """Of that, held by nobody and promised to nobody. What somebody LEAVING holds isn't free yet; what somebody COMING still
     needs is promised."""
-    staging_free: int = 0
-    """Host memory that staging may still take."""
+    prefetch_free: int = 0
+    """Host memory that prefetching may still take."""
     arrivals: tuple[tuple[float, WorkloadName], ...] = ()
-    """The last requests that came, oldest first, some hundreds at most: what staging predicts from."""
+    """The last requests that came, oldest first, some hundreds at most: what prefetching predicts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Prefetch:
     """Read its content from the store into RAM ahead."""
 
     name: WorkloadName
@@ -125,14 +125,14 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Unstage:
-    """Something else is more likely: stop staging it, or give its room up."""
+class DropPrefetched:
+    """Something else is more likely: stop prefetching it, or give its room up."""
 
     name: WorkloadName
     why: str
 
 
-Action = Bring | Leave | Stage | Unstage
+Action = Bring | Leave | Prefetch | DropPrefetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Plan:
     """What to do now. Actions on different workloads may run at the same time."""
 
     actions: tuple[Action, ...] = ()
-    look_again: float | None = None
+    next_poll: float | None = None
     """When time alone could change the answer; None: only something that happens can."""
     reasons: Mapping[WorkloadName, str] = field(default_factory=dict)
     """Of those who want to come and may not yet: why, in words for `explain` and the dry run."""

@@ -8,11 +8,11 @@ from types import MappingProxyType
 from kybernate.model.errors import BadInput
 from kybernate.policy.balanced import balanced
 from kybernate.policy.baselines import fifo, lru
-from kybernate.policy.node_state import Picture, Plan
+from kybernate.policy.node_state import NodeState, Plan
 from kybernate.policy.settings import PolicySettings
 
-Policy = Callable[[Picture, PolicySettings], Plan]
-"""The same picture and settings always get the same plan."""
+Policy = Callable[[NodeState, PolicySettings], Plan]
+"""The same state and settings always get the same plan."""
 
 POLICIES: Mapping[str, Policy] = MappingProxyType({"balanced": balanced, "fifo": fifo, "lru": lru})
 DEFAULT = "balanced"

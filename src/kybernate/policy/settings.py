@@ -1,7 +1,7 @@
 """What a policy may be told: numbers with their units, and why each default is what it is.
 
 One frozen value, made by whoever reads kybernate.yaml. Times are seconds. Costs of switches are no settings: they are measured
-(costs.py) and stand in the picture.
+(costs.py) and stand in the state of the node.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class PolicySettings:
     return_home: bool = True
     """Whether an idle interactive workload that is expected sooner may take the place of an idle one that isn't, before
     anybody asks."""
-    staging_min: float = 0.05
+    prefetch_min: float = 0.05
     """Staging ahead needs at least this probability of being the next to come: reading 40 GiB from a disk costs no GPU time, so
     even one hit in twenty pays, but not none."""
-    staging_horizon: float = 300.0
-    """Staging ahead looks so far: host memory should not wait longer than that for a guess to come true."""
+    prefetch_horizon: float = 300.0
+    """Prefetching looks so far ahead: host memory should not wait longer than that for a guess to come true."""

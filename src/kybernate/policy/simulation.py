@@ -4,7 +4,7 @@ A model of the node, not a measurement of one. It keeps: capacity per GPU, what 
 pause and one resume at a time, requests held, drained and cut off as the activator does it, a limit of requests at once per model,
 batch workloads that compute whenever they are resident. It leaves out: that workloads which compute at the same time slow
 each other, that a server is slower the more it answers at once, tiers below RAM, and everything that fails.
-The policy sees the same Picture as in the agent and is asked after everything that happens, as there.
+The policy sees the same NodeState as in the agent and is asked after everything that happens, as there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from kybernate.model.errors import BadInput
 from kybernate.model.types import GpuUuid, TierName, WorkloadName
-from kybernate.policy.node_state import Bring, Class, Cost, Leave, Member, Phase, Picture, Plan
+from kybernate.policy.node_state import Bring, Class, Cost, Leave, Member, NodeState, Phase, Plan
 from kybernate.policy.registry import Policy
 from kybernate.policy.settings import PolicySettings
 
@@ -114,7 +114,7 @@ class _State:
     life: int = 0
     """Counts preemptions, so that the end of a request that was cut off is known as void."""
     service: float | None = None
-    let_go: bool = False
+    gave_way: bool = False
     """It was sent away for its own sake, and hasn't been asked for since."""
 
     def member(self) -> Member:
@@ -125,7 +125,7 @@ class _State:
             priority=spec.priority,
             phase=self.phase,
             bytes=spec.bytes,
-            cost=Cost(leave=spec.leave, come=spec.come, come_staged=spec.come),
+            cost=Cost(leave=spec.leave, come=spec.come, come_prefetched=spec.come),
             tier=TierName.RAM if self.phase is Phase.AWAY else None,
             waiting=len(self.queue),
             oldest_wait=self.queue[0].at if self.queue else None,
@@ -218,7 +218,7 @@ class Simulation:
         if kind == "arrive":
             assert what is not None
             state.queue.append(what[0])
-            state.let_go = False
+            state.gave_way = False
             state.last_use = self._now
             self._arrivals.append((self._now, name))
             self._serve(state)
@@ -286,8 +286,8 @@ class Simulation:
                 free[gpu] -= size
         return free
 
-    def picture(self) -> Picture:
-        return Picture(
+    def node_state(self) -> NodeState:
+        return NodeState(
             now=self._now,
             members={name: state.member() for name, state in self._states.items()},
             capacity=self._trace.capacity,
@@ -298,7 +298,7 @@ class Simulation:
     def _think(self) -> None:
         plan = Plan()
         for _ in range(_TURNS_MOST):
-            plan = self._policy(self.picture(), self._settings)
+            plan = self._policy(self.node_state(), self._settings)
             moves = [action for action in plan.actions if isinstance(action, Bring | Leave)]
             for action in moves:
                 self._begin(action)
@@ -306,7 +306,7 @@ class Simulation:
                 break
         else:
             raise AssertionError(f"the policy never stops planning at {self._now:g} s")
-        look = plan.look_again
+        look = plan.next_poll
         if look is not None and look > self._now and (self._look_at is None or look < self._look_at):
             self._look_at = look
             self._at(look, "look", None)
@@ -328,13 +328,13 @@ class Simulation:
                 assert size <= free[gpu] + holds.get(gpu, 0), f"{action}: it doesn't fit"
                 holds[gpu] = max(size, holds.get(gpu, 0))
             self._enter(newcomer, Phase.COMING)
-            self._round_trips += newcomer.let_go
-            newcomer.let_go = False
+            self._round_trips += newcomer.gave_way
+            newcomer.gave_way = False
         move = _Move(coming=coming, victims=set(names), holds=holds)
         self._moves.append(move)
         for victim in victims:
             self._enter(victim, Phase.LEAVING)
-            victim.let_go = coming is None
+            victim.gave_way = coming is None
             if isinstance(action, Bring) and action.preempt and victim.spec.klass in self._settings.preempt:
                 self._cut_off += victim.flying
                 victim.flying = 0

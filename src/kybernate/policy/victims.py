@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kybernate.model.types import GIB, GpuUuid, WorkloadName
-from kybernate.policy.node_state import Class, Member, Phase, Picture
+from kybernate.policy.node_state import Class, Member, NodeState, Phase
 from kybernate.policy.settings import PolicySettings
 
 SETTLING_WAIT_S = 0.1
@@ -46,7 +46,7 @@ def rank(member: Member) -> tuple[bool, int]:
 
 def coming(member: Member) -> float:
     """Seconds that its coming takes."""
-    return member.cost.come_staged if member.staged else member.cost.come
+    return member.cost.come_prefetched if member.prefetched else member.cost.come
 
 
 def idle_for(member: Member, now: float) -> float:
@@ -109,7 +109,7 @@ def _in_order(ordered: Sequence[Candidate], lacking: Mapping[GpuUuid, int]) -> t
 
 
 def choose_victims(
-    picture: Picture,
+    node: NodeState,
     *,
     requester: WorkloadName | None,
     needed: Mapping[GpuUuid, int],
@@ -122,16 +122,16 @@ def choose_victims(
     chosen unless its class may be preempted by the requester's; nobody before it has run for `min_run`.
 
     Args:
-        requester: None, or somebody the picture doesn't show: ranks as interactive with priority 0.
+        requester: None, or somebody the node doesn't show: ranks as interactive with priority 0.
         needed: beyond what is free; all GPUs with more than 0 have to be covered.
         min_run: seconds, instead of the settings'; a person's order doesn't wait for it.
     """
-    now, least = picture.now, settings.min_run if min_run is None else min_run
+    now, least = node.now, settings.min_run if min_run is None else min_run
     lacking = {gpu: size for gpu, size in needed.items() if size > 0}
-    asking = picture.members.get(requester) if requester is not None else None
+    asking = node.members.get(requester) if requester is not None else None
     others = [
         m
-        for m in picture.members.values()
+        for m in node.members.values()
         if m.name != requester and not m.pinned and any(m.bytes.get(gpu, 0) > 0 for gpu in lacking)
     ]
     able: list[Candidate] = []
@@ -184,8 +184,8 @@ def preemptible(member: Member, asking: Member | None, settings: PolicySettings)
     return own[0] and rank(member) < own and member.klass in settings.preempt
 
 
-def fits_at_all(picture: Picture, member: Member) -> bool:
-    return all(size <= picture.capacity.get(gpu, 0) for gpu, size in member.bytes.items())
+def fits_at_all(node: NodeState, member: Member) -> bool:
+    return all(size <= node.capacity.get(gpu, 0) for gpu, size in member.bytes.items())
 
 
 def gib(size: int) -> str:

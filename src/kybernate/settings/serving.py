@@ -272,9 +272,9 @@ class StagingSettings(Section):
     )
     """Part of the host pool for content that is read ahead. `off`: nothing is read ahead. Left out: a quarter of the
     pool."""
-    min: Annotated[float, Field(ge=0, le=1), NO_FLAG] = _NUMBERS.staging_min
+    min: Annotated[float, Field(ge=0, le=1), NO_FLAG] = _NUMBERS.prefetch_min
     """Smallest probability of being the next one that is worth reading a workload ahead: it costs no GPU time."""
-    horizon: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.staging_horizon
+    horizon: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.prefetch_horizon
     """Seconds staging looks ahead: host memory should not wait longer for a guess to come true."""
 
 
@@ -323,6 +323,6 @@ class ServingSettings(Section):
             batch_evicts_idle=self.batch_evicts_idle,
             preempt=self.preempt,
             return_home=self.return_home,
-            staging_min=self.staging.min,
-            staging_horizon=self.staging.horizon,
+            prefetch_min=self.staging.min,
+            prefetch_horizon=self.staging.horizon,
         )

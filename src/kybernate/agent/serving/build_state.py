@@ -10,7 +10,7 @@ from kybernate.agent.serving.worker_load import Demand
 from kybernate.agent.serving.workload_stats import Memory
 from kybernate.model.quantities import together
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
-from kybernate.policy.costs import Costs, Place
+from kybernate.policy.costs import Costs, Source
 from kybernate.policy.node_state import PHASES, Class, Member, Phase
 from kybernate.policy.schedule import in_window, next_change
 from kybernate.settings.specs import Kind, Served
@@ -69,9 +69,9 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
     tier = entry.tier if entry is not None and phase is Phase.AWAY else None
     paused = entry is not None and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING)
     if phase in (Phase.RESIDENT, Phase.LEAVING):
-        lies: Place = TierName.RAM
+        source: Source = TierName.RAM
     else:
-        lies = entry.tier if entry is not None and paused else None
+        source = entry.tier if entry is not None and paused else None
     klass = Class.BATCH if served is None else served.klass
     failing = seen.back_off_until > now
     refused = seen.refused_until > now
@@ -82,9 +82,9 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
         priority=0 if served is None else served.priority,
         phase=phase,
         bytes=size,
-        cost=costs.cost(seen.name, size=sum(size.values()), lies=lies),
+        cost=costs.cost(seen.name, size=sum(size.values()), source=source),
         tier=tier,
-        staged=seen.staged,
+        prefetched=seen.staged,
         waiting=seen.demand.waiting,
         oldest_wait=seen.demand.oldest_wait,
         in_flight=seen.demand.in_flight,

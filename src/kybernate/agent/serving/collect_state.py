@@ -15,7 +15,7 @@ from kybernate.agent.serving.worker_load import Loads
 from kybernate.agent.serving.workload_stats import Memories
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.types import GpuUuid, WorkloadName
-from kybernate.policy.node_state import Member, Phase, Picture
+from kybernate.policy.node_state import Member, NodeState, Phase
 from kybernate.settings.specs import Kind, Served
 from kybernate.settings.vram_hints import VISIBLE, hinted
 
@@ -45,7 +45,7 @@ class Looking:
         self._failures = failures
         self._visible = os.environ.get(VISIBLE)
 
-    def look(self) -> Picture:
+    def look(self) -> NodeState:
         now = self._gear.clock()
         gpu = self._gear.gpu
         numbers = {} if gpu is None else gpu.room.vram.numbers()
@@ -58,12 +58,12 @@ class Looking:
                     left = member.bytes.get(uuid, 0) - self.resident(member.name).get(uuid, 0)
                     promised[member.name] = max(promised.get(member.name, 0), left)
             free[uuid] = number.unheld - sum(promised.values())
-        return Picture(
+        return NodeState(
             now=now,
             members=members,
             capacity={uuid: number.capacity for uuid, number in numbers.items()},
             free=free,
-            staging_free=self._staging.free_bytes(),
+            prefetch_free=self._staging.free_bytes(),
             arrivals=self._loads.arrivals(),
         )
 

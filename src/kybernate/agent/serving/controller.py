@@ -31,7 +31,7 @@ from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.quantities import format_size
 from kybernate.model.types import EndedBy, GpuUuid, TierName, WorkloadName, WorkloadState
-from kybernate.policy.node_state import Action, Bring, Class, Phase, Picture, Plan
+from kybernate.policy.node_state import Action, Bring, Class, NodeState, Phase, Plan
 from kybernate.policy.registry import Policy, policy_named
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.victims import Choice, choose_victims, fits_at_all
@@ -220,7 +220,7 @@ class Controller:
         served = self.served.get(name)
         return served is not None and served.klass in self._numbers.preempt
 
-    def preview(self, asking: list[WorkloadName]) -> tuple[Picture, Plan, dict[WorkloadName, str]]:
+    def preview(self, asking: list[WorkloadName]) -> tuple[NodeState, Plan, dict[WorkloadName, str]]:
         """What would be done now, were there a request for each of these; and whose would be refused, with which words."""
         picture = self.looking.look()
         now = picture.now
@@ -274,7 +274,7 @@ class Controller:
                 if member.bytes.keys() - picture.capacity.keys():
                     text = f"{member.name} has a `vram` for {len(member.bytes)} GPUs in kybernate.yaml, and sees fewer here"
                 self._gates.refuse(member.name, message=text, retry_after_s=None)
-        next_look = _LOOK_S if plan.look_again is None else min(_LOOK_S, plan.look_again - now)
+        next_look = _LOOK_S if plan.next_poll is None else min(_LOOK_S, plan.next_poll - now)
         return max(0.0, next_look)
 
     @staticmethod

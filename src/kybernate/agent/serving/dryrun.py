@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from kybernate.model.types import GpuUuid, TierName, WorkloadName
 from kybernate.policy.costs import Costs
-from kybernate.policy.node_state import Bring, Leave, Member, Phase, Picture, Plan
+from kybernate.policy.node_state import Bring, Leave, Member, NodeState, Phase, Plan
 from kybernate.policy.registry import Policy
 from kybernate.policy.schedule import in_window
 from kybernate.policy.settings import PolicySettings
@@ -30,7 +30,7 @@ class Step:
     """Actions of all looks until it had come; the reasons of the last one."""
     came: bool
     waited_s: float
-    picture: Picture
+    node: NodeState
     """As it was before."""
 
 
@@ -72,19 +72,19 @@ def _ask(
     began = now
     if asked is not None:
         members = {**members, asked: replace(members[asked], waiting=1, oldest_wait=now, last_use=now)}
-    before = _picture(members, capacity, now)
+    before = _state(members, capacity, now)
     actions = []
     plan = Plan()
     for _ in range(_LOOKS):
-        plan = policy(_picture(members, capacity, now), numbers)
+        plan = policy(_state(members, capacity, now), numbers)
         for action in plan.actions:
             if isinstance(action, Bring | Leave):
                 actions.append(action)
                 members = _done(action, members, now)
         settled = members[asked].phase is Phase.RESIDENT if asked is not None else not plan.actions
-        if settled or (not plan.actions and plan.look_again is None):
+        if settled or (not plan.actions and plan.next_poll is None):
             break
-        now = now + 0.01 if plan.actions or plan.look_again is None else max(plan.look_again, now + 0.01)
+        now = now + 0.01 if plan.actions or plan.next_poll is None else max(plan.next_poll, now + 0.01)
     came = asked is None or members[asked].phase is Phase.RESIDENT
     if asked is not None:
         members = {**members, asked: replace(members[asked], waiting=0, oldest_wait=None, last_use=now)}
@@ -101,15 +101,15 @@ def _done(action: Bring | Leave, members: dict[WorkloadName, Member], now: float
         new[action.name] = replace(new[action.name], phase=Phase.RESIDENT, tier=None, since=now)
     lies = {Phase.AWAY: TierName.RAM, Phase.RESIDENT: TierName.RAM}
     return {
-        name: replace(m, cost=Costs().cost(name, size=sum(m.bytes.values()), lies=lies.get(m.phase)))
+        name: replace(m, cost=Costs().cost(name, size=sum(m.bytes.values()), source=lies.get(m.phase)))
         for name, m in new.items()
     }
 
 
-def _picture(members: Mapping[WorkloadName, Member], capacity: Mapping[GpuUuid, int], now: float) -> Picture:
+def _state(members: Mapping[WorkloadName, Member], capacity: Mapping[GpuUuid, int], now: float) -> NodeState:
     there = [m for m in members.values() if m.phase is Phase.RESIDENT]
     free = {gpu: size - sum(m.bytes.get(gpu, 0) for m in there) for gpu, size in capacity.items()}
-    return Picture(now=now, members=members, capacity=capacity, free=free)
+    return NodeState(now=now, members=members, capacity=capacity, free=free)
 
 
 def _absent(served: Served, sizes: Mapping[GpuUuid, int], now: float) -> Member:
@@ -120,7 +120,7 @@ def _absent(served: Served, sizes: Mapping[GpuUuid, int], now: float) -> Member:
         priority=served.priority,
         phase=Phase.ABSENT,
         bytes=sizes,
-        cost=Costs().cost(served.name, size=sum(sizes.values()), lies=None),
+        cost=Costs().cost(served.name, size=sum(sizes.values()), source=None),
         wanted=in_window(served.schedule, now) if job else served.eager,
         idle_s=served.idle_s,
     )

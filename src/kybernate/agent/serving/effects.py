@@ -26,7 +26,7 @@ from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.errors import Busy, Conflict, KybernateError, NoRoom
 from kybernate.model.types import CHUNK_BYTES, WorkloadName, WorkloadState
-from kybernate.policy.node_state import Action, Bring, Leave, Phase, Stage, Unstage
+from kybernate.policy.node_state import Action, Bring, DropPrefetched, Leave, Phase, Prefetch
 from kybernate.settings.specs import Served
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ class Effects:
                 self._act(name, Phase.COMING, self._bring(action), victims=victims)
             case Leave(name=name):
                 self._act(name, Phase.LEAVING, self._leave(action), victims=())
-            case Stage(name=name):
+            case Prefetch(name=name):
                 self._staging.begin(name)
-            case Unstage(name=name):
+            case DropPrefetched(name=name):
                 self._staging.give_up(name)
 
     def _act(

@@ -61,7 +61,7 @@ class ServingCollector(Collector):
         for served in view.served:
             cost.add_metric([served.name, "leave"], served.cost.leave_s)
             cost.add_metric([served.name, "come"], served.cost.come_s)
-            cost.add_metric([served.name, "come_staged"], served.cost.come_staged_s)
+            cost.add_metric([served.name, "come_prefetched"], served.cost.come_staged_s)
         yield cost
         staging = view.staging
         yield CounterMetricFamily("kybernate_staging_hits", "Staged ahead, and resumed", value=staging.hits)

@@ -80,7 +80,7 @@ class Learning:
             self._failures.forgive(name)
         before = None if old is None else old.last_pause
         if new.last_pause is not None and new.last_pause is not before:
-            self._memories.learn(name, self._memories.costs.reported(new.last_pause, place=TierName.RAM))
+            self._memories.learn(name, self._memories.costs.reported(new.last_pause, source=TierName.RAM))
             if new.evicted:
                 self._memories.update(name, needs=dict(new.evicted))
         served = self._notes.served.get(name)

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 
 from kybernate.model import api_serving as words
 from kybernate.model.types import WorkloadName
-from kybernate.policy.node_state import Action, Bring, Leave, Phase, Picture, Plan, Stage
+from kybernate.policy.node_state import Action, Bring, Leave, NodeState, Phase, Plan, Prefetch
 
 
 def plan_view(
-    picture: Picture,
+    node: NodeState,
     plan: Plan,
     *,
     policy: str,
@@ -19,14 +19,14 @@ def plan_view(
 ) -> words.PlanView:
     """
     Args:
-        asked: each has one request in the picture that nobody made.
+        asked: each has one request in the node that nobody made.
         refused: of those, who would not be held, and why.
     """
     refused = refused or {}
-    there = [name for name in asked if name not in refused and picture.members[name].phase is Phase.RESIDENT]
+    there = [name for name in asked if name not in refused and node.members[name].phase is Phase.RESIDENT]
     return words.PlanView(
         policy=policy,
-        actions=[_action(picture, action, asked) for action in plan.actions],
+        actions=[_action(node, action, asked) for action in plan.actions],
         reasons={str(name): reason for name, reason in plan.reasons.items()},
         asked=[str(name) for name in asked],
         answered=[str(name) for name in there],
@@ -34,13 +34,13 @@ def plan_view(
     )
 
 
-def _action(picture: Picture, action: Action, asked: Collection[WorkloadName]) -> words.ActionView:
-    member = picture.members.get(action.name)
+def _action(node: NodeState, action: Action, asked: Collection[WorkloadName]) -> words.ActionView:
+    member = node.members.get(action.name)
     victims = action.victims if isinstance(action, Bring) else ()
     expected: float | None = None
     if isinstance(action, Bring) and member is not None:
-        leaving = [picture.members[victim].cost.leave for victim in victims]
-        come = member.cost.come_staged if member.staged else member.cost.come
+        leaving = [node.members[victim].cost.leave for victim in victims]
+        come = member.cost.come_prefetched if member.prefetched else member.cost.come
         # Where it lies in RAM it comes while they leave.
         together = member.phase is Phase.AWAY
         expected = max([come, *leaving]) if together else come + max(leaving, default=0.0)
@@ -48,7 +48,7 @@ def _action(picture: Picture, action: Action, asked: Collection[WorkloadName]) -
         expected = member.cost.leave
     # A policy's reason counts who waits: of a request that nobody made that would be no reason.
     imagined = action.name in asked and member is not None and member.waiting <= 1
-    kind = {Bring: "bring", Leave: "leave", Stage: "stage"}.get(type(action), "unstage")
+    kind = {Bring: "bring", Leave: "leave", Prefetch: "stage"}.get(type(action), "unstage")
     return words.ActionView(
         action=kind,
         workload=action.name,

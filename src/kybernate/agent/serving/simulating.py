@@ -46,13 +46,13 @@ def node_of(
 
 def _workload(each: Served, sizes: Mapping[GpuUuid, int], cost: Cost | None) -> Workload:
     if cost is None:
-        cost = Costs().cost(each.name, size=sum(sizes.values()), lies=TierName.RAM)
+        cost = Costs().cost(each.name, size=sum(sizes.values()), source=TierName.RAM)
     limit = 0 if each.endpoint is None else each.endpoint.limits.concurrency
     return Workload(
         name=each.name,
         bytes=sizes,
         leave=cost.leave,
-        come=cost.come_staged,
+        come=cost.come_prefetched,
         klass=each.klass,
         priority=each.priority,
         concurrency=limit or _UNLIMITED,

@@ -81,8 +81,10 @@ def _served(serving: Serving, member: Member, now: float, caller: Caller | None)
         ended=demand.ended,
         service_s=demand.service_s,
         bytes=sum(member.bytes.values()),
-        cost=words.CostView(leave_s=member.cost.leave, come_s=member.cost.come, come_staged_s=member.cost.come_staged),
-        staged=member.staged,
+        cost=words.CostView(
+            leave_s=member.cost.leave, come_s=member.cost.come, come_staged_s=member.cost.come_prefetched
+        ),
+        staged=member.prefetched,
         wanted=member.wanted,
         pinned=member.pinned,
         reason=reason(serving, name, entry, now, caller=caller),

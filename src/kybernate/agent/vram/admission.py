@@ -29,7 +29,7 @@ from kybernate.cuda.driver import Gpu
 from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.quantities import format_size
 from kybernate.model.types import GpuUuid, HostPid, WorkloadName, WorkloadState
-from kybernate.policy.node_state import PHASES, Class, Cost, Member, Picture
+from kybernate.policy.node_state import PHASES, Class, Cost, Member, NodeState
 from kybernate.policy.settings import PolicySettings
 from kybernate.policy.victims import Choice, choose_victims
 from kybernate.settings import ArbiterSettings, VramSettings
@@ -50,7 +50,7 @@ _TOUCH_S = 1.0
 _ASKING = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.STOPPING)
 """In these a program runs and may need room: also one that does its last things."""
 _HOLDING = (WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.RESUMING)
-_SAME_COST = Cost(leave=1.0, come=1.0, come_staged=1.0)
+_SAME_COST = Cost(leave=1.0, come=1.0, come_prefetched=1.0)
 
 
 class RoomKeeper:
@@ -398,7 +398,7 @@ class RoomKeeper:
             min_run = 0.0 if min_run_s == 0.0 else None
             return self._chooser(requester=name, needed=missing, min_run_s=min_run)
         return choose_victims(
-            self._picture(), requester=name, needed=missing, settings=PolicySettings(), min_run=min_run_s
+            self._state(), requester=name, needed=missing, settings=PolicySettings(), min_run=min_run_s
         )
 
     def _suffice(self, victims: Sequence[WorkloadName], missing: Mapping[GpuUuid, int]) -> bool:
@@ -451,7 +451,7 @@ class RoomKeeper:
             log.exception("workload %s can't make room", victim)
             raise
 
-    def _picture(self) -> Picture:
+    def _state(self) -> NodeState:
         """For as long as nobody has a better one: all are alike, and nothing is known of what their switches cost."""
         assert self._workloads is not None
         now = self._clock()
@@ -473,7 +473,7 @@ class RoomKeeper:
                 pausable=idle and refused <= now,
                 settling=refused != float("inf") and (not idle or refused > now),
             )
-        return Picture(now=now, members=members, capacity={}, free={})
+        return NodeState(now=now, members=members, capacity={}, free={})
 
     def _changed(self, _old: Entry | None, _new: Entry | None) -> None:
         """Observer of the ledger."""

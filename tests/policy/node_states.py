@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kybernate.model.types import GIB, GpuUuid, TierName, WorkloadName
-from kybernate.policy.node_state import Class, Cost, Member, Phase, Picture
+from kybernate.policy.node_state import Class, Cost, Member, NodeState, Phase
 
 GPU = GpuUuid("GPU-0")
 OTHER_GPU = GpuUuid("GPU-1")
@@ -35,20 +35,20 @@ def member(text: str, gib: float | Mapping[GpuUuid, float] = 30, **given: Any) -
         klass=given.pop("klass", Class.INTERACTIVE),
         priority=given.pop("priority", 0),
         bytes={gpu: int(size * GIB) for gpu, size in sizes.items()},
-        cost=given.pop("cost", Cost(leave=0.8, come=0.8, come_staged=0.8)),
+        cost=given.pop("cost", Cost(leave=0.8, come=0.8, come_prefetched=0.8)),
         **given,
     )
 
 
-def picture(*members: Member, capacity: float | Mapping[GpuUuid, float] = 60, **given: Any) -> Picture:
+def node_state(*members: Member, capacity: float | Mapping[GpuUuid, float] = 60, **given: Any) -> NodeState:
     """`free` is what the resident, the coming and the leaving ones leave."""
     sizes = capacity if isinstance(capacity, Mapping) else {GPU: capacity}
     whole = {gpu: int(size * GIB) for gpu, size in sizes.items()}
     held = [m for m in members if m.phase in (Phase.RESIDENT, Phase.COMING, Phase.LEAVING)]
     given.setdefault("free", {gpu: size - sum(m.bytes.get(gpu, 0) for m in held) for gpu, size in whole.items()})
     given.setdefault("now", NOW)
-    return Picture(members={m.name: m for m in members}, capacity=whole, **given)
+    return NodeState(members={m.name: m for m in members}, capacity=whole, **given)
 
 
-def later(before: Picture, seconds: float) -> Picture:
+def later(before: NodeState, seconds: float) -> NodeState:
     return replace(before, now=before.now + seconds)
