@@ -1,9 +1,22 @@
 /* cuMemAlloc and its kin: allocations of 2 MiB and more become extents of the agent at an address of our own. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "kybernate.h"
+#include "agent.h"
+#include "allocate.h"
+#include "base.h"
+#include "contexts.h"
+#include "driver.h"
+#include "free_cache.h"
+#include "gate.h"
+#include "managed.h"
+#include "memory.h"
+#include "process.h"
+#include "unsupported.h"
+#include "wrappers.h"
 
 static struct kyb_block *block_of_grant(enum kyb_block_kind kind, struct kyb_grant *grant)
 {
@@ -23,7 +36,7 @@ static uint64_t rounded_up(uint64_t size)
     return (size + KYB_CHUNK - 1) & ~(uint64_t)(KYB_CHUNK - 1);
 }
 
-/* *needy: this process gives back what it keeps for itself, before it waits or is refused. */
+/* *needy: this process empties its cache before it waits or is refused. */
 static int obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t flags, struct kyb_block **out,
                   bool *needy)
 {
@@ -51,11 +64,11 @@ static int obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t 
         kyb_grant_close(&grant);
         if ((status == KYB_OUT_OF_MEMORY || status == KYB_WAIT_FIRST) && !*needy) {
             *needy = true;
-            if (kyb_need_begins()) continue;
+            if (kyb_free_cache_suspend()) continue;
         }
         if (status == KYB_OUT_OF_MEMORY) return CUDA_ERROR_OUT_OF_MEMORY;
         if (status != KYB_WAIT_FIRST) return -1;
-        /* Wait outside the gate: a process that waits for room can itself be paused meanwhile. */
+        /* Wait outside the gate: a process that waits for VRAM can itself be paused meanwhile. */
         kyb_leave();
         enum kyb_answer answered = kyb_ask_wait(gpu, rounded, &status);
         kyb_enter(KYB_GATE_MEMORY);
@@ -68,11 +81,11 @@ int kyb_obtain(enum kyb_block_kind kind, int device, uint64_t size, uint32_t fla
 {
     bool needy = false;
     int result = obtain(kind, device, size, flags, out, &needy);
-    if (needy) kyb_need_ends();
+    if (needy) kyb_free_cache_resume();
     return result;
 }
 
-int kyb_place(struct kyb_block *block, uint64_t *address)
+int kyb_map_allocation(struct kyb_block *block, uint64_t *address)
 {
     uint64_t at = 0;
     int result =
@@ -113,12 +126,12 @@ static int allocate(uint64_t *address, size_t size)
     void *context = NULL;
     if (kyb_driver.cuCtxGetDevice(&device) != CUDA_SUCCESS || kyb_driver.cuCtxGetCurrent(&context) != CUDA_SUCCESS)
         return -1;
-    if (kyb_take_kept(rounded_up(size), size, device, context, address)) return CUDA_SUCCESS;
+    if (kyb_free_cache_take(rounded_up(size), size, device, context, address)) return CUDA_SUCCESS;
     struct kyb_block *block = NULL;
     int result = kyb_obtain(KYB_BLOCK_ALLOCATION, device, size, 0, &block);
     if (result != CUDA_SUCCESS) return result;
     block->context = context;
-    result = kyb_place(block, address);
+    result = kyb_map_allocation(block, address);
     if (result != CUDA_SUCCESS) kyb_forget(block);
     return result;
 }
@@ -129,28 +142,13 @@ int cuMemAlloc_v2(void *address, size_t size)
     int result = kyb_enabled && address && size >= KYB_CHUNK ? allocate(address, size) : -1;
     if (result == -1) {
         result = KYB_DRIVER(cuMemAlloc_v2, (void *, size_t), (address, size));
-        if (KYB_UNLIKELY(result == CUDA_ERROR_OUT_OF_MEMORY) && atomic_load(&kyb_kept_count)) {
-            kyb_give_back_kept(0);
+        if (KYB_UNLIKELY(result == CUDA_ERROR_OUT_OF_MEMORY) && atomic_load(&kyb_cached_blocks)) {
+            kyb_free_cache_flush(0);
             result = KYB_DRIVER(cuMemAlloc_v2, (void *, size_t), (address, size));
         }
     }
     kyb_leave();
     return result;
-}
-
-/* Called with the gate entered, the GPU waited for as cuMemFree does (unmapping alone would not). */
-int kyb_free_allocation(struct kyb_mapping *mapping, struct kyb_block **gone)
-{
-    struct kyb_block *block = mapping->block;
-    uint64_t address = mapping->address, size = mapping->size;
-    int result = KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
-    if (result != CUDA_SUCCESS) return result;
-    if (block->exported) atomic_fetch_sub(&kyb_ipc_exported, 1);
-    if (block->kept) kyb_kept_gone(block);
-    kyb_mapping_remove(mapping);
-    KYB_DRIVER(cuMemAddressFree, (uint64_t, size_t), (address, size));
-    kyb_block_unlist(block, gone);
-    return CUDA_SUCCESS;
 }
 
 /* The allocation that begins at address. */
@@ -166,7 +164,7 @@ static enum owner owner_of(uint64_t address)
 {
     if (!kyb_enabled) return OF_DRIVER;
     pthread_mutex_lock(&kyb_memory_lock);
-    enum owner owner = allocation_at(address) ? OURS : kyb_kept_within(address, 1) ? OURS_NO_MORE : OF_DRIVER;
+    enum owner owner = allocation_at(address) ? OURS : kyb_cached_within(address, 1) ? OURS_NO_MORE : OF_DRIVER;
     pthread_mutex_unlock(&kyb_memory_lock);
     return owner;
 }
@@ -181,8 +179,9 @@ static int free_at(uint64_t address, bool waited)
     struct kyb_mapping *mapping = allocation_at(address);
     int result = CUDA_ERROR_INVALID_VALUE;
     if (mapping)
-        result = context && kyb_keep(mapping, context, &gone) ? CUDA_SUCCESS
-                                                              : kyb_free_allocation(allocation_at(address), &gone);
+        result = context && kyb_free_cache_put(mapping, context, &gone)
+                     ? CUDA_SUCCESS
+                     : kyb_free_allocation(allocation_at(address), &gone);
     pthread_mutex_unlock(&kyb_memory_lock);
     kyb_forget(gone);
     return result;
@@ -239,14 +238,14 @@ int cuMemFreeAsync_ptsz(uint64_t address, void *stream)
                       (int (*)(uint64_t, void *))kyb_real_of(KYB_CALL_cuMemFreeAsync_ptsz));
 }
 
-/* Memory that is only kept is free to the application: one allocation away. */
+/* Memory that is only cached is free to the application: one allocation away. */
 int cuMemGetInfo_v2(void *free_bytes, void *total)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuMemGetInfo_v2, (void *, void *), (free_bytes, total)), device;
-    if (result == CUDA_SUCCESS && free_bytes && total && atomic_load(&kyb_kept_count) &&
+    if (result == CUDA_SUCCESS && free_bytes && total && atomic_load(&kyb_cached_blocks) &&
         kyb_driver.cuCtxGetDevice(&device) == CUDA_SUCCESS) {
-        size_t more = *(size_t *)free_bytes + kyb_kept_bytes(device);
+        size_t more = *(size_t *)free_bytes + kyb_free_cache_bytes(device);
         *(size_t *)free_bytes = more < *(size_t *)total ? more : *(size_t *)total;
     }
     kyb_leave();

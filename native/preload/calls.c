@@ -1,5 +1,7 @@
 /* One wrapper for each gated entry point, made from the generated list. */
-#include "kybernate.h"
+#include "driver.h"
+#include "gate.h"
+#include "wrappers.h"
 
 #define KYB_CUSTOM(name, parameters)
 #define KYB_GATED(gate, name, parameters, arguments)          \

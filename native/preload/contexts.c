@@ -1,14 +1,22 @@
 /* Which contexts the process has, which of its streams are being captured, which GPUs see each other's memory. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kybernate.h"
+#include "contexts.h"
+#include "driver.h"
+#include "free_cache.h"
+#include "gate.h"
+#include "memory.h"
+#include "process.h"
+#include "wrappers.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kyb_contexts created;
 static void *primary[KYB_DEVICES_MAX];
 static void **captured;
-static size_t captured_count, captured_room;
+static size_t captured_count, captured_capacity;
 static _Atomic unsigned captures;         /* how many are open, for readers without the lock */
 static uint64_t readers[KYB_DEVICES_MAX]; /* by owner: bit of each device that may reach its memory */
 
@@ -166,15 +174,15 @@ unsigned kyb_open_captures(void)
 static void capture_begins(void *stream)
 {
     pthread_mutex_lock(&lock);
-    if (captured_count == captured_room) {
-        size_t room = captured_room ? 2 * captured_room : 64;
-        void **larger = realloc(captured, room * sizeof *larger);
+    if (captured_count == captured_capacity) {
+        size_t capacity = captured_capacity ? 2 * captured_capacity : 64;
+        void **larger = realloc(captured, capacity * sizeof *larger);
         if (larger) {
             captured = larger;
-            captured_room = room;
+            captured_capacity = capacity;
         }
     }
-    if (captured_count < captured_room) captured[captured_count++] = stream;
+    if (captured_count < captured_capacity) captured[captured_count++] = stream;
     atomic_fetch_add(&captures, 1); /* one that is not in the list forbids pauses for good: better than to break it */
     pthread_mutex_unlock(&lock);
 }

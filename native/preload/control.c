@@ -2,15 +2,17 @@
  *
  *      OPEN --QUIESCE--> QUIET --RELEASE--> RELEASED --MAP or REMAP--> QUIET --OPEN--> OPEN
  *
- * Where a kernel of one process may wait for a kernel of another, HOLD comes before QUIESCE: first no process of the tree
- * launches any more and all GPU work has ended, and only then are memory calls stopped anywhere.
+ * Where a kernel of one process may wait for a kernel of another, HOLD comes before QUIESCE: first no process of the
+ * tree launches any more and all GPU work has ended, and only then are memory calls stopped anywhere.
  *
- * One connection at a time, one operation a connection. A connection that breaks is an undo (protocol.h): a dead agent
- * never leaves a process standing still whose memory is still there.
+ * One connection at a time, one operation a connection. A connection that breaks is an undo (protocol.h): a dead
+ * agent never leaves a process standing still whose memory is still there.
  */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,18 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "kybernate.h"
+#include "contexts.h"
+#include "control.h"
+#include "drain.h"
+#include "driver.h"
+#include "free_cache.h"
+#include "gate.h"
+#include "memory.h"
+#include "packets.h"
+#include "process.h"
+#include "protocol.h"
+#include "sharing.h"
+#include "unsupported.h"
 
 #define IDLE_MS 10000 /* a connection that says nothing while nothing is going on is closed */
 #define LONGEST_DRAIN_MS 3600000
@@ -179,7 +192,7 @@ static bool quiesce(struct request *request)
     }
     state = KYB_STATE_QUIET;
     void *context = enter_context();
-    kyb_give_back_kept(0); /* before the list: nobody copies it */
+    kyb_free_cache_flush(0); /* before the list: nobody copies it */
     leave_context(context);
     return reply_extents(request, false);
 }
@@ -261,7 +274,7 @@ static bool extents(struct request *request)
     struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
     /* It would soon go back, and the new agent might hear of that before it knows of the memory. */
-    kyb_unmap_kept(0, &gone);
+    kyb_free_cache_unmap(0, &gone);
     bool sent = reply_extents(request, true);
     pthread_mutex_unlock(&kyb_memory_lock);
     kyb_gate_open();
@@ -368,9 +381,9 @@ static void give_back_idle(void)
     if (atomic_load(&ending)) return;
     /* No context is entered at first: the application may be destroying it, and the memory calls need none by the
      * driver's manual. */
-    if (kyb_give_back_kept(KYB_KEPT_NS)) return;
+    if (kyb_free_cache_flush(KYB_FREE_CACHE_NS)) return;
     void *context = enter_context();
-    kyb_give_back_kept(KYB_KEPT_NS);
+    kyb_free_cache_flush(KYB_FREE_CACHE_NS);
     leave_context(context);
 }
 
@@ -408,13 +421,13 @@ bool kyb_control_start(void)
                  listen(listener, 16) == 0;
     pthread_t thread;
     pthread_attr_t attributes;
-    sigset_t all, kept;
+    sigset_t all, saved;
     sigfillset(&all);
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_sigmask(SIG_SETMASK, &all, &kept);
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
     bool started = bound && atexit(note_end) == 0 && pthread_create(&thread, &attributes, control, NULL) == 0;
-    pthread_sigmask(SIG_SETMASK, &kept, NULL);
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
     pthread_attr_destroy(&attributes);
     if (!started) {
         close(listener);

@@ -1,14 +1,21 @@
 /* Waits until the GPU has finished what the process gave it, with a timeout.
  *
- * The driver has no synchronisation with a timeout, so a thread of its own waits and we wait for the thread. One that a
- * never-ending kernel holds up is left behind (it ends with the kernel); until it does, further pauses wait for it first.
+ * The driver has no synchronisation with a timeout, so a thread of its own waits and we wait for the thread. One that
+ * a never-ending kernel holds up is left behind (it ends with the kernel); until it does, further pauses wait for it
+ * first.
  */
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-#include "kybernate.h"
+#include "contexts.h"
+#include "drain.h"
+#include "driver.h"
+#include "gate.h"
+#include "process.h"
 
 #define UNFINISHED "GPU work did not finish in time (a kernel or copy is still running)"
 

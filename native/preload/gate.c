@@ -1,19 +1,23 @@
 /* The gates: where CUDA calls wait while the process has no VRAM.
  *
- * A call costs two plain stores and a load. The price is paid by whoever closes: membarrier() makes every running thread
- * of the process pass a full barrier, after which a thread has either shown itself inside or will see the gate closed.
- * Three gates, closed one after the other. Launches first, then what else touches memory, since kernels of a communication library
- * may wait for copies that another thread of the process has yet to issue. Questions about addresses last, when nothing is waited
- * for any more: who asks may hold a lock that GPU work needs to come to its end.
+ * A call costs two plain stores and a load. The price is paid by whoever closes: membarrier() makes every running
+ * thread of the process pass a full barrier, after which a thread has either shown itself inside or will see the gate
+ * closed. Three gates, closed one after the other. Launches first, then what else touches memory, since kernels of a
+ * communication library may wait for copies that another thread of the process has yet to issue. Questions about
+ * addresses last, when nothing is waited for any more: who asks may hold a lock that GPU work needs to come to its
+ * end.
  */
 #include <errno.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "kybernate.h"
+#include "gate.h"
+#include "process.h"
 
 _Thread_local struct kyb_thread kyb_self __attribute__((tls_model("initial-exec")));
 _Atomic unsigned kyb_gates_closed;
@@ -24,13 +28,6 @@ static struct kyb_thread *threads;
 static pthread_key_t leaver;
 static pthread_once_t leaver_once = PTHREAD_ONCE_INIT;
 static bool have_leaver; /* without it an ended thread would stay in the list, as a pointer to nothing */
-
-int64_t kyb_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static void unlist(void *argument)
 {
@@ -77,7 +74,7 @@ static void futex_wait(_Atomic unsigned *word, unsigned value)
 
 void kyb_gate_enter_slowly(struct kyb_thread *thread, unsigned gate)
 {
-    int kept = errno;
+    int saved = errno;
     if (!thread->listed) list(thread);
     for (;;) {
         atomic_store_explicit(&thread->inside, gate, memory_order_seq_cst);
@@ -87,7 +84,7 @@ void kyb_gate_enter_slowly(struct kyb_thread *thread, unsigned gate)
         atomic_store_explicit(&thread->inside, 0, memory_order_release);
         futex_wait(&kyb_gates_closed, closed);
     }
-    errno = kept;
+    errno = saved;
 }
 
 bool kyb_gate_start(void)

@@ -1,11 +1,21 @@
 /* The process's own virtual memory management (torch's expandable segments, JAX's pool, vLLM, NCCL): the handles it
  * holds are logical, so that the physical memory behind them can be taken away and replaced. */
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "kybernate.h"
+#include "allocate.h"
+#include "base.h"
+#include "driver.h"
+#include "gate.h"
+#include "memory.h"
+#include "process.h"
+#include "protocol.h"
+#include "unsupported.h"
+#include "wrappers.h"
 
 /* Far from anything the driver hands out, so that a value tells whose it is. */
 #define LOGICAL_BASE 0x4b79000000000000ULL
@@ -122,7 +132,7 @@ int cuMemUnmap(uint64_t address, size_t size)
     struct kyb_block *gone = NULL;
     pthread_mutex_lock(&kyb_memory_lock);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (!kyb_kept_within(address, size)) result = KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
+    if (!kyb_cached_within(address, size)) result = KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
     if (result == CUDA_SUCCESS) {
         struct kyb_mapping *first;
         size_t count = kyb_mapping_range(address, size, &first);
@@ -143,7 +153,7 @@ int cuMemSetAccess(uint64_t address, size_t size, void *descriptors, size_t coun
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (!kyb_kept_within(address, size))
+    if (!kyb_cached_within(address, size))
         result = KYB_DRIVER(cuMemSetAccess, (uint64_t, size_t, void *, size_t), (address, size, descriptors, count));
     if (result == CUDA_SUCCESS) {
         struct kyb_mapping *first;
@@ -161,7 +171,7 @@ int cuMemRetainAllocationHandle(void *handle, void *address)
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled ? kyb_mapping_at((uint64_t)(uintptr_t)address) : NULL;
     int result;
-    if (kyb_kept_within((uint64_t)(uintptr_t)address, 1))
+    if (kyb_cached_within((uint64_t)(uintptr_t)address, 1))
         result = CUDA_ERROR_INVALID_VALUE;
     else if (!mapping)
         result = KYB_DRIVER(cuMemRetainAllocationHandle, (void *, void *), (handle, address));

@@ -1,35 +1,24 @@
 /* Start, cuInit and fork. A process that was not started by the agent, or never uses CUDA, notices nothing of us. */
 #include <errno.h>
-#include <stdarg.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "kybernate.h"
-
-bool kyb_enabled;
-const char *kyb_run_directory;
+#include "agent.h"
+#include "control.h"
+#include "driver.h"
+#include "free_cache.h"
+#include "gate.h"
+#include "memory.h"
+#include "process.h"
+#include "wrappers.h"
 
 static bool able; /* run directory known, gates work */
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool started;
-
-void kyb_say_once(_Atomic bool *said, const char *format, ...)
-{
-    if (atomic_exchange(said, true)) return;
-    int kept = errno;
-    char line[512] = "kybernate: ";
-    va_list arguments;
-    va_start(arguments, format);
-    int length = vsnprintf(line + 11, sizeof line - 12, format, arguments);
-    va_end(arguments);
-    if (length > (int)sizeof line - 13) length = (int)sizeof line - 13;
-    line[11 + length] = '\n';
-    ssize_t ignored = write(STDERR_FILENO, line, (size_t)length + 12);
-    (void)ignored;
-    errno = kept;
-}
 
 static void before_fork(void)
 {
@@ -48,6 +37,7 @@ static void in_child(void)
     if (!started) return; /* the child may yet start CUDA itself */
     kyb_enabled = false;
     kyb_memory_after_fork();
+    kyb_free_cache_after_fork();
     kyb_control_after_fork();
 }
 

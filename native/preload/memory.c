@@ -1,20 +1,25 @@
 /* The process's extents: which there are, where they are mapped, how to take them away and put them back.
  *
- * A block is physical memory made of pieces (the agent's extents); a mapping is a place where the process sees a block.
- * Mappings are kept sorted by address. Descriptors of the pieces are kept while the process runs: memory lives as long as
- * somebody holds one, so a dead agent takes nothing with it.
+ * A block is physical memory made of pieces (the agent's extents); a mapping is an address at which the process sees
+ * a block. Mappings are kept sorted by address. Descriptors of the pieces are kept while the process runs: memory
+ * lives as long as somebody holds one, so a dead agent takes nothing with it.
  */
-#include <stdio.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "kybernate.h"
+#include "agent.h"
+#include "driver.h"
+#include "memory.h"
+#include "unsupported.h"
 
 pthread_mutex_t kyb_memory_lock = PTHREAD_MUTEX_INITIALIZER;
+_Atomic unsigned kyb_cached_blocks;
 
 static struct kyb_mapping *mappings;
-static size_t mapping_count, mapping_room;
+static size_t mapping_count, mapping_capacity;
 static struct kyb_block *blocks;
 
 struct kyb_block *kyb_block_new(enum kyb_block_kind kind, size_t pieces)
@@ -98,7 +103,7 @@ static size_t first_after(uint64_t address)
     return low;
 }
 
-struct kyb_mapping *kyb_mapping_even_kept(uint64_t address)
+struct kyb_mapping *kyb_mapping_or_cached(uint64_t address)
 {
     size_t i = first_after(address);
     return i < mapping_count && mappings[i].address <= address ? &mappings[i] : NULL;
@@ -106,16 +111,16 @@ struct kyb_mapping *kyb_mapping_even_kept(uint64_t address)
 
 struct kyb_mapping *kyb_mapping_at(uint64_t address)
 {
-    struct kyb_mapping *mapping = kyb_mapping_even_kept(address);
-    return mapping && !mapping->block->kept ? mapping : NULL;
+    struct kyb_mapping *mapping = kyb_mapping_or_cached(address);
+    return mapping && !mapping->block->cached ? mapping : NULL;
 }
 
-bool kyb_kept_within(uint64_t address, uint64_t size)
+bool kyb_cached_within(uint64_t address, uint64_t size)
 {
-    if (!atomic_load(&kyb_kept_count)) return false;
+    if (!atomic_load(&kyb_cached_blocks)) return false;
     for (size_t i = first_after(address);
          i < mapping_count && (mappings[i].address <= address || mappings[i].address - address < size); i++)
-        if (mappings[i].block->kept) return true;
+        if (mappings[i].block->cached) return true;
     return false;
 }
 
@@ -129,12 +134,12 @@ uint64_t kyb_new_id(void)
 
 bool kyb_mapping_add(uint64_t address, struct kyb_block *block)
 {
-    if (mapping_count == mapping_room) {
-        size_t room = mapping_room ? 2 * mapping_room : 256;
-        struct kyb_mapping *larger = realloc(mappings, room * sizeof *larger);
+    if (mapping_count == mapping_capacity) {
+        size_t capacity = mapping_capacity ? 2 * mapping_capacity : 256;
+        struct kyb_mapping *larger = realloc(mappings, capacity * sizeof *larger);
         if (!larger) return false;
         mappings = larger;
-        mapping_room = room;
+        mapping_capacity = capacity;
     }
     size_t i = first_after(address);
     memmove(mappings + i + 1, mappings + i, (mapping_count - i) * sizeof *mappings);
@@ -164,12 +169,6 @@ size_t kyb_mapping_range(uint64_t address, uint64_t size, struct kyb_mapping **f
     return count;
 }
 
-const char *kyb_cuda_problem(int result, const char *call, char *buffer, size_t size)
-{
-    snprintf(buffer, size, "%s answered CUDA error %d", call, result);
-    return buffer;
-}
-
 static int unmap(uint64_t address, uint64_t size)
 {
     return KYB_DRIVER(cuMemUnmap, (uint64_t, size_t), (address, size));
@@ -195,6 +194,19 @@ int kyb_map_pieces(uint64_t address, const struct kyb_block *block)
         }
         at += piece->size;
     }
+    return CUDA_SUCCESS;
+}
+
+int kyb_free_allocation(struct kyb_mapping *mapping, struct kyb_block **gone)
+{
+    struct kyb_block *block = mapping->block;
+    uint64_t address = mapping->address, size = mapping->size;
+    int result = unmap(address, size);
+    if (result != CUDA_SUCCESS) return result;
+    if (block->exported) atomic_fetch_sub(&kyb_ipc_exported, 1);
+    kyb_mapping_remove(mapping);
+    KYB_DRIVER(cuMemAddressFree, (uint64_t, size_t), (address, size));
+    kyb_block_unlist(block, gone);
     return CUDA_SUCCESS;
 }
 
@@ -364,17 +376,6 @@ bool kyb_all_have_fds(void)
     return true;
 }
 
-void kyb_free_context(void *context)
-{
-    struct kyb_block *gone = NULL;
-    pthread_mutex_lock(&kyb_memory_lock);
-    for (size_t i = mapping_count; i-- > 0;)
-        if (mappings[i].block->kind == KYB_BLOCK_ALLOCATION && mappings[i].block->context == context)
-            kyb_free_allocation(&mappings[i], &gone);
-    pthread_mutex_unlock(&kyb_memory_lock);
-    kyb_forget(gone);
-}
-
 void kyb_grant_peer(int owner, int reader)
 {
     struct kyb_mem_access access = {{CU_MEM_LOCATION_TYPE_DEVICE, reader}, CU_MEM_ACCESS_READ_WRITE};
@@ -394,5 +395,4 @@ void kyb_memory_after_fork(void)
     kyb_discard_all();
     blocks = NULL;
     mapping_count = 0;
-    kyb_kept_after_fork();
 }

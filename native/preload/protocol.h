@@ -1,18 +1,19 @@
 /* The words the preload library and the agent exchange.
  *
- * Both directions use Unix SOCK_SEQPACKET sockets addressed by path, little-endian, one struct kyb_message a
- * packet, followed by `count` struct kyb_extent records; file descriptors travel as SCM_RIGHTS beside the
- * packet, one for each record, in record order, where the message type says so.  A list longer than
- * KYB_RECORDS_MAX is split over several packets; all but the last carry KYB_FLAG_MORE.
+ * Both directions use Unix SOCK_SEQPACKET sockets addressed by path, little-endian, one struct kyb_message a packet,
+ * followed by `count` struct kyb_extent records; file descriptors travel as SCM_RIGHTS beside the packet, one for
+ * each record, in record order, where the message type says so.  A list longer than KYB_RECORDS_MAX is split over
+ * several packets; all but the last carry KYB_FLAG_MORE.
  *
  *   workload -> agent    RUN_DIRECTORY/agent.sock            one request a connection
  *   agent -> workload    RUN_DIRECTORY/control/<pid>.sock    one operation a connection
  *
- * A control connection that breaks is an undo: HELD and QUIET open the gates again; RELEASED with every descriptor still held maps
- * again and opens. Once anything was discarded (or DISCARD without records said so) the process waits for MAP or REMAP.
+ * A control connection that breaks is an undo: HELD and QUIET open the gates again; RELEASED with every descriptor
+ * still held maps again and opens. Once anything was discarded (or DISCARD without records said so) the process waits
+ * for MAP or REMAP.
  *
- * <pid> is the process id as the workload itself sees it.  Python's twin of this file is
- * src/kybernate/cuda/wire.py; tests/cuda/test_wire.py holds the two together.
+ * <pid> is the process id as the workload itself sees it.  Python's twin of this file is src/kybernate/cuda/wire.py;
+ * tests/cuda/test_wire.py holds the two together.
  */
 #ifndef KYBERNATE_PROTOCOL_H
 #define KYBERNATE_PROTOCOL_H
@@ -35,7 +36,8 @@ enum kyb_type {
 
     /* agent -> workload */
     KYB_STATUS = 16, /* answer: argument = enum kyb_state, counters in reason as text */
-    /* argument: timeout in milliseconds. OPEN or HELD -> QUIET with all records, or BUSY / UNSUPPORTED and still OPEN */
+    /* argument: timeout in milliseconds. OPEN or HELD -> QUIET with all records, or BUSY / UNSUPPORTED and still
+     * OPEN */
     KYB_QUIESCE = 17,
     /* QUIET -> RELEASED: unmapped and handles released, descriptors kept;
      * or BUSY (a question isn't answered yet) and still QUIET */

@@ -1,13 +1,21 @@
-/* What memory says about itself: one range, however many extents it is made of, and the same before and after a pause.
+/* What memory says about itself: one range, however many extents it is made of, and the same before and after a
+ * pause.
  *
- * While extents are unmapped the driver knows nothing of their addresses (INVALID_VALUE, or success with memory type 0), so whoever
- * asks it waits at a gate of its own, which is shut from the unmapping to the end of the pause. Not sooner: a question is over in a
- * moment and takes no part in GPU work, but who asks may hold a lock that work which is still waited for needs.
+ * While extents are unmapped the driver knows nothing of their addresses (INVALID_VALUE, or success with memory type
+ * 0), so whoever asks it waits at a gate of its own, which is shut from the unmapping to the end of the pause. Not
+ * sooner: a question is over in a moment and takes no part in GPU work, but who asks may hold a lock that work which
+ * is still waited for needs.
  *
- * What only the application's view decides is answered from our own tables, without waiting. The lock of the tables is held by
- * nobody who waits for a gate.
+ * What only the application's view decides is answered from our own tables, without waiting. The lock of the tables
+ * is held by nobody who waits for a gate.
  */
-#include "kybernate.h"
+#include <pthread.h>
+
+#include "driver.h"
+#include "gate.h"
+#include "memory.h"
+#include "process.h"
+#include "wrappers.h"
 
 struct range {
     uint64_t base, size, mapped;
@@ -39,7 +47,7 @@ static bool range_of(uint64_t *address, struct range *range)
             .context = block->context,
             .allocation = allocation,
         };
-    } else if (kyb_kept_within(*address, 1))
+    } else if (kyb_cached_within(*address, 1))
         *address = NOWHERE;
     pthread_mutex_unlock(&kyb_memory_lock);
     return mapping != NULL;
@@ -112,7 +120,7 @@ int cuPointerSetAttribute(void *value, int attribute, uint64_t address)
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled ? kyb_mapping_at(address) : NULL;
-    bool freed = kyb_enabled && !mapping && kyb_kept_within(address, 1);
+    bool freed = kyb_enabled && !mapping && kyb_cached_within(address, 1);
     int result =
         KYB_DRIVER(cuPointerSetAttribute, (void *, int, uint64_t), (value, attribute, freed ? NOWHERE : address));
     if (result == CUDA_SUCCESS && mapping && attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS) {

@@ -1,78 +1,25 @@
-/* What forbids a pause, counted where it happens; and legacy CUDA IPC between the processes of one workload.
+/* Sharing with others: calls that only are counted, since they forbid a pause, and legacy CUDA IPC between the
+ * processes of one workload.
  *
- * Legacy IPC does not know memory of the virtual-memory API, which extents are, so handles of extents are our own: they
- * name the owner, and whoever opens one asks the owner's control thread for the descriptors.
+ * Legacy IPC does not know memory of the virtual-memory API, which extents are, so handles of extents are our own:
+ * they name the owner, and whoever opens one asks the owner's control thread for the descriptors.
  */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "kybernate.h"
-
-_Atomic int kyb_managed, kyb_foreign, kyb_exports, kyb_external, kyb_multicast, kyb_ipc_opened, kyb_ipc_exported;
-static _Atomic int event_handles, endpoints;
-
-const char *kyb_unsupported(void)
-{
-    if (atomic_load(&kyb_managed) > 0)
-        return "the process holds managed memory (cuMemAllocManaged), which the driver can't checkpoint";
-    if (atomic_load(&kyb_ipc_opened) > 0)
-        return "the process has CUDA IPC memory of another process open (cuIpcOpenMemHandle)";
-    if (atomic_load(&kyb_ipc_exported) > 0)
-        return "the process shares memory by CUDA IPC (cuIpcGetMemHandle) that it has not freed";
-    if (atomic_load(&kyb_foreign) > 0)
-        return "the process has imported memory of another process (cuMemImportFromShareableHandle)";
-    if (atomic_load(&kyb_exports) > 0)
-        return "the process has exported memory (cuMemExportToShareableHandle) that it has not freed";
-    if (atomic_load(&kyb_external) > 0)
-        return "the process has imported memory of another API (cuImportExternalMemory)";
-    if (atomic_load(&kyb_multicast) > 0) return "the process uses multicast objects (cuMulticastCreate)";
-    if (atomic_load(&endpoints) > 0) return "the process uses logical endpoints (cuLogicalEndpointCreate)";
-    if (atomic_load(&event_handles) > 0) return "the process shares events by CUDA IPC";
-    return NULL;
-}
-
-/* ---- managed memory ---- */
-
-static pthread_mutex_t managed_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t *managed;
-static size_t managed_count, managed_room;
-
-int cuMemAllocManaged(void *address, size_t size, unsigned int flags)
-{
-    kyb_enter(KYB_GATE_MEMORY);
-    int result = KYB_DRIVER(cuMemAllocManaged, (void *, size_t, unsigned int), (address, size, flags));
-    if (result == CUDA_SUCCESS) {
-        atomic_fetch_add(&kyb_managed, 1);
-        pthread_mutex_lock(&managed_lock);
-        if (managed_count == managed_room) {
-            size_t room = managed_room ? 2 * managed_room : 64;
-            uint64_t *larger = realloc(managed, room * sizeof *larger);
-            if (larger) {
-                managed = larger;
-                managed_room = room;
-            }
-        }
-        if (managed_count < managed_room) managed[managed_count++] = *(uint64_t *)address;
-        pthread_mutex_unlock(&managed_lock);
-    }
-    kyb_leave();
-    return result;
-}
-
-bool kyb_managed_freed(uint64_t address)
-{
-    bool found = false;
-    pthread_mutex_lock(&managed_lock);
-    for (size_t i = 0; i < managed_count && !found; i++)
-        if (managed[i] == address) {
-            managed[i] = managed[--managed_count];
-            found = true;
-        }
-    pthread_mutex_unlock(&managed_lock);
-    return found;
-}
+#include "allocate.h"
+#include "driver.h"
+#include "gate.h"
+#include "memory.h"
+#include "packets.h"
+#include "process.h"
+#include "sharing.h"
+#include "unsupported.h"
+#include "wrappers.h"
 
 /* ---- counted only ---- */
 
@@ -108,7 +55,7 @@ int cuLogicalEndpointCreate(unsigned int endpoint, void *properties)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuLogicalEndpointCreate, (unsigned int, void *), (endpoint, properties));
-    if (result == CUDA_SUCCESS) atomic_fetch_add(&endpoints, 1);
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_endpoints, 1);
     kyb_leave();
     return result;
 }
@@ -117,7 +64,7 @@ int cuLogicalEndpointImport(unsigned int endpoint, void *handle, int type)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuLogicalEndpointImport, (unsigned int, void *, int), (endpoint, handle, type));
-    if (result == CUDA_SUCCESS) atomic_fetch_add(&endpoints, 1);
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_endpoints, 1);
     kyb_leave();
     return result;
 }
@@ -127,7 +74,7 @@ int cuMemGetHandleForAddressRange(void *handle, uint64_t address, size_t size, i
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     int result = CUDA_ERROR_INVALID_VALUE;
-    if (!kyb_kept_within(address, size))
+    if (!kyb_cached_within(address, size))
         result = KYB_DRIVER(cuMemGetHandleForAddressRange, (void *, uint64_t, size_t, int, uint64_t),
                             (handle, address, size, type, flags));
     if (result == CUDA_SUCCESS) {
@@ -144,7 +91,7 @@ int cuIpcGetEventHandle(void *handle, void *event)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuIpcGetEventHandle, (void *, void *), (handle, event));
-    if (result == CUDA_SUCCESS) atomic_fetch_add(&event_handles, 1);
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_events, 1);
     kyb_leave();
     return result;
 }
@@ -153,7 +100,7 @@ int cuIpcOpenEventHandle(void *event, struct kyb_ipc_handle handle)
 {
     kyb_enter(KYB_GATE_MEMORY);
     int result = KYB_DRIVER(cuIpcOpenEventHandle, (void *, struct kyb_ipc_handle), (event, handle));
-    if (result == CUDA_SUCCESS) atomic_fetch_add(&event_handles, 1);
+    if (result == CUDA_SUCCESS) atomic_fetch_add(&kyb_ipc_events, 1);
     kyb_leave();
     return result;
 }
@@ -173,7 +120,7 @@ int cuIpcGetMemHandle(void *handle, uint64_t address)
     kyb_enter(KYB_GATE_MEMORY);
     pthread_mutex_lock(&kyb_memory_lock);
     struct kyb_mapping *mapping = kyb_enabled && handle ? kyb_mapping_at(address) : NULL;
-    bool ours = mapping && mapping->block->kind == KYB_BLOCK_ALLOCATION, freed = kyb_kept_within(address, 1);
+    bool ours = mapping && mapping->block->kind == KYB_BLOCK_ALLOCATION, freed = kyb_cached_within(address, 1);
     if (ours) {
         struct ticket ticket = {.address = mapping->address, .size = mapping->block->requested, .owner = getpid()};
         memcpy(ticket.magic, magic, sizeof magic);
@@ -241,7 +188,7 @@ static int open_ticket(uint64_t *address, const struct ticket *ticket)
     }
     block->requested = message.argument;
     block->device = device;
-    int result = kyb_place(block, address);
+    int result = kyb_map_allocation(block, address);
     if (result != CUDA_SUCCESS)
         kyb_forget(block);
     else

@@ -1,4 +1,4 @@
-/* Included before native/preload/resolve.c in sanitizer builds only.
+/* Included before native/preload/resolve.c and driver.c in sanitizer builds only.
  *
  * A sanitizer's run-time finds the functions it intercepts by dlsym, which is ours, before it can intercept anything:
  * whatever our dlsym calls then must not be intercepted. These stand in for the C library's until then. They

@@ -12,7 +12,7 @@ from kybernate.cuda.control import Control
 from kybernate.model.errors import Busy
 
 from .conftest import INVALID_VALUE, MIB, POSIX_FD, SUCCESS, Out, Process, access, number, properties
-from .test_kept import Granter, control_path, gpu, grant, granter, run_directory, worker
+from .test_free_cache import Granter, control_path, gpu, grant, granter, run_directory, worker
 
 __all__ = ["control_path", "gpu", "grant", "granter", "run_directory", "worker"]
 
