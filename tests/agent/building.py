@@ -27,16 +27,18 @@ A, B, C = WorkloadName("a"), WorkloadName("b"), WorkloadName("c")
 
 def entry(name: str = "a", state: WorkloadState = WorkloadState.RUNNING, **given: Any) -> Entry:
     """In that state for 100 s, used 50 s ago."""
-    defaults: dict[str, Any] = {
-        "since": NOW - 100,
-        "backend": Backend.BROKER,
-        "last_use": NOW - 50,
-        "argv": ("/usr/bin/python3", "serve.py", "--key", "secret"),
-        "directory": "/srv",
-        "uid": 1000,
-        "gid": 1000,
-    }
-    return Entry(name=WorkloadName(name), state=state, **(defaults | given))
+    made = Entry(
+        name=WorkloadName(name),
+        state=state,
+        since=NOW - 100,
+        backend=Backend.BROKER,
+        last_use=NOW - 50,
+        argv=("/usr/bin/python3", "serve.py", "--key", "secret"),
+        directory="/srv",
+        uid=1000,
+        gid=1000,
+    )
+    return replace(made, **given)
 
 
 def paused(name: str = "a", gib: float | Mapping[GpuUuid, float] = 10, **given: Any) -> Entry:
@@ -47,17 +49,19 @@ def paused(name: str = "a", gib: float | Mapping[GpuUuid, float] = 10, **given: 
 
 
 def report(operation: str = "pause", seconds: float = 0.5, **given: Any) -> SwitchReport:
-    defaults: dict[str, Any] = {
-        "workload": "a",
-        "depth": Depth.ZERO,
-        "backend": Backend.BROKER,
-        "bytes_total": 10 * GIB,
-        "bytes_copied": 6 * GIB,
-        "bytes_clean": 3 * GIB,
-        "bytes_zero": 1 * GIB,
-        "steps": (StepTiming("freeze", 0.1), StepTiming("copy", 0.4)),
-    }
-    return SwitchReport(operation=operation, seconds=seconds, **(defaults | given))
+    made = SwitchReport(
+        workload="a",
+        operation=operation,
+        depth=Depth.ZERO,
+        backend=Backend.BROKER,
+        seconds=seconds,
+        bytes_total=10 * GIB,
+        bytes_copied=6 * GIB,
+        bytes_clean=3 * GIB,
+        bytes_zero=1 * GIB,
+        steps=(StepTiming("freeze", 0.1), StepTiming("copy", 0.4)),
+    )
+    return replace(made, **given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
