@@ -41,11 +41,11 @@ def test_whoever_needs_nobody_knows_how_much_is_left_out() -> None:
 
 
 def test_what_was_measured_counts_and_the_rest_is_guessed_by_size() -> None:
-    measured = Cost(leave=0.5, come=9.0, come_staged=0.6)
+    measured = Cost(leave=0.5, come=9.0, come_prefetched=0.6)
     a, j = node({A: {GPU: 20 * GIB}, J: {GPU: 20 * GIB}}, costs={A: measured}).workloads
     assert (a.leave, a.come) == (0.5, 0.6), "everything lies in RAM"
-    guess = Costs().cost(J, size=20 * GIB, lies=None)
-    assert (j.leave, j.come) == (guess.leave, guess.come_staged)
+    guess = Costs().cost(J, size=20 * GIB, source=None)
+    assert (j.leave, j.come) == (guess.leave, guess.come_prefetched)
 
 
 @pytest.mark.parametrize(("said", "means"), [(0, 8), (1, 1), (64, 64)])
