@@ -51,11 +51,6 @@ KNOWN: dict[str, set[str]] = {
         "proxy.request.Exchange",
         "proxy.upstream.Pool",
         "proxy.worker.Worker",
-        "store.catalog.Catalog",
-        "store.objects.ObjectMedium",
-        "store.reading.SnapshotReader",
-        "store.spaces.Space",
-        "store.writing.SnapshotWriter",
     },
     "parameters": {
         "agent.orders.switching.Switching",
@@ -108,8 +103,6 @@ KNOWN: dict[str, set[str]] = {
         "proxy.watching.Watch._beat: exchange.answer",
         "proxy.worker.Worker._configure: self.budget.bytes_max",
         "proxy.worker.Worker._configure: self.budget.requests_max",
-        "store.objects.ObjectMedium._renewed_since: error.hint",
-        "store.refusals.refusal: error.where",
     },
 }
 

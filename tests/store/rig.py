@@ -66,7 +66,7 @@ def load(space: Space, name: str) -> list[bytes]:
         if not reader.manifest.extents:
             return []
         extent = reader.manifest.extents[0]
-        slots = empty_slots([reader.length(extent, k) for k in range(extent.count)])
+        slots = empty_slots([extent.length(k) for k in range(extent.count)])
         reader.read_part(extent, slots.views)
         return slots.contents()
 

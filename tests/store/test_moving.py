@@ -149,7 +149,7 @@ def test_a_move_goes_on_after_the_server_was_away(open_tier: OpenTier, open_agen
     over = threading.Event()
 
     def watch() -> None:
-        while not far.catalog.packs(far.id) and not over.wait(0.001):
+        while not far.catalog.packs() and not over.wait(0.001):
             pass
         proxy.set(Mode.REFUSE)
 

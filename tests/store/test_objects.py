@@ -20,6 +20,7 @@ from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import Catalog, Keys, ObjectMedium, Tier, collect, manifests, open_reader, open_writer, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierWiped, WrongKey
 from kybernate.store.leases import Leases
+from kybernate.store.space_catalog import SpaceCatalog
 from kybernate.store.tenants import TenantName
 
 pytestmark = pytest.mark.timeout(600)  # the first test may build the server
@@ -191,12 +192,12 @@ def test_an_upload_goes_on_where_it_was_lost(open_agent: OpenAgent, proxy: Proxy
 
 
 def _lose(
-    add: Callable[..., object], slots: Slots, catalog: Catalog, proxy: Proxy, commit: Callable[[], object]
+    add: Callable[..., object], slots: Slots, catalog: SpaceCatalog, proxy: Proxy, commit: Callable[[], object]
 ) -> None:
     """Give all chunks to a writer; the server goes away once the first pack has arrived."""
     add(slots.views[:12])
     deadline = time.monotonic() + 60
-    while not catalog._connection.execute("SELECT 1 FROM packs").fetchone():
+    while not catalog.packs():
         assert time.monotonic() < deadline
     proxy.set(Mode.REFUSE)
     add(slots.views[12:])

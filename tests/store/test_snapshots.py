@@ -89,7 +89,7 @@ def test_what_goes_in_comes_out(
             assert extent.about == {"pid": 7, "gpu": "GPU-1"}
             assert (manifest.state, manifest.labels) == ({"depth": "zero", "list": [1, None]}, {"kind": "gold"})
             assert manifest.needs.driver == "580.1"
-            out = empty_slots([reader.length(extent, k) for k in range(extent.count)])
+            out = empty_slots([extent.length(k) for k in range(extent.count)])
             heard: list[int] = []
             order = [4, 0, 5, 2, 1, 3]
             reader.read([(extent.first + k, out.views[k]) for k in order], done=heard.append)

@@ -4,7 +4,7 @@
 """
 
 from kybernate.store.budget import Usage
-from kybernate.store.catalog import Catalog, SnapshotRow
+from kybernate.store.catalog import Catalog
 from kybernate.store.checking import Problem, Verified, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
 from kybernate.store.gc import Swept, collect
@@ -17,6 +17,7 @@ from kybernate.store.objects import ObjectMedium
 from kybernate.store.progress import Progress, ProgressCallback
 from kybernate.store.reading import SnapshotReader
 from kybernate.store.sessions import open_reader, open_writer
+from kybernate.store.space_catalog import SnapshotRow
 from kybernate.store.spaces import Changes, Space
 from kybernate.store.tenants import (
     DEFAULT_TENANT,

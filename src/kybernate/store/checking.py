@@ -74,14 +74,14 @@ class _Verifier:
 
     def run(self, names: list[str] | None) -> Verified:
         space = self._space
-        pins = space.pin_set()
+        pins = space.packs.pin_set()
         try:
-            changes = space.refresh_packs()
+            changes = space.packs.refresh()
             self._problems += [Problem(text, ()) for text in changes.problems]
             manifests = self._manifests(names)
             wanted = None if names is None else {c for m in manifests for c in m.ids() if c != ZERO}
-            with space.pins.lock:
-                packs = space.catalog.packs(space.id)
+            with space.packs.pins.lock:
+                packs = space.catalog.packs()
                 for pack in packs:
                     pins.add(pack)
             bad = self._check_packs(packs, wanted)
@@ -119,7 +119,7 @@ class _Verifier:
         space = self._space
 
         def records_of(pack: PackId) -> list[Record]:
-            return [r for r in space.catalog.records(space.id, pack) if wanted is None or r.id in wanted]
+            return [r for r in space.catalog.records(pack) if wanted is None or r.id in wanted]
 
         total = sum(record.stored for pack in packs for record in records_of(pack))
         meter = Meter(f"verifying {space.medium.where}", total, self._progress)
@@ -144,7 +144,7 @@ class _Verifier:
                 for found in threads.map(partial(one, pack), list(spans(records))):
                     for record, trouble in found.items():
                         bad[record.id] = (pack, trouble)
-                        space.catalog.mark_damaged(space.id, pack, record.id)
+                        space.catalog.mark_damaged(pack, record.id)
         buffers.close()
         meter.tell()
         return bad
@@ -155,7 +155,7 @@ class _Verifier:
         blamed: dict[ChunkId, list[SnapshotName]] = {}
         for manifest in manifests:
             needed = list(dict.fromkeys(c for c in manifest.ids() if c != ZERO))
-            unsound = set(needed) - space.catalog.sound(space.id, needed)
+            unsound = set(needed) - space.catalog.sound(needed)
             for chunk in unsound & bad.keys():
                 blamed.setdefault(chunk, []).append(manifest.name)
             if lost := sorted(unsound - bad.keys()):

@@ -24,7 +24,7 @@ class ChunkWriter:
         medium = space.medium
         self._space = space
         self._cancel = cancel
-        self._pins = space.pin_set()
+        self._pins = space.packs.pin_set()
         held = (medium.held_bytes + 2 * medium.pack_bytes) // CHUNK_BYTES if medium.keeps_views else 0
         self.buffers = BufferPool(held + 3 * medium.threads + 2)
         self._seen: set[ChunkId] = set()
@@ -61,7 +61,7 @@ class ChunkWriter:
             if chunk in self._seen:
                 return True
             self._seen.add(chunk)
-        return self._space.share(chunk, self._pins)
+        return self._space.packs.share(chunk, self._pins)
 
     def put(self, chunk: ChunkId, content: memoryview, owner: Buffer | None) -> int:
         """Store what `has` said isn't there: compressed where it pays, encrypted where there is a key. Returns its bytes."""
@@ -70,13 +70,13 @@ class ChunkWriter:
         if (packed := coding.compressed(content, below=self._space.compress_below)) is not None:
             codec = Codec.ZSTD
             content = memoryview(packed)
-            self._give(owner)
+            self.buffers.give(owner)
             owner = None
         length = len(content)
         if self._space.keys.encrypted:
             sealed = self.buffers.take()
             nonce, tag = coding.encrypt(content, sealed, chunk, raw=raw, codec=codec, keys=self._space.keys)
-            self._give(owner)
+            self.buffers.give(owner)
             self._packer.put(chunk, sealed.view[:length], raw=raw, codec=codec, nonce=nonce, tag=tag, owner=sealed)
         else:
             self._packer.put(chunk, content, raw=raw, codec=codec, owner=owner)
@@ -102,7 +102,7 @@ class ChunkWriter:
         """
         self._packer.finish()
         self._space.medium.sync(self._space.keys.tenant)
-        self._space.check_there(self._pins.packs - self.own)
+        self._space.packs.check_there(self._pins.packs - self.own)
 
     def abort(self) -> None:
         """Forget it. No thread may be in `put` any more. Whole packs stay for who tries again where that is likely."""
@@ -110,21 +110,17 @@ class ChunkWriter:
         own = set(self.own)
         self.release()
         if not self._space.medium.shared:
-            self._space.drop_garbage(own)
+            self._space.packs.drop_garbage(own)
 
     def release(self) -> None:
         """Rely on nothing any more."""
         self.buffers.close()
         self._pins.release()
 
-    def _give(self, buffer: Buffer | None) -> None:
-        if buffer is not None:
-            self.buffers.give(buffer)
-
     def _begun(self, pack: PackId) -> None:
         self._pins.add(pack)
 
     def _finished(self, pack: PackId, size: int, records: list[Record]) -> None:
-        self._space.add_pack(pack, size, records)
+        self._space.packs.add(pack, size, records)
         with self._lock:
             self.own.add(pack)

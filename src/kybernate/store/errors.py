@@ -32,8 +32,11 @@ class TierAway(KybernateError):
     exit_status = 3
     http_status = 503
     code = "tier_away"
-    where: str | None = None
-    """The place that doesn't answer; of a copy between two, one may."""
+
+    def __init__(self, message: str, *, hint: str | None = None, where: str | None = None) -> None:
+        """`where`: the place that doesn't answer; of a copy between two, one may."""
+        super().__init__(message, hint=hint)
+        self.where = where
 
 
 class TierRefused(TierAway):

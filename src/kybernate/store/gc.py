@@ -60,9 +60,9 @@ def collect(
     """
     cancel = cancel or Cancel()
     lease = space.leases.sweep() if space.medium.shared else None
-    space.pins.begin_sweep()
+    space.packs.pins.begin_sweep()
     try:
-        space.refresh_packs()
+        space.packs.refresh()
         _mark(space, cancel)
         return _Sweep(
             space,
@@ -74,7 +74,7 @@ def collect(
         ).run()
     finally:
         space.catalog.end_marking()
-        space.pins.end_sweep()
+        space.packs.pins.end_sweep()
         space.budget.recount()
         if lease is not None:
             lease.release()
@@ -117,12 +117,12 @@ class _Sweep:
         self._removed = self._compacted = self._freed = 0
 
     def run(self) -> Swept:
-        packs = self._space.catalog.packs(self._space.id)
+        packs = self._space.catalog.packs()
         self._meter.expect(sum(packs.values()))
         sparse: list[tuple[PackId, int]] = []
         for pack, size in packs.items():
             self._cancel.check("collecting garbage")
-            live = self._space.catalog.live_records(self._space.id, pack, self._going)
+            live = self._space.catalog.live_records(pack, self._going)
             if live and sum(record.stored for record in live) < self._compact_below * size:
                 self._going.add(pack)
                 sparse.append((pack, size))
@@ -139,14 +139,14 @@ class _Sweep:
         space = self._space
         if not self._dry:
             self._still_allowed()
-        with space.pins.lock:
-            if space.pins.in_use(pack):
+        with space.packs.pins.lock:
+            if space.packs.pins.in_use(pack):
                 self._left.append(f"pack {pack} is in use")
                 return False
             if not self._dry:
-                space.catalog.remove_packs(space.id, [pack])
+                space.catalog.remove_packs([pack])
         if not self._dry:
-            space.remove_pack(pack)
+            space.packs.remove(pack)
         self._going.add(pack)
         self._freed += size
         return True
@@ -156,7 +156,7 @@ class _Sweep:
         space = self._space
         if self._dry:
             for pack, size in sparse:
-                live = space.catalog.live_records(space.id, pack, self._going)
+                live = space.catalog.live_records(pack, self._going)
                 self._freed += size - sum(padded(record.stored) for record in live)
                 self._compacted += 1
                 self._meter.add(size)
@@ -167,7 +167,7 @@ class _Sweep:
         try:
             for pack, size in sparse:
                 self._cancel.check("collecting garbage")
-                live = [r for r in space.catalog.live_records(space.id, pack, self._going) if r.id not in done]
+                live = [r for r in space.catalog.live_records(pack, self._going) if r.id not in done]
                 try:
                     for record in live:
                         _copy(space, pack, record, writer, self._cancel)

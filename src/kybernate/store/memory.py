@@ -48,7 +48,11 @@ def padded(length_bytes: int) -> int:
 
 
 class Buffer:
-    """A page-aligned buffer that holds a chunk, its tag and two pages more."""
+    """A page-aligned buffer that holds a chunk, its tag and two pages more.
+
+    Where a content is handed on, an argument `owner: Buffer | None` goes with it: whoever has the content last gives that
+    buffer back to its pool. None is memory of the caller's, which stays as it is until all is written.
+    """
 
     __slots__ = ("_map", "view")
 
@@ -83,11 +87,14 @@ class BufferPool:
                 self._changed.wait()
             return self._free.pop()
 
-    def give(self, buffer: Buffer) -> None:
+    def give(self, owner: Buffer | None) -> None:
+        """Give a buffer back. None: the memory is the caller's own, and nothing is to be done."""
+        if owner is None:
+            return
         with self._changed:
             if self._closed:
                 return
-            self._free.append(buffer)
+            self._free.append(owner)
             self._changed.notify()
 
     def close(self) -> None:

@@ -7,11 +7,9 @@ the target has already isn't read. After a lost connection the same call goes on
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from kybernate.model.errors import BadInput, Conflict
 from kybernate.store import coding
-from kybernate.store.catalog import Place
 from kybernate.store.errors import Damaged
 from kybernate.store.manifests import ZERO, Manifest
 from kybernate.store.media import Absent
@@ -20,7 +18,9 @@ from kybernate.store.packs import Codec, Record
 from kybernate.store.progress import ProgressCallback
 from kybernate.store.records import read_record
 from kybernate.store.sessions import open_writer
+from kybernate.store.space_catalog import ChunkLocation
 from kybernate.store.spaces import Space
+from kybernate.store.tasks import BoundedTasks
 from kybernate.store.writing import SnapshotWriter
 
 
@@ -89,21 +89,23 @@ class _Copy:
         self._source = source
         self._manifest = manifest
         self._writer = writer
-        self._pins = source.pin_set()
+        self._pins = source.packs.pin_set()
 
     def run(self) -> Manifest:
         manifest, writer = self._manifest, self._writer
         try:
             needed = list(dict.fromkeys(chunk for chunk in manifest.ids() if chunk != ZERO))
-            found = self._source.locate(needed, self._pins, manifest.packs)
+            found = self._source.packs.locate(needed, self._pins, manifest.packs)
             if len(found) < len(needed):
                 lost = next(chunk for chunk in needed if chunk not in found)
                 raise Damaged(
                     f"snapshot {manifest.name} in {self._source.medium.where} is damaged: chunk {lost.hex()[:16]} is in no pack"
                 )
-            stored = sum(places[0].record.raw for places in found.values())
+            stored = sum(locations[0].record.raw for locations in found.values())
             writer.count(max(0, manifest.size - stored))  # zeros and repetitions
-            self._copy_all(sorted(found.values(), key=lambda places: (places[0].pack, places[0].record.offset)))
+            self._copy_all(
+                sorted(found.values(), key=lambda locations: (locations[0].pack, locations[0].record.offset))
+            )
             writer.adopt(manifest)
             return writer.commit(
                 state=manifest.state,
@@ -115,34 +117,24 @@ class _Copy:
         finally:
             self._pins.release()
 
-    def _copy_all(self, chunks: list[list[Place]]) -> None:
+    def _copy_all(self, chunks: list[list[ChunkLocation]]) -> None:
         """The first error stops the rest."""
-        room = threading.Semaphore(2 * self._source.medium.threads)
-        errors: list[BaseException] = []
+        tasks = BoundedTasks(self._source.medium.threads, "kybernate-move", self._writer.cancel)
+        try:
+            for locations in chunks:
+                tasks.submit(self._copy_one, locations)
+        finally:
+            tasks.wait()
+        tasks.finish()
 
-        def done(future: Future[None]) -> None:
-            if (error := future.exception()) is not None:
-                errors.append(error)
-                self._writer.cancel()
-            room.release()
-
-        with ThreadPoolExecutor(self._source.medium.threads, thread_name_prefix="kybernate-move") as threads:
-            for places in chunks:
-                room.acquire()
-                if errors:
-                    break
-                threads.submit(self._copy_one, places).add_done_callback(done)
-        if errors:
-            raise errors[0]
-
-    def _copy_one(self, places: list[Place]) -> None:
+    def _copy_one(self, locations: list[ChunkLocation]) -> None:
         chunks = self._writer.chunks
-        raw = places[0].record.raw
-        if chunks.has(places[0].record.id):
+        raw = locations[0].record.raw
+        if chunks.has(locations[0].record.id):
             self._writer.count(raw)
             return
         buffer = chunks.buffers.take()
-        record, content = self._read(places, buffer)
+        record, content = self._read(locations, buffer)
         if record.codec is (Codec.ZSTD if chunks.compresses else Codec.RAW):
             chunks.put_stored(record, content, buffer)
             self._writer.count(raw, record.stored)
@@ -155,16 +147,16 @@ class _Copy:
         chunks.buffers.give(buffer)
         self._writer.count(raw, chunks.put(record.id, plain.view[:raw], plain))
 
-    def _read(self, places: list[Place], buffer: Buffer) -> tuple[Record, memoryview]:
-        """From the first place where the chunk is whole."""
+    def _read(self, locations: list[ChunkLocation], buffer: Buffer) -> tuple[Record, memoryview]:
+        """From the first location where the chunk is whole."""
         cancel = self._writer.stop
         last: Exception | None = None
-        for place in places:
+        for location in locations:
             try:
-                return place.record, read_record(self._source, place.pack, place.record, buffer, cancel)
+                return location.record, read_record(self._source, location.pack, location.record, buffer, cancel)
             except (Absent, Damaged) as e:
                 last = e
-                self._source.catalog.mark_damaged(self._source.id, place.pack, place.record.id)
+                self._source.catalog.mark_damaged(location.pack, location.record.id)
         raise Damaged(
-            f"snapshot {self._manifest.name} in {self._source.medium.where} is damaged: pack {places[0].pack}: {last}"
+            f"snapshot {self._manifest.name} in {self._source.medium.where} is damaged: pack {locations[0].pack}: {last}"
         ) from last

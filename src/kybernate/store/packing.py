@@ -148,8 +148,7 @@ class PackWriter:
                 if len(pack.tight) >= _TIGHT_BYTES:
                     self._write_tight(pack)
         finally:
-            if owner is not None:
-                self._buffers.give(owner)
+            self._buffers.give(owner)
 
     def _put_aligned(self, record: Record, content: memoryview, owner: Buffer | None) -> None:
         length = padded(len(content))
@@ -180,7 +179,7 @@ class PackWriter:
             pack.file.write(offset, view)
         finally:
             for buffer in (owner, copy):
-                if buffer is not None and buffer is not held:
+                if buffer is not held:
                     self._buffers.give(buffer)
             with self._changed:
                 if held is not None:

@@ -96,8 +96,8 @@ def check_header(content: bytes, pack: PackId, keys: Keys) -> None:
 def encode_end(records: Sequence[Record], *, at: int, header: bytes, keys: Keys) -> bytes:
     """Index and trailer for a pack whose records end at `at`, a whole page; the result is whole pages long."""
     index = b"".join(_ENTRY.pack(r.id, r.offset, r.stored, r.raw, r.codec, r.nonce, r.tag) for r in records)
-    place = struct.pack("<QIII", at, len(index), len(records), VERSION)
-    seal = keys.seal(header, index, place)
+    extent = struct.pack("<QIII", at, len(index), len(records), VERSION)
+    seal = keys.seal(header, index, extent)
     total = padded(len(index) + TRAILER_BYTES)
     trailer = _TRAILER.pack(at, len(index), len(records), VERSION, 0, seal, _END_MAGIC)
     return index.ljust(total - TRAILER_BYTES, b"\0") + trailer
@@ -131,8 +131,8 @@ def decode_trailer(content: bytes, pack: PackId, size: int) -> Trailer:
 
 def decode_index(content: bytes, trailer: Trailer, pack: PackId, keys: Keys) -> list[Record]:
     """The records of a pack. Raises Damaged when the seal isn't right."""
-    place = struct.pack("<QIII", trailer.index_offset, trailer.index_bytes, trailer.count, VERSION)
-    if len(content) != trailer.index_bytes or keys.seal(encode_header(pack, keys), content, place) != trailer.seal:
+    extent = struct.pack("<QIII", trailer.index_offset, trailer.index_bytes, trailer.count, VERSION)
+    if len(content) != trailer.index_bytes or keys.seal(encode_header(pack, keys), content, extent) != trailer.seal:
         raise Damaged(f"pack {pack}: its index is damaged")
     records = []
     for id_, offset, stored, raw, codec, nonce, tag in _ENTRY.iter_unpack(content):

@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,40 +22,19 @@ from typing import Self
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding
-from kybernate.store.catalog import Place
 from kybernate.store.errors import Damaged, TooNew
 from kybernate.store.manifests import ZERO, Manifest, StoredExtent, StoredFile
 from kybernate.store.media import Absent
-from kybernate.store.memory import PAGE_BYTES, BufferPool, is_aligned, padded
-from kybernate.store.packs import Codec, PackId
+from kybernate.store.memory import PAGE_BYTES, BufferPool, padded
+from kybernate.store.packs import PackId
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.read_plan import ReadGroup, Request, WantedChunk, read_groups
+from kybernate.store.space_catalog import ChunkLocation
 from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId
 
 ChunkCallback = Callable[[int], None]
 """Called from several threads at once with the index of each chunk whose view is filled and checked."""
-Request = tuple[int, memoryview]
-"""A chunk's index in the manifest's table, and a view of its length."""
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """A chunk, and all views it belongs in."""
-
-    place: Place
-    views: list[Request]
-
-
-@dataclass(slots=True)
-class _Group:
-    """What is read with one call: `wanted` lie behind each other from `start` to `end`."""
-
-    pack: PackId
-    start: int
-    end: int
-    direct: bool
-    """Straight into the views."""
-    wanted: list[_Wanted]
 
 
 class SnapshotReader:
@@ -68,11 +46,11 @@ class SnapshotReader:
         self._space = space
         self._progress = progress
         self._cancel = Cancel()
-        self._pins = space.pin_set()
+        self._pins = space.packs.pin_set()
         self._buffers = BufferPool(space.medium.threads + 1)
         self._file_buffers = BufferPool(space.medium.threads)
         self._threads = ThreadPoolExecutor(space.medium.threads, thread_name_prefix="kybernate-read")
-        self._places: dict[ChunkId, list[Place]] | None = None
+        self._locations: dict[ChunkId, list[ChunkLocation]] | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -100,10 +78,6 @@ class SnapshotReader:
         """Whether a chunk is all zeros: it need not be read."""
         return self.manifest.id(index) == ZERO
 
-    def length(self, part: StoredExtent | StoredFile, number: int) -> int:
-        """Bytes of a part's chunk."""
-        return part.length(number)
-
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, requests: Iterable[Request], *, done: ChunkCallback | None = None, what: str = "reading") -> None:
@@ -111,7 +85,7 @@ class SnapshotReader:
 
         Raises:
             BadInput: a view has another length than its chunk, or there is no such chunk.
-            Damaged: a chunk is missing or isn't what was stored, in every place it is known to be.
+            Damaged: a chunk is missing or isn't what was stored, wherever it is known to be.
             TierAway, Cancelled.
         """
         wanted: dict[ChunkId, list[Request]] = {}
@@ -172,26 +146,26 @@ class SnapshotReader:
             for number in range(file.count):
                 targets.setdefault(self.manifest.id(file.first + number), []).append((target, number))
         for target, number in targets.pop(ZERO, ()):  # a hole already
-            meter.add(self.length(target.file, number))
+            meter.add(target.file.length(number))
         self._resolve(list(targets))
         # Packs keep together what was written together: neighbours share a read.
-        items = sorted(targets.items(), key=lambda item: self._first_place(item[0]))
-        self._run(partial(self._extract, run, meter) for run in _runs(items, self._first_place))
+        items = sorted(targets.items(), key=lambda item: self._first_location(item[0]))
+        self._run(partial(self._extract, run, meter) for run in _runs(items, self._first_location))
         meter.tell()
 
-    # -- places ------------------------------------------------------------------------------------------------------
+    # -- locations ----------------------------------------------------------------------------------------------------
 
-    def _resolve(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, list[Place]]:
+    def _resolve(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, list[ChunkLocation]]:
         """Where these chunks are. All packs found are pinned. Raises Damaged for those nobody has."""
         with self._lock:
-            known = self._places if self._places is not None else {}
-            self._places = known
+            known = self._locations if self._locations is not None else {}
+            self._locations = known
             missing = [chunk for chunk in chunks if chunk not in known]
             if missing:
-                found = self._space.locate(missing, self._pins, self.manifest.packs)
+                found = self._space.packs.locate(missing, self._pins, self.manifest.packs)
                 known.update(found)
                 lost = [chunk for chunk in missing if chunk not in found]
-                if lost and (newer := self._space.too_new) is not None:
+                if lost and (newer := self._space.packs.too_new) is not None:
                     raise TooNew(
                         f"snapshot {self.manifest.name} in {self._space.medium.where} needs what a newer version wrote: "
                         f"{newer.message}",
@@ -205,62 +179,27 @@ class SnapshotReader:
                     )
             return known
 
-    def _first_place(self, chunk: ChunkId) -> tuple[PackId, int, int]:
-        place = (self._places or {})[chunk][0]
-        return place.pack, place.record.offset, place.record.stored
+    def _first_location(self, chunk: ChunkId) -> tuple[PackId, int, int]:
+        location = (self._locations or {})[chunk][0]
+        return location.pack, location.record.offset, location.record.stored
 
-    def _plan(self, wanted: dict[ChunkId, list[Request]]) -> Iterator[_Group]:
+    def _plan(self, wanted: dict[ChunkId, list[Request]]) -> Iterator[ReadGroup]:
         """Whatever can be wrong is found before the first one comes; the first are read while others are still put together."""
-        places = self._resolve(list(wanted))
-        items = []
-        for chunk, views in wanted.items():
-            place = places[chunk][0]
-            if any(view.nbytes != place.record.raw for _, view in views):
-                raise BadInput(f"a view of {views[0][1].nbytes} bytes for a chunk of {place.record.raw}")
-            items.append(_Wanted(place, views))
-        items.sort(key=lambda item: (item.place.pack, item.place.record.offset))
-        last: _Group | None = None
-        medium = self._space.medium
-        for item in items:
-            record = item.place.record
-            direct = self._is_direct(item)
-            end = record.offset + record.stored
-            if (
-                last is not None
-                and last.pack == item.place.pack
-                and last.direct == direct
-                and (last.end == record.offset if direct else record.offset - last.end < PAGE_BYTES)
-                and end - last.start <= (medium.read_bytes if direct else CHUNK_BYTES)
-            ):
-                last.end = end
-                last.wanted.append(item)
-            else:
-                if last is not None:
-                    yield last
-                last = _Group(item.place.pack, record.offset, end, direct, [item])
-        if last is not None:
-            yield last
-
-    def _is_direct(self, item: _Wanted) -> bool:
-        record = item.place.record
-        if record.codec is not Codec.RAW or self._space.keys.encrypted:
-            return False
-        return not self._space.medium.wants_alignment or (
-            record.stored % PAGE_BYTES == 0 and record.offset % PAGE_BYTES == 0 and is_aligned(item.views[0][1])
-        )
+        space = self._space
+        return read_groups(wanted, self._resolve(list(wanted)), space.medium, encrypted=space.keys.encrypted)
 
     # -- one read ----------------------------------------------------------------------------------------------------
 
-    def _read_group(self, group: _Group, done: ChunkCallback | None, meter: Meter) -> None:
+    def _read_group(self, group: ReadGroup, done: ChunkCallback | None, meter: Meter) -> None:
         medium, keys = self._space.medium, self._space.keys
         self._cancel.check("reading")
-        bad: list[_Wanted] = []
+        bad: list[WantedChunk] = []
         try:
             if group.direct:
                 medium.read(keys.tenant, group.pack, group.start, [w.views[0][1] for w in group.wanted], self._cancel)
                 for wanted in group.wanted:
                     try:
-                        coding.check(wanted.place.record, wanted.views[0][1], keys)
+                        coding.check(wanted.location.record, wanted.views[0][1], keys)
                     except Damaged:
                         bad.append(wanted)
             else:
@@ -269,7 +208,7 @@ class SnapshotReader:
                     content = self._read_span(group, buffer.view)
                     for wanted in group.wanted:
                         try:
-                            self._decode(wanted.place, content, group.start, wanted.views[0][1])
+                            self._decode(wanted.location, content, group.start, wanted.views[0][1])
                         except Damaged:
                             bad.append(wanted)
                     del content
@@ -286,19 +225,19 @@ class SnapshotReader:
                 meter.add(other.nbytes)
                 if done is not None:
                     done(other_index)
-            meter.add(view.nbytes, wanted.place.record.stored)
+            meter.add(view.nbytes, wanted.location.record.stored)
             if done is not None:
                 done(index)
 
-    def _read_span(self, group: _Group, buffer: memoryview) -> memoryview:
+    def _read_span(self, group: ReadGroup, buffer: memoryview) -> memoryview:
         """A view that begins with the group's first byte and has room for a tag at its end."""
         start = group.start // PAGE_BYTES * PAGE_BYTES
         length = padded(group.end - start)
         self._space.medium.read(self._space.keys.tenant, group.pack, start, [buffer[:length]], self._cancel)
         return buffer[group.start - start :]
 
-    def _decode(self, place: Place, content: memoryview, start: int, into: memoryview) -> None:
-        record = place.record
+    def _decode(self, location: ChunkLocation, content: memoryview, start: int, into: memoryview) -> None:
+        record = location.record
         at = record.offset - start
         stored = content[at : at + record.stored + coding.TAG_BYTES]
         if not self._space.keys.encrypted:
@@ -311,31 +250,31 @@ class SnapshotReader:
         finally:
             stored[record.stored :] = behind
 
-    def _read_elsewhere(self, wanted: _Wanted) -> None:
-        """One chunk, once more where it was and then in every other place. Raises Damaged."""
+    def _read_elsewhere(self, wanted: WantedChunk) -> None:
+        """One chunk, once more where it was and then wherever else it is. Raises Damaged."""
         view = wanted.views[0][1]
         last: Exception | None = None
-        chunk = wanted.place.record.id
+        chunk = wanted.location.record.id
         for attempt in range(2):
-            places = self._space.locate([chunk], self._pins, self.manifest.packs, anew=attempt > 0).get(chunk, [])
-            for place in places:
-                record = place.record
+            found = self._space.packs.locate([chunk], self._pins, self.manifest.packs, anew=attempt > 0)
+            for location in found.get(chunk, []):
+                record = location.record
                 buffer = self._buffers.take()
                 try:
-                    group = _Group(place.pack, record.offset, record.offset + record.stored, False, [])
-                    self._decode(place, self._read_span(group, buffer.view), record.offset, view)
+                    group = ReadGroup(location.pack, record.offset, record.offset + record.stored, False, [])
+                    self._decode(location, self._read_span(group, buffer.view), record.offset, view)
                 except Absent as e:
                     last = e
                 except Damaged as e:
                     last = e
-                    self._space.catalog.mark_damaged(self._space.id, place.pack, chunk)
+                    self._space.catalog.mark_damaged(location.pack, chunk)
                 else:
                     return
                 finally:
                     self._buffers.give(buffer)
         raise Damaged(
             f"snapshot {self.manifest.name} in {self._space.medium.where} is damaged: chunk {chunk.hex()[:16]} can't be read"
-            f" from pack {wanted.place.pack}: {last or 'it is gone'}",
+            f" from pack {wanted.location.pack}: {last or 'it is gone'}",
             hint="`kybernate verify` says what else is",
         ) from last
 
@@ -350,7 +289,7 @@ class SnapshotReader:
             taken = 0
             for chunk, targets in part:
                 target, number = targets[0]
-                length = self.length(target.file, number)
+                length = target.file.length(number)
                 requests[chunk] = [(target.file.first + number, buffer.view[taken : taken + length])]
                 taken += length
             for group in self._plan(requests):
@@ -414,7 +353,7 @@ class _Target:
 
 
 def _runs(
-    items: list[tuple[ChunkId, list[tuple[_Target, int]]]], place: Callable[[ChunkId], tuple[PackId, int, int]]
+    items: list[tuple[ChunkId, list[tuple[_Target, int]]]], locate: Callable[[ChunkId], tuple[PackId, int, int]]
 ) -> Iterator[list[tuple[ChunkId, list[tuple[_Target, int]]]]]:
     """Cut into runs of one pack that hold no more than a chunk together."""
     run: list[tuple[ChunkId, list[tuple[_Target, int]]]] = []
@@ -423,7 +362,7 @@ def _runs(
     for item in items:
         target, number = item[1][0]
         length = target.file.length(number)
-        here = place(item[0])[0]
+        here = locate(item[0])[0]
         if run and (here != pack or size + length > CHUNK_BYTES):
             yield run
             run, size = [], 0

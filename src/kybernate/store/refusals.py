@@ -82,18 +82,17 @@ def read(text: str) -> Answer:
     return Answer(number, _element(body[0], "Code"), _element(body[0], "Message"), _element(body[0], "Region"))
 
 
-def refusal(what: str, where: str, answer: Answer, text: str) -> TierRefused:
+def refusal(what: str, where: str, answer: Answer, text: str, *, hint: str | None = None) -> TierRefused:
     """The error for an answer that lasts.
 
     Args:
         text: what obstore said, one line, for servers that name no reason.
+        hint: what to do, where that isn't what the answer calls for.
     """
     said = f"{answer.code}: {answer.message}" if answer.message else answer.code or text
     kind = NoBucket if answer.code in _NO_BUCKET else TierRefused
     begin = f"there is no bucket at {where}, so can't {what}" if kind is NoBucket else f"{where} refuses to {what}"
-    error = kind(f"{begin}: {said[:_TEXT_MAX]}", hint=_hint(answer))
-    error.where = where
-    return error
+    return kind(f"{begin}: {said[:_TEXT_MAX]}", hint=hint or _hint(answer), where=where)
 
 
 def _hint(answer: Answer) -> str:

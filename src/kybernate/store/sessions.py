@@ -31,7 +31,7 @@ def open_writer(
     lease = space.leases.acquire() if space.medium.shared else None
     try:
         if lease is not None:
-            space.refresh_packs()
+            space.packs.refresh()
         return SnapshotWriter(
             space,
             checked,

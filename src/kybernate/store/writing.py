@@ -20,7 +20,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -30,16 +29,18 @@ from pydantic import ValidationError
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import cutting, manifests
-from kybernate.store.catalog import SnapshotRow
 from kybernate.store.chunks import ChunkWriter
+from kybernate.store.draft import Draft
 from kybernate.store.errors import Damaged
-from kybernate.store.manifests import Manifest, StoredExtent, StoredFile, relative_path
+from kybernate.store.manifests import Manifest
 from kybernate.store.media import key_of_manifest
 from kybernate.store.memory import Buffer, is_zero
 from kybernate.store.needs import Needs
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.space_catalog import SnapshotRow
 from kybernate.store.spaces import Space
-from kybernate.store.tenants import ID_BYTES, SnapshotName
+from kybernate.store.tasks import BoundedTasks
+from kybernate.store.tenants import SnapshotName
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,9 @@ class SnapshotWriter:
         self._meter = Meter(self._what, total, progress)
         self.chunks = ChunkWriter(space, self.stop)
         """For who brings chunks that are known by their ids already, and then calls `adopt`."""
-        self._threads = ThreadPoolExecutor(space.medium.threads, thread_name_prefix="kybernate-write")
-        self._waiting = threading.Semaphore(2 * space.medium.threads)
-        self._error: BaseException | None = None
-        self._table = bytearray()
-        self._extents: list[StoredExtent] = []
-        self._files: dict[str, StoredFile] = {}
+        # After an error nobody shall wait for what that task won't give back.
+        self._tasks = BoundedTasks(space.medium.threads, "kybernate-write", self.chunks.buffers.close)
+        self._draft = Draft(name)
         self._over = False
 
     def __enter__(self) -> Self:
@@ -120,18 +118,14 @@ class SnapshotWriter:
             view is not None and view.nbytes != length for view, length in zip(views, lengths, strict=True)
         ):
             raise BadInput(f"an extent of {size} bytes in {len(views)} views that don't fit it")
-        first = self._grow(len(views))
-        try:
-            extent = StoredExtent(first=first, size=size, about=dict(about or {}))
-        except ValidationError as e:
-            raise BadInput(f"what is said about an extent isn't JSON: {str(e).splitlines()[0]}") from e
+        first = self._draft.grow(len(views))
+        extent = self._draft.add_extent(first, size, about or {})
         for number, (view, length) in enumerate(zip(views, lengths, strict=True)):
             if view is None:
                 self._meter.add(length)
             else:
                 self._submit(self._store, first + number, view, None)
-        self._extents.append(extent)
-        return len(self._extents) - 1
+        return extent
 
     def add_file(self, path: str, source: Path, *, by_content: bool = False) -> None:
         """Store a file's content and mode.
@@ -142,7 +136,7 @@ class SnapshotWriter:
         Raises:
             BadInput: a bad or repeated path, or not a regular file that can be read.
         """
-        self._check_new(path)
+        self._draft.check_new(path)
         try:
             fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as e:
@@ -153,15 +147,10 @@ class SnapshotWriter:
             if not stat.S_ISREG(status.st_mode):
                 raise BadInput(f"{source} is no regular file")
             cuts = cutting.cuts(fd, status.st_size) if by_content and status.st_size > CHUNK_BYTES else ()
-            file = StoredFile(
-                path=path,
-                mode=stat.S_IMODE(status.st_mode),
-                first=len(self._table) // ID_BYTES,
-                size=status.st_size,
-                cuts=cuts,
+            file = self._draft.add_file(
+                path, mode=stat.S_IMODE(status.st_mode), first=self._draft.end, size=status.st_size, cuts=cuts
             )
-            self._grow(file.count)
-            self._files[path] = file
+            self._draft.grow(file.count)
             for number, offset in enumerate(file.offsets()):
                 self._submit(self._store_from_file, file.first + number, shared.hold(), offset, file.length(number))
         finally:
@@ -180,9 +169,9 @@ class SnapshotWriter:
 
     def add_bytes(self, path: str, content: bytes, *, mode: int = 0o600) -> None:
         """Store a small file that is in memory. Raises BadInput for a bad or repeated path."""
-        self._check_new(path)
-        first = self._grow(-(-len(content) // CHUNK_BYTES))
-        self._files[path] = StoredFile(path=path, mode=mode, first=first, size=len(content))
+        self._draft.check_new(path)
+        first = self._draft.grow(-(-len(content) // CHUNK_BYTES))
+        self._draft.add_file(path, mode=mode, first=first, size=len(content))
         whole = memoryview(content)
         for number, length in enumerate(_lengths(len(content))):
             self._submit(self._store, first + number, whole[number * CHUNK_BYTES :][:length], None)
@@ -192,8 +181,8 @@ class SnapshotWriter:
 
         Raises BadInput for a bad or repeated path; what the stream raises comes through.
         """
-        self._check_new(path)
-        first = len(self._table) // ID_BYTES
+        self._draft.check_new(path)
+        first = self._draft.end
         size = 0
         while True:
             buffer = self.chunks.buffers.take()
@@ -201,18 +190,16 @@ class SnapshotWriter:
             if length == 0:
                 self.chunks.buffers.give(buffer)
                 break
-            self._submit(self._store, self._grow(1), buffer.view[:length], buffer)
+            self._submit(self._store, self._draft.grow(1), buffer.view[:length], buffer)
             size += length
             if length < CHUNK_BYTES:
                 break
-        self._files[path] = StoredFile(path=path, mode=mode, first=first, size=size)
+        self._draft.add_file(path, mode=mode, first=first, size=size)
         return size
 
     def adopt(self, manifest: Manifest) -> None:
         """Consist of what another manifest says; its chunks were brought by `chunks`."""
-        self._table = bytearray(manifest.table)
-        self._extents = list(manifest.extents)
-        self._files = {file.path: file for file in manifest.files}
+        self._draft.adopt(manifest)
 
     def count(self, done: int, stored: int = 0) -> None:
         """Bytes of content dealt with, for the progress."""
@@ -239,20 +226,17 @@ class SnapshotWriter:
             whatever went wrong before: disk full, cancelled, the tier away. Nothing is visible then; but when a bucket is away
             just as the manifest was sent, nobody can know: it is there whole, or not at all.
         """
-        self._finish_tasks()
+        self._tasks.finish()
+        self.stop.check(self._what)
         self.chunks.finish()
         try:
-            manifest = Manifest(
-                name=self.name,
+            manifest = self._draft.manifest(
                 uid=uid or secrets.token_hex(16),
                 created=time.time() if created is None else created,
-                extents=tuple(self._extents),
-                files=tuple(self._files.values()),
-                table=bytes(self._table),
-                state=dict(state or {}),
-                labels=dict(labels or {}),
+                state=state or {},
+                labels=labels or {},
                 needs=needs or Needs(),
-                packs=tuple(sorted(self.chunks.packs)),
+                packs=sorted(self.chunks.packs),
             )
             content = manifests.encode(manifest, self._space.keys)
         except ValidationError as e:
@@ -264,7 +248,7 @@ class SnapshotWriter:
         labels_text = json.dumps(manifest.labels)
         row = SnapshotRow(self.name, manifest.uid, manifest.created, manifest.size, labels_text, len(content))
         try:
-            self._space.catalog.add_snapshot(self._space.id, row)
+            self._space.catalog.add_snapshot(row)
         except KybernateError as e:
             log.warning("snapshot %s is stored, but not listed before the next start: %s", self.name, e)
         self._meter.tell()
@@ -285,7 +269,7 @@ class SnapshotWriter:
         self._over = True
         self.stop.set()
         self.chunks.buffers.close()
-        self._threads.shutdown(wait=True)  # tasks see the cancel, and let go of what they hold
+        self._tasks.wait()  # they see the cancel, and give back what they hold
         try:
             self.chunks.abort()
         finally:
@@ -297,13 +281,13 @@ class SnapshotWriter:
         created = False
         # Before it is there: whatever happens right after it must not take its packs away.
         used = set(self.chunks.packs)
-        self._space.note_committed(used)
+        self._space.packs.note_committed(used)
         try:
             created = medium.create(key_of_manifest(self._space.keys.tenant, self.name), content)
         finally:
             budget.settle(granted, granted if created else 0)
             if not created:
-                self._space.note_not_committed(used)
+                self._space.packs.note_not_committed(used)
         if not created:
             raise Conflict(f"there is a snapshot {self.name} in {medium.where} already", hint="choose another name")
 
@@ -313,44 +297,18 @@ class SnapshotWriter:
             return
         try:
             self._lease()
-            self._space.check_there(self.chunks.packs)
+            self._space.packs.check_there(self.chunks.packs)
         except (Damaged, Busy):
             self._space.medium.delete(key_of_manifest(self._space.keys.tenant, manifest.name))
             raise
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
-    def _check_new(self, path: str) -> None:
-        relative_path(path)
-        if path in self._files:
-            raise BadInput(f"snapshot {self.name} has a file {path!r} already")
-
-    def _grow(self, count: int) -> int:
-        first = len(self._table) // ID_BYTES
-        self._table += bytes(count * ID_BYTES)
-        return first
-
     def _submit(self, task: Callable[..., None], *arguments: Any) -> None:
         if self._over:
             raise ValueError(f"the writer of {self.name} is closed")
         self.stop.check(self._what)
-        self._waiting.acquire()
-        if self._error is not None:
-            self._waiting.release()
-            raise self._error
-        self._threads.submit(task, *arguments).add_done_callback(self._task_done)
-
-    def _task_done(self, future: Future[None]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None and self._error is None:
-            self._error = error
-            self.chunks.buffers.close()  # nobody shall wait for what this task won't give back
-        self._waiting.release()
-
-    def _finish_tasks(self) -> None:
-        self._threads.shutdown(wait=True)
-        if self._error is not None:
-            raise self._error
-        self.stop.check(self._what)
+        self._tasks.submit(task, *arguments)
 
     def _store_from_file(self, index: int, source: _SharedFile, offset: int, length: int) -> None:
         try:
@@ -365,19 +323,15 @@ class SnapshotWriter:
         length = view.nbytes
         stored = 0
         if is_zero(view):
-            self._give(owner)
+            self.chunks.buffers.give(owner)
         else:
             chunk = self._space.keys.chunk_id(view)
-            self._table[index * ID_BYTES : (index + 1) * ID_BYTES] = chunk
+            self._draft.put(index, chunk)
             if self.chunks.has(chunk):
-                self._give(owner)
+                self.chunks.buffers.give(owner)
             else:
                 stored = self.chunks.put(chunk, view, owner)
         self._meter.add(length, stored)
-
-    def _give(self, buffer: Buffer | None) -> None:
-        if buffer is not None:
-            self.chunks.buffers.give(buffer)
 
 
 class _SharedFile:
