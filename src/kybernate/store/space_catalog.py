@@ -52,9 +52,7 @@ class SpaceCatalog:
 
     def add_pack(self, pack: PackId, size: int, records: Sequence[Record]) -> None:
         with self._database.transaction() as t:
-            t.execute(
-                "INSERT OR REPLACE INTO packs (space, name, size) VALUES (?, ?, ?)", (self._space, pack, size)
-            )
+            t.execute("INSERT OR REPLACE INTO packs (space, name, size) VALUES (?, ?, ?)", (self._space, pack, size))
             number = t.execute("SELECT id FROM packs WHERE space = ? AND name = ?", (self._space, pack)).fetchone()[0]
             t.executemany(
                 "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
