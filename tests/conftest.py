@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import pytest
 from tests import guardian
@@ -178,7 +178,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 class Eventually(Protocol):
     """`eventually(lambda: ..., timeout_s=5, what="...")` returns the first true value the condition gives."""
 
-    def __call__(self, condition: Callable[[], T], *, timeout_s: float = 60.0, what: str = "") -> T: ...
+    def __call__(
+        self, condition: Callable[[], T | Literal[False] | None], *, timeout_s: float = 60.0, what: str = ""
+    ) -> T: ...
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +190,7 @@ def eventually() -> Eventually:
     It is looked at every 5 ms, but not for more than a quarter of the time: what is waited for needs the processor, too.
     """
 
-    def wait(condition: Callable[[], T], *, timeout_s: float = 60.0, what: str = "") -> T:
+    def wait(condition: Callable[[], T | Literal[False] | None], *, timeout_s: float = 60.0, what: str = "") -> T:
         deadline = time.monotonic() + max(timeout_s, LEAST_S) * SLOWER
         while True:
             began = time.monotonic()

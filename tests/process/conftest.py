@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import HostPid, WorkloadName
 from kybernate.process import cgroups, procfs
 from kybernate.process.launching import launch
+from kybernate.process.records import ExitRecord
 from kybernate.process.specs import LaunchSpec
 from kybernate.process.tree import OUTPUT, Tree
 
@@ -120,6 +121,26 @@ class Leftovers:
             if mine in Path(f"/proc/{pid}/mountinfo").read_bytes():
                 return [f"mount namespace of process {pid} {found}"]
         return []
+
+
+def ended(tree: Tree) -> ExitRecord:
+    """How it ended; it has."""
+    found = tree.exit()
+    assert found is not None
+    return found
+
+
+def main_of(tree: Tree) -> HostPid:
+    """Its main process, which lives."""
+    found = tree.main_pid()
+    assert found is not None
+    return found
+
+
+def group_of(tree: Tree) -> Path:
+    """Its cgroup; it has one."""
+    assert tree.cgroup is not None
+    return tree.cgroup
 
 
 @pytest.fixture

@@ -52,17 +52,17 @@ UNIFIED = "31 30 0:27 / /sys/fs/cgroup rw,nosuid,relatime - cgroup2 cgroup2 rw,n
         ),
     ],
 )
-def test_roots(mounts, own, expected):
+def test_roots(mounts: str, own: str, expected: list[str]) -> None:
     assert [str(directory) for _, directory in roots(mounts=mounts, own=own)] == expected
 
 
-def test_state_directories_have_groups_of_their_own():
+def test_state_directories_have_groups_of_their_own() -> None:
     assert group_name(Path("/run/kybernate")) != group_name(Path("/run/other"))
     assert group_name(Path("/run/kybernate")) == group_name(Path("/run/kybernate"))
 
 
 @pytest.mark.root
-def test_create_twice_and_remove_twice(state_directory):
+def test_create_twice_and_remove_twice(state_directory: Path) -> None:
     group = WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
     try:
         with pytest.raises(FileExistsError):
@@ -80,7 +80,7 @@ def test_create_twice_and_remove_twice(state_directory):
 
 
 @pytest.mark.root
-def test_what_processes_make_below_is_removed_too(state_directory):
+def test_what_processes_make_below_is_removed_too(state_directory: Path) -> None:
     group = WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
     (group.tasks / "a/b").mkdir(parents=True)
     group.remove(5)
@@ -88,7 +88,7 @@ def test_what_processes_make_below_is_removed_too(state_directory):
 
 
 @pytest.mark.root
-def test_a_launch_cut_off_in_between(state_directory):
+def test_a_launch_cut_off_in_between(state_directory: Path) -> None:
     group = WorkloadCgroup.create(state_directory=state_directory, name=WorkloadName("work"))
     for directory in (group.tasks, group.supervisor, group.path):
         directory.rmdir()
@@ -98,7 +98,7 @@ def test_a_launch_cut_off_in_between(state_directory):
 
 
 @pytest.mark.parametrize("path", ["/sys/fs/cgroup", "/sys/fs/cgroup/user.slice/work", "/sys/fs/cgroup/kybernate-1/.."])
-def test_nobody_elses_cgroup_is_ever_taken(path):
+def test_nobody_elses_cgroup_is_ever_taken(path: Path) -> None:
     with pytest.raises(ValueError, match="is no workload's cgroup"):
         WorkloadCgroup(Path(path))
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.model.types import WorkloadName
 from kybernate.process.dumping import dump
 from kybernate.process.networks import open_socket
 from kybernate.process.restoring import restore
-from kybernate.process.tree import CONTROL
+from kybernate.process.tree import CONTROL, Tree
 
 from .dumps import FEATURES, feature, finish, output, wait_ready
 
@@ -20,7 +24,7 @@ pytestmark = pytest.mark.root
 COUNT = 20
 
 
-def restored(elsewhere, images, name, **fields):
+def restored(elsewhere: Workloads, images: Path, name: str, **fields: Any) -> Tree:
     run_directory = elsewhere.state_directory / "workloads" / name
     report = restore(images, name=WorkloadName(name), run_directory=run_directory, **fields)
     elsewhere.trees.append(report.tree)
@@ -28,7 +32,9 @@ def restored(elsewhere, images, name, **fields):
 
 
 @pytest.mark.timeout(300)
-def test_clones_run_side_by_side(workloads, elsewhere, tmp_path, eventually):
+def test_clones_run_side_by_side(
+    workloads: Workloads, elsewhere: Workloads, tmp_path: Path, eventually: Eventually
+) -> None:
     (tmp_path / "data").mkdir()
     tree = workloads.launch(*feature("server", str(tmp_path / "data")), directory=FEATURES, layers=[tmp_path / "data"])
     wait_ready(tree, eventually)

@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom, NotFound, Unsupported
 from kybernate.process import dumping, images
 from kybernate.process.criu import Criu
 from kybernate.process.dumping import MARK, Settled, dump, settle
+from kybernate.process.tree import Tree
 
 from .dumps import FEATURES, feature, finish, wait_ready
 
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def tree(request, workloads, eventually):
+def tree(request: pytest.FixtureRequest, workloads: Workloads, eventually: Eventually) -> Tree:
     found = workloads.launch(*feature(getattr(request, "param", "threads")), directory=FEATURES)
     wait_ready(found, eventually)
     return found
@@ -36,7 +39,7 @@ def names(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("hold", [False, True])
-def test_a_dump_leaves_the_tree_as_asked(tree, tmp_path, frozen, hold):
+def test_a_dump_leaves_the_tree_as_asked(tree: Tree, tmp_path: Path, frozen: bool, hold: bool) -> None:
     if frozen:
         tree.freeze()
     report = dump(tree, tmp_path / "images", hold=hold)
@@ -50,7 +53,7 @@ def test_a_dump_leaves_the_tree_as_asked(tree, tmp_path, frozen, hold):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_full_disk(tree, tmp_path, frozen):
+def test_a_full_disk(tree: Tree, tmp_path: Path, frozen: bool) -> None:
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], check=True)
@@ -71,7 +74,7 @@ def test_a_full_disk(tree, tmp_path, frozen):
     finish(tree)
 
 
-def test_a_criu_that_breaks(tree, tmp_path):
+def test_a_criu_that_breaks(tree: Tree, tmp_path: Path) -> None:
     broken = tmp_path / "criu"
     broken.write_text("#!/bin/sh\necho oh no >&2\nexit 3\n")
     broken.chmod(0o755)
@@ -82,7 +85,7 @@ def test_a_criu_that_breaks(tree, tmp_path):
     finish(tree)
 
 
-def test_senseless_orders(tree, tmp_path):
+def test_senseless_orders(tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="exists already"):
         dump(tree, tmp_path)
     with pytest.raises(BadInput, match="can't make"):
@@ -92,14 +95,14 @@ def test_senseless_orders(tree, tmp_path):
         dump(tree, tmp_path / "images")
 
 
-def test_a_start_that_was_not_written_down(tree, tmp_path):
+def test_a_start_that_was_not_written_down(tree: Tree, tmp_path: Path) -> None:
     (tree.run_directory / "launch.json").unlink()
     with pytest.raises(Unsupported, match=r"launch\.json is missing"):
         dump(tree, tmp_path / "images")
     finish(tree)
 
 
-def test_one_dump_at_a_time(tree, tmp_path):
+def test_one_dump_at_a_time(tree: Tree, tmp_path: Path) -> None:
     results: list[object] = []
 
     def one(number: int) -> None:
@@ -120,7 +123,7 @@ def test_one_dump_at_a_time(tree, tmp_path):
     finish(tree)
 
 
-def test_whoever_begins_is_alone(tree, tmp_path):
+def test_whoever_begins_is_alone(tree: Tree, tmp_path: Path) -> None:
     """However close they begin: who looks whether something was left of an earlier dump takes no mark away that is being made."""
     mark = tree.run_directory / MARK
     without: list[int] = []
@@ -157,7 +160,7 @@ print("done", flush=True)
 
 @pytest.mark.parametrize("tree", ["threads", "saturated"], indirect=True)
 @pytest.mark.parametrize("delay_s", [0.0, 0.03, 0.06, 0.1, 0.15, 0.2])
-def test_an_agent_that_is_killed(tree, tmp_path, delay_s):
+def test_an_agent_that_is_killed(tree: Tree, tmp_path: Path, delay_s: float) -> None:
     agent = subprocess.Popen(
         [sys.executable, "-c", AGENT, tree.run_directory, tmp_path / "images"], stdout=subprocess.PIPE
     )
@@ -180,7 +183,7 @@ def test_an_agent_that_is_killed(tree, tmp_path, delay_s):
 
 @pytest.mark.parametrize("tree", ["threads", "saturated"], indirect=True)
 @pytest.mark.parametrize("what", ["dumper", "criu"])
-def test_helpers_that_are_killed(tree, tmp_path, eventually, what):
+def test_helpers_that_are_killed(tree: Tree, tmp_path: Path, eventually: Eventually, what: str) -> None:
     """The worst: what holds the workload by the throat is gone in the middle."""
     failures: list[KybernateError] = []
 
@@ -219,7 +222,7 @@ def test_helpers_that_are_killed(tree, tmp_path, eventually, what):
     finish(tree)
 
 
-def test_no_dump_is_no_dump(tmp_path):
+def test_no_dump_is_no_dump(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="holds no dump"):
         images.verify(tmp_path)
     with pytest.raises(NotFound, match="holds no dump"):

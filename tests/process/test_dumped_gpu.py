@@ -7,16 +7,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.cuda import simulated
+from kybernate.cuda.simulated import SimulatedGpu
 from kybernate.model.types import WorkloadName
 from kybernate.process import images
 from kybernate.process.dumping import dump
 from kybernate.process.preflight import dumpable
 from kybernate.process.restoring import restore
+from kybernate.process.tree import Tree
 
 from .conftest import ENVIRONMENT
 from .dumps import FEATURES, feature, finish, wait_ready
@@ -35,7 +40,7 @@ for word in sys.argv[2:]:
 
 
 @pytest.fixture
-def gpu():
+def gpu() -> Iterator[SimulatedGpu]:
     directory = Path(tempfile.mkdtemp(prefix="kyb-gpu-"))
     directory.chmod(0o755)
     made = simulated.make(directory / "gpu", size_bytes=64 << 20)
@@ -45,10 +50,10 @@ def gpu():
 
 
 @pytest.fixture
-def driver(gpu):
+def driver(gpu: SimulatedGpu) -> Callable[..., None]:
     """Calls of the driver about another process."""
 
-    def call(tree, *words):
+    def call(tree: Tree, *words: str) -> None:
         command = [sys.executable, "-c", DRIVER, str(tree.main_pid()), *words]
         done = subprocess.run(
             command, env=simulated.environment([gpu], os.environ), capture_output=True, text=True, check=False
@@ -59,13 +64,13 @@ def driver(gpu):
 
 
 @pytest.fixture
-def tree(workloads, eventually, gpu):
+def tree(workloads: Workloads, eventually: Eventually, gpu: SimulatedGpu) -> Tree:
     found = workloads.launch(*feature("gpu"), directory=FEATURES, environment=simulated.environment([gpu], ENVIRONMENT))
     wait_ready(found, eventually)
     return found
 
 
-def holdings(tree, gpu):
+def holdings(tree: Tree, gpu: SimulatedGpu) -> list[str]:
     """What the processes hold of the GPU."""
     found = []
     for pid in tree.pids():
@@ -76,7 +81,9 @@ def holdings(tree, gpu):
     return found
 
 
-def test_what_is_held_of_the_gpu_hinders_a_dump_until_it_is_given_up(tree, gpu, driver):
+def test_what_is_held_of_the_gpu_hinders_a_dump_until_it_is_given_up(
+    tree: Tree, gpu: SimulatedGpu, driver: Callable[..., None]
+) -> None:
     assert holdings(tree, gpu)
     assert any("maps memory of the GPU" in line for line in dumpable(tree, gpu_directories=[str(gpu.path)]))
     assert dumpable(tree, gpu_released=False, gpu_directories=[str(gpu.path)]) == []
@@ -88,7 +95,9 @@ def test_what_is_held_of_the_gpu_hinders_a_dump_until_it_is_given_up(tree, gpu, 
     finish(tree)
 
 
-def test_clones_share_a_gpu(tree, elsewhere, gpu, driver, tmp_path):
+def test_clones_share_a_gpu(
+    tree: Tree, elsewhere: Workloads, gpu: SimulatedGpu, driver: Callable[..., None], tmp_path: Path
+) -> None:
     """The first one lives on beside its clones; each has its own memory."""
     driver(tree, "Lock", "Checkpoint")
     dump(tree, tmp_path / "images")

@@ -6,13 +6,16 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads, main_of
 
 from kybernate.model.errors import Busy, Conflict
 from kybernate.process import namespaces, procfs
-from kybernate.process.tree import attach
+from kybernate.process.tree import Tree, attach
 
 pytestmark = pytest.mark.root
 
@@ -33,7 +36,7 @@ def state_of(pid: int | None) -> str | None:
     return None if found is None else found.state
 
 
-def cpu_ticks(pids):
+def cpu_ticks(pids: Iterable[int]) -> int:
     total = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -42,7 +45,9 @@ def cpu_ticks(pids):
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_a_busy_tree_stands_still_and_goes_on(workloads, eventually, output, isolated):
+def test_a_busy_tree_stands_still_and_goes_on(
+    workloads: Workloads, eventually: Eventually, output: Callable[[Tree], str], isolated: bool
+) -> None:
     tree = workloads.python(BUSY_TREE, isolated=isolated)
     eventually(lambda: output(tree).count("up") == 8)
     for _ in range(10):
@@ -61,7 +66,7 @@ def test_a_busy_tree_stands_still_and_goes_on(workloads, eventually, output, iso
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_threads_stand_still(workloads, eventually, isolated, tmp_path):
+def test_threads_stand_still(workloads: Workloads, eventually: Eventually, isolated: bool, tmp_path: Path) -> None:
     counters = tmp_path / "counters"
     counters.write_bytes(bytes(64))
     program = """
@@ -73,10 +78,10 @@ for index in range(8): threading.Thread(target=count, args=(index,)).start()
 """
     tree = workloads.python(program, str(counters), isolated=isolated)
 
-    def all_moved_since(before):
+    def all_moved_since(before: list[int]) -> bool:
         return all(new > old for new, old in zip(values(), before, strict=True))
 
-    def values():
+    def values() -> list[int]:
         return list(memoryview(counters.read_bytes()).cast("Q"))
 
     eventually(lambda: all_moved_since([0] * 8))
@@ -89,7 +94,7 @@ for index in range(8): threading.Thread(target=count, args=(index,)).start()
     eventually(lambda: all_moved_since(standing))
 
 
-def test_the_supervisor_never_freezes(workloads):
+def test_the_supervisor_never_freezes(workloads: Workloads) -> None:
     tree = workloads.launch("sleep", "100")
     tree.freeze()
     assert state_of(tree.supervisor_pid) == "S"
@@ -100,7 +105,7 @@ def test_the_supervisor_never_freezes(workloads):
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_freezing_and_thawing_twice(workloads, isolated):
+def test_freezing_and_thawing_twice(workloads: Workloads, isolated: bool) -> None:
     tree = workloads.launch("sleep", "100", isolated=isolated)
     tree.thaw()
     tree.freeze()
@@ -113,7 +118,7 @@ def test_freezing_and_thawing_twice(workloads, isolated):
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_a_frozen_tree_can_be_killed(workloads, isolated):
+def test_a_frozen_tree_can_be_killed(workloads: Workloads, isolated: bool) -> None:
     tree = workloads.shell("sleep 100 & sleep 100 & wait", isolated=isolated)
     tree.freeze()
     tree.kill()
@@ -122,7 +127,7 @@ def test_a_frozen_tree_can_be_killed(workloads, isolated):
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_what_has_ended_can_not_be_frozen(workloads, isolated):
+def test_what_has_ended_can_not_be_frozen(workloads: Workloads, isolated: bool) -> None:
     tree = workloads.launch("true", isolated=isolated)
     tree.wait(60)
     with pytest.raises(Conflict, match="has ended"):
@@ -131,9 +136,9 @@ def test_what_has_ended_can_not_be_frozen(workloads, isolated):
     assert not tree.frozen or isolated  # an empty cgroup says frozen once it was
 
 
-def test_a_stopped_process_counts_as_frozen(workloads, eventually):
+def test_a_stopped_process_counts_as_frozen(workloads: Workloads, eventually: Eventually) -> None:
     tree = workloads.launch("sleep", "100")
-    os.kill(tree.main_pid(), signal.SIGSTOP)
+    os.kill(main_of(tree), signal.SIGSTOP)
     eventually(lambda: state_of(tree.main_pid()) == "T")
     tree.freeze()
     assert tree.frozen
@@ -142,7 +147,7 @@ def test_a_stopped_process_counts_as_frozen(workloads, eventually):
 
 
 @pytest.fixture
-def stuck_file_system(tmp_path):
+def stuck_file_system(tmp_path: Path) -> Iterator[Path]:
     """A FUSE mount whose server never answers: who touches it waits in the kernel, uninterruptibly."""
     if not Path("/dev/fuse").exists():
         pytest.skip("needs /dev/fuse")
@@ -156,28 +161,30 @@ def stuck_file_system(tmp_path):
     namespaces.detach_mount(str(point))
 
 
-def waits_for_the_file_system(pid):
+def waits_for_the_file_system(pid: int) -> bool:
     place = Path(f"/proc/{pid}/wchan").read_text()
     return "fuse" in place or place == "request_wait_answer"
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_what_does_not_freeze_in_time_runs_on(workloads, eventually, stuck_file_system, isolated, output):
+def test_what_does_not_freeze_in_time_runs_on(
+    workloads: Workloads, eventually: Eventually, stuck_file_system: Path, isolated: bool, output: Callable[[Tree], str]
+) -> None:
     script = f"(stat {stuck_file_system}/file; echo unstuck) & while :; do :; done"
     tree = workloads.shell(script, isolated=isolated)
     eventually(lambda: any(waits_for_the_file_system(pid) for pid in tree.pids()))
     with pytest.raises(Busy, match=r"did not (freeze|stop) within 0.3 s.*process"):
         tree.freeze(0.3)
     assert not tree.frozen
-    before = cpu_ticks([tree.main_pid()])
-    eventually(lambda: cpu_ticks([tree.main_pid()]) > before, what="the rest of the tree runs on")
+    before = cpu_ticks([main_of(tree)])
+    eventually(lambda: cpu_ticks([main_of(tree)]) > before, what="the rest of the tree runs on")
 
 
-def test_many_freezes_from_several_threads(workloads):
+def test_many_freezes_from_several_threads(workloads: Workloads) -> None:
     tree = workloads.python(BUSY_TREE)
-    failures = []
+    failures: list[Busy] = []
 
-    def freeze_and_thaw():
+    def freeze_and_thaw() -> None:
         for _ in range(20):
             try:
                 tree.freeze(10)
@@ -194,7 +201,7 @@ def test_many_freezes_from_several_threads(workloads):
     assert tree.alive
 
 
-def test_a_freeze_leaves_nobody_in_the_middle_of_a_birth(workloads, eventually):
+def test_a_freeze_leaves_nobody_in_the_middle_of_a_birth(workloads: Workloads, eventually: Eventually) -> None:
     """A parent that waits for its vfork()ed child can't be dumped while that one stands still."""
     program = "import subprocess\nprint('ready', flush=True)\nwhile True: subprocess.run(['/bin/true'])"
     tree = workloads.python(program)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.process import namespaces
+from kybernate.process.tree import Tree
 
 pytestmark = pytest.mark.root
 
 
-def test_only_its_own_run_directory_is_left(workloads, state_directory, output):
+def test_only_its_own_run_directory_is_left(
+    workloads: Workloads, state_directory: Path, output: Callable[[Tree], str]
+) -> None:
     (state_directory / "token").write_text("secret")
     other = workloads.launch("sleep", "100", name="other")
     tree = workloads.shell(f"find {state_directory} -mindepth 1 | sort")
@@ -33,7 +39,9 @@ def test_only_its_own_run_directory_is_left(workloads, state_directory, output):
     assert other.alive
 
 
-def test_files_cross_in_both_directions(workloads, state_directory, eventually, output):
+def test_files_cross_in_both_directions(
+    workloads: Workloads, state_directory: Path, eventually: Eventually, output: Callable[[Tree], str]
+) -> None:
     run_directory = state_directory / "workloads/work"
     run_directory.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
@@ -61,7 +69,7 @@ server.accept()[0].send(b"state")
     assert tree.wait(60) == 0, output(tree)
 
 
-def test_root_can_not_uncover_it(workloads, state_directory, output):
+def test_root_can_not_uncover_it(workloads: Workloads, state_directory: Path, output: Callable[[Tree], str]) -> None:
     (state_directory / "token").write_text("secret")
     tree = workloads.shell(
         f"umount {state_directory} {state_directory}/workloads/work; ls {state_directory}; touch {state_directory}/x"
@@ -71,7 +79,9 @@ def test_root_can_not_uncover_it(workloads, state_directory, output):
     assert "Read-only file system" in output(tree)
 
 
-def test_mounts_below_are_not_kept_alive(workloads, state_directory, output):
+def test_mounts_below_are_not_kept_alive(
+    workloads: Workloads, state_directory: Path, output: Callable[[Tree], str]
+) -> None:
     pool = state_directory / "pool"
     pool.mkdir()
     namespaces.mount("pool", str(pool), "tmpfs", 0, "size=1m")
@@ -85,7 +95,7 @@ def test_mounts_below_are_not_kept_alive(workloads, state_directory, output):
     assert tree.alive
 
 
-def test_cgroups_can_be_read_but_not_changed(workloads, output):
+def test_cgroups_can_be_read_but_not_changed(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     tree = workloads.launch("sleep", "100")
     other = workloads.shell(
         f"cat {tree.cgroup}/cgroup.procs >/dev/null && echo seen; echo 1 >{tree.cgroup}/cgroup.freeze", name="other"
@@ -96,14 +106,14 @@ def test_cgroups_can_be_read_but_not_changed(workloads, output):
     assert not tree.frozen
 
 
-def test_processes_of_others_are_not_seen(workloads, output):
+def test_processes_of_others_are_not_seen(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     tree = workloads.shell("ls -d /proc/[0-9]*; kill -0 1; exec sleep 0")
     tree.wait(60)
     assert "/proc/1\n" in output(tree)
     assert f"/proc/{os.getpid()}\n" not in output(tree)
 
 
-def test_shared_memory_is_its_own(workloads, output):
+def test_shared_memory_is_its_own(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     mark = Path("/dev/shm/kyb-test-hiding")
     mark.touch()
     try:
@@ -115,7 +125,9 @@ def test_shared_memory_is_its_own(workloads, output):
     assert not Path("/dev/shm/mine").exists()
 
 
-def test_a_state_directory_reached_through_a_link(workloads, state_directory, output):
+def test_a_state_directory_reached_through_a_link(
+    workloads: Workloads, state_directory: Path, output: Callable[[Tree], str]
+) -> None:
     (state_directory / "token").write_text("secret")
     link = state_directory.with_name(state_directory.name + "-l")
     link.symlink_to(state_directory)

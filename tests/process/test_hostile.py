@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads, ended
 
 from kybernate.model.errors import KybernateError
 from kybernate.process import procfs, records
-from kybernate.process.tree import attach
+from kybernate.process.tree import Tree, attach
 
 pytestmark = pytest.mark.root
 
@@ -35,7 +38,9 @@ signal = __import__("signal"); signal.pause()
 """
 
 
-def test_a_record_forged_by_root_is_not_believed(workloads, output, eventually):
+def test_a_record_forged_by_root_is_not_believed(
+    workloads: Workloads, output: Callable[[Tree], str], eventually: Eventually
+) -> None:
     with subprocess.Popen(["sleep", "100"]) as victim:
         found = procfs.stat(victim.pid)
         forged = {
@@ -66,7 +71,9 @@ def test_a_record_forged_by_root_is_not_believed(workloads, output, eventually):
 
 
 @pytest.mark.parametrize("what", ["fifo", "directory", "link", "garbage", "huge"])
-def test_whatever_lies_in_place_of_its_end_it_has_ended(workloads, eventually, what):
+def test_whatever_lies_in_place_of_its_end_it_has_ended(
+    workloads: Workloads, eventually: Eventually, what: str
+) -> None:
     put = {
         "fifo": "os.mkfifo(path)",
         "directory": "os.makedirs(path + '/x')",
@@ -81,11 +88,11 @@ def test_whatever_lies_in_place_of_its_end_it_has_ended(workloads, eventually, w
     # Its supervisor too, so that nobody mends it.
     os.kill(tree.supervisor_pid, signal.SIGKILL)
     assert tree.wait(60) == 137
-    assert not tree.exit().known
+    assert not ended(tree).known
     tree.remove()
 
 
-def test_a_record_of_another_name_is_refused(workloads):
+def test_a_record_of_another_name_is_refused(workloads: Workloads) -> None:
     one, other = workloads.launch("sleep", "100", name="one"), workloads.launch("sleep", "100", name="other")
     path = records.supervisor_path(one.run_directory)
     genuine = path.read_text()
@@ -95,6 +102,6 @@ def test_a_record_of_another_name_is_refused(workloads):
     path.write_text(genuine)
 
 
-def test_nobody_but_root_reads_the_records(workloads):
+def test_nobody_but_root_reads_the_records(workloads: Workloads) -> None:
     tree = workloads.launch("sleep", "100")
     assert records.supervisor_path(tree.run_directory).parent.stat().st_mode & 0o777 == 0o700

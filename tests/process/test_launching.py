@@ -9,14 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Leftovers, Workloads
 
 from kybernate.model.errors import BadInput, Conflict, NotFound
+from kybernate.model.types import WorkloadName
 from kybernate.process.records import supervisor_path
 from kybernate.process.specs import LaunchSpec, Network
-from kybernate.process.tree import attach
+from kybernate.process.tree import Tree, attach
 
 pytestmark = pytest.mark.root
 
@@ -34,13 +39,13 @@ print(json.dumps({
 """
 
 
-def report(workloads, output, **fields):
+def report(workloads: Workloads, output: Callable[[Tree], str], **fields: Any) -> Any:
     tree = workloads.python(REPORT, **fields)
     assert tree.wait(60) == 0, output(tree)
     return json.loads(output(tree))
 
 
-def test_a_workload_has_its_own_house(workloads, output):
+def test_a_workload_has_its_own_house(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     found = report(workloads, output, directory=Path("/tmp"))
     assert found["host"] == "work"
     assert found["pid"] == found["session"] == found["group"] == 1000
@@ -50,7 +55,7 @@ def test_a_workload_has_its_own_house(workloads, output):
     assert found["shm"] == []
 
 
-def test_a_workload_runs_as_its_user(workloads, output):
+def test_a_workload_runs_as_its_user(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     script = "grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status; touch $KYBERNATE_RUN_DIRECTORY/control/x && echo ok"
     tree = workloads.shell(script, uid=65534, gid=65533, groups=[65532, 100])
     assert tree.wait(60) == 0
@@ -64,13 +69,13 @@ def test_a_workload_runs_as_its_user(workloads, output):
     ]
 
 
-def test_a_workload_can_not_forge_its_record(workloads, output):
+def test_a_workload_can_not_forge_its_record(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     tree = workloads.shell("cd $KYBERNATE_RUN_DIRECTORY; echo x >launch.json; ln -s x exit.json", uid=1, gid=1)
     assert tree.wait(60) != 0
     assert output(tree).count("Permission denied") == 2
 
 
-def test_stdio_and_nothing_else_is_open(workloads, output):
+def test_stdio_and_nothing_else_is_open(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     read, write = os.pipe()
     os.set_inheritable(write, True)
     try:
@@ -83,7 +88,7 @@ def test_stdio_and_nothing_else_is_open(workloads, output):
     assert found["stdout"].endswith("/workloads/work/output.log")
 
 
-def test_signals_and_limits_are_those_of_a_fresh_process(workloads, output):
+def test_signals_and_limits_are_those_of_a_fresh_process(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     found = report(workloads, output)
     assert found["nofile"][0] == found["nofile"][1] >= 4096
     masks = {line.split(":")[0]: int(line.split(":")[1], 16) for line in found["blocked"]}
@@ -94,7 +99,9 @@ def test_signals_and_limits_are_those_of_a_fresh_process(workloads, output):
     assert not masks["CapBnd"] & (1 << 21), "CAP_SYS_ADMIN"
 
 
-def test_what_the_agent_was_started_to_ignore_is_not_passed_on(workloads, output):
+def test_what_the_agent_was_started_to_ignore_is_not_passed_on(
+    workloads: Workloads, output: Callable[[Tree], str]
+) -> None:
     """As by nohup, and by `&` in a script: Ctrl-C would end nothing."""
     numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
@@ -107,7 +114,7 @@ def test_what_the_agent_was_started_to_ignore_is_not_passed_on(workloads, output
     assert ignored & sum(1 << number - 1 for number in numbers) == 0
 
 
-def test_environment_is_exactly_what_was_asked_for(workloads, output):
+def test_environment_is_exactly_what_was_asked_for(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     found = report(workloads, output, environment={"A": "1"})["environment"]
     found.pop("LC_CTYPE", None)  # Python's own
     assert found == {
@@ -117,13 +124,13 @@ def test_environment_is_exactly_what_was_asked_for(workloads, output):
     }
 
 
-def test_the_hosts_network_is_there_on_request(workloads, output):
+def test_the_hosts_network_is_there_on_request(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     tree = workloads.shell("readlink /proc/self/ns/net", network=Network.HOST)
     assert tree.wait(60) == 0
     assert output(tree).strip() == str(Path("/proc/self/ns/net").readlink())
 
 
-def test_loopback_works(workloads, output):
+def test_loopback_works(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     program = """
 import socket
 for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -136,7 +143,7 @@ for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
     assert output(tree) == "b'x'\nb'x'\n"
 
 
-def test_the_supervisor_is_no_part_of_the_tree(workloads, eventually):
+def test_the_supervisor_is_no_part_of_the_tree(workloads: Workloads, eventually: Eventually) -> None:
     tree = workloads.shell("sleep 100 & sleep 100 & wait")
     eventually(lambda: len(tree.pids()) == 3)
     assert tree.supervisor_pid not in tree.pids()
@@ -146,7 +153,9 @@ def test_the_supervisor_is_no_part_of_the_tree(workloads, eventually):
     assert tree.left_out == ()
 
 
-def test_daemons_and_orphans_belong_to_the_tree(workloads, eventually, output):
+def test_daemons_and_orphans_belong_to_the_tree(
+    workloads: Workloads, eventually: Eventually, output: Callable[[Tree], str]
+) -> None:
     daemon = """
 import os, time
 if os.fork() == 0:
@@ -166,7 +175,9 @@ while True: time.sleep(100)
     assert parent == tree.supervisor_pid
 
 
-def test_orphaned_zombies_are_reaped(workloads, eventually, output):
+def test_orphaned_zombies_are_reaped(
+    workloads: Workloads, eventually: Eventually, output: Callable[[Tree], str]
+) -> None:
     program = """
 import os, time
 for _ in range(50):
@@ -198,8 +209,15 @@ time.sleep(100)
     ],
 )
 def test_a_failed_start_says_why_and_leaves_nothing(
-    workloads, state_directory, leftovers, tmp_path, argv, fields, message, isolated
-):
+    workloads: Workloads,
+    state_directory: Path,
+    leftovers: Leftovers,
+    tmp_path: Path,
+    argv: list[str],
+    fields: dict[str, Any],
+    message: str,
+    isolated: bool,
+) -> None:
     for name, text in (("script", "#!/no/interpreter\n"), ("garbage", "\x01\x02")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -211,7 +229,7 @@ def test_a_failed_start_says_why_and_leaves_nothing(
     assert leftovers.found() == []
 
 
-def test_a_failed_start_keeps_what_was_in_the_run_directory(workloads, state_directory):
+def test_a_failed_start_keeps_what_was_in_the_run_directory(workloads: Workloads, state_directory: Path) -> None:
     run_directory = state_directory / "workloads/work"
     run_directory.mkdir(parents=True)
     (run_directory / "agent.sock").touch()
@@ -220,16 +238,16 @@ def test_a_failed_start_keeps_what_was_in_the_run_directory(workloads, state_dir
     assert [path.name for path in run_directory.iterdir()] == ["agent.sock"]
 
 
-def test_a_directory_the_user_may_not_enter(workloads, tmp_path):
+def test_a_directory_the_user_may_not_enter(workloads: Workloads, tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with pytest.raises(BadInput, match=r"can't use the directory .*: Permission denied"):
         workloads.launch("true", directory=tmp_path, uid=65534, gid=65534)
 
 
 @pytest.mark.parametrize("name", ["", "../escape", "a/b", "A", "x" * 64, "-a", "a\0b", ".."])
-def test_names_can_not_escape(state_directory, name):
+def test_names_can_not_escape(state_directory: Path, name: str) -> None:
     with pytest.raises(BadInput, match="bad workload name"):
-        LaunchSpec(name=name, argv=["true"], run_directory=state_directory / "workloads" / name)
+        LaunchSpec(name=WorkloadName(name), argv=["true"], run_directory=state_directory / "workloads" / name)
 
 
 @pytest.mark.parametrize(
@@ -247,13 +265,13 @@ def test_names_can_not_escape(state_directory, name):
         ({"uid": -1}, "negative"),
     ],
 )
-def test_senseless_specifications_are_refused(fields, message):
-    good = {"name": "work", "argv": ["true"], "run_directory": Path("/tmp/state/workloads/work")}
+def test_senseless_specifications_are_refused(fields: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"name": "work", "argv": ["true"], "run_directory": Path("/tmp/state/workloads/work")}
     with pytest.raises(BadInput, match=message):
         LaunchSpec(**good | fields)
 
 
-def test_two_of_one_name(workloads):
+def test_two_of_one_name(workloads: Workloads) -> None:
     first = workloads.launch("sleep", "100")
     with pytest.raises(Conflict, match="workload work already runs"):
         workloads.launch("sleep", "100")
@@ -261,10 +279,10 @@ def test_two_of_one_name(workloads):
     assert len(first.pids()) == 1
 
 
-def test_two_of_one_name_at_once(workloads):
-    results = []
+def test_two_of_one_name_at_once(workloads: Workloads) -> None:
+    results: list[Tree | Conflict] = []
 
-    def start():
+    def start() -> None:
         try:
             results.append(workloads.launch("sleep", "100"))
         except Conflict as e:
@@ -279,14 +297,14 @@ def test_two_of_one_name_at_once(workloads):
     assert len(workloads.trees) == 1
 
 
-def test_a_name_is_free_again_after_the_end(workloads, output):
+def test_a_name_is_free_again_after_the_end(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     assert workloads.shell("echo one; exit 1").wait(60) == 1
     second = workloads.shell("echo two")  # without a remove in between
     assert second.wait(60) == 0
     assert output(second) == "one\ntwo\n"
 
 
-def test_attach_finds_the_same_tree(workloads):
+def test_attach_finds_the_same_tree(workloads: Workloads) -> None:
     tree = workloads.launch("sleep", "100")
     again = attach(tree.run_directory)
     assert again.pids() == tree.pids()
@@ -296,12 +314,12 @@ def test_attach_finds_the_same_tree(workloads):
     assert tree.wait(60) == 137
 
 
-def test_attach_without_a_workload(state_directory):
+def test_attach_without_a_workload(state_directory: Path) -> None:
     with pytest.raises(NotFound, match="no workload was launched in"):
         attach(state_directory / "workloads/none")
 
 
-def test_a_recycled_pid_is_never_taken_for_ours(workloads):
+def test_a_recycled_pid_is_never_taken_for_ours(workloads: Workloads) -> None:
     tree = workloads.launch("sleep", "100")
     path = supervisor_path(tree.run_directory)
     genuine = path.read_text()
@@ -315,7 +333,9 @@ def test_a_recycled_pid_is_never_taken_for_ours(workloads):
     path.write_text(genuine)
 
 
-def test_a_workload_outlives_the_one_who_launched_it(state_directory, workloads, eventually):
+def test_a_workload_outlives_the_one_who_launched_it(
+    state_directory: Path, workloads: Workloads, eventually: Eventually
+) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
@@ -334,7 +354,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert tree.wait(60) == 137
 
 
-def test_launching_is_quick(workloads):
+def test_launching_is_quick(workloads: Workloads) -> None:
     taken = []
     for number in range(5):
         begin = time.perf_counter()
@@ -344,7 +364,7 @@ def test_launching_is_quick(workloads):
     assert min(taken) < 0.25, taken
 
 
-def test_without_the_right_to_make_namespaces(state_directory, leftovers):
+def test_without_the_right_to_make_namespaces(state_directory: Path, leftovers: Leftovers) -> None:
     program = f"""
 from pathlib import Path
 from kybernate.model.errors import Unsupported

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads, group_of
 
 from kybernate.model.errors import Busy, Unsupported
 from kybernate.model.types import WorkloadName
@@ -19,7 +22,7 @@ from kybernate.process.dumping import dump
 from kybernate.process.preflight import dumpable
 from kybernate.process.restoring import restore
 from kybernate.process.specs import Network
-from kybernate.process.tree import CONTROL
+from kybernate.process.tree import CONTROL, Tree
 
 from .dumps import FEATURES, feature, finish, output, wait_ready
 
@@ -86,16 +89,16 @@ def attach(command: int, directory: int, program: int, where: int) -> None:
     assert network_lock._bpf(command, directory, program, where, 0) == 0
 
 
-def full(workloads, eventually, **fields):
+def full(workloads: Workloads, eventually: Eventually, **fields: Any) -> Tree:
     tree = workloads.launch(*feature("saturated"), directory=FEATURES, **fields)
     wait_ready(tree, eventually)
     return tree
 
 
-def test_packets_are_held_back_and_come_afterwards(workloads, eventually):
+def test_packets_are_held_back_and_come_afterwards(workloads: Workloads, eventually: Eventually) -> None:
     tree = workloads.python(ASKED)
     wait_ready(tree, eventually)
-    lock = network_lock.hold(tree.cgroup)
+    lock = network_lock.hold(group_of(tree))
     (tree.run_directory / CONTROL / "0").touch()
     eventually(lambda: "0 dropped" in output(tree))
     lock.close()
@@ -107,18 +110,18 @@ def test_packets_are_held_back_and_come_afterwards(workloads, eventually):
     assert "all there" in output(tree), "TCP has sent it again"
 
 
-def test_a_neighbour_s_packets_go_on(workloads, eventually):
+def test_a_neighbour_s_packets_go_on(workloads: Workloads, eventually: Eventually) -> None:
     trees = [workloads.python(ASKED, name=name, network=Network.HOST) for name in ("one", "two")]
     for tree in trees:
         wait_ready(tree, eventually)
-    with contextlib.closing(network_lock.hold(trees[0].cgroup)):
+    with contextlib.closing(network_lock.hold(group_of(trees[0]))):
         for tree in trees:
             (tree.run_directory / CONTROL / "0").touch()
         eventually(lambda: "0 dropped" in output(trees[0]))
         eventually(lambda: "0 sent" in output(trees[1]))
 
 
-def test_the_lock_goes_with_whoever_holds_it(workloads, eventually):
+def test_the_lock_goes_with_whoever_holds_it(workloads: Workloads, eventually: Eventually) -> None:
     tree = workloads.python(ASKED)
     wait_ready(tree, eventually)
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tree.cgroup)], stdout=subprocess.PIPE)
@@ -134,7 +137,9 @@ def test_the_lock_goes_with_whoever_holds_it(workloads, eventually):
     assert "1 sent" in output(tree)
 
 
-def test_a_dump_has_unsent_bytes_and_leaves_every_one_to_the_program(workloads, eventually, tmp_path):
+def test_a_dump_has_unsent_bytes_and_leaves_every_one_to_the_program(
+    workloads: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     tree = full(workloads, eventually)
     assert dumpable(tree) == []
     dump(tree, tmp_path / "images")
@@ -142,7 +147,9 @@ def test_a_dump_has_unsent_bytes_and_leaves_every_one_to_the_program(workloads, 
     finish(tree)
 
 
-def test_full_connections_in_the_host_s_network(workloads, elsewhere, eventually, tmp_path):
+def test_full_connections_in_the_host_s_network(
+    workloads: Workloads, elsewhere: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     tree = full(workloads, eventually, network=Network.HOST)
     dump(tree, tmp_path / "images", hold=True)
     assert criu_images.unsent(tmp_path / "images") > 0
@@ -152,9 +159,11 @@ def test_full_connections_in_the_host_s_network(workloads, elsewhere, eventually
     finish(elsewhere.trees[0])
 
 
-def test_where_packets_can_not_be_held_back_a_full_connection_is_refused(workloads, eventually, tmp_path):
+def test_where_packets_can_not_be_held_back_a_full_connection_is_refused(
+    workloads: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     tree = full(workloads, eventually)
-    with kept_to_itself(tree.cgroup.parents[1]):
+    with kept_to_itself(group_of(tree).parents[1]):
         found = dumpable(tree)
         assert found
         assert len(found) == 2, "one a process"
@@ -180,12 +189,12 @@ while not os.path.exists(control + "/go"): time.sleep(0.01)
 
 
 def test_where_packets_can_not_be_held_back_what_has_nothing_to_send_is_dumped_all_the_same(
-    workloads, eventually, tmp_path
-):
+    workloads: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     tree = workloads.python(EMPTY)
     wait_ready(tree, eventually)
     workloads.shell("sleep 1000", name="other")  # else the group goes with the first
-    with kept_to_itself(tree.cgroup.parents[1]):
+    with kept_to_itself(group_of(tree).parents[1]):
         assert dumpable(tree) == []
         dump(tree, tmp_path / "images", hold=True)
         tree.remove()
@@ -195,15 +204,15 @@ def test_where_packets_can_not_be_held_back_what_has_nothing_to_send_is_dumped_a
 
 
 def test_where_packets_can_not_be_held_back_a_restore_of_full_connections_is_refused(
-    workloads, elsewhere, eventually, tmp_path
-):
+    workloads: Workloads, elsewhere: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     tree = full(workloads, eventually)
     dump(tree, tmp_path / "images", hold=True)
     tree.remove()
     other = elsewhere.shell("sleep 1000", name="other")
     run_directory = elsewhere.state_directory / "workloads/again"
     with (
-        kept_to_itself(other.cgroup.parents[1]),
+        kept_to_itself(group_of(other).parents[1]),
         pytest.raises(Unsupported, match="workload again can't be restored here: its connections have bytes to send"),
     ):
         restore(tmp_path / "images", name=WorkloadName("again"), run_directory=run_directory)
@@ -212,12 +221,14 @@ def test_where_packets_can_not_be_held_back_a_restore_of_full_connections_is_ref
     finish(elsewhere.trees[-1])
 
 
-def test_one_that_fills_its_connections_after_it_was_looked_at_is_left_as_it_was(workloads, eventually, tmp_path):
+def test_one_that_fills_its_connections_after_it_was_looked_at_is_left_as_it_was(
+    workloads: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     """Nobody can look at a running program and be right for long."""
     from kybernate.process.dumping import _refuse_unsent
 
     tree = full(workloads, eventually)
-    with kept_to_itself(tree.cgroup.parents[1]), pytest.raises(Busy, match=r"it is as before: process 100[01] "):
+    with kept_to_itself(group_of(tree).parents[1]), pytest.raises(Busy, match=r"it is as before: process 100[01] "):
         _refuse_unsent(tree, 10.0)
     assert tree.frozen
     tree.thaw()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.model.errors import WorkloadLost
 from kybernate.process.networks import open_socket
 from kybernate.process.specs import Network
+from kybernate.process.tree import Tree
 
 pytestmark = pytest.mark.root
 
@@ -22,7 +26,9 @@ connection.sendall(b"from inside")
 
 
 @pytest.mark.parametrize("network", list(Network))
-def test_a_port_inside(workloads, eventually, output, network):
+def test_a_port_inside(
+    workloads: Workloads, eventually: Eventually, output: Callable[[Tree], str], network: Network
+) -> None:
     tree = workloads.python(SERVER, "0", network=network)
     eventually(lambda: "port" in output(tree) and output(tree).endswith("\n"))
     port = int(output(tree).split()[1])
@@ -32,7 +38,7 @@ def test_a_port_inside(workloads, eventually, output, network):
         assert client.recv(100) == b"from inside"
 
 
-def test_two_workloads_on_one_port(workloads, eventually, output):
+def test_two_workloads_on_one_port(workloads: Workloads, eventually: Eventually, output: Callable[[Tree], str]) -> None:
     trees = [workloads.python(SERVER, "8000", name=name) for name in ("one", "two")]
     for tree in trees:
         eventually(lambda tree=tree: "port" in output(tree))
@@ -43,7 +49,7 @@ def test_two_workloads_on_one_port(workloads, eventually, output):
         here.connect(("127.0.0.1", 8000))
 
 
-def test_a_workload_that_has_ended(workloads):
+def test_a_workload_that_has_ended(workloads: Workloads) -> None:
     tree = workloads.launch("true")
     tree.wait(60)
     with pytest.raises(WorkloadLost, match="has ended"):

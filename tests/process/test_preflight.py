@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.model.errors import Unsupported
 from kybernate.model.types import WorkloadName
@@ -16,6 +20,7 @@ from kybernate.process.networks import open_socket
 from kybernate.process.preflight import Connections, dumpable, may_read_limits
 from kybernate.process.restoring import restore
 from kybernate.process.sock_diag import State, TcpSocket, UnixSocket
+from kybernate.process.tree import Tree
 
 from .dumps import finish, output, wait_ready
 
@@ -38,7 +43,7 @@ while not os.path.exists(control + "/go"): time.sleep(0.01)
 """
 
 
-def start(workloads, eventually, program, **fields):
+def start(workloads: Workloads, eventually: Eventually, program: str, **fields: Any) -> Tree:
     tree = workloads.python(HEAD + program + TAIL, **fields)
     eventually(lambda: "ready" in output(tree) or tree.exit() is not None)
     if tree.exit_status() == 77:
@@ -95,7 +100,9 @@ def start(workloads, eventually, program, **fields):
         ),
     ],
 )
-def test_what_can_not_be_dumped_is_named(workloads, eventually, tmp_path, program, words):
+def test_what_can_not_be_dumped_is_named(
+    workloads: Workloads, eventually: Eventually, tmp_path: Path, program: str, words: str
+) -> None:
     with contextlib.ExitStack() as stack, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         door.bind(str(workloads.state_directory / "door"))
         door.listen()
@@ -117,7 +124,7 @@ def test_what_can_not_be_dumped_is_named(workloads, eventually, tmp_path, progra
         finish(tree)
 
 
-def start_with_arguments(workloads, eventually, program, tmp_path):
+def start_with_arguments(workloads: Workloads, eventually: Eventually, program: str, tmp_path: Path) -> Tree:
     run_directory = workloads.state_directory / "workloads/work"
     tree = workloads.python(HEAD + program + TAIL, str(run_directory / "agent.sock"), str(tmp_path))
     eventually(lambda: "ready" in output(tree) or tree.exit() is not None)
@@ -128,7 +135,7 @@ def start_with_arguments(workloads, eventually, program, tmp_path):
 
 
 @root
-def test_nothing_is_found_in_what_can_be_dumped(workloads, eventually):
+def test_nothing_is_found_in_what_can_be_dumped(workloads: Workloads, eventually: Eventually) -> None:
     program = """
 import subprocess, select, threading
 kept = [socket.socketpair(), os.pipe(), select.epoll(), os.eventfd(0), os.openpty(), os.memfd_create("x"),
@@ -144,13 +151,13 @@ subprocess.Popen(["sleep", "1000"])
 
 
 @root
-def test_without_isolation(workloads, eventually):
+def test_without_isolation(workloads: Workloads, eventually: Eventually) -> None:
     tree = start(workloads, eventually, "", isolated=False)
     assert dumpable(tree) == ["it runs without isolation (namespaces and a cgroup), which a dump needs"]
 
 
 @root
-def test_users_need_a_capability(workloads, eventually):
+def test_users_need_a_capability(workloads: Workloads, eventually: Eventually) -> None:
     tree = workloads.shell(
         "echo ready; while ! [ -e $KYBERNATE_RUN_DIRECTORY/control/go ]; do sleep 0.1; done", uid=65534, gid=65534
     )
@@ -183,7 +190,9 @@ print("closed")
 
 
 @root
-def test_a_connection_to_the_outside_is_refused_or_closed(workloads, elsewhere, eventually, tmp_path):
+def test_a_connection_to_the_outside_is_refused_or_closed(
+    workloads: Workloads, elsewhere: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
     tree = workloads.python(HEAD + SERVER + AFTER)
     eventually(lambda: "listening" in output(tree))
     with contextlib.closing(open_socket(tree)) as client:
@@ -208,7 +217,7 @@ def test_a_connection_to_the_outside_is_refused_or_closed(workloads, elsewhere, 
     assert "closed" in output(found.tree)
 
 
-def entry(local, remote, inode, state=State.ESTABLISHED):
+def entry(local: int, remote: int, inode: int, state: State = State.ESTABLISHED) -> TcpSocket:
     return TcpSocket(
         family=socket.AF_INET,
         state=state,
@@ -231,23 +240,23 @@ def entry(local, remote, inode, state=State.ESTABLISHED):
         pytest.param([entry(1, 2, 99), entry(2, 1, 98)], [], id="others"),
     ],
 )
-def test_a_connection_is_own_if_both_ends_are(entries, expected):
+def test_a_connection_is_own_if_both_ends_are(entries: list[TcpSocket], expected: list[int]) -> None:
     assert [found.inode for found in leading_out(entries, {10, 11})] == expected
 
 
-def test_datagrams_hold_no_connection():
+def test_datagrams_hold_no_connection() -> None:
     stream = UnixSocket(socket.SOCK_STREAM, 10, 99)
     datagram = UnixSocket(socket.SOCK_DGRAM, 11, 99)
     assert unix_leading_out([stream, datagram, UnixSocket(socket.SOCK_STREAM, 12, 10)], {10, 11, 12}) == [stream]
 
 
-def test_closing_what_is_gone_is_no_error():
+def test_closing_what_is_gone_is_no_error() -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, sock_diag.PROTOCOL) as diagnosis:
         gone = TcpSocket(socket.AF_INET, State.ESTABLISHED, ("", 0), ("", 0), 0, bytes([0, 1, 0, 2]) + bytes(44))
         sock_diag.destroy(diagnosis, gone)
 
 
-def test_the_agent_s_door_is_left_out_where_that_is_asked():
+def test_the_agent_s_door_is_left_out_where_that_is_asked() -> None:
     asking, other = UnixSocket(socket.SOCK_SEQPACKET, 10, 20), UnixSocket(socket.SOCK_STREAM, 11, 21)
     ends = [
         UnixSocket(socket.SOCK_SEQPACKET, 20, 10, "/proc/self/fd/9/agent.sock"),

@@ -6,8 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Leftovers, Workloads
 
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
 from kybernate.model.types import WorkloadName
@@ -15,7 +20,7 @@ from kybernate.process import images
 from kybernate.process.criu import Criu
 from kybernate.process.dumping import dump
 from kybernate.process.restoring import restore
-from kybernate.process.tree import attach, sweep
+from kybernate.process.tree import Tree, attach, sweep
 
 from .dumps import FEATURES, feature, finish, wait_ready
 
@@ -23,7 +28,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def dumped(workloads, eventually, tmp_path):
+def dumped(workloads: Workloads, eventually: Eventually, tmp_path: Path) -> Path:
     """A dump whose workload is gone."""
     data = tmp_path / "data"
     data.mkdir()
@@ -36,10 +41,10 @@ def dumped(workloads, eventually, tmp_path):
 
 
 @pytest.fixture
-def again(workloads):
+def again(workloads: Workloads) -> Callable[..., Tree]:
     """Restore as the workload `work` where the dumped one was."""
 
-    def order(directory, **fields):
+    def order(directory: Path, **fields: Any) -> Tree:
         run_directory = workloads.state_directory / "workloads/work"
         tree = restore(directory, name=WorkloadName("work"), run_directory=run_directory, **fields).tree
         workloads.trees.append(tree)
@@ -48,14 +53,14 @@ def again(workloads):
     return order
 
 
-def damage(path):
+def damage(path: Path) -> None:
     """Other bytes, same length, still well formed to a reader of lengths."""
     data = bytearray(path.read_bytes())
     data[12:-1] = bytes(byte ^ 0x55 for byte in data[12:-1])
     path.write_bytes(data)
 
 
-def test_criu_s_failure(dumped, again, workloads, leftovers):
+def test_criu_s_failure(dumped: Path, again: Callable[..., Tree], workloads: Workloads, leftovers: Leftovers) -> None:
     shutil.copytree(dumped, dumped.parent / "copy")
     damage(dumped / "fs-1000.img")
     with pytest.raises(KybernateError, match="workload work could not be restored: ") as failure:
@@ -66,7 +71,9 @@ def test_criu_s_failure(dumped, again, workloads, leftovers):
     finish(again(dumped.parent / "copy"))
 
 
-def test_a_damaged_archive(dumped, again, workloads, leftovers):
+def test_a_damaged_archive(
+    dumped: Path, again: Callable[..., Tree], workloads: Workloads, leftovers: Leftovers
+) -> None:
     for name in ("layer-0.tar", "control.tar", "shm.tar"):
         good = (dumped / name).read_bytes()
         (dumped / name).write_bytes(b"\xff" * len(good))
@@ -108,7 +115,14 @@ def test_a_damaged_archive(dumped, again, workloads, leftovers):
         ),
     ],
 )
-def test_a_damaged_dump_is_refused_before_anything_is_done(dumped, again, workloads, leftovers, harm, words):
+def test_a_damaged_dump_is_refused_before_anything_is_done(
+    dumped: Path,
+    again: Callable[..., Tree],
+    workloads: Workloads,
+    leftovers: Leftovers,
+    harm: Callable[[Path], object],
+    words: str,
+) -> None:
     harm(dumped)
     with pytest.raises((BadInput, NotFound), match=words) as refusal:
         again(dumped)
@@ -117,7 +131,7 @@ def test_a_damaged_dump_is_refused_before_anything_is_done(dumped, again, worklo
     assert list((workloads.state_directory / "workloads").iterdir()) == []
 
 
-def test_every_image_has_its_size_checked(dumped):
+def test_every_image_has_its_size_checked(dumped: Path) -> None:
     record = images.read(dumped)
     assert set(record.files) == {path.name for path in dumped.iterdir()} - {"tree.json"}
     for name in record.files:
@@ -130,7 +144,7 @@ def test_every_image_has_its_size_checked(dumped):
     images.verify(dumped)
 
 
-def test_files_that_differ_are_named_beforehand(dumped, again, leftovers):
+def test_files_that_differ_are_named_beforehand(dumped: Path, again: Callable[..., Tree], leftovers: Leftovers) -> None:
     text = (dumped / "tree.json").read_text()
     library = next(file for file in images.read(dumped).needs if file.path.endswith(".so.6"))
     (dumped / "tree.json").write_text(text.replace(f'"bytes": {library.bytes}', f'"bytes": {library.bytes + 1}'))
@@ -142,7 +156,7 @@ def test_files_that_differ_are_named_beforehand(dumped, again, leftovers):
     assert leftovers.found() == []
 
 
-def test_a_name_that_is_taken(dumped, again):
+def test_a_name_that_is_taken(dumped: Path, again: Callable[..., Tree]) -> None:
     tree = again(dumped)
     with pytest.raises(Conflict, match="workload work already runs"):
         again(dumped)
@@ -150,7 +164,7 @@ def test_a_name_that_is_taken(dumped, again):
     finish(again(dumped))  # it has ended: free again
 
 
-def test_a_criu_that_breaks(dumped, again, leftovers, tmp_path):
+def test_a_criu_that_breaks(dumped: Path, again: Callable[..., Tree], leftovers: Leftovers, tmp_path: Path) -> None:
     broken = tmp_path / "criu"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
@@ -159,7 +173,9 @@ def test_a_criu_that_breaks(dumped, again, leftovers, tmp_path):
     assert leftovers.found() == []
 
 
-def test_one_that_takes_too_long(dumped, again, leftovers, tmp_path):
+def test_one_that_takes_too_long(
+    dumped: Path, again: Callable[..., Tree], leftovers: Leftovers, tmp_path: Path
+) -> None:
     slow = tmp_path / "criu"
     slow.write_text("#!/bin/sh\nexec sleep 1000\n")
     slow.chmod(0o755)
@@ -179,7 +195,14 @@ restore(Path(sys.argv[1]), name="work", run_directory=Path(sys.argv[2]))
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
-def test_an_agent_that_is_killed(dumped, workloads, again, leftovers, eventually, delay_s):
+def test_an_agent_that_is_killed(
+    dumped: Path,
+    workloads: Workloads,
+    again: Callable[..., Tree],
+    leftovers: Leftovers,
+    eventually: Eventually,
+    delay_s: float,
+) -> None:
     run_directory = workloads.state_directory / "workloads/work"
     agent = subprocess.Popen([sys.executable, "-c", AGENT, dumped, run_directory], stdout=subprocess.PIPE)
     assert agent.stdout is not None

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.model.types import WorkloadName
 from kybernate.process import images
@@ -25,10 +30,10 @@ IN_A_LAYER = ["files", "inotify", "locks", "pipes"]
 
 
 @pytest.fixture
-def lives(workloads, elsewhere, tmp_path, eventually):
+def lives(workloads: Workloads, elsewhere: Workloads, tmp_path: Path, eventually: Eventually) -> Callable[..., None]:
     """Run a program of features/ until it is set up, dump it, end it, and let it finish somewhere else."""
 
-    def live(program, **fields):
+    def live(program: str, **fields: Any) -> None:
         tree = workloads.launch(*feature(program), directory=FEATURES, **fields)
         wait_ready(tree, eventually)
         dump(tree, tmp_path / "images", hold=True)
@@ -45,12 +50,12 @@ def lives(workloads, elsewhere, tmp_path, eventually):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_feature_survives(program, lives):
+def test_a_feature_survives(program: str, lives: Callable[..., None]) -> None:
     lives(program)
 
 
 @pytest.mark.parametrize("program", IN_A_LAYER)
-def test_a_feature_survives_in_a_layer(program, lives, tmp_path):
+def test_a_feature_survives_in_a_layer(program: str, lives: Callable[..., None], tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     (place / "from the host").write_text("seen")
@@ -60,11 +65,11 @@ def test_a_feature_survives_in_a_layer(program, lives, tmp_path):
 
 @pytest.mark.skipif(not may_read_limits(), reason="left out: needs CAP_SYS_RESOURCE")
 @pytest.mark.parametrize("program", ["files", "terminals", "unix_sockets"])
-def test_a_feature_survives_for_another_user(program, lives):
+def test_a_feature_survives_for_another_user(program: str, lives: Callable[..., None]) -> None:
     lives(program, environment=ENVIRONMENT | {"BECOME": "65534"})
 
 
-def test_a_restored_tree_is_a_tree_like_any(workloads, tmp_path, eventually):
+def test_a_restored_tree_is_a_tree_like_any(workloads: Workloads, tmp_path: Path, eventually: Eventually) -> None:
     """Dumped, restored under the same name, dumped again, and so on; with exit status, signals and log."""
     tree = workloads.shell("trap 'echo got it; exit 5' USR1; echo ready; while :; do sleep 0.1; done")
     wait_ready(tree, eventually)
@@ -85,7 +90,7 @@ def test_a_restored_tree_is_a_tree_like_any(workloads, tmp_path, eventually):
     assert (tree.run_directory / "output.log").read_text().endswith("got it\n")
 
 
-def test_what_a_dump_says_of_itself(workloads, tmp_path, eventually):
+def test_what_a_dump_says_of_itself(workloads: Workloads, tmp_path: Path, eventually: Eventually) -> None:
     (tmp_path / "data").mkdir()
     used = tmp_path / "used"
     used.write_text("content")

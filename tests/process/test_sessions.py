@@ -10,36 +10,40 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads, main_of
 
 from kybernate.model.errors import BadInput
 from kybernate.model.types import WorkloadName
 from kybernate.process.launching import launch
 from kybernate.process.specs import LaunchSpec
+from kybernate.process.tree import Tree
 
 NOBODY = 65534
 
 
-def test_what_is_left_out_is_said(workloads):
+def test_what_is_left_out_is_said(workloads: Workloads) -> None:
     tree = workloads.launch("sleep", "100", isolated=False)
     assert len(tree.left_out) == 2
     assert all("isolation is off: no " in line for line in tree.left_out)
     assert (tree.freezes_by, tree.cgroup, tree.isolated) == ("sigstop", None, False)
 
 
-def test_environment_and_output(workloads, output):
+def test_environment_and_output(workloads: Workloads, output: Callable[[Tree], str]) -> None:
     tree = workloads.shell("echo $KYBERNATE_WORKLOAD in $PWD; ls /proc/self/fd | wc -l", isolated=False)
     assert tree.wait(60) == 0
     assert output(tree) == "work in /\n4\n"
 
 
-def test_daemons_belong_to_the_tree(workloads, eventually):
+def test_daemons_belong_to_the_tree(workloads: Workloads, eventually: Eventually) -> None:
     tree = workloads.shell("(setsid sh -c 'sleep 100' &) ; exec sleep 100", isolated=False)
     eventually(lambda: len(tree.pids()) >= 2)
     assert tree.main_pid() in tree.pids()
-    assert tree.inside_pid(tree.main_pid()) == tree.main_pid()
+    assert tree.inside_pid(main_of(tree)) == tree.main_pid()
     tree.kill()
     assert tree.wait(60) == 137
 
@@ -67,7 +71,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.root
-def test_a_user_who_is_not_root(state_directory):
+def test_a_user_who_is_not_root(state_directory: Path) -> None:
     source = Path(__file__).parents[2] / "src"
     # The interpreter in use may lie where only root can read; the system's will do.
     python = next((p for p in (sys.executable, "/usr/bin/python3") if _usable(p, source)), None)
@@ -108,7 +112,7 @@ def _usable(python: str, source: Path) -> bool:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="for users who aren't root")
-def test_only_root_can_choose_a_user(state_directory):
+def test_only_root_can_choose_a_user(state_directory: Path) -> None:
     shutil.rmtree(state_directory / "workloads", ignore_errors=True)
     spec = LaunchSpec(name=WorkloadName("work"), argv=["true"], run_directory=state_directory / "workloads/work", uid=1)
     with pytest.raises(BadInput, match="only root can run it as user 1"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
 
 from kybernate.model.errors import BadInput
 from kybernate.process import criu_images, criu_zeros
@@ -17,7 +21,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.root
-def test_zeros_take_no_room(workloads, tmp_path, eventually):
+def test_zeros_take_no_room(workloads: Workloads, tmp_path: Path, eventually: Eventually) -> None:
     tree = workloads.launch(*feature("zeros"), directory=FEATURES)
     wait_ready(tree, eventually)
     dump(tree, tmp_path / "images")
@@ -33,16 +37,18 @@ def test_zeros_take_no_room(workloads, tmp_path, eventually):
         st.integers(1, 300), st.lists(st.integers(0, (1 << 64) - 1) | st.binary(max_size=20), min_size=1, max_size=3)
     )
 )
-def test_messages_come_back(content):
+def test_messages_come_back(content: dict[int, list[int | bytes]]) -> None:
     assert criu_images.fields(criu_images.message(content)) == content
 
 
-def image(path, kind, *messages):
+def image(path: Path, kind: int, *messages: bytes) -> None:
     head = (0x54564319).to_bytes(4, "little") + kind.to_bytes(4, "little")
     path.write_bytes(head + b"".join(len(m).to_bytes(4, "little") + m for m in messages))
 
 
-def made_up(directory, pages, *, flags=0x22, status=0x201, address=0x10000):
+def made_up(
+    directory: Path, pages: list[bytes], *, flags: int = 0x22, status: int = 0x201, address: int = 0x10000
+) -> None:
     """A dump of one process with one area."""
     area = criu_images.message({1: [address], 2: [address + len(pages) * PAGE], 6: [flags], 7: [status]})
     image(directory / "mm-7.img", 0x57492820, criu_images.message({1: [0], 14: [area]}))
@@ -54,12 +60,12 @@ def made_up(directory, pages, *, flags=0x22, status=0x201, address=0x10000):
 ZERO, NOISE = bytes(PAGE), b"\1" * PAGE
 
 
-def entries(directory):
+def entries(directory: Path) -> list[tuple[int, int]]:
     _, *rest = criu_images.entries(directory / "pagemap-7.img")
     return [(f[1][0], f[2][0]) for f in map(criu_images.fields, rest)]
 
 
-def test_what_is_left_is_what_was_there(tmp_path):
+def test_what_is_left_is_what_was_there(tmp_path: Path) -> None:
     made_up(tmp_path, [ZERO, NOISE, NOISE, ZERO, ZERO, NOISE, ZERO])
     assert criu_zeros.drop(tmp_path) == 4 * PAGE
     assert entries(tmp_path) == [(0x10000 + PAGE, 2), (0x10000 + 5 * PAGE, 1)]
@@ -71,19 +77,19 @@ def test_what_is_left_is_what_was_there(tmp_path):
     [(0x02, 0x41), (0x21, 0x101), (0x122, 0x203), (0x40022, 0x201), (0x22, 0x2201)],
     ids=["a file", "shared", "a stack", "huge pages", "an AIO ring"],
 )
-def test_other_memory_is_left_alone(tmp_path, flags, status):
+def test_other_memory_is_left_alone(tmp_path: Path, flags: int, status: int) -> None:
     made_up(tmp_path, [ZERO] * 8, flags=flags, status=status)
     assert criu_zeros.drop(tmp_path) == 0
     assert entries(tmp_path) == [(0x10000, 8)]
 
 
-def test_few_zeros_are_not_worth_it(tmp_path):
+def test_few_zeros_are_not_worth_it(tmp_path: Path) -> None:
     made_up(tmp_path, [ZERO] + [NOISE] * 99)
     assert criu_zeros.drop(tmp_path) == 0
     assert entries(tmp_path) == [(0x10000, 100)]
 
 
-def test_a_map_and_pages_that_do_not_agree(tmp_path):
+def test_a_map_and_pages_that_do_not_agree(tmp_path: Path) -> None:
     made_up(tmp_path, [ZERO] * 8)
     (tmp_path / "pages-3.img").write_bytes(ZERO * 7)
     with pytest.raises(BadInput, match="is damaged"):

@@ -185,7 +185,7 @@ class Client:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **fields: str) -> Answer:
+    def ask(self, method: str, path: str, body: bytes | None = None, /, **fields: str) -> Answer:
         self.send(request(method, path, body, **fields))
         return self.answer(head_only=method == "HEAD")
 
@@ -293,9 +293,14 @@ class Rig:
             )
 
     @property
-    def pid(self) -> int:
+    def started(self) -> subprocess.Popen[bytes]:
+        """The worker's process; it has been started."""
         assert self.process is not None
-        return self.process.pid
+        return self.process
+
+    @property
+    def pid(self) -> int:
+        return self.started.pid
 
     def upstream(self, *arguments: str) -> Upstream:
         made = Upstream(*arguments)

@@ -8,10 +8,12 @@ import resource
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, example, given
+from tests.conftest import Eventually
 from tests.proxy.rig import Client, Rig, around_the_kernels_limit, request
 
 from kybernate.model.messages import Drained, Endpoint, Load
@@ -28,13 +30,13 @@ def rss(pid: int) -> int:
         return int(file.read().split()[1]) * 4096
 
 
-def reads_little(rig) -> Client:
+def reads_little(rig: Rig) -> Client:
     client: Client = rig.client()
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     return client
 
 
-def status_of(rig, path: str, body: bytes, **fields: str) -> int:
+def status_of(rig: Rig, path: str, body: bytes, **fields: str) -> int:
     """The status of a request on a connection of its own."""
     with rig.client() as client:
         return int(client.ask("POST", path, body, **fields).status)
@@ -62,7 +64,7 @@ def reads_much(client: Client) -> None:
     ],
     ids=lambda body: body[:24].decode("latin-1"),
 )
-def test_bodies_that_make_no_sense_are_answered(rig, body):
+def test_bodies_that_make_no_sense_are_answered(rig: Rig, body: bytes) -> None:
     server = rig.serve(rewrite_model="inner")
     with rig.client() as client:
         answer = client.ask("POST", "/v1/completions", body)
@@ -71,7 +73,7 @@ def test_bodies_that_make_no_sense_are_answered(rig, body):
     assert len(server.requests) == 1
 
 
-def test_the_model_that_was_found_is_the_model_that_is_sent(rig):
+def test_the_model_that_was_found_is_the_model_that_is_sent(rig: Rig) -> None:
     """Of two, the last one counts, as for Python's json; one that is rewritten goes as one."""
     server = rig.serve(rewrite_model="inner")
     with rig.client() as client:
@@ -89,7 +91,7 @@ def part(name: str, value: bytes) -> bytes:
 FORM = b"multipart/form-data; boundary=b"
 
 
-def test_forms():
+def test_forms() -> None:
     assert field_of(part("file", b"--b;x\r\n--") + part("model", b"m") + b"--b--\r\n", FORM).name == "m"
     assert field_of(b"preamble\r\n" + part("model", b"m\r\n") + b"--b--\r\n", FORM).name == "m\r\n"
     assert (
@@ -122,7 +124,7 @@ def test_forms():
         b"\r\n--b",
     ],
 )
-def test_forms_made_to_be_searched_for_long(piece):
+def test_forms_made_to_be_searched_for_long(piece: bytes) -> None:
     """What is looked at has a bound, so a form of 32 MiB takes no longer than any other. Time of this process alone."""
     body = b"--b" + piece * ((32 << 20) // len(piece))
     began = time.process_time()
@@ -131,7 +133,7 @@ def test_forms_made_to_be_searched_for_long(piece):
     assert time.process_time() - began < 1.0
 
 
-def test_who_reads_no_answers_is_read_no_requests_from(rig):
+def test_who_reads_no_answers_is_read_no_requests_from(rig: Rig) -> None:
     """Answers of our own to pipelined requests aren't heaped up."""
     rig.serve()
     with reads_little(rig) as client:
@@ -149,7 +151,7 @@ def test_who_reads_no_answers_is_read_no_requests_from(rig):
         assert other.model("m").status == 200
 
 
-def test_one_that_does_not_read_stops_nobody_elses_answer(rig):
+def test_one_that_does_not_read_stops_nobody_elses_answer(rig: Rig) -> None:
     """The last bytes of an answer fill the client's buffer, so the server's connection isn't read: until the next request's."""
     rig.serve()
     for size in around_the_kernels_limit():
@@ -160,7 +162,7 @@ def test_one_that_does_not_read_stops_nobody_elses_answer(rig):
                 assert client.model("m").status == 200
 
 
-def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig):
+def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig: Rig) -> None:
     """It reads after longer than a closed connection is lingered for."""
     rig.serve()
     clients = []
@@ -180,7 +182,7 @@ def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig):
             client.socket.close()
 
 
-def test_bodies_in_flight_count_as_long_as_they_are_kept(rig, eventually):
+def test_bodies_in_flight_count_as_long_as_they_are_kept(rig: Rig, eventually: Eventually) -> None:
     """A body is kept until the answer begins, as it might have to be sent again."""
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), held_bytes_max=1 << 20)
@@ -216,7 +218,7 @@ def test_bodies_in_flight_count_as_long_as_they_are_kept(rig, eventually):
         assert eventually(lambda: status_of(rig, "/v1/completions", body) == 200)
 
 
-def test_bodies_that_pass_through_count_while_they_are_held(rig):
+def test_bodies_that_pass_through_count_while_they_are_held(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), held_bytes_max=80_000)
     # Of which 64 KiB at least are read ahead, in pieces of the kernel's choice: with the second's 20,000 too much in any case.
@@ -251,7 +253,7 @@ def answers(rig: Rig) -> bool:
         return bool(client.ask("GET", "/svc").status == 200)
 
 
-def test_connections_that_say_nothing_leave_room_for_requests(poor, eventually):
+def test_connections_that_say_nothing_leave_room_for_requests(poor: Rig, eventually: Eventually) -> None:
     """With all descriptors taken by clients, no request would reach a model."""
     rig = poor
     with rig.client() as early:
@@ -266,7 +268,7 @@ def test_connections_that_say_nothing_leave_room_for_requests(poor, eventually):
     eventually(lambda: answers(rig))
 
 
-def test_a_worker_without_descriptors_goes_on_when_it_has_some(poor, eventually):
+def test_a_worker_without_descriptors_goes_on_when_it_has_some(poor: Rig, eventually: Eventually) -> None:
     """Even if the limit is reached, accepting goes on afterwards."""
     rig = poor
     assert answers(rig)
@@ -279,7 +281,7 @@ def test_a_worker_without_descriptors_goes_on_when_it_has_some(poor, eventually)
     eventually(lambda: answers(rig))
 
 
-def test_a_client_that_vanishes_is_found():
+def test_a_client_that_vanishes_is_found() -> None:
     """By the kernel: what is accepted inherits the listener's probes."""
     listener = _listener("127.0.0.1:0")
     with listener:
@@ -293,12 +295,12 @@ def test_a_client_that_vanishes_is_found():
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNREAD_S * 1000
 
 
-def test_a_worker_leaves_no_core(rig):
+def test_a_worker_leaves_no_core(rig: Rig) -> None:
     rig.serve()
     assert resource.prlimit(rig.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
-def test_pages_of_other_sites_do_not_ask_through_a_browser(rig):
+def test_pages_of_other_sites_do_not_ask_through_a_browser(rig: Rig) -> None:
     """By what a browser sends without asking first: a form, or a script's text."""
     server = rig.serve()
     body = b'{"model":"m"}'
@@ -318,7 +320,7 @@ def test_pages_of_other_sites_do_not_ask_through_a_browser(rig):
     assert dict(server.requests[-1]["fields"])["origin"] == "http://evil.example", "services see to it themselves"
 
 
-def test_names_that_are_not_ours_are_not_answered(rig, eventually):
+def test_names_that_are_not_ours_are_not_answered(rig: Rig, eventually: Eventually) -> None:
     """A page that comes by a name of its own, which leads here, is to a browser no foreign one: it could read the answers."""
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, hosts=("chat.example",)), hosts=("box", "chat.example", "127.0.0.1"))
@@ -367,7 +369,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.sampled_from([None, 1, "\t"]), st.booleans())
-def test_bodies_name_what_pythons_parser_finds(value, indent, ascii_only):
+def test_bodies_name_what_pythons_parser_finds(value: Any, indent: str | int | None, ascii_only: bool) -> None:
     body = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
     name = value.get("model") if isinstance(value, dict) else None
     if isinstance(name, str):
@@ -382,7 +384,7 @@ def test_bodies_name_what_pythons_parser_finds(value, indent, ascii_only):
 @given(st.binary(max_size=200), st.sampled_from([b"", b'{"model":"m",', b'{"model":', b'{"a":[', b'"model":"m"}']))
 @example(b'"\\u0000"}', b'{"model":')
 @example(b'"\\ud83d\\ude00"}', b'{"model":')
-def test_noise_names_nothing_that_pythons_parser_does_not_find(noise, before):
+def test_noise_names_nothing_that_pythons_parser_does_not_find(noise: bytes, before: bytes) -> None:
     body = before + noise
     try:
         name = model_in(body)
@@ -397,7 +399,7 @@ CONTENT = st.binary(max_size=40) | st.sampled_from([b"m", b"--XyZ", b"\r\n--Xy",
 
 
 @given(st.lists(st.tuples(FIELD, CONTENT), max_size=6), st.booleans(), st.sampled_from([b"", b"preamble\r\n"]))
-def test_forms_name_what_their_field_holds(fields, quoted, preamble):
+def test_forms_name_what_their_field_holds(fields: list[tuple[str, bytes]], quoted: bool, preamble: bytes) -> None:
     whole = preamble
     for name, content in fields:
         shown = f'"{name}"' if quoted or " " in name else name
@@ -415,7 +417,7 @@ def test_forms_name_what_their_field_holds(fields, quoted, preamble):
 
 
 @given(st.binary(max_size=300), st.binary(max_size=60))
-def test_forms_of_noise(noise, kind):
+def test_forms_of_noise(noise: bytes, kind: bytes) -> None:
     with contextlib.suppress(BadForm):
         field_of(noise, b"multipart/" + kind)
     with contextlib.suppress(BadForm):

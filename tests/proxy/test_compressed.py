@@ -14,6 +14,7 @@ import pytest
 from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.proxy.rig import Rig
 
 from kybernate.model.messages import Endpoint, Load
 from kybernate.proxy.codings import STEP, BadCoding, Decoder
@@ -114,7 +115,7 @@ def test_a_window_larger_than_http_allows_is_refused() -> None:
         decoded("zstd", made.compress(bytes(100)) + made.flush())
 
 
-def test_the_model_in_a_compressed_body(rig):
+def test_the_model_in_a_compressed_body(rig: Rig) -> None:
     rig.serve()
     body = b'{"messages":"' + b"x" * 3_000_000 + b'","model":"m"}'
     with rig.client() as client:
@@ -130,7 +131,7 @@ def test_the_model_in_a_compressed_body(rig):
         assert client.ask("POST", "/v1/x", b'{"model":"m"}', content_encoding="identity").status == 200
 
 
-def test_the_servers_own_name_in_a_compressed_body(rig):
+def test_the_servers_own_name_in_a_compressed_body(rig: Rig) -> None:
     """It can only be put there decoded."""
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("gpt",), rewrite_model="real"))
@@ -142,7 +143,7 @@ def test_the_servers_own_name_in_a_compressed_body(rig):
             assert "content-encoding" not in dict(seen["fields"])
 
 
-def test_codings_that_are_not_known_are_named(rig):
+def test_codings_that_are_not_known_are_named(rig: Rig) -> None:
     server = rig.serve()
     for coding in ("compress", "gzip, br", "aws-chunked", "dcb"):
         with rig.client() as client:
@@ -157,7 +158,7 @@ def test_codings_that_are_not_known_are_named(rig):
     assert len(server.requests) == 1
 
 
-def test_compressed_bodies_that_are_broken_or_too_large(rig):
+def test_compressed_bodies_that_are_broken_or_too_large(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port), body_max=1 << 20)
     rig.open()
@@ -179,7 +180,7 @@ def test_compressed_bodies_that_are_broken_or_too_large(rig):
     assert len(server.requests) == 1
 
 
-def test_what_is_decoded_counts_as_kept(rig):
+def test_what_is_decoded_counts_as_kept(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port), held_bytes_max=1 << 20)
     rig.open()

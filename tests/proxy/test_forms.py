@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.proxy.rig import request
+from tests.conftest import Eventually
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Endpoint, Load
 from kybernate.proxy.forms import BadForm, ModelField
@@ -126,7 +127,7 @@ def test_a_part_that_says_its_length_says_the_new_one() -> None:
     assert found(form).with_name(form, "real") == FILE + part("model", b"real", "Content-Length: 4") + END
 
 
-def test_the_servers_own_name_in_a_form(rig):
+def test_the_servers_own_name_in_a_form(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("whisper-1",), rewrite_model="openai/whisper-large-v3"))
     rig.open()
@@ -144,7 +145,7 @@ def test_the_servers_own_name_in_a_form(rig):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_the_audio_behind_the_name_passes_through(rig, eventually, chunked):
+def test_the_audio_behind_the_name_passes_through(rig: Rig, eventually: Eventually, chunked: bool) -> None:
     """More of it than may be kept, and the server has what was sent before the rest is there."""
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("whisper-1",), rewrite_model="real"), held_bytes_max=200_000)
@@ -168,7 +169,7 @@ def test_the_audio_behind_the_name_passes_through(rig, eventually, chunked):
         assert client.model("m").status == 200, "the connection goes on"
 
 
-def test_a_second_model_behind_the_audio_reaches_no_server_in_whole(rig):
+def test_a_second_model_behind_the_audio_reaches_no_server_in_whole(rig: Rig) -> None:
     server = rig.serve()
     form = part("model", b"m") + FILE + part("model", b"other") + END
     with rig.client() as client:
@@ -180,7 +181,7 @@ def test_a_second_model_behind_the_audio_reaches_no_server_in_whole(rig):
     assert server.requests == []
 
 
-def test_a_form_waits_for_its_model(rig):
+def test_a_form_waits_for_its_model(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("whisper-1",), rewrite_model="real"))
     form = part("model", b"whisper-1") + part("file", bytes(300_000)) + END

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.proxy.rig import Client, Rig, request
@@ -12,7 +13,7 @@ from tests.proxy.rig import Client, Rig, request
 from kybernate.model.messages import Drained, Endpoint, Hello, Load, Status
 
 
-def test_a_request_and_its_answer(rig):
+def test_a_request_and_its_answer(rig: Rig) -> None:
     server = rig.serve()
     body = json.dumps({"messages": [{"content": "hé"}], "model": "m"}).encode()
     with rig.client() as client:
@@ -34,7 +35,7 @@ def test_a_request_and_its_answer(rig):
     assert len(server.control()["raw"]) == 1, "one kept-alive connection for all three"
 
 
-def test_names_and_a_rewritten_model(rig):
+def test_names_and_a_rewritten_model(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("gpt", "org/model:tag"), rewrite_model="real"))
     rig.open()
@@ -47,7 +48,7 @@ def test_names_and_a_rewritten_model(rig):
     assert "\\u00e9" in seen
 
 
-def test_the_list_of_models_has_the_parked_ones(rig):
+def test_the_list_of_models_has_the_parked_ones(rig: Rig) -> None:
     rig.configure(Endpoint("a", 1, names=("alias",)), Endpoint("b", 1))
     rig.agent.send(Status("b", "paused", tier="nvme", expected_s=3.5))
     with rig.client() as client:
@@ -69,7 +70,7 @@ BODIES = [
 ]
 
 
-def test_bodies_that_name_no_model_of_ours(rig):
+def test_bodies_that_name_no_model_of_ours(rig: Rig) -> None:
     server = rig.serve()
     with rig.client() as client:
         for body, status, code in BODIES:
@@ -80,7 +81,7 @@ def test_bodies_that_name_no_model_of_ours(rig):
     assert len(server.requests) == 1
 
 
-def test_audio_forms_are_routed_by_their_field(rig):
+def test_audio_forms_are_routed_by_their_field(rig: Rig) -> None:
     rig.serve()
     form = (
         b'--XX\r\nContent-Disposition: form-data; name="file"; filename="model"\r\n\r\n\0\1model\r\n'
@@ -96,7 +97,7 @@ def test_audio_forms_are_routed_by_their_field(rig):
         )
 
 
-def test_by_host_and_by_path(rig):
+def test_by_host_and_by_path(rig: Rig) -> None:
     one, two = rig.upstream(), rig.upstream()
     rig.configure(
         Endpoint("one", one.port, hosts=("one.example",), paths=("/both",)),
@@ -118,7 +119,7 @@ def test_by_host_and_by_path(rig):
             assert client.ask("GET", path).status == 404
 
 
-def test_chunked_request_bodies_that_name_a_model(rig):
+def test_chunked_request_bodies_that_name_a_model(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         client.send(
@@ -130,7 +131,7 @@ def test_chunked_request_bodies_that_name_a_model(rig):
         assert dict(seen["fields"])["content-length"] == "13"
 
 
-def test_old_clients(rig):
+def test_old_clients(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         client.send(b"GET /svc/bytes?100000 HTTP/1.0\r\n\r\n")
@@ -143,7 +144,7 @@ def test_old_clients(rig):
             assert client.answer().fields["connection"] == "keep-alive"
 
 
-def test_pipelined_requests_are_answered_in_their_order(rig):
+def test_pipelined_requests_are_answered_in_their_order(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         client.send(b"".join(request("POST", f"/svc/{n}", b"x" * n) for n in range(50)))
@@ -151,7 +152,7 @@ def test_pipelined_requests_are_answered_in_their_order(rig):
 
 
 @pytest.mark.root
-def test_a_port_in_a_network_of_its_own(rig):
+def test_a_port_in_a_network_of_its_own(rig: Rig) -> None:
     server = rig.upstream("--own-network", "--port", "8000")
     rig.configure(Endpoint("m", 8000))
     rig.open(network_pid=server.pid)
@@ -166,7 +167,7 @@ def test_a_port_in_a_network_of_its_own(rig):
         Client(8000)
 
 
-def test_health_of_the_activator(rig):
+def test_health_of_the_activator(rig: Rig) -> None:
     rig.configure()
     with rig.client() as client:
         assert client.ask("GET", "/health").json() == {"status": "ok"}
@@ -174,7 +175,7 @@ def test_health_of_the_activator(rig):
         assert client.ask("GET", "/readyz").status == 200
 
 
-def test_a_probe_of_a_parked_model_wakes_nobody(rig):
+def test_a_probe_of_a_parked_model_wakes_nobody(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",), health="/svc/health"))
     with rig.client() as client:
@@ -186,7 +187,7 @@ def test_a_probe_of_a_parked_model_wakes_nobody(rig):
         assert client.ask("GET", "/svc/health").json()["target"] == "/svc/health", "the model's own word while it runs"
 
 
-def test_a_model_that_is_configured_away(rig):
+def test_a_model_that_is_configured_away(rig: Rig) -> None:
     server = rig.serve()
     with rig.client() as client, rig.client() as waiting:
         assert client.model("m").status == 200
@@ -199,7 +200,7 @@ def test_a_model_that_is_configured_away(rig):
         assert client.model("m").status == 404
 
 
-def test_two_workers_share_a_port(rig, tmp_path):
+def test_two_workers_share_a_port(rig: Rig, tmp_path: Path) -> None:
     server = rig.serve()
     (tmp_path / "second").mkdir()
     other = Rig(tmp_path / "second")
@@ -218,7 +219,7 @@ def test_two_workers_share_a_port(rig, tmp_path):
         other.stop()
 
 
-def test_a_bad_address_is_said_in_one_line(rig):
+def test_a_bad_address_is_said_in_one_line(rig: Rig) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kybernate.proxy", "--agent", "/x", "--listen", "127.0.0.1:http"],
         capture_output=True,

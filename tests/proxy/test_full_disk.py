@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict
-from tests.conftest import SmallTmpfs
+from tests.conftest import Eventually, SmallTmpfs
+from tests.proxy.rig import Rig
 
 from kybernate.agent.serving.metrics import OfWorkers
 from kybernate.model.messages import Endpoint
@@ -22,9 +23,11 @@ def counted(directory: Path, name: str, **labels: str) -> float | None:
 
 
 @pytest.mark.root
-def test_a_worker_outlives_a_full_disk_and_keeps_its_counts(small_tmpfs, rig, eventually) -> None:
+def test_a_worker_outlives_a_full_disk_and_keeps_its_counts(
+    small_tmpfs: Callable[[int], SmallTmpfs], rig: Rig, eventually: Eventually
+) -> None:
     """Its counters are mapped files: without room for them taken ahead the kernel killed it (SIGBUS)."""
-    tmpfs: SmallTmpfs = small_tmpfs(1 << 20)
+    tmpfs = small_tmpfs(1 << 20)
     server = rig.upstream()
     rig.start("--metrics-directory", str(tmpfs.place / "metrics"))
     rig.configure(*(Endpoint(f"m{number}", server.port) for number in range(40)))
@@ -43,7 +46,7 @@ def test_a_worker_outlives_a_full_disk_and_keeps_its_counts(small_tmpfs, rig, ev
         # The sweep counts what is in flight as well; a second round comes after at least one that failed.
         eventually(lambda: "no room for the counters" in rig.log.read_text())
         assert client.model("m1").status == 200
-        assert rig.process.poll() is None
+        assert rig.started.poll() is None
         tmpfs.free()
 
         def ok(name: str) -> float | None:

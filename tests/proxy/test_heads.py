@@ -72,7 +72,7 @@ def strict(raw: bytes) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
 
 
 @given(FIELDS)
-def test_fields_arrive_as_they_were(fields):
+def test_fields_arrive_as_they_were(fields: list[tuple[bytes, bytes]]) -> None:
     raw = b"GET /x?y HTTP/1.1\r\nhost: h\r\n" + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n"
     head = parse_request(raw)
     sent = request_for_upstream(head, client=b"::1", secure=True, request_id=b"id")
@@ -86,7 +86,7 @@ def test_fields_arrive_as_they_were(fields):
 @given(st.lists(PIECES, max_size=14), st.booleans())
 @example([b"GET /a HTTP/1.1\r\nhost: a\r\nContent-Length: 5\r\nconnection: content-length"], True)
 @example([b"GET /a HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\nconnection: transfer-encoding"], True)
-def test_whatever_is_accepted_is_the_grammar(pieces, start):
+def test_whatever_is_accepted_is_the_grammar(pieces: list[bytes], start: bool) -> None:
     raw = (b"POST /a HTTP/1.1\r\nhost: h\r\n" if start else b"") + b"".join(pieces) + b"\r\n\r\n"
     raw = raw[: raw.find(b"\r\n\r\n") + 4]
     try:
@@ -109,7 +109,7 @@ def test_whatever_is_accepted_is_the_grammar(pieces, start):
 
 @settings(max_examples=500)
 @given(st.binary(max_size=200))
-def test_noise_is_refused_or_read(noise):
+def test_noise_is_refused_or_read(noise: bytes) -> None:
     for raw in (noise, b"GET / HTTP/1.1\r\nhost: a\r\n" + noise + b"\r\n\r\n"):
         raw = raw[: raw.find(b"\r\n\r\n") + 4]
         try:
@@ -136,7 +136,9 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
     st.binary(max_size=20),
     st.sampled_from([b"", b";a=b", b';x="y z"']),
 )
-def test_a_chunked_body_ends_where_it_ends(chunks, places, behind, extension):
+def test_a_chunked_body_ends_where_it_ends(
+    chunks: list[bytes], places: list[int], behind: bytes, extension: bytes
+) -> None:
     body = b"".join(b"%X%b\r\n%b\r\n" % (len(c), extension, c) for c in chunks) + b"0\r\nx-t: v\r\n\r\n"
     payload: list[bytes] = []
     framing, taken = ChunkedBody(), 0
@@ -174,7 +176,7 @@ def reference(data: bytes) -> tuple[bytes, int] | None:
     ),
     st.lists(st.integers(0, 60), max_size=6),
 )
-def test_two_parsers_agree_where_a_body_ends(pieces, places):
+def test_two_parsers_agree_where_a_body_ends(pieces: list[bytes], places: list[int]) -> None:
     data = b"".join(pieces)
     payload: list[bytes] = []
     framing, taken = ChunkedBody(), 0
@@ -192,7 +194,7 @@ def test_two_parsers_agree_where_a_body_ends(pieces, places):
 
 
 @given(st.integers(0, 100), st.lists(st.integers(0, 120), max_size=5))
-def test_a_body_of_known_length(length, places):
+def test_a_body_of_known_length(length: int, places: list[int]) -> None:
     framing, taken = LengthBody(length), 0
     for piece in cut(b"x" * 110, places):
         taken += framing.take(piece)
@@ -201,7 +203,7 @@ def test_a_body_of_known_length(length, places):
 
 
 @given(CHUNKS, st.lists(st.integers(0, 500), max_size=8), st.booleans())
-def test_answers_pass_in_whatever_pieces_they_come(chunks, places, old):
+def test_answers_pass_in_whatever_pieces_they_come(chunks: list[bytes], places: list[int], old: bool) -> None:
     body = b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in chunks) + b"0\r\n\r\n"
     raw = b"HTTP/1.1 103 Early\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-a: b\r\n\r\n" + body
     reader = AnswerReader(head_only=False, minor=0 if old else 1, keep_alive=not old, upgrade=False)
@@ -216,7 +218,7 @@ def test_answers_pass_in_whatever_pieces_they_come(chunks, places, old):
 
 @settings(max_examples=500)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4))
-def test_answers_of_noise(noise, places):
+def test_answers_of_noise(noise: bytes, places: list[int]) -> None:
     reader = AnswerReader(head_only=False, minor=1, keep_alive=True, upgrade=False)
     try:
         for piece in cut(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n" + noise, places):
@@ -226,7 +228,7 @@ def test_answers_of_noise(noise, places):
         assert not reader.done
 
 
-def test_a_connection_field_can_not_remove_what_protects():
+def test_a_connection_field_can_not_remove_what_protects() -> None:
     head = parse_request(
         b"GET / HTTP/1.1\r\nhost: a\r\nconnection: x-forwarded-for, content-type, x-a\r\ncontent-type: t\r\nx-a: 1\r\n\r\n"
     )
@@ -237,7 +239,7 @@ def test_a_connection_field_can_not_remove_what_protects():
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
-def test_a_status_passes(status):
+def test_a_status_passes(status: int) -> None:
     reader = AnswerReader(head_only=True, minor=1, keep_alive=True, upgrade=False)
     assert reader.feed(b"HTTP/1.1 %d \r\ncontent-length: 5\r\n\r\n" % status).startswith(b"HTTP/1.1 %d" % status)
     assert reader.status == status

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 import pytest
-from tests.proxy.rig import Client, request
+from tests.conftest import Eventually
+from tests.proxy.rig import Client, Rig, Upstream, request
 
 from kybernate.model.messages import Endpoint, Limits, Load, Refuse
 from kybernate.proxy.answering import BadAnswer
@@ -17,7 +19,7 @@ STREAM = b'{"model":"m","stream":true}'
 COMMENT = b": waiting for the model\n\n"
 
 
-def waits(rig, client: Client, path: str = "/v1/chat/completions", **fields: str) -> None:
+def waits(rig: Rig, client: Client, path: str = "/v1/chat/completions", **fields: str) -> None:
     client.send(request("POST", path, STREAM, **fields))
     head = client.until(b"\r\n\r\n").lower()
     assert head.startswith(b"http/1.1 200")
@@ -26,7 +28,7 @@ def waits(rig, client: Client, path: str = "/v1/chat/completions", **fields: str
     client.until(COMMENT)
 
 
-def held(rig, **settings: object):
+def held(rig: Rig, **settings: Any) -> Upstream:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, limits=Limits(hold_s=60)), heartbeat_s=0.2, **settings)
     return server
@@ -51,7 +53,7 @@ def error_in(text: bytes) -> dict[str, object]:
     return error
 
 
-def test_comments_until_the_model_is_there_and_then_its_events(rig, eventually):
+def test_comments_until_the_model_is_there_and_then_its_events(rig: Rig, eventually: Eventually) -> None:
     server = held(rig)
     with rig.client() as client:
         waits(rig, client, "/v1/events")
@@ -66,7 +68,7 @@ def test_comments_until_the_model_is_there_and_then_its_events(rig, eventually):
     assert len(server.requests) == 2
 
 
-def test_an_error_comes_as_an_event(rig):
+def test_an_error_comes_as_an_event(rig: Rig) -> None:
     held(rig)
     with rig.client() as client:
         waits(rig, client)
@@ -77,7 +79,7 @@ def test_an_error_comes_as_an_event(rig):
         assert client.ask("GET", "/v1/models").status == 200, "the connection goes on"
 
 
-def test_a_deadline_comes_as_an_event(rig):
+def test_a_deadline_comes_as_an_event(rig: Rig) -> None:
     held(rig)
     with rig.client() as client:
         waits(rig, client, x_kybernate_max_wait="2.5")
@@ -94,7 +96,7 @@ def test_a_deadline_comes_as_an_event(rig):
         (b"no HTTP at all\r\n\r\n", "bad_answer"),
     ],
 )
-def test_the_servers_own_errors_come_as_events(rig, answer, code):
+def test_the_servers_own_errors_come_as_events(rig: Rig, answer: bytes, code: str | None) -> None:
     held(rig)
     with rig.client() as client:
         waits(rig, client, f"/v1/raw?{answer.hex()}&close")
@@ -102,7 +104,7 @@ def test_the_servers_own_errors_come_as_events(rig, answer, code):
         assert error_in(content(client)).get("code") == code
 
 
-def test_an_answer_that_is_no_stream_is_one_event(rig):
+def test_an_answer_that_is_no_stream_is_one_event(rig: Rig) -> None:
     held(rig)
     with rig.client() as client:
         waits(rig, client, "/v1/echo")
@@ -112,7 +114,7 @@ def test_an_answer_that_is_no_stream_is_one_event(rig):
         assert text.endswith(b"\n\n")
 
 
-def test_a_server_that_hangs_up_in_the_middle_is_seen(rig):
+def test_a_server_that_hangs_up_in_the_middle_is_seen(rig: Rig) -> None:
     held(rig)
     raw = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n"
     with rig.client() as client:
@@ -122,7 +124,7 @@ def test_a_server_that_hangs_up_in_the_middle_is_seen(rig):
             assert not client.rest().endswith(b"0\r\n\r\n"), "its client sees that something is missing"
 
 
-def test_a_stream_that_was_begun_as_plain_text_stays_so(rig):
+def test_a_stream_that_was_begun_as_plain_text_stays_so(rig: Rig) -> None:
     """A client that takes gzip, and a server that would send it, don't make the rest of it unreadable."""
     held(rig)
     with rig.client() as client:
@@ -138,7 +140,7 @@ def test_a_stream_that_was_begun_as_plain_text_stays_so(rig):
         assert error_in(content(client))["code"] == "bad_answer"
 
 
-def test_who_wants_no_stream_gets_a_status(rig):
+def test_who_wants_no_stream_gets_a_status(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), heartbeat_s=0.2)
     with rig.client() as plain, rig.client() as path, rig.client() as streams:
@@ -150,7 +152,7 @@ def test_who_wants_no_stream_gets_a_status(rig):
         assert plain.answer().status == path.answer().status == 503
 
 
-def test_a_client_of_http_1_0_gets_them_up_to_the_connections_end(rig):
+def test_a_client_of_http_1_0_gets_them_up_to_the_connections_end(rig: Rig) -> None:
     held(rig)
     with rig.client() as client:
         client.send(request("POST", "/v1/echo", STREAM).replace(b"HTTP/1.1", b"HTTP/1.0"))
@@ -162,7 +164,7 @@ def test_a_client_of_http_1_0_gets_them_up_to_the_connections_end(rig):
         assert client.rest().replace(COMMENT, b"").startswith(b"data: {")
 
 
-def test_who_hangs_up_meanwhile_waits_no_longer(rig):
+def test_who_hangs_up_meanwhile_waits_no_longer(rig: Rig) -> None:
     server = held(rig)
     client = rig.client()
     waits(rig, client)

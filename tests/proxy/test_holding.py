@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from tests.proxy.rig import request
+from tests.conftest import Eventually
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Endpoint, Limits, Load, Refuse, Share, Status
 
 ASK = request("POST", "/v1/completions", b'{"model":"m"}')
 
 
-def waiting(rig, count):
+def waiting(rig: Rig, count: int) -> Load:
     return rig.agent.wait(Load, lambda load: load.waiting == count)
 
 
-def test_held_until_it_opens(rig):
+def test_held_until_it_opens(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port))
     with rig.client() as client:
@@ -35,7 +36,7 @@ def test_held_until_it_opens(rig):
     assert done.epoch == rig.epoch
 
 
-def test_oldest_first_and_never_more_at_once_than_allowed(rig):
+def test_oldest_first_and_never_more_at_once_than_allowed(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",), limits=Limits(concurrency=1)))
     clients = [rig.client() for _ in range(5)]
@@ -52,7 +53,7 @@ def test_oldest_first_and_never_more_at_once_than_allowed(rig):
     assert max(load.in_flight for load in loads) == 1
 
 
-def test_a_share_lets_more_through(rig, eventually):
+def test_a_share_lets_more_through(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve(limits=Limits(concurrency=1))
     clients = [rig.client() for _ in range(3)]
     for client in clients:
@@ -67,7 +68,7 @@ def test_a_share_lets_more_through(rig, eventually):
         client.socket.close()
 
 
-def test_a_full_queue_and_a_deadline(rig):
+def test_a_full_queue_and_a_deadline(rig: Rig) -> None:
     rig.configure(Endpoint("m", 1, limits=Limits(queue=2, hold_s=600)))
     rig.agent.send(Status("m", "paused", tier="ram", expected_s=7.2))
     with rig.client() as one, rig.client() as two, rig.client() as three:
@@ -86,7 +87,7 @@ def test_a_full_queue_and_a_deadline(rig):
         assert three.model("m", x_kybernate_max_wait="nan").status == 400
 
 
-def test_a_worker_holds_so_many_requests_and_bytes(rig):
+def test_a_worker_holds_so_many_requests_and_bytes(rig: Rig) -> None:
     rig.configure(Endpoint("a", 1), Endpoint("b", 1), held_max=2, held_bytes_max=4000)
     body = b'{"model":"a","x":"' + b"x" * 3000 + b'"}'
     with rig.client() as one, rig.client() as two, rig.client() as three:
@@ -99,7 +100,7 @@ def test_a_worker_holds_so_many_requests_and_bytes(rig):
         assert (answer.status, answer.code) == (429, "held_full")
 
 
-def test_bodies_that_are_still_being_read_count_too(rig, eventually):
+def test_bodies_that_are_still_being_read_count_too(rig: Rig, eventually: Eventually) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port), held_bytes_max=100_000)
     rig.open()
@@ -108,7 +109,7 @@ def test_bodies_that_are_still_being_read_count_too(rig, eventually):
     with rig.client() as first:
         first.send(head + body)
 
-        def refused():
+        def refused() -> bool:
             with rig.client() as second:
                 second.send(head + body)
                 second.socket.settimeout(0.5)
@@ -124,7 +125,7 @@ def test_bodies_that_are_still_being_read_count_too(rig, eventually):
     assert len(server.requests) == 2
 
 
-def test_a_client_that_hangs_up_is_held_no_longer(rig):
+def test_a_client_that_hangs_up_is_held_no_longer(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port))
     with rig.client() as stays:
@@ -140,7 +141,7 @@ def test_a_client_that_hangs_up_is_held_no_longer(rig):
     assert len(server.requests) == 1
 
 
-def test_one_that_hangs_up_behind_an_unread_body_is_found(rig):
+def test_one_that_hangs_up_behind_an_unread_body_is_found(rig: Rig) -> None:
     """Where more of a body lies ready than is taken ahead, the end of the connection can't be read."""
     rig.configure(Endpoint("m", 1, paths=("/svc",)))
     client = rig.client()
@@ -150,7 +151,7 @@ def test_one_that_hangs_up_behind_an_unread_body_is_found(rig):
     rig.agent.wait(Load, lambda load: load.waiting == 0 and load.begun == 1 and load.ended == 1)
 
 
-def test_a_model_that_can_not_be_had(rig, eventually):
+def test_a_model_that_can_not_be_had(rig: Rig, eventually: Eventually) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",), health="/svc/health"))
     with rig.client() as one, rig.client() as two:
@@ -171,7 +172,7 @@ def test_a_model_that_can_not_be_had(rig, eventually):
 
 
 @pytest.mark.timeout(300)
-def test_ten_thousand_held_and_none_lost(rig, eventually):
+def test_ten_thousand_held_and_none_lost(rig: Rig, eventually: Eventually) -> None:
     count = 10_000
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, limits=Limits(queue=count)))
@@ -198,17 +199,17 @@ def test_ten_thousand_held_and_none_lost(rig, eventually):
     eventually(lambda: open_files(rig.pid) < 100, what="all descriptors are given back")
 
 
-def test_what_is_held_while_the_worker_ends(rig):
+def test_what_is_held_while_the_worker_ends(rig: Rig) -> None:
     rig.start("--grace", "3600")
     rig.configure(Endpoint("m", 1))
     with rig.client() as client:
         client.send(ASK)
         waiting(rig, 1)
-        rig.process.terminate()
+        rig.started.terminate()
         answer = client.answer()
         assert (answer.status, answer.code) == (503, "shutting_down")
         assert client.ended
-    assert rig.process.wait(60) == 0, "nothing in flight, nothing to wait for"
+    assert rig.started.wait(60) == 0, "nothing in flight, nothing to wait for"
 
 
 def rss(pid: int) -> int:

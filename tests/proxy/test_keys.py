@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.proxy.rig import request
+from tests.conftest import Eventually
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Drained, Endpoint, Key, Load
 
@@ -15,7 +16,7 @@ def key(name: str, *models: str) -> Key:
     return Key(name, hashlib.sha256(f"secret-{name}".encode()).hexdigest(), models)
 
 
-def test_keys(rig):
+def test_keys(rig: Rig) -> None:
     one, two = rig.upstream(), rig.upstream()
     endpoints = (
         Endpoint("one", one.port, names=("uno",), paths=("/one",), health="/one/health"),
@@ -69,7 +70,7 @@ def test_keys(rig):
         assert "secret" not in str(seen["fields"]), "no workload learns a key"
 
 
-def test_other_authorization_is_the_workloads_own(rig):
+def test_other_authorization_is_the_workloads_own(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), keys=(key("all"),))
     rig.open()
@@ -78,14 +79,14 @@ def test_other_authorization_is_the_workloads_own(rig):
     assert dict(fields)["authorization"] == "Basic eA=="
 
 
-def test_without_keys_authorization_passes(rig):
+def test_without_keys_authorization_passes(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         fields = dict(client.ask("GET", "/svc", authorization="Bearer x", x_api_key="y").json()["fields"])
     assert (fields["authorization"], fields["x-api-key"]) == ("Bearer x", "y")
 
 
-def test_a_key_that_is_taken_away(rig, eventually):
+def test_a_key_that_is_taken_away(rig: Rig, eventually: Eventually) -> None:
     server = rig.upstream()
     endpoint = Endpoint("m", server.port)
     rig.configure(endpoint, keys=(key("old"),))
@@ -102,7 +103,7 @@ def test_a_key_that_is_taken_away(rig, eventually):
         assert client.model("m", x_api_key="secret-new", **brief).code == "hold_timeout"
 
 
-def test_what_waits_with_a_key_that_is_taken_away_reaches_nobody(rig):
+def test_what_waits_with_a_key_that_is_taken_away_reaches_nobody(rig: Rig) -> None:
     """Also what is still being read then, and what came while nobody needed a key."""
     server = rig.upstream()
     endpoint = Endpoint("m", server.port, paths=("/svc",))
@@ -127,7 +128,7 @@ def test_what_waits_with_a_key_that_is_taken_away_reaches_nobody(rig):
     assert [dict(seen["fields"]).get("x-api-key") for seen in server.requests] == [None]
 
 
-def test_what_came_before_keys_were_needed_needs_one_now(rig):
+def test_what_came_before_keys_were_needed_needs_one_now(rig: Rig) -> None:
     server = rig.upstream()
     endpoint = Endpoint("m", server.port)
     rig.configure(endpoint)
@@ -141,7 +142,7 @@ def test_what_came_before_keys_were_needed_needs_one_now(rig):
     assert len(server.requests) == 1
 
 
-def test_no_key_is_written_anywhere(rig, tmp_path):
+def test_no_key_is_written_anywhere(rig: Rig, tmp_path: Path) -> None:
     """Of whatever kind the request and its failure: not in logs, metrics, answers, the worker's arguments or environment."""
     server = rig.upstream()
     secret = "sk-UNMISTAKABLE-0123456789"

@@ -8,14 +8,15 @@ import subprocess
 import sys
 import time
 
-from tests.proxy.rig import PROGRAMS, Client, free_port, request
+from tests.conftest import Eventually
+from tests.proxy.rig import PROGRAMS, Client, Rig, free_port, request
 
 from kybernate.model.messages import Close, Drained, End, Endpoint, Hello, Load, Open
 
 ASK = request("POST", "/v1/completions", b'{"model":"m"}')
 
 
-def test_close_waits_for_what_is_in_flight_and_holds_what_comes(rig, eventually):
+def test_close_waits_for_what_is_in_flight_and_holds_what_comes(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     with rig.client() as flying, rig.client() as idle, rig.client() as later:
         assert idle.model("m").status == 200
@@ -37,7 +38,7 @@ def test_close_waits_for_what_is_in_flight_and_holds_what_comes(rig, eventually)
     assert [m.epoch for m in rig.agent.of(Drained)] == [epoch, rig.epoch]
 
 
-def test_an_open_takes_a_close_back(rig, eventually):
+def test_an_open_takes_a_close_back(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     with rig.client() as flying, rig.client() as later:
         flying.send(request("GET", "/svc/wait"))
@@ -53,14 +54,14 @@ def test_an_open_takes_a_close_back(rig, eventually):
     assert rig.agent.of(Drained) == []
 
 
-def test_a_close_of_what_is_not_open_is_answered_too(rig):
+def test_a_close_of_what_is_not_open_is_answered_too(rig: Rig) -> None:
     rig.configure(Endpoint("m", 1))
     for number in range(2):
         rig.agent.send(Close("m", 7))
         assert rig.agent.wait(Drained, count=number + 1).epoch == 7
 
 
-def test_preemption_cuts_off(rig, eventually):
+def test_preemption_cuts_off(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     with rig.client() as silent, rig.client() as talking:
         silent.send(request("GET", "/svc/wait"))
@@ -75,7 +76,7 @@ def test_preemption_cuts_off(rig, eventually):
     eventually(lambda: server.control()["hung_up"] == 2)
 
 
-def test_a_client_that_hangs_up_in_flight_cancels_upstream(rig, eventually):
+def test_a_client_that_hangs_up_in_flight_cancels_upstream(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     client = rig.client()
     client.send(request("GET", "/svc/wait"))
@@ -85,7 +86,7 @@ def test_a_client_that_hangs_up_in_flight_cancels_upstream(rig, eventually):
     rig.agent.wait(Load, lambda load: load.ended == 1 and load.in_flight == 0)
 
 
-def test_an_agent_that_is_gone_and_comes_back(rig, eventually):
+def test_an_agent_that_is_gone_and_comes_back(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     rig.agent.first.append(Open("m", 99, None))  # what the next agent will say at once
     with rig.client() as client, rig.client() as flying:
@@ -106,7 +107,7 @@ def test_an_agent_that_is_gone_and_comes_back(rig, eventually):
         rig.agent.wait(Load, lambda load: load.epoch == 99)
 
 
-def test_what_is_held_stays_held_without_an_agent(rig):
+def test_what_is_held_stays_held_without_an_agent(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port))
     with rig.client() as client, rig.client() as brief:
@@ -122,30 +123,29 @@ def test_what_is_held_stays_held_without_an_agent(rig):
         assert client.answer().status == 200
 
 
-def test_a_worker_whose_agent_can_never_come_back_ends(rig):
+def test_a_worker_whose_agent_can_never_come_back_ends(rig: Rig) -> None:
     server = rig.serve()
     with rig.client() as client:
         assert client.model("m").status == 200
         rig.agent.stop()
         shutil.rmtree(rig.agent.path.parent)
-        assert rig.process.wait(60) == 0
+        assert rig.started.wait(60) == 0
     assert server.control()["connections"] == 0
 
 
-def test_a_worker_that_starts_before_its_agent(rig):
+def test_a_worker_that_starts_before_its_agent(rig: Rig) -> None:
     server = rig.upstream()
     rig.agent.first = []
     rig.start()
     rig.agent.stop()
-    rig.configure_later = [Endpoint("m", server.port)]
     rig.agent.start()
-    rig.configure(*rig.configure_later)
+    rig.configure(Endpoint("m", server.port))
     rig.open()
     with rig.client() as client:
         assert client.model("m").status == 200
 
 
-def test_words_that_nobody_knows(rig):
+def test_words_that_nobody_knows(rig: Rig) -> None:
     server = rig.serve()
     rig.agent.send_raw(b'{"kind":"tomorrow","x":1}\nnonsense\n[]\n{"kind":"open"}\n')
     rig.agent.send(Open("unknown", 1, None))
@@ -154,7 +154,7 @@ def test_words_that_nobody_knows(rig):
     assert len(server.requests) == 1
 
 
-def test_the_end_lets_answers_end(rig, eventually):
+def test_the_end_lets_answers_end(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     with rig.client() as flying, rig.client() as idle:
         assert idle.model("m").status == 200
@@ -168,20 +168,20 @@ def test_the_end_lets_answers_end(rig, eventually):
         assert server_waits
         server.release()
         assert b"0\r\n\r\n" in flying.rest()
-    assert rig.process.wait(60) == 0
+    assert rig.started.wait(60) == 0
 
 
-def test_the_end_cuts_off_what_takes_too_long(rig, eventually):
+def test_the_end_cuts_off_what_takes_too_long(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     with rig.client() as flying:
         flying.send(request("GET", "/svc/wait"))
         eventually(lambda: server.control()["waiting"] == 1)
         rig.agent.send(End(grace_s=0.2))
         assert flying.ended
-        assert rig.process.wait(60) == 0
+        assert rig.started.wait(60) == 0
 
 
-def test_idle_connections_that_the_server_closed_are_not_an_error(rig):
+def test_idle_connections_that_the_server_closed_are_not_an_error(rig: Rig) -> None:
     server = rig.serve()
     with rig.client() as client:
         for _ in range(30):
@@ -189,7 +189,7 @@ def test_idle_connections_that_the_server_closed_are_not_an_error(rig):
             server.control("/_close_idle")
 
 
-def test_a_server_that_closes_while_it_is_asked(rig):
+def test_a_server_that_closes_while_it_is_asked(rig: Rig) -> None:
     """The race of every kept-alive connection: not one error, and not one request that arrives twice."""
     program = [sys.executable, str(PROGRAMS / "closing.py")]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as server:
@@ -211,7 +211,7 @@ def test_a_server_that_closes_while_it_is_asked(rig):
             server.kill()
 
 
-def test_a_server_that_closes_without_an_answer(rig):
+def test_a_server_that_closes_without_an_answer(rig: Rig) -> None:
     """The request was read there: it must not be sent again."""
     server = rig.serve()
     with rig.client() as client:
@@ -221,7 +221,7 @@ def test_a_server_that_closes_without_an_answer(rig):
     assert sum(r["target"] == "/svc/hang-up" for r in server.requests) == 1
 
 
-def test_a_server_that_dies_and_comes_back_elsewhere(rig):
+def test_a_server_that_dies_and_comes_back_elsewhere(rig: Rig) -> None:
     server = rig.serve()
     with rig.client() as client:
         assert client.model("m").status == 200
@@ -240,7 +240,7 @@ def test_a_server_that_dies_and_comes_back_elsewhere(rig):
         assert len(again.requests) == 1
 
 
-def test_a_server_that_listens_late(rig):
+def test_a_server_that_listens_late(rig: Rig) -> None:
     port = free_port()
     rig.configure(Endpoint("m", port))
     rig.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from tests.proxy.rig import request
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Endpoint, Key, Load
 
@@ -24,7 +24,7 @@ def asks(origin: str, headers: str = "authorization,content-type,x-stainless-lan
 
 
 @pytest.mark.parametrize("origins", [(PAGE, "http://localhost:3000"), ("*",)])
-def test_a_page_that_is_named(rig, origins):
+def test_a_page_that_is_named(rig: Rig, origins: tuple[str, ...]) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), keys=KEYS, origins=origins)
     rig.open()
@@ -49,7 +49,7 @@ def test_a_page_that_is_named(rig, origins):
             assert ALLOW not in client.ask(method, path, body, x_api_key="secret-all").fields
 
 
-def test_errors_can_be_read_by_the_page(rig):
+def test_errors_can_be_read_by_the_page(rig: Rig) -> None:
     rig.configure(Endpoint("m", 1, paths=("/svc",)), origins=(PAGE,))
     rig.open()
     with rig.client() as client:
@@ -68,7 +68,7 @@ def test_errors_can_be_read_by_the_page(rig):
         assert (answer.code, answer.fields[ALLOW]) == ("hold_timeout", PAGE)
 
 
-def test_pages_that_are_not_named(rig):
+def test_pages_that_are_not_named(rig: Rig) -> None:
     server = rig.serve(hosts=())
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), origins=(PAGE,))
     with rig.client() as client:
@@ -89,7 +89,7 @@ def test_pages_that_are_not_named(rig):
     assert server.requests == []
 
 
-def test_without_origins_nothing_is_said_to_any_page(rig):
+def test_without_origins_nothing_is_said_to_any_page(rig: Rig) -> None:
     server = rig.serve()
     with rig.client() as client:
         assert client.ask("OPTIONS", "/v1/chat/completions", **asks(PAGE)).status == 404
@@ -101,7 +101,7 @@ def test_without_origins_nothing_is_said_to_any_page(rig):
 
 
 @pytest.mark.parametrize("origins", [(PAGE,), ("*",)])
-def test_who_keeps_answers_is_told_that_pages_are_answered_otherwise(rig, origins):
+def test_who_keeps_answers_is_told_that_pages_are_answered_otherwise(rig: Rig, origins: tuple[str, ...]) -> None:
     """Else a page that may ask gets what was kept of an answer to somebody else, and its browser doesn't show it that."""
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), origins=origins)
@@ -116,7 +116,7 @@ def test_who_keeps_answers_is_told_that_pages_are_answered_otherwise(rig, origin
         assert ALLOW not in client.ask("GET", "/v1/models", origin=PAGE).fields
 
 
-def test_what_the_server_says_of_pages_is_not_said_twice(rig):
+def test_what_the_server_says_of_pages_is_not_said_twice(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), origins=(PAGE,))
     rig.open()
@@ -132,7 +132,7 @@ def test_what_the_server_says_of_pages_is_not_said_twice(rig):
         assert client.exactly(2) == b"ok"
 
 
-def test_odd_questions_are_answered_with_plain_words(rig):
+def test_odd_questions_are_answered_with_plain_words(rig: Rig) -> None:
     rig.configure(Endpoint("m", 1), origins=(PAGE,))
     with rig.client() as client:
         for headers in ("x y", "a" * 5000, "", 'a"b'):

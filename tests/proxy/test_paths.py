@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from tests.proxy.rig import request
+from tests.conftest import Eventually
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Drained, Endpoint, Key, Load, Refuse, Status
 
@@ -15,7 +16,7 @@ def key(name: str, *models: str) -> Key:
     return Key(name, hashlib.sha256(f"secret-{name}".encode()).hexdigest(), models)
 
 
-def test_the_page_of_a_model_by_an_encoded_name(rig):
+def test_the_page_of_a_model_by_an_encoded_name(rig: Rig) -> None:
     rig.configure(Endpoint("m", 1, names=("org/model:7b", "größe", "100%")))
     with rig.client() as client:
         for target, name in (
@@ -31,7 +32,7 @@ def test_the_page_of_a_model_by_an_encoded_name(rig):
             assert client.ask("GET", f"/v1/models/{target}").code == "model_not_found"
 
 
-def test_a_base_url_that_ends_in_a_slash(rig):
+def test_a_base_url_that_ends_in_a_slash(rig: Rig) -> None:
     """What is decided on is what the server sees."""
     server = rig.serve()
     with rig.client() as client:
@@ -46,7 +47,7 @@ def test_a_base_url_that_ends_in_a_slash(rig):
     assert len(server.requests) == 4
 
 
-def test_paths_of_other_servers_by_their_body(rig):
+def test_paths_of_other_servers_by_their_body(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         for path in ("/rerank", "/v2/rerank", "/tokenize", "/infill", "/api/chat"):
@@ -59,7 +60,7 @@ def test_paths_of_other_servers_by_their_body(rig):
         assert client.ask("POST", "/rerank", b'{"model":"other"}').code == "model_not_found"
 
 
-def test_paths_by_a_model_in_the_query(rig, eventually):
+def test_paths_by_a_model_in_the_query(rig: Rig, eventually: Eventually) -> None:
     server = rig.upstream()
     rig.configure(
         Endpoint("m", server.port, names=("org/model", "a&b"), rewrite_model="the real one"), Endpoint("plain", 1)
@@ -87,7 +88,7 @@ def test_paths_by_a_model_in_the_query(rig, eventually):
     assert not rig.agent.of(Load, lambda load: load.model == "plain")
 
 
-def test_all_of_a_models_server(rig):
+def test_all_of_a_models_server(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("org/model", "org"), rewrite_model="real", health="/health"))
     rig.open()
@@ -117,7 +118,7 @@ def test_all_of_a_models_server(rig):
         assert not rig.agent.of(Load)[-1].waiting
 
 
-def test_other_paths_need_their_key_too(rig):
+def test_other_paths_need_their_key_too(rig: Rig) -> None:
     server = rig.upstream()
     endpoints = (Endpoint("m", server.port, names=("alias",), health="/health"), Endpoint("theirs", server.port))
     rig.configure(*endpoints, keys=(key("all"), key("ann", "theirs")))
@@ -148,7 +149,7 @@ def test_other_paths_need_their_key_too(rig):
             assert "secret" not in str(answer.json()["fields"])
 
 
-def test_no_page_of_another_site_gets_to_them(rig):
+def test_no_page_of_another_site_gets_to_them(rig: Rig) -> None:
     """A model's own server may say yes to every page, as some do: it isn't asked."""
     server = rig.serve()
     foreign = {"origin": "http://evil.example"}
@@ -180,7 +181,7 @@ def test_no_page_of_another_site_gets_to_them(rig):
             assert client.ask("GET", "/upstream/m/x", **fields).status == 200, "itself, and a link that is followed"
 
 
-def test_other_paths_can_be_closed(rig):
+def test_other_paths_can_be_closed(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), upstream=False)
     rig.open()
@@ -191,7 +192,7 @@ def test_other_paths_can_be_closed(rig):
         assert client.ask("GET", "/svc").status == client.ask("POST", "//v1/completions", JSON).status == 200
 
 
-def test_hidden_names_can_be_used_and_are_not_listed(rig):
+def test_hidden_names_can_be_used_and_are_not_listed(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, names=("shown", "hidden"), hidden=("m", "hidden")))
     rig.open()
@@ -203,7 +204,7 @@ def test_hidden_names_can_be_used_and_are_not_listed(rig):
         assert '"m"' not in client.ask("GET", "/v1/models").body.decode(), "nor does the list tell them by the way"
 
 
-def test_no_client_is_told_to_wait_so_long_that_it_gives_up(rig):
+def test_no_client_is_told_to_wait_so_long_that_it_gives_up(rig: Rig) -> None:
     rig.configure(Endpoint("m", 1, paths=("/svc",)))
     rig.agent.send(Status("m", "paused", tier="object", expected_s=500.0))
     with rig.client() as client:

@@ -21,7 +21,7 @@ def opened(epoch: int = 1) -> Open:
     return Open("m", epoch, None)
 
 
-def test_open_forwards_oldest_first():
+def test_open_forwards_oldest_first() -> None:
     q = queue()
     for number, ticket in enumerate("abc"):
         assert q.arrive(ticket, now=number, size=1) is False
@@ -29,7 +29,7 @@ def test_open_forwards_oldest_first():
     assert q.arrive("d", now=3, size=1) is True
 
 
-def test_who_comes_while_others_wait_waits_too():
+def test_who_comes_while_others_wait_waits_too() -> None:
     q = queue(concurrency=1)
     q.open(opened())
     assert q.arrive("a", now=0, size=1) is True
@@ -40,7 +40,7 @@ def test_who_comes_while_others_wait_waits_too():
     assert q.ended("a") == [Forward("c")]
 
 
-def test_workers_share_the_limits():
+def test_workers_share_the_limits() -> None:
     q = queue(workers=3, queue=7, concurrency=6)
     assert [q.arrive(n, now=0, size=0) for n in "abc"] == [False] * 3
     refusal = q.arrive("d", now=0, size=0)
@@ -49,7 +49,7 @@ def test_workers_share_the_limits():
     assert q.open(opened()) == [Forward("a"), Forward("b")]
 
 
-def test_deadlines():
+def test_deadlines() -> None:
     q = queue(hold_s=10)
     q.arrive("long", now=0, size=1)
     q.arrive("short", now=1, size=1, max_wait=2)
@@ -63,7 +63,7 @@ def test_deadlines():
     assert isinstance(none, Refusal)
 
 
-def test_retry_after_is_what_the_agent_expects():
+def test_retry_after_is_what_the_agent_expects() -> None:
     q = queue(queue=0)
     for expected, told in ((None, 5.0), (0.2, 1.0), (42.0, 42.0), (1e6, 120.0)):
         q.stand(Status("m", "paused", expected_s=expected))
@@ -72,7 +72,7 @@ def test_retry_after_is_what_the_agent_expects():
         assert refusal.retry_after_s == told
 
 
-def test_close_says_drained_once_nothing_is_connected():
+def test_close_says_drained_once_nothing_is_connected() -> None:
     q = queue()
     q.open(opened())
     q.connected()
@@ -87,7 +87,7 @@ def test_close_says_drained_once_nothing_is_connected():
     assert list(q.in_flight) == ["b"]
 
 
-def test_drained_is_said_even_if_others_wait():
+def test_drained_is_said_even_if_others_wait() -> None:
     q = queue()
     q.open(opened())
     q.arrive("a", now=0, size=1)
@@ -96,7 +96,7 @@ def test_drained_is_said_even_if_others_wait():
     assert q.ended("a") == [SayDrained(1)]
 
 
-def test_an_open_takes_a_close_back():
+def test_an_open_takes_a_close_back() -> None:
     q = queue()
     q.open(opened())
     q.arrive("a", now=0, size=1)
@@ -105,7 +105,7 @@ def test_an_open_takes_a_close_back():
     assert q.ended("a") == []
 
 
-def test_preemption():
+def test_preemption() -> None:
     q = queue()
     q.open(opened())
     q.arrive("a", now=0, size=1)
@@ -115,7 +115,7 @@ def test_preemption():
     assert q.ended("a") == [SayDrained(1)]
 
 
-def test_one_that_could_not_be_sent_is_first_again():
+def test_one_that_could_not_be_sent_is_first_again() -> None:
     q = queue(hold_s=10)
     q.open(opened())
     q.arrive("a", now=0, size=5)

@@ -9,7 +9,8 @@ import threading
 from random import Random
 
 import pytest
-from tests.proxy.rig import request
+from tests.conftest import Eventually
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Drained, Endpoint
 
@@ -76,7 +77,7 @@ REFUSED = {
 }
 
 
-def test_heads_that_are_refused(rig):
+def test_heads_that_are_refused(rig: Rig) -> None:
     server = rig.serve()
     for name, raw in REFUSED.items():
         with rig.client() as client:
@@ -109,7 +110,7 @@ CHUNKS = {
 }
 
 
-def test_chunks_that_are_refused(rig):
+def test_chunks_that_are_refused(rig: Rig) -> None:
     server = rig.serve()
     for name, raw in CHUNKS.items():
         for path in ("/svc", "/v1/completions"):
@@ -124,7 +125,7 @@ def test_chunks_that_are_refused(rig):
     assert server.requests == [], "no request became whole at the server"
 
 
-def test_what_is_inside_a_body_is_no_request(rig):
+def test_what_is_inside_a_body_is_no_request(rig: Rig) -> None:
     server = rig.serve()
     inner = request("GET", "/svc/stolen")
     with rig.client() as client:
@@ -138,7 +139,7 @@ def test_what_is_inside_a_body_is_no_request(rig):
     assert [r["target"] for r in server.requests] == ["/svc/a", "/svc/b", "/svc/c"]
 
 
-def test_the_body_of_a_page_is_no_request(rig):
+def test_the_body_of_a_page_is_no_request(rig: Rig) -> None:
     """Skipped where it came in whole with its head; else it ends the connection."""
     server = rig.serve()
     inner = request("GET", "/svc/stolen")
@@ -157,7 +158,7 @@ def test_the_body_of_a_page_is_no_request(rig):
     assert server.requests == []
 
 
-def test_fields_of_one_connection_stay_there(rig):
+def test_fields_of_one_connection_stay_there(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         answer = client.ask(
@@ -184,7 +185,7 @@ def test_fields_of_one_connection_stay_there(rig):
         assert (named["host"], named["x-forwarded-host"]) == ("here", "here")
 
 
-def test_underscores_do_not_pass_for_dashes(rig):
+def test_underscores_do_not_pass_for_dashes(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         client.send(
@@ -196,7 +197,7 @@ def test_underscores_do_not_pass_for_dashes(rig):
     assert fields["x_other"] == "1"
 
 
-def test_h2c_is_no_upgrade(rig):
+def test_h2c_is_no_upgrade(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         answer = client.ask(
@@ -205,7 +206,7 @@ def test_h2c_is_no_upgrade(rig):
         assert {"upgrade", "connection", "http2-settings"}.isdisjoint(dict(answer.json()["fields"]))
 
 
-def test_an_absolute_target_names_the_host(rig):
+def test_an_absolute_target_names_the_host(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         client.send(b"GET http://other:80/svc?x HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -214,7 +215,7 @@ def test_an_absolute_target_names_the_host(rig):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_answers_that_are_not_passed_on(rig, keep):
+def test_answers_that_are_not_passed_on(rig: Rig, keep: bool) -> None:
     rig.serve()
     for raw in (
         b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -240,7 +241,7 @@ def test_answers_that_are_not_passed_on(rig, keep):
             assert client.model("m").status == 200, "the client's connection is as good as before"
 
 
-def test_more_than_the_answer_is_not_the_next_answer(rig):
+def test_more_than_the_answer_is_not_the_next_answer(rig: Rig) -> None:
     rig.serve()
     stolen = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstolen"
     for raw in (
@@ -253,7 +254,7 @@ def test_more_than_the_answer_is_not_the_next_answer(rig):
             assert client.model("m").json()["method"] == "POST"
 
 
-def test_answers_can_not_forge_our_fields(rig):
+def test_answers_can_not_forge_our_fields(rig: Rig) -> None:
     rig.serve()
     raw = b"HTTP/1.1 200 OK\r\nx-kybernate-tier: forged\r\nx-request-id: forged\r\nproxy-connection: x\r\ncontent-length: 0\r\n\r\n"
     with rig.client() as client:
@@ -262,7 +263,7 @@ def test_answers_can_not_forge_our_fields(rig):
         assert b"proxy-connection" not in answer.raw
 
 
-def test_request_ids(rig):
+def test_request_ids(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         assert client.ask("GET", "/svc", x_request_id="abc-1").fields["x-request-id"] == "abc-1"
@@ -270,7 +271,7 @@ def test_request_ids(rig):
         assert 0 < len(made) < 40
 
 
-def test_slow_heads_and_silent_bodies_are_ended(rig, eventually):
+def test_slow_heads_and_silent_bodies_are_ended(rig: Rig, eventually: Eventually) -> None:
     """Nobody keeps a connection busy by dripping a head. Takes as long as a head may."""
     rig.serve()
     with rig.client() as drips:
@@ -281,7 +282,7 @@ def test_slow_heads_and_silent_bodies_are_ended(rig, eventually):
         assert drips.ended
 
 
-def test_idle_connections_are_closed(rig):
+def test_idle_connections_are_closed(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port), idle_s=0.2)
     rig.open()
@@ -291,7 +292,7 @@ def test_idle_connections_are_closed(rig):
         assert fresh.ended
 
 
-def test_dots_that_are_no_way_up_pass(rig):
+def test_dots_that_are_no_way_up_pass(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         for target in ("/svc/...", "/svc/.x/y..", "/svc/a.b/c%2e", "/svc?a=/../b", "/svc/..x"):
@@ -319,7 +320,7 @@ class _Careless(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_body_that_the_server_leaves_unread_is_no_request_of_the_next_client(rig):
+def test_a_body_that_the_server_leaves_unread_is_no_request_of_the_next_client(rig: Rig) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Careless) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -345,7 +346,7 @@ def test_a_body_that_the_server_leaves_unread_is_no_request_of_the_next_client(r
             thread.join()
 
 
-def test_a_connection_that_carried_a_body_is_for_its_client_only(rig):
+def test_a_connection_that_carried_a_body_is_for_its_client_only(rig: Rig) -> None:
     """And kept for it, as if it were connected itself."""
     server = rig.serve()
 
@@ -366,7 +367,7 @@ def test_a_connection_that_carried_a_body_is_for_its_client_only(rig):
     rig.agent.wait(Drained, lambda drained: drained.epoch == rig.epoch)
 
 
-def test_a_client_that_leaves_leaves_no_connection(rig, eventually):
+def test_a_client_that_leaves_leaves_no_connection(rig: Rig, eventually: Eventually) -> None:
     """They end with their clients, and not since they are idle: one that is idle for longer is still there."""
     server = rig.serve()
 
@@ -382,7 +383,7 @@ def test_a_client_that_leaves_leaves_no_connection(rig, eventually):
     eventually(only_that_of_who_stays, what="an end before they are idle for long")
 
 
-def test_a_body_that_the_servers_kernel_has_not_taken_was_not_read(rig):
+def test_a_body_that_the_servers_kernel_has_not_taken_was_not_read(rig: Rig) -> None:
     """Its connection isn't even for the same client any more."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Careless) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -401,7 +402,7 @@ def test_a_body_that_the_servers_kernel_has_not_taken_was_not_read(rig):
             thread.join()
 
 
-def test_what_follows_an_upgrade_is_a_request_only_if_it_was_declined(rig):
+def test_what_follows_an_upgrade_is_a_request_only_if_it_was_declined(rig: Rig) -> None:
     server = rig.serve()
     inner = request("GET", "/svc/b")
     upgrade = {"connection": "upgrade", "upgrade": "websocket"}
@@ -470,7 +471,7 @@ def noise(random: Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_does_no_harm(rig, seed):
+def test_noise_does_no_harm(rig: Rig, seed: int) -> None:
     """From both sides, in any pieces, while the model comes and goes: afterwards all is as before, and nothing is left in flight.
     (A traceback in the worker's log fails the test as well.)"""
     random = Random(seed)

@@ -8,12 +8,13 @@ import threading
 import time
 
 import websockets
-from tests.proxy.rig import request
+from tests.conftest import Eventually
+from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Drained, Endpoint
 
 
-def test_events_arrive_before_the_next_one_is_made(rig, eventually):
+def test_events_arrive_before_the_next_one_is_made(rig: Rig, eventually: Eventually) -> None:
     server = rig.serve()
     with rig.client() as client:
         client.send(request("GET", "/svc/events"))
@@ -29,7 +30,7 @@ def test_events_arrive_before_the_next_one_is_made(rig, eventually):
         assert client.model("m").status == 200
 
 
-def test_a_large_answer_and_its_trailers(rig):
+def test_a_large_answer_and_its_trailers(rig: Rig) -> None:
     rig.serve()
     size = 100 << 20
     with rig.client() as client:
@@ -44,7 +45,7 @@ def test_a_large_answer_and_its_trailers(rig):
         assert got == size
 
 
-def test_a_client_that_does_not_read_stops_the_server(rig):
+def test_a_client_that_does_not_read_stops_the_server(rig: Rig) -> None:
     """What neither side's kernel takes is not heaped up here."""
     rig.serve()
     with rig.client() as client:
@@ -62,7 +63,7 @@ def test_a_client_that_does_not_read_stops_the_server(rig):
         assert rss(rig.pid) - before < 48 << 20
 
 
-def test_a_large_body_is_streamed(rig):
+def test_a_large_body_is_streamed(rig: Rig) -> None:
     server = rig.serve()
     size = 60 << 20
     piece = bytes(range(256)) * 4096
@@ -82,7 +83,7 @@ def test_a_large_body_is_streamed(rig):
     assert len(server.requests) == 2
 
 
-def test_a_large_body_that_names_its_model(rig):
+def test_a_large_body_that_names_its_model(rig: Rig) -> None:
     rig.serve()
     body = b'{"messages":["' + b"x" * (5 << 20) + b'"],"model":"m"}'
     with rig.client() as client:
@@ -90,7 +91,7 @@ def test_a_large_body_that_names_its_model(rig):
         assert seen["size"] == len(body)
 
 
-def test_bodies_above_the_limit(rig):
+def test_bodies_above_the_limit(rig: Rig) -> None:
     server = rig.upstream()
     rig.configure(Endpoint("m", server.port, paths=("/svc",)), body_max=100_000)
     rig.open()
@@ -106,7 +107,7 @@ def test_bodies_above_the_limit(rig):
     assert server.requests == []
 
 
-def test_expect_continue(rig):
+def test_expect_continue(rig: Rig) -> None:
     rig.serve()
     for path, body in (("/svc", b"x" * 10), ("/v1/completions", b'{"model":"m"}')):
         with rig.client() as client:
@@ -119,7 +120,7 @@ def test_expect_continue(rig):
             assert client.answer().json()["size"] == len(body)
 
 
-def test_interim_answers_and_heads(rig):
+def test_interim_answers_and_heads(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         client.send(request("GET", "/svc/interim"))
@@ -137,7 +138,7 @@ def test_interim_answers_and_heads(rig):
         assert client.model("m").status == 200
 
 
-def test_an_answer_up_to_the_connections_end(rig):
+def test_an_answer_up_to_the_connections_end(rig: Rig) -> None:
     rig.serve()
     raw = b"HTTP/1.1 200 OK\r\n\r\nto the end"
     with rig.client() as client:
@@ -145,7 +146,7 @@ def test_an_answer_up_to_the_connections_end(rig):
         assert (answer.body, answer.fields["connection"]) == (b"to the end", "close")
 
 
-def test_an_answer_that_breaks_off_is_seen_to(rig):
+def test_an_answer_that_breaks_off_is_seen_to(rig: Rig) -> None:
     rig.serve()
     for raw in (
         b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
@@ -162,16 +163,16 @@ def test_an_answer_that_breaks_off_is_seen_to(rig):
             assert len(rest) < 100
 
 
-def test_websockets(rig, eventually):
+def test_websockets(rig: Rig, eventually: Eventually) -> None:
     """Both ways, large frames too; a request in flight for as long as it is open."""
     port: list[int] = []
     stop = threading.Event()
 
-    async def echo(connection):
+    async def echo(connection: websockets.ServerConnection) -> None:
         async for message in connection:
             await connection.send(message)
 
-    async def serve():
+    async def serve() -> None:
         async with websockets.serve(echo, "127.0.0.1", 0, max_size=1 << 24) as server:
             port.append(server.sockets[0].getsockname()[1])
             while not stop.is_set():  # noqa: ASYNC110 - set from another thread
@@ -183,7 +184,7 @@ def test_websockets(rig, eventually):
         eventually(lambda: port)
         rig.configure(Endpoint("m", port[0], paths=("/ws",)))
 
-        async def talk():
+        async def talk() -> int | None:
             async with websockets.connect(f"ws://127.0.0.1:{rig.port}/ws/x", max_size=1 << 24, proxy=None) as held:
                 await held.send("hello")
                 assert await held.recv() == "hello"
@@ -210,7 +211,7 @@ def test_websockets(rig, eventually):
         thread.join()
 
 
-def test_an_upgrade_that_is_declined(rig):
+def test_an_upgrade_that_is_declined(rig: Rig) -> None:
     rig.serve()
     with rig.client() as client:
         answer = client.ask("GET", "/svc", connection="upgrade", upgrade="other/1")

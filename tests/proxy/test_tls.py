@@ -27,7 +27,7 @@ def secure(rig: Rig, context: ssl.SSLContext) -> Client:
     return Client(rig.port, wrap=lambda plain: context.wrap_socket(plain, server_hostname="localhost"))
 
 
-def test_https(rig, context):
+def test_https(rig: Rig, context: ssl.SSLContext) -> None:
     with secure(rig, context) as client:
         assert client.socket.version() in ("TLSv1.2", "TLSv1.3")  # type: ignore[attr-defined]
         for _ in range(2):
@@ -49,7 +49,7 @@ def test_https(rig, context):
         assert client.ask("GET", "/health").status == 200
 
 
-def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig, context):
+def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig: Rig, context: ssl.SSLContext) -> None:
     """As without TLS. It reads after longer than a closed connection is lingered for."""
     with contextlib.ExitStack() as stack:
         clients = []
@@ -65,7 +65,7 @@ def test_a_slow_reader_gets_the_whole_of_a_connections_last_answer(rig, context)
             assert len(client.answer().body) == size
 
 
-def test_a_certificate_that_can_not_be_used(tmp_path):
+def test_a_certificate_that_can_not_be_used(tmp_path: Path) -> None:
     (tmp_path / "c.pem").write_text("nonsense")
     for arguments in (
         ["--tls-certificate", str(tmp_path / "c.pem"), "--tls-key", str(tmp_path / "c.pem")],
