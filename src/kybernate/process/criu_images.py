@@ -116,34 +116,35 @@ def _check_pages(directory: Path) -> None:
 
 
 def fields(message: bytes) -> Fields:
-    """A protobuf message's fields by number, without knowing its type."""
+    """A protobuf message's fields by number, without knowing its type. Raises BadInput: it is none."""
     found: Fields = {}
     position = 0
-    try:
-        while position < len(message):
-            key, position = _varint(message, position)
-            value: int | bytes
-            match key & 7:
-                case 0:
-                    value, position = _varint(message, position)
-                case 1:
-                    value, position = message[position : position + 8], position + 8
-                case 2:
-                    length, position = _varint(message, position)
-                    value, position = message[position : position + length], position + length
-                case 5:
-                    value, position = message[position : position + 4], position + 4
-                case other:
-                    raise BadInput(f"a message of CRIU's has a field of unknown kind {other}")
-            found.setdefault(key >> 3, []).append(value)
-    except IndexError:
-        raise BadInput("a message of CRIU's is cut off") from None
+    while position < len(message):
+        key, position = _varint(message, position)
+        value: int | bytes
+        match key & 7:
+            case 0:
+                value, position = _varint(message, position)
+            case 1:
+                value, position = message[position : position + 8], position + 8
+            case 2:
+                length, position = _varint(message, position)
+                value, position = message[position : position + length], position + length
+            case 5:
+                value, position = message[position : position + 4], position + 4
+            case other:
+                raise BadInput(f"a message of CRIU's has a field of unknown kind {other}")
+        found.setdefault(key >> 3, []).append(value)
+    if position > len(message):
+        raise BadInput("a message of CRIU's is cut off")
     return found
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
+        if position >= len(message):
+            raise BadInput("a message of CRIU's is cut off")
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift

@@ -118,13 +118,13 @@ def read(directory: Path) -> TreeRecord:
         raw = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as e:
         raise NotFound(f"{directory} holds no dump", hint=f"{RECORD} is missing, so it never was complete") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadInput(f"{path} is damaged: {e}") from e
     try:
         if raw["format"] != FORMAT:
             raise BadInput(f"{path} is of format {raw['format']}, this Kybernate reads {FORMAT}")
         return _parse(raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise BadInput(f"{path} is damaged: {e!r}") from e
 
 
