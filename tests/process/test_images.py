@@ -54,7 +54,8 @@ RECORD = TreeRecord(
 
 
 def raw(**changed: Any) -> dict[str, Any]:
-    return {"format": images.FORMAT} | json.loads(json.dumps(asdict(RECORD))) | changed
+    written_out: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
+    return {"format": images.FORMAT} | written_out | changed
 
 
 def written(directory: Path, content: object) -> Path:
