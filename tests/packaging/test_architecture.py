@@ -9,13 +9,14 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[2]
 SOURCE = TREE / "src" / "kybernate"
+ARCHITECTURE = (TREE / "ARCHITECTURE.md").read_text()
 ROW = re.compile(r"^\| `((?:agent/)?\w+)/` \| .* \| ?(.*) \|$", re.MULTILINE)
 
 
 def may_use() -> dict[str, set[str]]:
     """By room, such as `engine` or `agent/tiers`: what its row names. The agent's rooms are named there without `agent/`."""
     found = {}
-    for room, named in ROW.findall((TREE / "ARCHITECTURE.md").read_text()):
+    for room, named in ROW.findall(ARCHITECTURE):
         assert room not in found, f"{room} has two rows"
         used = {name.strip() for name in named.split(",")} - {"nothing", "none of them"}
         found[room] = {f"agent/{name}" for name in used} if "/" in room else used
@@ -89,3 +90,15 @@ def test_a_room_uses_what_its_row_names_and_nothing_else(arrows: set[tuple[str, 
             if mine and theirs and mine != theirs:
                 used[mine].add(theirs)
     assert used == may_use()
+
+
+def test_the_glossary_s_places_exist() -> None:
+    """Its third column: files and directories of the package, or of the tree, and classes in them."""
+    rows = re.findall(r"^\| .* \| .* \| (.*) \| .* \|$", ARCHITECTURE.partition("## Words")[2], re.MULTILINE)
+    assert len(rows) > 20
+    for row in rows:
+        for path in re.findall(r"`([\w/]+(?:/|\.py|\.c))`", row):
+            assert (SOURCE / path).exists() or (TREE / path).exists(), path
+        if found := re.fullmatch(r"`(\w+)` in `([\w/.]+)`", row):
+            name, path = found.groups()
+            assert f"class {name}(" in (SOURCE / path).read_text(), row
