@@ -1,4 +1,4 @@
-"""What the scenarios share: the agent's GPU side, whole, and a peer that speaks the protocol at a door."""
+"""What the scenarios share: the agent's GPU side, whole, and a peer that speaks the protocol at a socket."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class Rig:
 
 
 @contextmanager
-def door(rig: Rig, name: WorkloadName = NAME) -> Iterator[Path]:
+def listening(rig: Rig, name: WorkloadName = NAME) -> Iterator[Path]:
     path = rig.directory / f"{name}.sock"
-    rig.broker.open_door(name, path, uid=os.geteuid(), gid=os.getegid())
+    rig.broker.listen(name, path, uid=os.geteuid(), gid=os.getegid())
     try:
         yield path
     finally:
-        rig.broker.close_door(name)
+        rig.broker.stop_listening(name)
 
 
 def connect(path: Path) -> socket.socket:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rig import NAME, WORDS, Rig, allocate, ask, connect, door, eventually, records
+from rig import NAME, WORDS, Rig, allocate, ask, connect, eventually, listening, records
 
 from kybernate.cuda import kernels, link, packets, residual, wire
 from kybernate.cuda.broker import Verdict
@@ -148,11 +148,11 @@ def copies_in_use_are_not_given_up(rig: Rig) -> None:
     free = rig.pool.free_slots
     copy = ExtentCopy(size=4 * MIB, rdma=False, slots=slots, hashes=np.ones((2, 2), dtype=np.uint64))
     held_extent = HeldExtent(HostPid(1), ExtentId(1), 0, rig.gpu.uuid, copy)
-    host_copy = HostCopy(Manifest(NAME, Depth.ZERO, [held_extent]), paused=False, leaving=True)
+    host_copy = HostCopy(Manifest(NAME, Depth.ZERO, [held_extent]), paused=False, pausing=True)
     engine._pooled.put(NAME, host_copy)
     assert engine.drop_cache(NAME) == 0
     assert rig.pool.free_slots == free
-    host_copy.leaving = False
+    host_copy.pausing = False
     assert engine.drop_cache(NAME) == 4 * MIB
     engine.close()
 
@@ -487,13 +487,13 @@ def the_link_is_measured(rig: Rig) -> None:
     assert min(limits.to_gpu, limits.to_host, limits.both) > 0
 
 
-# -- doors -------------------------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------------------------
 
 
 def a_door_gives_memory(rig: Rig) -> None:
     rig.policy.gate.set()
     before = fds_open()
-    with door(rig) as path:
+    with listening(rig) as path:
         assert path.stat().st_mode & 0o777 == 0o600
         answers, _ = ask(path, Message(Type.HELLO, argument=77))
         assert answers[0].status is Status.OK
@@ -522,7 +522,7 @@ def long_answers_come_in_packets(rig: Rig) -> None:
     """More extents than fit one packet, each with its descriptor, in order."""
     count = 140
     rig.broker._extent_bytes = CHUNK_BYTES  # below what anyone may set, or the memory here wouldn't do
-    with door(rig) as path:
+    with listening(rig) as path:
         answers, fds = allocate(path, rig.gpu, count * CHUNK_BYTES)
         assert [len(answer.records) for answer in answers] == [128, 12]
         assert [answer.more for answer in answers] == [True, False]
@@ -544,7 +544,7 @@ def doors_refuse_what_makes_no_sense(rig: Rig) -> None:
     ]
     not_my_pid = rig.create(2 * MIB, pid=1)[0]
     resident = rig.broker.resident_bytes()
-    with door(rig) as path:
+    with listening(rig) as path:
         uuid = rig.gpu.uuid_bytes
         bad = [
             Message(Type.ALLOCATE, argument=0, gpu=uuid),
@@ -571,7 +571,7 @@ def doors_refuse_what_makes_no_sense(rig: Rig) -> None:
 
 
 def verdicts_are_told(rig: Rig) -> None:
-    with door(rig) as path:
+    with listening(rig) as path:
         rig.policy.verdict = Verdict.WAIT
         assert allocate(path, rig.gpu, MIB * 2)[0][0].status is Status.WAIT_FIRST
         rig.policy.verdict = Verdict.NEVER
@@ -589,7 +589,7 @@ def verdicts_are_told(rig: Rig) -> None:
 
 
 def waiting_blocks_nobody_else(rig: Rig) -> None:
-    with door(rig) as path:
+    with listening(rig) as path:
         waiting = connect(path)
         packets.send(waiting, Message(Type.WAIT, argument=2 * MIB, gpu=rig.gpu.uuid_bytes))
         gone = connect(path)
@@ -608,7 +608,7 @@ def waiting_blocks_nobody_else(rig: Rig) -> None:
 
 def who_hangs_up_gets_nothing(rig: Rig) -> None:
     before = fds_open()
-    with door(rig) as path:
+    with listening(rig) as path:
         for _ in range(20):
             peer = connect(path)
             packets.send(peer, Message(Type.ALLOCATE, argument=4 * MIB, gpu=rig.gpu.uuid_bytes))
@@ -640,7 +640,7 @@ def garbage_changes_nothing(rig: Rig) -> None:
         st.just(b"x" * (wire.PACKET_MAX + 5)),
     )
 
-    with door(rig) as path:
+    with listening(rig) as path:
 
         @settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(st.lists(garbage, min_size=1, max_size=3), st.integers(0, 2), st.booleans())
@@ -679,23 +679,23 @@ def damaged(packet: bytes, place: int, value: int) -> bytes:
 
 def doors_come_and_go(rig: Rig) -> None:
     other = WorkloadName("other")
-    with door(rig) as one, door(rig, other) as two:
+    with listening(rig) as one, listening(rig, other) as two:
         answers, fds = allocate(one, rig.gpu, 2 * MIB)
         packets.close_all(fds)
         refused, _ = ask(two, Message(Type.FREE, records=tuple(records(answers))))
-        assert refused[0].status is Status.BAD_REQUEST, "a door accepts its own workload's extents only"
+        assert refused[0].status is Status.BAD_REQUEST, "a socket accepts its own workload's extents only"
         silent = connect(one)
-        rig.broker.open_door(NAME, one, uid=os.geteuid(), gid=os.getegid())
+        rig.broker.listen(NAME, one, uid=os.geteuid(), gid=os.getegid())
         with suppress(ConnectionResetError):  # when it wasn't even accepted
-            assert silent.recv(10) == b"", "replacing a door hangs up on its connections"
+            assert silent.recv(10) == b"", "replacing a socket hangs up on its connections"
         silent.close()
         assert ask(one, Message(Type.HELLO, argument=1))[0][0].status is Status.OK
         if os.geteuid() == 0:
-            rig.broker.open_door(NAME, one, uid=12345, gid=54321)
+            rig.broker.listen(NAME, one, uid=12345, gid=54321)
             assert (one.stat().st_uid, one.stat().st_gid) == (12345, 54321)
-    rig.broker.close_door(other)
+    rig.broker.stop_listening(other)
     nowhere = rig.directory / "nowhere" / "sock"
-    expect(KybernateError, lambda: rig.broker.open_door(other, nowhere, uid=0, gid=0))
+    expect(KybernateError, lambda: rig.broker.listen(other, nowhere, uid=0, gid=0))
 
 
 # -- residual ----------------------------------------------------------------------------------------------------------

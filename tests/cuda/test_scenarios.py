@@ -1,4 +1,4 @@
-"""The GPU side, whole: extents, broker, doors, hashing, copying, residual. What each scenario promises, scenarios.py says."""
+"""The GPU side, whole: extents, broker, listener, hashing, copying, residual. What each scenario promises, scenarios.py says."""
 
 from __future__ import annotations
 

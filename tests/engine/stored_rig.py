@@ -136,7 +136,7 @@ class Node:
         """A program that fills its memory, changes a part of it step by step and compares all of it each time."""
         run = self.run_directory(name)
         run.mkdir(parents=True)
-        self.broker.open_door(WorkloadName(name), run / "agent.sock", uid=0, gid=0)
+        self.broker.listen(WorkloadName(name), run / "agent.sock", uid=0, gid=0)
         environment = workload_environment(
             {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
             name=WorkloadName(name),
@@ -155,7 +155,7 @@ class Node:
     def take_over(self, name: str) -> Tree:
         """A workload that an earlier agent had paused, or was just parking."""
         tree = self.trees[name] = attach(self.run_directory(name))
-        self.broker.open_door(WorkloadName(name), self.run_directory(name) / "agent.sock", uid=0, gid=0)
+        self.broker.listen(WorkloadName(name), self.run_directory(name) / "agent.sock", uid=0, gid=0)
         assert list((self.state.parent / f"scratch-{self.state.name}").iterdir()) == []
         assert self.engine.recover(self.target(name)) is WorkloadState.PAUSED
         return tree
@@ -175,11 +175,11 @@ class Node:
         """As an agent does it: written, then ended, then forgotten here."""
         self.engine.snapshot(self.target(name, backend), self.space, name)
         self.end(name)
-        self.engine.release_parked(WorkloadName(name))
+        self.engine.forget(WorkloadName(name))
 
     def end(self, name: str) -> None:
         self.trees.pop(name).remove()
-        self.broker.close_door(WorkloadName(name))
+        self.broker.stop_listening(WorkloadName(name))
         shutil.rmtree(self.run_directory(name))
 
     def revive(self, snapshot: str, name: str, *, keep_staged: bool = False) -> Tree:
@@ -223,8 +223,8 @@ class Node:
         assert self.output(name).splitlines()[-1].startswith("exact "), self.output(name)[-1000:]
         assert "MISMATCH" not in self.output(name)
         tree.remove()
-        self.engine.clear(WorkloadName(name))
-        self.broker.close_door(WorkloadName(name))
+        self.engine.forget(WorkloadName(name))
+        self.broker.stop_listening(WorkloadName(name))
 
     def assert_idle(self) -> None:
         """Nothing of any workload is left: pool, VRAM, scratch."""

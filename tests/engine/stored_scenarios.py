@@ -152,7 +152,7 @@ def revive_anew(root: Path, memory: Path) -> None:
     with Node(root, memory) as node:
         with contextlib.suppress(NotFound):
             attach(node.run_directory("w")).remove()
-        node.engine.release_parked(WorkloadName("w"))
+        node.engine.forget(WorkloadName("w"))
         node.assert_idle()
         node.revive("w", "w")
 
@@ -243,7 +243,7 @@ def refusals_change_nothing(root: Path, memory: Path) -> None:
         expect(Conflict, lambda: node.revive("w", "w"))
         assert node.trees["w"].frozen, "the one that is there was left alone"
         node.end("w")
-        node.engine.release_parked(WorkloadName("w"))
+        node.engine.forget(WorkloadName("w"))
         data.write_bytes(b"otherwise")
         (line,) = node.engine.refusals(node.space, "w")
         assert line == f"{data} has another content here"

@@ -36,7 +36,7 @@ class Granter:
         gpus = open_gpus()
         self._by_uuid = {gpu.uuid_bytes: gpu for gpu in gpus}
         self._broker = Broker(gpus=gpus, admission=self)
-        self._broker.open_door(NAME, directory / "agent.sock", uid=os.geteuid(), gid=os.getegid())
+        self._broker.listen(NAME, directory / "agent.sock", uid=os.geteuid(), gid=os.getegid())
 
     def hello(self, *, workload: WorkloadName, pid: HostPid, pid_inside: int) -> None:
         """Anybody may come."""

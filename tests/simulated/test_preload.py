@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kybernate.cuda import wire
-from kybernate.cuda.control import Control, Held
+from kybernate.cuda.control import Control, HoldStatus
 from kybernate.cuda.wire import Message, ProcessState, Record, Type
 from kybernate.model.errors import Busy, KybernateError, Unsupported
 from kybernate.model.native import preload_library
@@ -254,7 +254,7 @@ def test_held_launches_wait_while_memory_calls_pass(preloaded: Process, control_
     assert preloaded.launch("fill_u32", memory, 4, 1) == SUCCESS
     before = preloaded.sum(memory, 4)
     with Control(control_path) as control:
-        assert control.hold(5) == Held(idle=True, reason="")
+        assert control.hold(5) == HoldStatus(idle=True, reason="")
         assert control.status().state is ProcessState.HELD
         waiting = preloaded.start_launch("add_one_u32", memory, 4)
         assert preloaded.join(waiting, timeout_s=0.2) is None

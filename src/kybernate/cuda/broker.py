@@ -1,23 +1,20 @@
-"""The broker: creates all extents, keeps account of them, and answers the workloads' requests for memory at their doors.
+"""The broker: owns all extents (`registry`) and answers the workloads' requests for memory.
 
-A door is a listening socket in a workload's run directory. Its requests are trusted only within its own workload: the peer's
-pid comes from the kernel, ids must be that process's own, sizes are checked. One thread serves all doors; it does nothing
+Each workload has a listening socket in its run directory. Its requests are trusted only within its own workload: the peer's
+pid comes from the kernel, ids must be that process's own, sizes are checked. One thread serves all sockets; it does nothing
 that may block. A request that has to wait (WAIT) gets a thread of its own.
 
 Memory is the peer's once it has read the answer: a peer that hangs up with the answer unread has the memory taken back. What
 a process holds when it dies is the caller's to drop (`drop(extents(workload, pid))`).
 
-Limits: the admission decides who may have memory; the broker only knows what is resident. Doors are served from `open_door`
-on, so the admission must be ready by then.
+Limits: the admission decides who may have memory; the broker only knows what is resident. Requests are served from `listen` on,
+so the admission must be ready by then.
 """
 
 from __future__ import annotations
 
 import enum
-import itertools
 import logging
-import os
-import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,20 +22,18 @@ from pathlib import Path
 from typing import Protocol
 
 from kybernate.cuda import wire
-from kybernate.cuda.driver import CudaError, Gpu
-from kybernate.cuda.extents import Extent, ExtentSpace, Piece
-from kybernate.cuda.listener import Doors, Peer, Request
+from kybernate.cuda.driver import Gpu
+from kybernate.cuda.extents import Extent
+from kybernate.cuda.listener import Peer, Request, RequestListener
 from kybernate.cuda.packets import close_all
+from kybernate.cuda.registry import ExtentRegistry, check_size
+from kybernate.cuda.waits import Waits
 from kybernate.cuda.wire import Flag, Message, Record, Status, Type
-from kybernate.model.errors import BadInput, Conflict, KybernateError, NoRoom
-from kybernate.model.types import CHUNK_BYTES, GIB, MIB, ExtentId, GpuUuid, HostPid, WorkloadName
+from kybernate.model.errors import BadInput, KybernateError, NoRoom
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, ExtentId, HostPid, WorkloadName
 
 log = logging.getLogger(__name__)
 
-_WAITS_MAX = 1024
-"""Requests waiting for room at once, each a thread."""
-_WAITS_OF_ONE_MAX = 128
-"""Likewise of one workload, so that none can take them all from the others."""
 _SHORT_OF_PROMISE_MAX = 3
 """So often may the driver have less than the admission granted before a process is told that its request will never fit."""
 
@@ -73,37 +68,28 @@ class Broker:
         self._admission = admission
         self._extent_bytes = extent_bytes
         self._gpus = {gpu.uuid_bytes: gpu for gpu in gpus}
-        self._spaces = {gpu.uuid: ExtentSpace(gpu) for gpu in gpus}
-        self._lock = threading.Lock()
-        # By workload too: an id that a workload makes up can't stand in another's way.
-        self._extents: dict[tuple[WorkloadName, ExtentId], Extent] = {}
-        # Kept beside, since every request asks for the sums and a workload may have ten thousands of extents.
-        self._resident: Counter[tuple[WorkloadName, GpuUuid]] = Counter()
-        generation = secrets.randbits(31) << 32
-        self._ids = (ExtentId(generation | number) for number in itertools.count(1))
-        self._short_of_promise: dict[tuple[WorkloadName, HostPid], int] = {}
-        self._waits: Counter[WorkloadName] = Counter()
-        self._waiting: set[Request] = set()
-        """Of those, the ones without an answer."""
-        self._doors = Doors(self._serve)
+        self._registry = ExtentRegistry(gpus)
+        self._short_of_promise: Counter[Peer] = Counter()
+        self._waits = Waits()
+        self._listener = RequestListener(self._serve)
 
-    # -- doors ---------------------------------------------------------------------------------------------------
+    # -- sockets -------------------------------------------------------------------------------------------------
 
-    def open_door(self, workload: WorkloadName, path: Path, *, uid: int, gid: int) -> None:
+    def listen(self, workload: WorkloadName, path: Path, *, uid: int, gid: int) -> None:
         """Listen at `path` for one workload; only `uid` (and root) can connect. A stale socket there is replaced.
 
         Raises:
             KybernateError: the socket can't be made.
         """
-        self._doors.open(workload, path, uid=uid, gid=gid)
+        self._listener.open(workload, path, uid=uid, gid=gid)
 
-    def close_door(self, workload: WorkloadName) -> None:
-        """Stop listening and remove the socket. A door that isn't open is fine."""
-        self._doors.close(workload)
+    def stop_listening(self, workload: WorkloadName) -> None:
+        """Stop listening and remove the socket. Where nobody listens, that is fine."""
+        self._listener.close(workload)
 
     def close(self) -> None:
-        """Close all doors and end the broker's thread. Extents stay: dropping them is a decision of its own."""
-        self._doors.shut()
+        """Close all sockets and end the broker's thread. Extents stay: dropping them is a decision of its own."""
+        self._listener.shut()
 
     # -- extents -------------------------------------------------------------------------------------------------
 
@@ -117,121 +103,33 @@ class Broker:
         ids: Sequence[ExtentId] | None = None,
         rdma: bool = False,
     ) -> list[Extent]:
-        """New, zeroed extents in the given sizes (bytes), all or none. No admission is asked: that is the caller's business.
-
-        `ids` names the places they are for, when a process that was paused gets its memory again.
-
-        Raises:
-            NoRoom: the GPU's free memory doesn't do.
-            Conflict: a place of `ids` has its memory already.
-            CudaError: the driver failed otherwise.
-        """
-        space = self._spaces[gpu.uuid]
-        with self._lock:
-            if ids is not None and (there := self._extents.keys() & {(workload, i) for i in ids}):
-                raise Conflict(f"{len(there)} extents of workload {workload} are in VRAM already")
-        pieces = space.create(sizes, rdma=rdma)
-        with self._lock:
-            names = ids if ids is not None else self._new_ids(workload, len(pieces))
-            extents = [
-                self._extent(name, piece, workload=workload, pid=pid, space=space, rdma=rdma)
-                for name, piece in zip(names, pieces, strict=True)
-            ]
-            for extent in extents:
-                self._add(extent)
-        return extents
-
-    def _add(self, extent: Extent) -> None:
-        if (before := self._extents.get(_key(extent))) is not None:
-            self._remove(before)
-        self._extents[_key(extent)] = extent
-        self._resident[extent.workload, extent.gpu.uuid] += extent.size
-
-    def _remove(self, extent: Extent) -> None:
-        del self._extents[_key(extent)]
-        holding = (extent.workload, extent.gpu.uuid)
-        self._resident[holding] -= extent.size
-        if not self._resident[holding]:
-            del self._resident[holding]
-
-    def _new_ids(self, workload: WorkloadName, count: int) -> list[ExtentId]:
-        """Past those that the workload claims already, by whatever means."""
-        unused = (i for i in self._ids if (workload, i) not in self._extents)
-        return list(itertools.islice(unused, count))
+        """New, zeroed extents, all or none; see `ExtentRegistry.create`. No admission is asked: that is the caller's business."""
+        return self._registry.create(workload=workload, pid=pid, gpu=gpu, sizes=sizes, ids=ids, rdma=rdma)
 
     def export(self, extent: Extent) -> int:
         """A new descriptor of the extent's memory; the caller closes it."""
-        return self._space(extent).export(extent)
+        return self._registry.export(extent)
 
     def adopt(self, *, workload: WorkloadName, pid: HostPid, gpu: Gpu, record: Record, fd: int) -> Extent:
-        """Take an extent back into account from a workload's descriptor: after a restart, or when a pause is undone.
-
-        The descriptor stays the caller's. An extent that is known already is handed back as it is.
-
-        Raises:
-            BadInput: the record makes no sense, or the descriptor isn't that memory.
-            Conflict: the id belongs to another process.
-        """
-        self._check_size(record.size, gpu)
-        with self._lock:
-            known = self._extents.get((workload, record.id))
-        if known is not None:
-            if (known.pid, known.size, known.gpu) != (pid, record.size, gpu):
-                raise Conflict(
-                    f"process {pid} of workload {workload} claims extent {record.id:#x} of process {known.pid}"
-                )
-            return known
-        space = self._spaces[gpu.uuid]
-        copy = -1
-        try:
-            copy = _duplicate(fd)
-            piece = space.adopt(fd, record.size)
-        except CudaError as e:
-            close_all([copy])
-            raise BadInput(
-                f"extent {record.id:#x} of workload {workload}: its descriptor isn't that memory ({e.message})"
-            ) from e
-        except BaseException:
-            close_all([copy])
-            raise
+        """Take an extent back into account from a workload's descriptor; see `ExtentRegistry.adopt`."""
         rdma = bool(record.flags & Flag.RDMA)
-        extent = self._extent(record.id, piece, workload=workload, pid=pid, space=space, rdma=rdma)
-        extent.fd = copy
-        with self._lock:
-            self._add(extent)
-        return extent
+        return self._registry.adopt(
+            workload=workload, pid=pid, gpu=gpu, number=record.id, size=record.size, rdma=rdma, fd=fd
+        )
 
     def drop(self, extents: Iterable[Extent]) -> None:
-        """Unmap, release, forget. Those gone already are skipped; those being copied go when the copy ends.
-
-        Raises:
-            CudaError: the driver failed; all are forgotten all the same.
-        """
-        by_space: dict[int, tuple[ExtentSpace, list[Extent]]] = {}
-        with self._lock:
-            for extent in extents:
-                if self._extents.get(_key(extent)) is extent:
-                    self._remove(extent)
-                space = self._space(extent)
-                by_space.setdefault(id(space), (space, []))[1].append(extent)
-        for space, mine in by_space.values():
-            space.destroy(mine)
+        """Unmap, release, forget; see `ExtentRegistry.drop`."""
+        self._registry.drop(extents)
 
     def extents(self, workload: WorkloadName, pid: HostPid | None = None) -> list[Extent]:
         """A workload's (process's) extents, in the order they were made."""
-        with self._lock:
-            return [e for e in self._extents.values() if e.workload == workload and (pid is None or e.pid == pid)]
+        return self._registry.extents(workload, pid)
 
     def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int:
         """Bytes of all extents, or of one workload's, or one GPU's."""
-        with self._lock:
-            return sum(
-                size
-                for (holder, uuid), size in self._resident.items()
-                if (workload is None or holder == workload) and (gpu is None or uuid == gpu.uuid)
-            )
+        return self._registry.resident_bytes(workload, gpu)
 
-    # -- requests, in the doors' thread --------------------------------------------------------------------------
+    # -- requests, in the listener's thread ----------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
         message = request.message
@@ -283,10 +181,12 @@ class Broker:
             extents = self.create(workload=peer.workload, pid=peer.pid, gpu=gpu, sizes=sizes, rdma=rdma)
         except NoRoom as e:
             # Memory that isn't ours to account for (other programs' and contexts) is in the way.
-            status = Status.WAIT_FIRST if self._count_short(peer) < _SHORT_OF_PROMISE_MAX else Status.OUT_OF_MEMORY
+            self._short_of_promise[peer] += 1
+            short = self._short_of_promise[peer] < _SHORT_OF_PROMISE_MAX
+            status = Status.WAIT_FIRST if short else Status.OUT_OF_MEMORY
             request.answer(Message(Type.ALLOCATE, answer=True, status=status, reason=str(e)))
             return
-        self._forget_short(peer)
+        self._short_of_promise.pop(peer, None)
         self._hand_over(request, extents)
 
     def _hand_over(self, request: Request, extents: list[Extent]) -> None:
@@ -319,18 +219,17 @@ class Broker:
 
     def _free(self, request: Request) -> None:
         peer = request.peer
-        with self._lock:
-            found = [self._extents.get((peer.workload, record.id)) for record in request.message.records]
+        found = self._registry.find(peer.workload, [record.id for record in request.message.records])
         extents = [e for e in found if e is not None and e.pid == peer.pid]
         if len(extents) != len(found):
             raise BadInput(f"process {peer.pid} of workload {peer.workload} frees an extent that isn't its own")
         self.drop(extents)
-        self._forget_short(peer)
+        self._short_of_promise.pop(peer, None)
         request.answer(Message(Type.FREE, answer=True))
 
     def _wait(self, request: Request) -> None:
         gpu, size = self._wanted(request.message)
-        if not self._begin_wait(request):
+        if not self._waits.begin(request):
             reason = "too many requests wait for GPU memory already"
             request.answer(Message(Type.WAIT, answer=True, status=Status.OUT_OF_MEMORY, reason=reason))
             return
@@ -356,82 +255,20 @@ class Broker:
                 Type.WAIT, answer=True, status=Status.FAILED, reason="the agent failed to make room; see its log"
             )
         finally:
-            if self._end_wait(request):
+            if self._waits.end(request):
                 request.answer(answer)
 
     def dismiss(self, workload: WorkloadName) -> None:
         """Let whoever waits for room ask again, and hang up: its gates are closed, so it does when they open."""
-        with self._lock:
-            waiting = {request for request in self._waiting if request.peer.workload == workload}
-            self._waiting -= waiting
-        for request in waiting:
+        for request in self._waits.take(workload):
             request.answer(Message(Type.WAIT, answer=True))
-
-    def _begin_wait(self, request: Request) -> bool:
-        workload = request.peer.workload
-        with self._lock:
-            if self._waits.total() >= _WAITS_MAX or self._waits[workload] >= _WAITS_OF_ONE_MAX:
-                return False
-            self._waits[workload] += 1
-            self._waiting.add(request)
-            return True
-
-    def _end_wait(self, request: Request) -> bool:
-        """Whether it still wants its answer."""
-        workload = request.peer.workload
-        with self._lock:
-            self._waits[workload] -= 1
-            if not self._waits[workload]:
-                del self._waits[workload]
-            wanted = request in self._waiting
-            self._waiting.discard(request)
-            return wanted
-
-    # -- helpers -------------------------------------------------------------------------------------------------
 
     def _wanted(self, message: Message) -> tuple[Gpu, int]:
         gpu = self._gpus.get(message.gpu)
         if gpu is None:
             raise BadInput(f"no GPU {message.gpu.hex()} here")
-        self._check_size(message.argument, gpu)
+        check_size(message.argument, gpu)
         return gpu, message.argument
-
-    @staticmethod
-    def _check_size(size: int, gpu: Gpu) -> None:
-        if size <= 0 or size % CHUNK_BYTES or size > gpu.total_bytes:
-            raise BadInput(
-                f"{size} bytes: not a multiple of {CHUNK_BYTES} from 1 to GPU {gpu.index}'s {gpu.total_bytes}"
-            )
-
-    def _extent(
-        self, number: ExtentId, piece: Piece, *, workload: WorkloadName, pid: HostPid, space: ExtentSpace, rdma: bool
-    ) -> Extent:
-        return Extent(
-            id=number,
-            workload=workload,
-            pid=pid,
-            gpu=space.gpu,
-            size=piece.size,
-            handle=piece.handle,
-            device_pointer=piece.device_pointer,
-            rdma=rdma,
-            space=space,
-        )
-
-    def _space(self, extent: Extent) -> ExtentSpace:
-        return self._spaces[extent.gpu.uuid]
-
-    def _count_short(self, peer: Peer) -> int:
-        key = (peer.workload, peer.pid)
-        self._short_of_promise[key] = self._short_of_promise.get(key, 0) + 1
-        return self._short_of_promise[key]
-
-    def _forget_short(self, peer: Peer) -> None:
-        self._short_of_promise.pop((peer.workload, peer.pid), None)
-
-
-def _key(extent: Extent) -> tuple[WorkloadName, ExtentId]:
-    return extent.workload, extent.id
 
 
 def record_of(extent: Extent) -> Record:
@@ -444,10 +281,3 @@ def split_size(size: int, longest: int) -> list[int]:
     """Extents for an allocation: as long as allowed, the rest last."""
     whole, rest = divmod(size, longest)
     return [longest] * whole + ([rest] if rest else [])
-
-
-def _duplicate(fd: int) -> int:
-    try:
-        return os.dup(fd)
-    except OSError as e:
-        raise BadInput(f"descriptor {fd} isn't open: {e.strerror}") from e

@@ -49,7 +49,7 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HoldStatus:
     """How a process stands whose launches are held."""
 
     idle: bool
@@ -132,7 +132,7 @@ class Control:
             _state(answer), bool(answer.flags & Flag.COMMITTED), bool(answer.flags & Flag.PARTIAL), answer.reason
         )
 
-    def hold(self, timeout_s: float, *, step: bool = False) -> Held:
+    def hold(self, timeout_s: float, *, step: bool = False) -> HoldStatus:
         """Let no kernel launch pass any more and wait a while for the GPU to become idle; with `step`, let one pass first.
 
         Raises:
@@ -140,7 +140,7 @@ class Control:
         """
         request = Message(Type.HOLD, flags=Flag.STEP if step else Flag.NONE, argument=max(1, round(timeout_s * 1000)))
         answer = self._ask(request, wait_s=timeout_s + _SLACK_S)[0]
-        return Held(bool(answer.flags & Flag.IDLE), answer.reason)
+        return HoldStatus(bool(answer.flags & Flag.IDLE), answer.reason)
 
     def quiesce(self, timeout_s: float) -> list[Record]:
         """Close the gates and wait until the GPU is idle; all extents as the process knows them.
@@ -149,7 +149,8 @@ class Control:
             Busy, Unsupported: why not; the process runs on.
         """
         milliseconds = max(1, round(timeout_s * 1000))
-        return self._records(self._ask(Message(Type.QUIESCE, argument=milliseconds), wait_s=timeout_s + _SLACK_S))
+        answers = self._ask(Message(Type.QUIESCE, argument=milliseconds), wait_s=timeout_s + _SLACK_S)
+        return [record for answer in answers for record in answer.records]
 
     def release(self) -> None:
         """Unmap all extents; the process keeps their descriptors."""
@@ -229,7 +230,7 @@ class Control:
                 if pairs is None:
                     packets.close_all(received)
                 else:
-                    self._pair(message, received, pairs)
+                    _pair(message, received, pairs)
                 self._check(request, message)
                 new = {record.id for record in message.records}
                 if len(new) != len(message.records) or not new.isdisjoint(seen):
@@ -269,18 +270,15 @@ class Control:
             case _:
                 raise KybernateError(text)
 
-    @staticmethod
-    def _pair(message: Message, fds: list[int], pairs: list[tuple[Record, int | None]]) -> None:
-        with_fd = [record for record in message.records if not record.flags & Flag.NO_FD]
-        if len(with_fd) != len(fds):
-            packets.close_all(fds)
-            raise BadInput(f"{len(with_fd)} extents with {len(fds)} descriptors")
-        remaining = iter(fds)
-        pairs.extend((record, None if record.flags & Flag.NO_FD else next(remaining)) for record in message.records)
 
-    @staticmethod
-    def _records(answers: Sequence[Message]) -> list[Record]:
-        return [record for answer in answers for record in answer.records]
+def _pair(message: Message, fds: list[int], pairs: list[tuple[Record, int | None]]) -> None:
+    """Each record with its descriptor."""
+    with_fd = [record for record in message.records if not record.flags & Flag.NO_FD]
+    if len(with_fd) != len(fds):
+        packets.close_all(fds)
+        raise BadInput(f"{len(with_fd)} extents with {len(fds)} descriptors")
+    remaining = iter(fds)
+    pairs.extend((record, None if record.flags & Flag.NO_FD else next(remaining)) for record in message.records)
 
 
 def _listener(connection: socket.socket) -> int:

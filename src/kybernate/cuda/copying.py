@@ -192,10 +192,10 @@ class CopyEngine:
                 part = slice(bounds[i], bounds[i + 1])
                 copy.hashes[plan._dirty[part] & ~plan._moved[part] & (copy.slots >= 0)] = 0
         moving = [extent for i, extent in enumerate(plan.extents) if plan.runs.first[i] < plan.runs.first[i + 1]]
-        with self._gpu.current(), held(moving) as let_go:
+        with self._gpu.current(), held(moving) as unhold:
 
             def safe(extents: Sequence[Extent]) -> None:
-                let_go(extents)  # so that `done` may free them while later ones are still being copied
+                unhold(extents)  # so that `done` may free them while later ones are still being copied
                 if done is not None:
                     done(extents)
 

@@ -1,4 +1,4 @@
-"""The one door to the CUDA driver: calls with their errors turned into ours, and the GPUs of this machine.
+"""The one way to the CUDA driver: calls with their errors turned into ours, and the GPUs of this machine.
 
 Every CUDA call of the house goes through `call`, which names the call in the error and turns a symbol that the driver
 doesn't have into Unsupported instead of a crash. The bindings have no type stubs: their values are `Any` here and are

@@ -128,7 +128,7 @@ class ExtentSpace:
         self._release(now)
 
     def hold(self, extents: Sequence[Extent]) -> None:
-        """Keep extents mapped until `let_go`.
+        """Keep extents mapped until `unhold`.
 
         Raises:
             WorkloadLost: one of them is gone already (its process ended); none is held.
@@ -143,7 +143,7 @@ class ExtentSpace:
             for extent in extents:
                 extent.holders += 1
 
-    def let_go(self, extents: Iterable[Extent]) -> None:
+    def unhold(self, extents: Iterable[Extent]) -> None:
         """The end of `hold`; extents that were destroyed meanwhile go now."""
         with self._lock:
             last = []
@@ -225,17 +225,17 @@ def held(extents: Sequence[Extent]) -> Iterator[Callable[[Iterable[Extent]], Non
     space.hold(extents)
     rest = dict.fromkeys(extents)
 
-    def let_go(some: Iterable[Extent]) -> None:
+    def unhold(some: Iterable[Extent]) -> None:
         mine = [extent for extent in some if extent in rest]
         for extent in mine:
             del rest[extent]
         if mine:
-            space.let_go(mine)
+            space.unhold(mine)
 
     try:
-        yield let_go
+        yield unhold
     finally:
-        space.let_go(rest)
+        space.unhold(rest)
 
 
 def _descriptor_type() -> Any:

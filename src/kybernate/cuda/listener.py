@@ -1,4 +1,4 @@
-"""Doors: the listening sockets of all workloads, one thread that accepts and receives, and each request's answer.
+"""The listening sockets of all workloads, one thread that accepts and receives, and each request's answer.
 
 A connection carries one request. Its life: OPEN until a packet came, perhaps DEFERRED (a thread of somebody's answers), then
 ANSWERED until the peer hangs up, where the answer gives something away: a peer that hangs up with it unread is noticed by the
@@ -36,7 +36,7 @@ _BACKLOG = 128
 _SILENCE_S = 10.0
 """A connection that has sent nothing, or not hung up after its answer, is closed then."""
 _CONNECTIONS_MAX = 512
-"""Of one door; the kernel's queue holds back the others."""
+"""Of one workload; the kernel's queue holds back the others."""
 _OUT_OF_DESCRIPTORS_S = 0.05
 _SEND_BYTES = 4 << 20
 """Socket buffer: the answer to an allocation of all of a large GPU's memory fits with room to spare."""
@@ -69,7 +69,7 @@ class _Connection:
 
 
 @dataclass(slots=True, eq=False)
-class _Door:
+class _Endpoint:
     workload: WorkloadName
     listener: socket.socket
     path: Path
@@ -80,11 +80,11 @@ class _Door:
 class Request:
     """One request and the way to answer it, once."""
 
-    def __init__(self, *, message: Message, connection: _Connection, doors: Doors) -> None:
+    def __init__(self, *, message: Message, connection: _Connection, listener: RequestListener) -> None:
         self.message = message
         self.peer = connection.peer
         self._connection = connection
-        self._doors = doors
+        self._listener = listener
 
     def answer(self, message: Message) -> None:
         """Send an answer without descriptors. A peer that is gone is fine."""
@@ -94,20 +94,23 @@ class Request:
         self, answers: Sequence[tuple[Message, Sequence[int]]], *, untaken: Callable[[], None] | None
     ) -> None:
         """Send all packets of an answer; `untaken` is called, now or later, if the peer doesn't take them all."""
-        self._doors.answer(self._connection, answers, untaken)
+        self._listener.answer(self._connection, answers, untaken)
 
     def defer(self) -> None:
         """The answer will come from another thread."""
-        self._doors.defer(self._connection)
+        self._listener.defer(self._connection)
 
 
-class Doors:
-    """See the module. `serve` is called in the doors' thread for each request and must not block."""
+class RequestListener:
+    """See the module; an endpoint is one workload's socket.
+
+    `serve` is called in the listener's thread for each request and must not block.
+    """
 
     def __init__(self, serve: Callable[[Request], None]) -> None:
         self._serve = serve
         self._lock = threading.RLock()
-        self._doors: dict[WorkloadName, _Door] = {}
+        self._endpoints: dict[WorkloadName, _Endpoint] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -116,7 +119,7 @@ class Doors:
         self._thread.start()
 
     def open(self, workload: WorkloadName, path: Path, *, uid: int, gid: int) -> None:
-        """Raises KybernateError when the socket can't be made; replaces a door of that workload and a stale socket."""
+        """Raises KybernateError when the socket can't be made; replaces an open one and a stale one."""
         self.close(workload)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         directory = -1
@@ -133,34 +136,34 @@ class Doors:
             listener.listen(_BACKLOG)
         except OSError as e:
             listener.close()
-            raise KybernateError(f"can't open the door {path} of workload {workload}: {e.strerror or e}") from e
+            raise KybernateError(f"can't listen at {path} for workload {workload}: {e.strerror or e}") from e
         finally:
             if directory >= 0:
                 os.close(directory)
         with self._lock:
-            door = _Door(workload, listener, path, inode, set())
-            self._doors[workload] = door
-            self._selector.register(listener, selectors.EVENT_READ, door)
+            endpoint = _Endpoint(workload, listener, path, inode, set())
+            self._endpoints[workload] = endpoint
+            self._selector.register(listener, selectors.EVENT_READ, endpoint)
         self._wake()
 
     def close(self, workload: WorkloadName) -> None:
         with self._lock:
-            door = self._doors.pop(workload, None)
-            if door is None:
+            endpoint = self._endpoints.pop(workload, None)
+            if endpoint is None:
                 return
-            self._unregister(door.listener)
-            door.listener.close()
+            self._unregister(endpoint.listener)
+            endpoint.listener.close()
             with suppress(OSError):
-                if door.path.stat(follow_symlinks=False).st_ino == door.inode:
-                    door.path.unlink()
-            for connection in list(door.connections):
+                if endpoint.path.stat(follow_symlinks=False).st_ino == endpoint.inode:
+                    endpoint.path.unlink()
+            for connection in list(endpoint.connections):
                 # A deferred one is answered by its thread later and then finds itself closed.
-                self._end(connection, door)
+                self._end(connection, endpoint)
         self._wake()
 
     def shut(self) -> None:
-        """Close all doors and end the thread. May be called twice."""
-        for workload in list(self._doors):
+        """Close all sockets and end the thread. May be called twice."""
+        for workload in list(self._endpoints):
             self.close(workload)
         with self._lock:
             if self._shut:
@@ -215,7 +218,7 @@ class Doors:
                 break
             for key, _ in events:
                 try:
-                    if isinstance(key.data, _Door):
+                    if isinstance(key.data, _Endpoint):
                         self._accept(key.data)
                     elif isinstance(key.data, _Connection):
                         self._receive(key.data)
@@ -231,30 +234,32 @@ class Doors:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _accept(self, door: _Door) -> None:
+    def _accept(self, endpoint: _Endpoint) -> None:
         try:
-            accepted, _ = door.listener.accept()
+            accepted, _ = endpoint.listener.accept()
         except OSError as e:
             if e.errno in (errno.EMFILE, errno.ENFILE):  # it stays readable: don't spin until there is one again
-                log.warning("no descriptor left for a request of workload %s", door.workload)
+                log.warning("no descriptor left for a request of workload %s", endpoint.workload)
                 time.sleep(_OUT_OF_DESCRIPTORS_S)
-            return  # or gone again, or the door was closed meanwhile
+            return  # or gone again, or the socket was closed meanwhile
         accepted.setblocking(False)
         pid, _, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         with self._lock:
-            if self._doors.get(door.workload) is not door:
+            if self._endpoints.get(endpoint.workload) is not endpoint:
                 accepted.close()
                 return
-            if len(door.connections) >= _CONNECTIONS_MAX:
+            if len(endpoint.connections) >= _CONNECTIONS_MAX:
                 silent = min(
-                    (c for c in door.connections if c.state is not _State.DEFERRED), key=lambda c: c.since, default=None
+                    (c for c in endpoint.connections if c.state is not _State.DEFERRED),
+                    key=lambda c: c.since,
+                    default=None,
                 )
                 if silent is None:
                     accepted.close()
                     return
-                self._end(silent, door)
-            connection = _Connection(accepted, Peer(door.workload, HostPid(pid)), _State.OPEN, time.monotonic())
-            door.connections.add(connection)
+                self._end(silent, endpoint)
+            connection = _Connection(accepted, Peer(endpoint.workload, HostPid(pid)), _State.OPEN, time.monotonic())
+            endpoint.connections.add(connection)
         self._receive(connection)  # its request is often there already
 
     def _receive(self, connection: _Connection) -> None:
@@ -287,7 +292,7 @@ class Doors:
         if connection.state is not _State.OPEN:
             self._finish(connection)  # one request a connection
             return
-        self._serve(Request(message=message, connection=connection, doors=self))
+        self._serve(Request(message=message, connection=connection, listener=self))
 
     def _refuse(self, connection: _Connection, why: str) -> None:
         with suppress(OSError):
@@ -297,17 +302,19 @@ class Doors:
     def _sweep(self) -> None:
         limit = time.monotonic() - _SILENCE_S
         with self._lock:
-            for door in self._doors.values():
-                for connection in [c for c in door.connections if c.state is not _State.DEFERRED and c.since < limit]:
-                    self._end(connection, door)
+            for endpoint in self._endpoints.values():
+                for connection in [
+                    c for c in endpoint.connections if c.state is not _State.DEFERRED and c.since < limit
+                ]:
+                    self._end(connection, endpoint)
 
     def _finish(self, connection: _Connection) -> None:
         with self._lock:
-            self._end(connection, self._doors.get(connection.peer.workload))
+            self._end(connection, self._endpoints.get(connection.peer.workload))
 
-    def _end(self, connection: _Connection, door: _Door | None) -> None:
-        if door is not None:
-            door.connections.discard(connection)
+    def _end(self, connection: _Connection, endpoint: _Endpoint | None) -> None:
+        if endpoint is not None:
+            endpoint.connections.discard(connection)
         if connection.state is _State.CLOSED:
             return
         connection.state = _State.CLOSED

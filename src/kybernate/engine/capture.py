@@ -1,4 +1,4 @@
-"""Parking: a paused workload is written into a store, GPU content and processes, and stays as it is.
+"""Capture: a paused workload is written into a store, GPU content and processes, and stays as it is.
 
     look -> (dump the processes | write the extents) -> write the dump -> commit
 
@@ -27,7 +27,7 @@ from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.extracting import FULL
 from kybernate.engine.host import Digests, driver_release, needs_of
 from kybernate.engine.pause import FREEZE_SECONDS
-from kybernate.engine.stored import HASHES, PROCESS, Kind, Place, StoredGpu, pack_hashes, state_of
+from kybernate.engine.stored import HASHES, PROCESS, DescribedExtent, Kind, StoredGpu, pack_hashes, state_of
 from kybernate.engine.target import Target, residual_pids
 from kybernate.model.errors import KybernateError, NoRoom, Unsupported
 from kybernate.model.types import CHUNK_BYTES, HostPid, StepTiming
@@ -69,7 +69,7 @@ class StoredReport:
 
 
 @dataclass(slots=True)
-class Parking:
+class Capture:
     """One snapshot being taken."""
 
     parts: Parts
@@ -110,7 +110,7 @@ class Parking:
                 self.cancel.told(writer.cancel) if self.cancel is not None else nullcontext(),
             ):
                 with self.clock.step("write"):
-                    places = self._write_extents(tree, writer)
+                    extents = self._write_extents(tree, writer)
                 with self.clock.step("dump"):
                     dumped = dumping.result()
                     record = images.verify(work / PROCESS)
@@ -120,7 +120,7 @@ class Parking:
                     writer.add_bytes(HASHES, pack_hashes([held.copy.hashes for held in self.manifest.extents]))
                 self.parts.faults.at("park.written")
                 with self.clock.step("commit"):
-                    stored_gpus = self._gpus(places, tree)
+                    stored_gpus = self._gpus(extents, tree)
                     committed = writer.commit(
                         state=state_of(
                             kind=self.kind,
@@ -187,18 +187,18 @@ class Parking:
             finally:
                 tree.freeze(FREEZE_SECONDS)
 
-    def _write_extents(self, tree: Tree, writer: SnapshotWriter) -> list[Place]:
+    def _write_extents(self, tree: Tree, writer: SnapshotWriter) -> list[DescribedExtent]:
         inside: dict[HostPid, int] = {}
-        places = []
+        extents = []
         for held in self.manifest.extents:
             if held.pid not in inside:
                 inside[held.pid] = self._inside(tree, held.pid)
-            place = _place(held, inside[held.pid])
+            extent = _extent(held, inside[held.pid])
             pool = self.parts.pool
             views = [None if slot == NO_SLOT else pool.view(slot) for slot in held.copy.slots.tolist()]
-            writer.add_extent(views, about=place.about())
-            places.append(place)
-        return places
+            writer.add_extent(views, about=extent.about())
+            extents.append(extent)
+        return extents
 
     def _inside(self, tree: Tree, pid: HostPid) -> int:
         number = tree.inside_pid(pid)
@@ -206,9 +206,9 @@ class Parking:
             raise KybernateError(f"process {pid} of {self.target.name} has ended while it was paused")
         return number
 
-    def _gpus(self, places: Sequence[Place], tree: Tree) -> list[StoredGpu]:
+    def _gpus(self, extents: Sequence[DescribedExtent], tree: Tree) -> list[StoredGpu]:
         """Those it has memory on; all there are where only the driver knows."""
-        used = {place.gpu for place in places}
+        used = {extent.gpu for extent in extents}
         everywhere = not used and bool(residual_pids(tree))
         return [
             StoredGpu(uuid=uuid, index=copier.gpu.index, name=copier.gpu.name, memory_bytes=copier.gpu.total_bytes)
@@ -237,6 +237,6 @@ class Parking:
         )
 
 
-def _place(held: HeldExtent, inside: int) -> Place:
+def _extent(held: HeldExtent, inside: int) -> DescribedExtent:
     assert len(held.copy.slots) * CHUNK_BYTES == held.copy.size
-    return Place(inside, held.id, held.address, held.gpu, held.copy.rdma, held.copy.size)
+    return DescribedExtent(inside, held.id, held.address, held.gpu, held.copy.rdma, held.copy.size)

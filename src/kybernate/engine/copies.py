@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from kybernate.cuda.copying import ExtentCopy
 from kybernate.cuda.hashing import HashKey
+from kybernate.cuda.planning import Hashes
 from kybernate.model.errors import KybernateError
 from kybernate.model.types import Depth, ExtentId, GpuUuid, HostPid, WorkloadName
 
@@ -32,7 +33,7 @@ class BadManifest(KybernateError):
 
 @dataclass(slots=True)
 class HeldExtent:
-    """One extent's place in the picture: whose, which, where, and its content."""
+    """One extent of a workload, whose content the pool has or gets: whose, which, where, and its copy."""
 
     pid: HostPid
     id: ExtentId
@@ -56,6 +57,12 @@ class Manifest:
     @property
     def complete(self) -> bool:
         return all(extent.done for extent in self.extents)
+
+    def become_own(self, hashes: Mapping[ExtentId, Hashes]) -> None:
+        """Its content was hashed again under this agent's own key."""
+        for extent in self.extents:
+            extent.copy.hashes[:] = hashes[extent.id]
+        self.key = None
 
     def slots(self) -> np.ndarray:
         """All pool slots in use, int64."""
@@ -114,6 +121,25 @@ class CopyStore:
                     extent.done = True
         finally:
             os.close(fd)
+
+    def set_depth(self, manifest: Manifest, depth: Depth) -> None:
+        """It was paused deeper, or not as deep, than it says. Saved."""
+        manifest.depth = depth
+        self.save(manifest)
+
+    def keep_only(self, manifest: Manifest, pids: Collection[HostPid]) -> Manifest:
+        """Without the extents of other processes, which have ended. Saved. Returns what went."""
+        gone = [extent for extent in manifest.extents if extent.pid not in pids]
+        manifest.extents = [extent for extent in manifest.extents if extent.pid in pids]
+        self.save(manifest)
+        return Manifest(manifest.name, manifest.depth, gone)
+
+    def replace(self, manifest: Manifest, copies: Mapping[int, ExtentCopy]) -> None:
+        """New copies of extents, by their index in the manifest, are complete. Saved and marked."""
+        for index, copy in copies.items():
+            manifest.extents[index].copy = copy
+        self.save(manifest)
+        self.mark(manifest, copies)
 
     def load(self, name: WorkloadName) -> Manifest | None:
         """The workload's manifest, or None.

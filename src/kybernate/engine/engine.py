@@ -1,4 +1,4 @@
-"""The door of the engine: one blocking call an operation. The caller runs one operation a workload at a time.
+"""The engine's face: one blocking call an operation. The caller runs one operation a workload at a time.
 
 The engine remembers, for each workload, the host copy it has in the pool: of a paused one it is the only copy there is,
 of a running one it is a cache that makes the next pause cheap and that is given up when the pool runs short.
@@ -21,11 +21,11 @@ from kybernate.engine.capture import StoredReport
 from kybernate.engine.context import Clock, Parts
 from kybernate.engine.copies import CopyStore, Manifest, slots_given_up
 from kybernate.engine.faults import Faults
-from kybernate.engine.pause import Freed, Leaving, send_residual_away
+from kybernate.engine.pause import Freed, PauseOperation, send_residual_away
 from kybernate.engine.pooled import HostCopy, StagedView
 from kybernate.engine.progress import Progress
 from kybernate.engine.recovering import Recovering
-from kybernate.engine.resume import Coming, Room
+from kybernate.engine.resume import ResumeOperation, VramGrant
 from kybernate.engine.staging import StageReport
 from kybernate.engine.stored import Described, Kind
 from kybernate.engine.storing import Storing
@@ -124,7 +124,7 @@ class Engine(Storing):
             progress.add(size)
             told(gpu, size)
 
-        copy = self._pooled.begin_leaving(target.name)  # from here on no other workload's pause may take its slots
+        copy = self._pooled.begin_pause(target.name)  # from here on no other workload's pause may take its slots
         if copy is not None and copy.paused:
             if copy.manifest.depth is depth or depth is Depth.WARM:
                 raise Conflict(f"workload {target.name} is paused already", hint="nothing to do")
@@ -133,28 +133,28 @@ class Engine(Storing):
         try:
             self._refuse_early(target, self._previous(copy))
             try:
-                return self._leave(target, depth, timeout_s, copy, counted)
+                return self._pause(target, depth, timeout_s, copy, counted)
             except NoRoom:
                 if not self._pooled.give_up(target.name):
                     raise
-                return self._leave(target, depth, timeout_s, copy, counted)
+                return self._pause(target, depth, timeout_s, copy, counted)
         finally:
             self._progress.pop(target.name, None)
             if copy is not None:
-                copy.leaving = False
+                self._pooled.end_pause(copy)
 
-    def _leave(
+    def _pause(
         self, target: Target, depth: Depth, timeout_s: float, before: HostCopy | None, freed: Freed
     ) -> SwitchReport:
-        leaving = Leaving(self._parts, target, depth, timeout_s, self._previous(before), freed)
+        operation = PauseOperation(self._parts, target, depth, timeout_s, self._previous(before), freed)
         try:
-            return leaving.run()
+            return operation.run()
         finally:
             # Should it have failed before that: the cache stays truthful about the slots it owns (cuda/copying.py).
-            if leaving.committed and leaving.manifest is not None:
-                self._pooled.put(target.name, HostCopy(leaving.manifest, paused=True))
+            if operation.committed and operation.manifest is not None:
+                self._pooled.put(target.name, HostCopy(operation.manifest, paused=True))
                 if before is not None:
-                    self._pooled.free(slots_given_up(before.manifest, leaving.manifest))
+                    self._pooled.free(slots_given_up(before.manifest, operation.manifest))
 
     @staticmethod
     def _previous(copy: HostCopy | None) -> dict[ExtentId, ExtentCopy]:
@@ -178,8 +178,7 @@ class Engine(Storing):
         """Warm to zero: the extents are gone already, the context follows."""
         clock = Clock()
         send_residual_away(self._parts, target, clock, timeout_s)
-        copy.manifest.depth = Depth.ZERO
-        self._parts.store.save(copy.manifest)
+        self._parts.store.set_depth(copy.manifest, Depth.ZERO)
         return SwitchReport(
             workload=target.name,
             operation="pause",
@@ -196,13 +195,13 @@ class Engine(Storing):
         target: Target,
         *,
         timeout_s: float = 60.0,
-        room: Room | None = None,
+        grant: VramGrant | None = None,
         unmanaged: Mapping[GpuUuid, int] | None = None,
     ) -> SwitchReport:
-        """Give the workload VRAM and let it go on. With `room` its memory is taken piece by piece, as that allows.
+        """Give the workload VRAM and let it go on. With `grant` its memory is taken piece by piece, as that allows.
 
         Args:
-            unmanaged: bytes that its processes without our library had on each GPU: the driver restores them once `room` has them.
+            unmanaged: bytes that its processes without our library had on each GPU: the driver restores them once `grant` has them.
 
         Raises:
             Conflict: it is not paused.
@@ -219,24 +218,22 @@ class Engine(Storing):
             raise Conflict(f"workload {target.name} is not paused", hint="nothing to do")
         self._forget_the_dead(target, copy.manifest)
         progress = Progress(sum(held.copy.size for held in copy.manifest.extents))
-        coming = Coming(self._parts, target, copy.manifest, timeout_s, room, unmanaged or {}, progress)
+        operation = ResumeOperation(self._parts, target, copy.manifest, timeout_s, grant, unmanaged or {}, progress)
         self._progress[target.name] = progress
         try:
-            return coming.run()
+            return operation.run()
         finally:
             self._progress.pop(target.name, None)
-            if coming.committed:
-                copy.paused = False
+            if operation.committed:
+                self._pooled.set_paused(copy, paused=False)
 
     def _forget_the_dead(self, target: Target, manifest: Manifest) -> None:
         """Processes that were killed while they were paused come back no more; neither should their memory."""
         alive = set(target.tree.pids())
-        gone = [held for held in manifest.extents if held.pid not in alive]
-        if not gone:
+        if all(held.pid in alive for held in manifest.extents):
             return
-        manifest.extents = [held for held in manifest.extents if held.pid in alive]
-        self._parts.store.save(manifest)  # before the slots can become somebody else's
-        self._pooled.free(Manifest(manifest.name, manifest.depth, gone).slots())
+        gone = self._parts.store.keep_only(manifest, alive)  # before the slots can become somebody else's
+        self._pooled.free(gone.slots())
 
     def progress(self, name: WorkloadName) -> Progress | None:
         """Of the switch under way; None when there is none."""
@@ -260,22 +257,14 @@ class Engine(Storing):
     def keep_only(self, names: Collection[WorkloadName]) -> None:
         """Forget what a predecessor kept of workloads that are no more."""
         for name in {*self._pooled.names(), *self._recovering.unreadable()} - set(names):
-            self.clear(name)
+            self.forget(name)
 
-    def forget(self, target: Target) -> None:
-        """The workload has ended: free what it had in the pool and in VRAM."""
-        self.clear(target.name)
-
-    def clear(self, name: WorkloadName) -> None:
-        """Nothing of what is kept under that name means anything any more."""
+    def forget(self, name: WorkloadName) -> None:
+        """Free what a workload has in the pool and in VRAM: it has ended, or lies in a store and the ledger says so."""
         self._parts.store.remove(name)  # before the slots can become somebody else's
         self._pooled.drop(name)
         self._recovering.forget(name)
         self._parts.broker.drop(self._parts.broker.extents(name))
-
-    def release_parked(self, name: WorkloadName) -> None:
-        """The workload lies in a store and the ledger says so; its processes have been ended: free what it had here."""
-        self.clear(name)
 
     def drop_cache(self, name: WorkloadName) -> int:
         """Give up the host copy of a running workload. Returns the bytes of pool that became free."""

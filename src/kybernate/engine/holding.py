@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from kybernate.cuda.control import Control, Held
+from kybernate.cuda.control import Control, HoldStatus
 from kybernate.engine.context import every
 from kybernate.model.errors import Busy
 from kybernate.model.types import HostPid
@@ -105,7 +105,7 @@ def hold_all(
             sleep(RUN_S)
         current = now
 
-        def ask(pid: HostPid, current: Round = current) -> Held:
+        def ask(pid: HostPid, current: Round = current) -> HoldStatus:
             return controls[pid].hold(current.timeout_s, step=pid in current.step)
 
         answers = dict(zip(pids, every(executor, ask, pids), strict=True))

@@ -46,7 +46,7 @@ Freed = Callable[[GpuUuid, int], None]
 
 
 @dataclass(slots=True)
-class Leaving:
+class PauseOperation:
     """One pause under way."""
 
     parts: Parts
@@ -80,7 +80,7 @@ class Leaving:
             try:
                 self._quiesce()
                 self._plan_and_release()
-                stats = self._leave()
+                stats = self._move_out()
                 self._commit()
                 self._freeze()
             except Exception as error:
@@ -162,7 +162,7 @@ class Leaving:
             self.undo.push("remove the manifest", lambda: self.parts.store.remove(self.target.name))
         self.parts.faults.at("pause.recorded")
 
-    # ---- the memory leaves ----
+    # ---- the memory moves out ----
 
     def _release(self) -> None:
         with self.clock.step("release"):
@@ -182,7 +182,7 @@ class Leaving:
 
         every(self.parts.executor, one, list(self.controls))
 
-    def _leave(self) -> list[CopyStats]:
+    def _move_out(self) -> list[CopyStats]:
         """Copy and checkpoint at the same time; then free what is copied while the rest follows."""
         copying = [
             self.parts.executor.submit(self.parts.copiers[plan.extents[0].gpu.uuid].evict, plan, done=self.copied.put)

@@ -1,7 +1,7 @@
-"""What lies in the pool: workloads' host copies and what was staged of snapshots; and which of it may go when room is short.
+"""What lies in the pool: workloads' host copies and what was staged of snapshots; and which of it may go when space is short.
 
 A paused workload's copy is the only one there is and never goes. A running one's is a cache that makes its next pause
-cheap; a staged one can be read again. Both go when a pause or a staging needs the room: caches first, since they cost
+cheap; a staged one can be read again. Both go when a pause or a staging needs the slots: caches first, since they cost
 less to have again.
 """
 
@@ -27,12 +27,12 @@ class HostCopy:
     manifest: Manifest
     paused: bool
     """True: the only copy. False: a cache of a running workload."""
-    leaving: bool = False
+    pausing: bool = False
     """A pause is under way that builds on this copy: its clean slots are about to be the only copy again."""
 
     @property
     def expendable(self) -> bool:
-        return not self.paused and not self.leaving
+        return not self.paused and not self.pausing
 
     @property
     def by_extent(self) -> dict[ExtentId, ExtentCopy]:
@@ -97,13 +97,22 @@ class Pooled:
     def names(self) -> list[WorkloadName]:
         return list(self._book.copies)
 
-    def begin_leaving(self, name: WorkloadName) -> HostCopy | None:
-        """The copy a pause builds on; a running workload's can't be taken from it until `leaving` is taken back."""
+    def begin_pause(self, name: WorkloadName) -> HostCopy | None:
+        """The copy a pause builds on; a running workload's can't be taken from it until `end_pause`."""
         with self._lock:
             copy = self._book.copies.get(name)
             if copy is not None and not copy.paused:
-                copy.leaving = True
+                copy.pausing = True
             return copy
+
+    def end_pause(self, copy: HostCopy) -> None:
+        with self._lock:
+            copy.pausing = False
+
+    def set_paused(self, copy: HostCopy, *, paused: bool) -> None:
+        """Whether it is the only copy there is, or a cache of a running workload."""
+        with self._lock:
+            copy.paused = paused
 
     def drop(self, name: WorkloadName) -> None:
         """Forget a workload's copy, whatever it is, and give its slots back."""
@@ -128,7 +137,7 @@ class Pooled:
     # -- staged snapshots --------------------------------------------------------------------------------------------
 
     def hold(self, uid: str) -> Staged | None:
-        """The staged copy of a snapshot, which stays until `let_go`; None when there is none."""
+        """The staged copy of a snapshot, which stays until `unhold`; None when there is none."""
         with self._lock:
             staged = self._book.staged.get(uid)
             if staged is not None:
@@ -136,12 +145,12 @@ class Pooled:
             return staged
 
     def put_and_hold(self, staged: Staged) -> None:
-        """A snapshot has just been staged; it stays until `let_go` at least."""
+        """A snapshot has just been staged; it stays until `unhold` at least."""
         with self._lock:
             self._book.staged[staged.described.uid] = staged
             self._use(staged)
 
-    def let_go(self, staged: Staged) -> None:
+    def unhold(self, staged: Staged) -> None:
         with self._lock:
             staged.users -= 1
 
@@ -168,7 +177,7 @@ class Pooled:
             for uid, staged in found
         ]
 
-    # -- when room is short ------------------------------------------------------------------------------------------
+    # -- when slots are short -----------------------------------------------------------------------------------------
 
     def give_up(self, asking: WorkloadName | None, keep_slots: int | None = None) -> bool:
         """Drop what may go, but for the asking workload's own; with `keep_slots`, only until that many slots are free.

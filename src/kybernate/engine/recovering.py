@@ -18,7 +18,7 @@ from kybernate.engine.context import Clock, Parts, connections, reconcile
 from kybernate.engine.copies import BadManifest, Manifest
 from kybernate.engine.pause import send_residual_away
 from kybernate.engine.pooled import HostCopy, Pooled
-from kybernate.engine.resume import Coming
+from kybernate.engine.resume import ResumeOperation
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.model.errors import Busy, KybernateError, NoRoom
 from kybernate.model.types import Depth, WorkloadName, WorkloadState
@@ -119,14 +119,14 @@ class Recovering:
                     for held in copy.manifest.extents:
                         if not held.done:
                             held.copy.hashes[:] = 0  # planned, perhaps never copied: never to be taken for clean
-                    copy.paused = False
+                    self._pooled.set_paused(copy, paused=False)
                 return WorkloadState.RUNNING
             case recovery.Verdict.BRING_BACK if manifest is not None:
                 self._bring_back(target, manifest)
                 return WorkloadState.RUNNING
             case recovery.Verdict.PAUSED | recovery.Verdict.FINISH_PAUSE if manifest is not None:
                 if (copy := self._pooled.get(target.name)) is not None:
-                    copy.paused = True
+                    self._pooled.set_paused(copy, paused=True)
                 self._parts.broker.drop(self._parts.broker.extents(target.name))
                 if verdict is recovery.Verdict.FINISH_PAUSE and manifest.depth is Depth.ZERO:
                     self._finish_pause(target, manifest)
@@ -170,12 +170,10 @@ class Recovering:
                     mine = [i for i in undone if manifest.extents[i].gpu == gpu]
                     plan = self._plan_with_room(target.name, copier, [here[manifest.extents[i].id] for i in mine])
                     copier.evict(plan)
-                    for i, copy in zip(mine, plan.copies, strict=True):
+                    for i in mine:
                         old = manifest.extents[i].copy.slots
                         self._pooled.free(old[old >= 0])
-                        manifest.extents[i].copy = copy
-                    self._parts.store.save(manifest)
-                    self._parts.store.mark(manifest, mine)
+                    self._parts.store.replace(manifest, dict(zip(mine, plan.copies, strict=True)))
                 control.discard()
                 self._parts.broker.drop(list(here.values()))
 
@@ -193,8 +191,7 @@ class Recovering:
             send_residual_away(self._parts, target, Clock(), timeout_s=30.0)
         except KybernateError as error:
             log.warning("workload %s is paused, but its CUDA context stays: %s", target.name, error)
-            manifest.depth = Depth.WARM
-            self._parts.store.save(manifest)
+            self._parts.store.set_depth(manifest, Depth.WARM)
 
     @staticmethod
     def _ask(process: CudaProcess) -> recovery.Witness:
@@ -239,7 +236,7 @@ class Recovering:
         pids = {process.pid for process in without}
         mine = [held for held in manifest.extents if held.pid in pids]
         part = Manifest(manifest.name, manifest.depth, mine, key=manifest.key)
-        Coming(self._parts, replace(target, processes=without), part, 60.0).run()
+        ResumeOperation(self._parts, replace(target, processes=without), part, 60.0).run()
         self._wait_open(target)
         self._adopt(target)
         self._pooled.drop(target.name)

@@ -4,7 +4,7 @@
       `--> fill, check ---------------------´
 
 Extents are created first: a GPU without room refuses before anything of the workload was touched. They are made piece by
-piece and filled from the first one on; where another workload is just leaving (`room`), as its memory becomes free. Filling
+piece and filled from the first one on; where another workload is just leaving (`grant`), as its memory becomes free. Filling
 and the residual's restore run at the same time. Before the gates open the GPU hashes what it was filled with and compares it
 with the manifest. The host copy stays in the pool afterwards, as the clean copy of the next pause.
 """
@@ -37,12 +37,12 @@ from kybernate.model.errors import KybernateError
 from kybernate.model.types import ExtentId, GpuUuid, HostPid, SwitchReport
 
 PIECE_BYTES = 2 << 30
-"""Created and filled at a time where room comes piece by piece: long enough to hide the making of the next."""
+"""Created and filled at a time where VRAM comes piece by piece: long enough to hide the making of the next."""
 
 CHECK_BYTES = 4 << 30
 """Checked at a time, while later extents are still being filled."""
 
-Room = Callable[[GpuUuid, int], None]
+VramGrant = Callable[[GpuUuid, int], None]
 """Blocks until so many bytes of VRAM may be taken; raises NoRoom when that won't be."""
 
 
@@ -55,7 +55,7 @@ class Line:
     """One GPU's extents on their way from being made to being filled."""
 
     gpu: GpuUuid
-    places: Sequence[HeldExtent]
+    extents: Sequence[HeldExtent]
     ready: SimpleQueue[Batch | BaseException | None] = field(default_factory=SimpleQueue)
     """None: that was all."""
 
@@ -67,14 +67,14 @@ class Line:
 
 
 @dataclass(slots=True)
-class Coming:
+class ResumeOperation:
     """One resume under way."""
 
     parts: Parts
     target: Target
     manifest: Manifest
     timeout_s: float
-    room: Room | None = None
+    grant: VramGrant | None = None
     unmanaged: Mapping[GpuUuid, int] = field(default_factory=dict)
     """Bytes that processes without our library had: the driver's restore takes them for itself."""
     progress: Progress | None = None
@@ -153,10 +153,10 @@ class Coming:
         for held in self.manifest.extents:
             groups[held.gpu].append(held)
         submit = self.parts.executor.submit
-        self.lines = [Line(gpu, places) for gpu, places in groups.items()]
+        self.lines = [Line(gpu, extents) for gpu, extents in groups.items()]
         self.filling = [submit(self._fill, line) for line in self.lines]
         with self.clock.step("create"):
-            if self.room is not None:
+            if self.grant is not None:
                 self.making = [submit(self._make_all, line) for line in self.lines]
             else:
                 for line in self.lines:
@@ -166,9 +166,9 @@ class Coming:
     def _make_all(self, line: Line) -> None:
         """All extents of one GPU, for `_fill` to take; piece by piece as room comes."""
         try:
-            for piece in pieces(line.places):
-                if self.room is not None:
-                    self.room(line.gpu, sum(held.copy.size for held in piece))
+            for piece in pieces(line.extents):
+                if self.grant is not None:
+                    self.grant(line.gpu, sum(held.copy.size for held in piece))
                 self.begun.set()
                 line.ready.put(self._make(piece))
             line.ready.put(None)
@@ -178,9 +178,9 @@ class Coming:
         finally:
             self.begun.set()
 
-    def _make(self, places: Sequence[HeldExtent]) -> Batch:
+    def _make(self, wanted: Sequence[HeldExtent]) -> Batch:
         alike: dict[tuple[HostPid, GpuUuid, bool], list[HeldExtent]] = defaultdict(list)
-        for held in places:
+        for held in wanted:
             alike[held.pid, held.gpu, held.copy.rdma].append(held)
         for (pid, gpu, rdma), group in alike.items():
             extents = self.parts.broker.create(
@@ -192,9 +192,9 @@ class Coming:
                 rdma=rdma,
             )
             self.made.update((extent.id, extent) for extent in extents)
-        mine = [self.made[held.id] for held in places]
+        mine = [self.made[held.id] for held in wanted]
         self.exporting.append(self.parts.executor.submit(self._export, mine))
-        return mine, [held.copy for held in places]
+        return mine, [held.copy for held in wanted]
 
     def _export(self, extents: Sequence[Extent]) -> None:
         """A descriptor takes the driver a millisecond: made while the content comes."""
@@ -202,7 +202,7 @@ class Coming:
             self.fds[extent.id] = self.parts.broker.export(extent)
 
     def _fill_and_restore(self) -> list[CopyStats]:
-        if self.room is not None and self.making:
+        if self.grant is not None and self.making:
             # The one that leaves is being checkpointed until then: the driver does the two at once in no less time,
             # and the sooner that one is done, the sooner its memory comes.
             self.begun.wait()
@@ -232,8 +232,8 @@ class Coming:
         copier = self.parts.copiers[line.gpu]
         checks: list[Future[None]] = []
         unchecked: list[Extent] = []
-        left = len(line.places)
-        copies = {held.id: held.copy for held in line.places}
+        left = len(line.extents)
+        copies = {held.id: held.copy for held in line.extents}
 
         def filled(extents: Sequence[Extent]) -> None:
             nonlocal left, unchecked
@@ -276,9 +276,9 @@ class Coming:
         states = {pid: residual.state(pid) for pid in pids}
         away = [pid for pid in pids if states[pid] is ResidualState.CHECKPOINTED]
         shut = away + [pid for pid in pids if states[pid] is ResidualState.LOCKED]
-        if away and self.room is not None:
+        if away and self.grant is not None:
             for gpu, size in self.unmanaged.items():
-                self.room(gpu, size)
+                self.grant(gpu, size)
         with self.clock.step("restore"):
             if away:
                 residual.restore_all(away)
@@ -334,9 +334,7 @@ class Coming:
 
     def _make_own(self) -> None:
         if self.manifest.key is not None:
-            for held in self.manifest.extents:
-                held.copy.hashes = self.rehashed[held.id]
-            self.manifest.key = None
+            self.manifest.become_own(self.rehashed)
 
     def _report(self, stats: Sequence[CopyStats]) -> SwitchReport:
         return SwitchReport(
@@ -352,11 +350,11 @@ class Coming:
         )
 
 
-def pieces(places: Sequence[HeldExtent]) -> Iterator[list[HeldExtent]]:
+def pieces(extents: Sequence[HeldExtent]) -> Iterator[list[HeldExtent]]:
     """Cut a list so that each part is about PIECE_BYTES; an extent larger than that is a part of its own."""
     part: list[HeldExtent] = []
     size = 0
-    for held in places:
+    for held in extents:
         if part and size + held.copy.size > PIECE_BYTES:
             yield part
             part, size = [], 0

@@ -77,7 +77,7 @@ class Reviving:
             raise
         finally:
             if staging.exception() is None:
-                self.pooled.let_go(staging.result()[0])
+                self.pooled.unhold(staging.result()[0])
         self.parts.faults.at("revive.saved")
         return tree
 
@@ -89,10 +89,10 @@ class Reviving:
                 self.undo.push("delete its run directory", self._delete_run_directory)
                 self.run_directory.mkdir(mode=0o755, parents=True)
             # Before any of its processes runs: they may ask for memory at once.
-            self.parts.broker.open_door(
+            self.parts.broker.listen(
                 self.name, self.run_directory / DOOR, uid=self.described.owner, gid=self.described.group
             )
-            self.undo.push("close the door", lambda: self.parts.broker.close_door(self.name))
+            self.undo.push("stop listening", lambda: self.parts.broker.stop_listening(self.name))
             if self.cancel is not None:
                 self.cancel.check(f"reviving {self.name}")
             if staging.done():
@@ -121,19 +121,19 @@ class Reviving:
     def _save(self, tree: Tree, staged: Staged) -> None:
         """From here on it is a workload that is paused in RAM."""
         pids: dict[int, HostPid] = {}
-        for place in self.described.places:
-            if place.pid not in pids:
-                pids[place.pid] = self._host_pid(tree, place.pid)
+        for extent in self.described.extents:
+            if extent.pid not in pids:
+                pids[extent.pid] = self._host_pid(tree, extent.pid)
         extents = [
             HeldExtent(
-                pid=pids[place.pid],
-                id=place.id,
-                address=place.address,
-                gpu=place.gpu,
+                pid=pids[extent.pid],
+                id=extent.id,
+                address=extent.address,
+                gpu=extent.gpu,
                 copy=ExtentCopy(copy.size, copy.rdma, copy.slots.copy(), copy.hashes.copy()),
                 done=True,
             )
-            for place, copy in zip(self.described.places, staged.copies, strict=True)
+            for extent, copy in zip(self.described.extents, staged.copies, strict=True)
         ]
         own = next(iter(self.parts.copiers.values())).key
         foreign = None if self.described.key == own else self.described.key

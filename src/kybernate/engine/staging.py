@@ -51,7 +51,7 @@ class Stager:
         progress: ProgressCallback | None = None,
         cancel: Cancellation | None = None,
     ) -> tuple[Staged, int]:
-        """Have the snapshot in the pool, and held: `Pooled.let_go` is the caller's. Returns the bytes read, too.
+        """Have the snapshot in the pool, and held: `Pooled.unhold` is the caller's. Returns the bytes read, too.
 
         Raises:
             NoRoom: the pool is too small; the message holds the numbers, nothing was read.
@@ -72,14 +72,14 @@ class Stager:
         """
         with self._turn(manifest.uid):
             if (there := self.pooled.hold(manifest.uid)) is not None:
-                self.pooled.let_go(there)
+                self.pooled.unhold(there)
                 return False
             slots = np.concatenate([copy.slots for copy in copies]) if copies else np.empty(0, dtype=np.int64)
             slots = slots[slots != NO_SLOT]
             self.parts.pool.share(slots)
             staged = Staged(describe(manifest), copies, slots)
             self.pooled.put_and_hold(staged)
-            self.pooled.let_go(staged)
+            self.pooled.unhold(staged)
         return True
 
     def _turn(self, uid: str) -> threading.Lock:
@@ -108,12 +108,12 @@ class Stager:
             slots = self._allocate(sum(int(np.count_nonzero(part)) for part in wanted))
             try:
                 copies, start = [], 0
-                for place, part, known in zip(described.places, wanted, hashes, strict=True):
+                for extent, part, known in zip(described.extents, wanted, hashes, strict=True):
                     count = int(np.count_nonzero(part))
-                    mine = np.full(place.chunks, NO_SLOT, dtype=np.int64)
+                    mine = np.full(extent.chunks, NO_SLOT, dtype=np.int64)
                     mine[part] = slots[start : start + count]
                     start += count
-                    copies.append(ExtentCopy(size=place.size, rdma=place.rdma, slots=mine, hashes=known))
+                    copies.append(ExtentCopy(size=extent.size, rdma=extent.rdma, slots=mine, hashes=known))
                 self._fill(reader, manifest, copies)
                 self.parts.faults.at("stage.read")
             except BaseException:

@@ -75,7 +75,7 @@ class _About(_Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DescribedExtent:
     """One extent of a stored workload."""
 
     pid: int
@@ -118,14 +118,14 @@ class Described:
     gpus: tuple[StoredGpu, ...]
     key: HashKey
     """What its hashes were made under."""
-    places: tuple[Place, ...]
+    extents: tuple[DescribedExtent, ...]
 
     @property
     def vram_bytes(self) -> dict[GpuUuid, int]:
         """What it needs back on each GPU."""
         sizes: Counter[GpuUuid] = Counter()
-        for place in self.places:
-            sizes[place.gpu] += place.size
+        for extent in self.extents:
+            sizes[extent.gpu] += extent.size
         return dict(sizes)
 
 
@@ -165,13 +165,13 @@ def describe(manifest: Manifest) -> Described:
         raise TooNew(f"{what} has format {number}; this version of Kybernate reads up to {FORMAT}")
     try:
         state = _State.model_validate(manifest.state)
-        places = tuple(_place(extent.about, extent.size) for extent in manifest.extents)
+        extents = tuple(_extent(extent.about, extent.size) for extent in manifest.extents)
         name = workload_name(state.workload)
     except (ValidationError, ValueError, BadInput) as e:
         raise Damaged(f"{what} makes no sense: {str(e).splitlines()[0]}") from e
-    if len({place.id for place in places}) != len(places):
+    if len({extent.id for extent in extents}) != len(extents):
         raise Damaged(f"{what} makes no sense: it names an extent twice")
-    if missing := {place.gpu for place in places} - {gpu.uuid for gpu in state.gpus}:
+    if missing := {extent.gpu for extent in extents} - {gpu.uuid for gpu in state.gpus}:
         raise Damaged(f"{what} makes no sense: it has memory on {min(missing)}, of which it says nothing")
     return Described(
         snapshot=manifest.name,
@@ -186,15 +186,15 @@ def describe(manifest: Manifest) -> Described:
         bytes=manifest.size,
         gpus=state.gpus,
         key=HashKey(int(state.key[0], 16), int(state.key[1], 16)),
-        places=places,
+        extents=extents,
     )
 
 
-def _place(about: Mapping[str, Any], size: int) -> Place:
+def _extent(about: Mapping[str, Any], size: int) -> DescribedExtent:
     if size <= 0 or size % CHUNK_BYTES:
         raise ValueError(f"an extent of {size} bytes")
     said = _About.model_validate(about)
-    return Place(said.pid, ExtentId(said.id), said.address, GpuUuid(said.gpu), said.rdma, size)
+    return DescribedExtent(said.pid, ExtentId(said.id), said.address, GpuUuid(said.gpu), said.rdma, size)
 
 
 def pack_hashes(parts: Sequence[Hashes]) -> bytes:
@@ -203,8 +203,8 @@ def pack_hashes(parts: Sequence[Hashes]) -> bytes:
 
 
 def unpack_hashes(content: bytes, described: Described) -> list[Hashes]:
-    """One array for each place. Raises Damaged."""
-    bounds = np.cumsum([0, *(place.chunks for place in described.places)])
+    """One array for each extent. Raises Damaged."""
+    bounds = np.cumsum([0, *(extent.chunks for extent in described.extents)])
     if len(content) != 16 * bounds[-1]:
         raise Damaged(f"snapshot {described.snapshot} makes no sense: {len(content)} bytes of hashes")
     whole = np.frombuffer(content, "<u8").reshape(-1, 2).astype(np.uint64)

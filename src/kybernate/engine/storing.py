@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kybernate.cuda.copying import ExtentCopy
 from kybernate.engine.cancelling import Cancellation
-from kybernate.engine.capture import Parking, StoredReport
+from kybernate.engine.capture import Capture, StoredReport
 from kybernate.engine.context import Parts
 from kybernate.engine.extracting import Extracted
 from kybernate.engine.host import Digests, this_host
@@ -75,7 +75,7 @@ class Storing:
             raise Conflict(
                 f"workload {target.name} is not paused at depth zero", hint=f"`kybernate pause {target.name}` first"
             )
-        return Parking(
+        return Capture(
             parts=self._parts,
             target=target,
             manifest=copy.manifest,
@@ -118,7 +118,7 @@ class Storing:
     def _refusals(self, manifest: Manifest) -> list[str]:
         described = describe(manifest)
         lines = differences(manifest.needs, this_host(self._parts.copiers), digest_of=self._digests.of)
-        if missing := sorted({place.gpu for place in described.places} - set(self._parts.copiers)):
+        if missing := sorted({extent.gpu for extent in described.extents} - set(self._parts.copiers)):
             lines.append(f"it has memory on {missing[0]}, which isn't here")
         return lines
 
@@ -139,7 +139,7 @@ class Storing:
         began = time.perf_counter()
         manifest = space.manifest(snapshot)
         staged, read = self._stager.stage(space, manifest, progress=progress, cancel=cancel)
-        self._pooled.let_go(staged)
+        self._pooled.unhold(staged)
         return StageReport(manifest.uid, manifest.name, read, time.perf_counter() - began)
 
     def staged(self) -> list[StagedView]:
@@ -166,7 +166,7 @@ class Storing:
         cancel: Cancellation | None = None,
         keep_staged: bool = False,
     ) -> Tree:
-        """Make a workload of a snapshot, paused in RAM, for `resume`. Opens the broker's door in its run directory.
+        """Make a workload of a snapshot, paused in RAM, for `resume`. Opens the broker's socket in its run directory.
 
         Args:
             run_directory: as for a launch.

@@ -9,7 +9,7 @@ from kybernate.model.errors import NoRoom
 from kybernate.model.types import GpuUuid
 
 
-class Handover:
+class VramHandoff:
     """A count of free bytes for each GPU, given by one thread and taken by others."""
 
     def __init__(self, spare: Mapping[GpuUuid, int]) -> None:

@@ -112,7 +112,7 @@ class Recovery:
             gear.ledger.apply(name, Event.FOUND_PAUSED if entry.depth else Event.FOUND_RUNNING, reason=why)
             return gear.ledger.entry(name).state, why
         door = gear.state.run_directory(name) / DOOR
-        await in_thread(f"door {name}", lambda: gpu.broker.open_door(name, door, uid=entry.uid, gid=entry.gid))
+        await in_thread(f"door {name}", lambda: gpu.broker.listen(name, door, uid=entry.uid, gid=entry.gid))
         target = await look_at(entry, tree)
         try:
             state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))
@@ -195,7 +195,7 @@ class Recovery:
 
         leftovers = await in_thread(f"end {name}", end)
         if (gpu := gear.gpu) is not None:
-            await in_thread(f"clear {name}", lambda: gpu.engine.release_parked(name))
+            await in_thread(f"clear {name}", lambda: gpu.engine.forget(name))
         gear.ledger.add(record)
         self._workloads.adopt(name, None)
         if record.state is not WorkloadState.PAUSED:

@@ -165,7 +165,7 @@ class Resuming:
         try:
             return await in_thread(
                 f"resume {target.name}",
-                lambda: gpu.engine.resume(target, room=departure.handover.take, unmanaged=unmanaged),
+                lambda: gpu.engine.resume(target, grant=departure.handover.take, unmanaged=unmanaged),
             )
         except NoRoom:
             if await departure.settled():

@@ -164,8 +164,8 @@ class Parking:
             except (KybernateError, OSError) as e:
                 log.warning("processes of workload %s are left: %s", name, e)
             shutil.rmtree(tree.run_directory / LAYERS, ignore_errors=True)  # in the snapshot, and here perhaps in RAM
-        gpu.broker.close_door(name)
-        gpu.engine.release_parked(name)
+        gpu.broker.stop_listening(name)
+        gpu.engine.forget(name)
 
     # -- what is left when RAM is lost --------------------------------------------------------------------------------
 

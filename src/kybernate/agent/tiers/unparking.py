@@ -279,7 +279,7 @@ class Unparking:
             space = self._gear.stores.space(tier)
             with contextlib.suppress(NotFound):
                 attach(run_directory).remove()  # a leftover: the snapshot is the workload
-            gpu.engine.release_parked(name)
+            gpu.engine.forget(name)
             space.manifest(snapshot)  # before a claim of nothing is left there
             claimed = self._claims.of(entry, snapshot, tier, take_over=take_over)
             try:

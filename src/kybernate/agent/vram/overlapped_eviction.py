@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from kybernate.engine.vram_handoff import Handover
+from kybernate.engine.vram_handoff import VramHandoff
 from kybernate.model.types import GpuUuid, WorkloadName
 
 Freed = Callable[[GpuUuid, int], None]
@@ -28,7 +28,7 @@ class Departure:
     ) -> None:
         """`resident`: bytes each victim holds now; `spare`: bytes free already."""
         self.victims = tuple(victims)
-        self.handover = Handover(spare)
+        self.handover = VramHandoff(spare)
         self._leave = leave
         self._tasks = [asyncio.create_task(self._one(victim, resident[victim])) for victim in victims]
         self._end = asyncio.create_task(self._close())

@@ -105,7 +105,7 @@ class ExternalWatcher:
         entry = self._gear.ledger.get(name)
         if entry is None or not entry.external or entry.state is not WorkloadState.RUNNING:
             return
-        await in_thread(f"let go of {name}", lambda: self._workloads.forget_copy(name, None))
+        await in_thread(f"let go of {name}", lambda: self._workloads.forget_copy(name))
         self._gear.ledger.let_go(name)
         if (released := self._released.pop(name, None)) is not None:
             released.set()
@@ -135,7 +135,7 @@ class ExternalWatcher:
     async def _end(self, entry: Entry) -> None:
         if self._gear.ledger.entry(entry.name).ended:
             return
-        await in_thread(f"end {entry.name}", lambda: self._workloads.forget_copy(entry.name, None))
+        await in_thread(f"end {entry.name}", lambda: self._workloads.forget_copy(entry.name))
         self._gear.ledger.apply(entry.name, Event.EXITED, reason="the process ended", evicted={}, pids=())
         self._gear.events.record("exited", "the process ended", workload=entry.name)
         self._gear.ledger.remove(entry.name)

@@ -24,7 +24,7 @@ from kybernate.agent.records.views import program, workload_view
 from kybernate.agent.workloads.launches import launch_spec, left_of, starting
 from kybernate.agent.workloads.operations import O, Owner, Standing
 from kybernate.agent.workloads.orders import StopOrder, Stored
-from kybernate.agent.workloads.targets import is_external_name, target_of
+from kybernate.agent.workloads.targets import is_external_name
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.termination import WITHOUT_GPU_S, handles_its_end, logged, stays_stored, terminate
 from kybernate.agent.workloads.threads import in_thread
@@ -326,11 +326,11 @@ class Workloads:
         try:
             spec.run_directory.mkdir(parents=True, mode=0o755)
             if gpu is not None:
-                gpu.broker.open_door(spec.name, spec.run_directory / DOOR, uid=spec.uid, gid=spec.gid)
+                gpu.broker.listen(spec.name, spec.run_directory / DOOR, uid=spec.uid, gid=spec.gid)
             return launch(spec)
         except BaseException as e:
             if gpu is not None:
-                gpu.broker.close_door(spec.name)
+                gpu.broker.stop_listening(spec.name)
             shutil.rmtree(spec.run_directory, ignore_errors=True)
             if isinstance(e, OSError) and e.errno in FULL:
                 raise full(f"workload {spec.name} can't be started", spec.state_directory) from e
@@ -339,7 +339,7 @@ class Workloads:
     def clear_place(self, name: WorkloadName) -> None:
         """In a thread: nothing of an earlier life of that name is left, which has ended or was lost."""
         if self.gear.gpu is not None:
-            self.gear.gpu.engine.clear(name)
+            self.gear.gpu.engine.forget(name)
         run_directory = self.gear.state.run_directory(name)
         with contextlib.suppress(NotFound):
             attach(run_directory).remove()
@@ -458,20 +458,19 @@ class Workloads:
             tree.remove()
         if gpu is not None:
             with logged(f"closing the door of {name}"):
-                gpu.broker.close_door(name)
+                gpu.broker.stop_listening(name)
             with logged(f"giving back the memory of {name}"):
                 gpu.broker.drop(gpu.broker.extents(name))
             with logged(f"forgetting the host copy of {name}"):
-                self.forget_copy(name, tree)
+                self.forget_copy(name)
             gpu.room.forget(name)
         return status
 
-    def forget_copy(self, name: WorkloadName, tree: Tree | None) -> None:
+    def forget_copy(self, name: WorkloadName) -> None:
         """In a thread: the engine gives back the pool slots."""
         gpu = self.gear.gpu
-        entry = self.gear.ledger.get(name)
-        if gpu is not None and entry is not None:
-            gpu.engine.forget(target_of(entry, tree))
+        if gpu is not None and self.gear.ledger.get(name) is not None:
+            gpu.engine.forget(name)
 
     async def _remove(self, name: WorkloadName) -> Entry:
         gear = self.gear
