@@ -68,17 +68,17 @@ static int serving_thread(int pid, int inner)
 static int connect_in(const char *directory, const char *name)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = -1, place = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = -1, directory_fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-    if (place < 0)
+    if (directory_fd < 0)
         return -1;
-    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", place, name);
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", directory_fd, name);
     fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address)) {
         close(fd);
         fd = -1;
     }
-    close(place);
+    close(directory_fd);
     return fd;
 }
 

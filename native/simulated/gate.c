@@ -1,6 +1,6 @@
-/* The door of every API call: open while the process runs, shut while it is locked for a checkpoint.
+/* The gate of every API call: open while the process runs, shut while it is locked for a checkpoint.
  *
- * A thread that arrives while the door is shut waits, and counts as inside from the moment the door opens,
+ * A thread that arrives while the gate is shut waits, and counts as inside from the moment the gate opens,
  * not from the moment it wakes. So a thread that is stopped (by ptrace, by the freezer) while it waits
  * makes the next lock time out, as it does with the real driver.
  */
@@ -62,8 +62,8 @@ void gate_open(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* Shut the door and wait until nobody is inside and no work is queued. timeout_ms 0: for ever, but for
- * still_wanted, which is asked every few milliseconds. False: given up, and the door is open again. */
+/* Shut the gate and wait until nobody is inside and no work is queued. timeout_ms 0: for ever, but for
+ * still_wanted, which is asked every few milliseconds. False: given up, and the gate is open again. */
 bool gate_close(int timeout_ms, bool (*still_wanted)(void *), void *argument)
 {
     uint64_t deadline = clock_ns() + (uint64_t)timeout_ms * 1000000U;

@@ -9,10 +9,10 @@ API(cuMemAllocManaged, CUdeviceptr *out, size_t size, unsigned flags)
     ENTER_CONTEXT(context);
     if (!out || !size || (flags != 1 && flags != 2))
         return CUDA_ERROR_INVALID_VALUE;
-    size_t room = round_up(size, GRANULARITY);
+    size_t span = round_up(size, GRANULARITY);
     CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
     pthread_mutex_lock(&memory_lock);
-    uint64_t base = size < (size_t)1 << 46 ? space_reserve(room, 0, 0) : 0;
+    uint64_t base = size < (size_t)1 << 46 ? space_reserve(span, 0, 0) : 0;
     if (base) {
         struct range range = {.base = base,
                               .size = size,
@@ -21,11 +21,11 @@ API(cuMemAllocManaged, CUdeviceptr *out, size_t size, unsigned flags)
                               .access = CU_MEM_ACCESS_READ_WRITE,
                               .flags = flags,
                               .context = context};
-        result = space_protect(base, room, CU_MEM_ACCESS_READ_WRITE);
+        result = space_protect(base, span, CU_MEM_ACCESS_READ_WRITE);
         if (!result)
             result = space_insert(&range, NULL);
         if (result)
-            space_release(base, room);
+            space_release(base, span);
     }
     pthread_mutex_unlock(&memory_lock);
     if (!result)

@@ -34,8 +34,8 @@ static CUresult allocate_pages(int fd, off_t offset, size_t size)
     return CUDA_SUCCESS;
 }
 
-/* Give physical memory a place: its own file, or the next range of the arena. */
-static CUresult place(struct physical *physical)
+/* Give physical memory its backing: its own file, or the next range of the arena. */
+static CUresult assign_backing(struct physical *physical)
 {
     struct gpu *gpu = &gpus[physical->gpu];
     bool own_file = physical->origin == ORIGIN_CREATED;
@@ -70,7 +70,7 @@ static CUresult place(struct physical *physical)
     return CUDA_SUCCESS;
 }
 
-/* Give the pages back and forget the place. The file of exported memory lives on in other descriptors. */
+/* Give the pages back and forget the backing. The file of exported memory lives on in other descriptors. */
 void physical_close(struct physical *physical)
 {
     struct gpu *gpu = &gpus[physical->gpu];
@@ -106,7 +106,7 @@ CUresult physical_create(int gpu, enum origin origin, size_t size, struct physic
     if (!physical)
         return CUDA_ERROR_OUT_OF_MEMORY;
     *physical = (struct physical){.gpu = gpu, .origin = origin, .fd = -1, .size = size, .references = 1};
-    CUresult result = place(physical);
+    CUresult result = assign_backing(physical);
     if (result) {
         free(physical);
         return result;
@@ -160,7 +160,7 @@ int physical_descriptor(const struct physical *physical)
     return physical->fd >= 0 ? physical->fd : gpus[physical->gpu].arena;
 }
 
-/* Copy the content to private host memory. The place stays until physical_close. */
+/* Copy the content to private host memory. The backing stays until physical_close. */
 CUresult physical_save(struct physical *physical)
 {
     char *copy = mmap(NULL, physical->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -182,11 +182,11 @@ CUresult physical_save(struct physical *physical)
     return CUDA_SUCCESS;
 }
 
-/* New place, old content; the host copy stays until the caller drops it. */
+/* New backing, old content; the host copy stays until the caller drops it. */
 CUresult physical_restore(struct physical *physical)
 {
     void *saved = physical->saved;
-    CUresult result = place(physical);
+    CUresult result = assign_backing(physical);
     if (result)
         return result;
     uint64_t began = clock_ns();

@@ -19,12 +19,12 @@ struct reservation {
     size_t size;
 };
 static struct reservation *reservations; /* sorted by base */
-static size_t reservation_count, reservation_room;
+static size_t reservation_count, reservation_capacity;
 static uint64_t cursor = AREA_BEGIN;
 
 struct range **space_ranges;
 size_t space_count;
-static size_t range_room;
+static size_t range_capacity;
 
 static size_t reservation_index(uint64_t address)
 {
@@ -56,13 +56,13 @@ static void *try_reserve(uint64_t address, size_t size)
 /* Reserve addresses, at `wanted` if that is free. 0: none left. */
 uint64_t space_reserve(size_t size, size_t alignment, uint64_t wanted)
 {
-    if (reservation_count == reservation_room) {
-        size_t room = reservation_room ? reservation_room * 2 : 64;
-        struct reservation *grown = realloc(reservations, room * sizeof *grown);
+    if (reservation_count == reservation_capacity) {
+        size_t capacity = reservation_capacity ? reservation_capacity * 2 : 64;
+        struct reservation *grown = realloc(reservations, capacity * sizeof *grown);
         if (!grown)
             return 0;
         reservations = grown;
-        reservation_room = room;
+        reservation_capacity = capacity;
     }
     if (alignment < GRANULARITY)
         alignment = GRANULARITY;
@@ -167,13 +167,13 @@ bool space_overlaps(uint64_t address, size_t size)
 
 CUresult space_insert(const struct range *range, struct range **out)
 {
-    if (space_count == range_room) {
-        size_t room = range_room ? range_room * 2 : 64;
-        struct range **grown = realloc(space_ranges, room * sizeof *grown);
+    if (space_count == range_capacity) {
+        size_t capacity = range_capacity ? range_capacity * 2 : 64;
+        struct range **grown = realloc(space_ranges, capacity * sizeof *grown);
         if (!grown)
             return CUDA_ERROR_OUT_OF_MEMORY;
         space_ranges = grown;
-        range_room = room;
+        range_capacity = capacity;
     }
     struct range *copy = malloc(sizeof *copy);
     if (!copy)
