@@ -18,7 +18,7 @@ def may_use() -> dict[str, set[str]]:
     found = {}
     for room, named in ROW.findall(ARCHITECTURE):
         assert room not in found, f"{room} has two rows"
-        used = {name.strip() for name in named.split(",")} - {"nothing", "none of them"}
+        used = {name.strip() for name in named.split(",")} - {"nothing", "nothing yet", "none of them"}
         found[room] = {f"agent/{name}" for name in used} if "/" in room else used
     return found
 
