@@ -249,7 +249,7 @@ def test_a_list_has_an_end(start: Start, lie: str) -> None:
     with Control(start(answer)) as control:
         before = descriptors()
         with pytest.raises(KybernateError, match="garbage"):
-            control.extents(most=100)
+            control.extents(maximum=100)
         assert descriptors() <= before
 
 

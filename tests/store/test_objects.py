@@ -72,9 +72,9 @@ def test_what_is_absurdly_large_is_refused_unread(open_agent: OpenAgent, tmp_pat
 def test_a_server_is_not_read_beyond_what_makes_sense(server: Server, bucket: str, open_agent: OpenAgent) -> None:
     medium = open_agent().medium
     obstore.put(client(server.port, bucket), "snapshots/odd", bytes(4096))
-    assert medium.get("odd", most=4096) == bytes(4096)
+    assert medium.get("odd", maximum=4096) == bytes(4096)
     with pytest.raises(Damaged, match=r"odd in .* has 4096 bytes, and at most 4095 make sense"):
-        medium.get("odd", most=4095)
+        medium.get("odd", maximum=4095)
 
 
 def test_no_such_bucket(open_agent: OpenAgent) -> None:

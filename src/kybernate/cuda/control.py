@@ -180,15 +180,15 @@ class Control:
         """Open the gates: the process runs."""
         self._ask(Message(Type.OPEN))
 
-    def extents(self, *, most: int = _MOST_RECORDS) -> list[tuple[Record, int | None]]:
+    def extents(self, *, maximum: int = _MOST_RECORDS) -> list[tuple[Record, int | None]]:
         """Every extent with a descriptor of its own, which the caller closes; None where it was discarded.
 
         Raises:
-            KybernateError: it names more than `most`, or one of them twice.
+            KybernateError: it names more than `maximum`, or one of them twice.
         """
         pairs: list[tuple[Record, int | None]] = []
         try:
-            answers = self._ask(Message(Type.EXTENTS), pairs=pairs, most=most)
+            answers = self._ask(Message(Type.EXTENTS), pairs=pairs, maximum=maximum)
         except BaseException:
             packets.close_all(fd for _, fd in pairs if fd is not None)
             raise
@@ -208,7 +208,7 @@ class Control:
         fds: Sequence[int] = (),
         wait_s: float | None = None,
         pairs: list[tuple[Record, int | None]] | None = None,
-        most: int = _MOST_RECORDS,
+        maximum: int = _MOST_RECORDS,
     ) -> list[Message]:
         """Send and receive until the last packet of the answer. Descriptors go into `pairs`, or are closed."""
         connection = self._socket
@@ -236,8 +236,8 @@ class Control:
                 if len(new) != len(message.records) or not new.isdisjoint(seen):
                     raise BadInput("an extent is named twice")
                 seen |= new
-                if len(seen) > most:
-                    raise BadInput(f"more than {most} extents")
+                if len(seen) > maximum:
+                    raise BadInput(f"more than {maximum} extents")
                 if message.more and not new:
                     raise BadInput("an empty part of a list")
                 answers.append(message)

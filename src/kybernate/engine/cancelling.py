@@ -1,4 +1,4 @@
-"""The word to stop a long step, said by any thread."""
+"""The word to stop a long step, cancelled by any thread."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from kybernate.store import Cancelled
 
 
 class Cancellation:
-    """Of one step, or of several that belong together. Thread-safe; once said it stays."""
+    """Of one step, or of several that belong together. Thread-safe; once cancelled it stays."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._said = False
+        self._cancelled = False
         self._listeners: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
         """The step raises Cancelled soon, with nothing changed."""
         with self._lock:
-            self._said = True
+            self._cancelled = True
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
 
     def check(self, what: str) -> None:
-        """Raises Cancelled once it was said."""
-        if self._said:
+        """Raises Cancelled once `cancel` was called."""
+        if self._cancelled:
             raise Cancelled(f"{what}: cancelled")
 
     @contextmanager
-    def told(self, listener: Callable[[], None]) -> Iterator[None]:
-        """For the block, `listener` is called when it is said, at once if it was already."""
+    def forwarded_to(self, listener: Callable[[], None]) -> Iterator[None]:
+        """For the block, `listener` is called by `cancel`, at once if that was called already."""
         with self._lock:
             self._listeners.append(listener)
-            said = self._said
-        if said:
+            cancelled = self._cancelled
+        if cancelled:
             listener()
         try:
             yield

@@ -107,7 +107,7 @@ class Capture:
             total = sum(held.copy.size for held in self.manifest.extents) + _RESERVE_BYTES
             with (
                 open_writer(self.space, self.snapshot, total=total, progress=self.progress) as writer,
-                self.cancel.told(writer.cancel) if self.cancel is not None else nullcontext(),
+                self.cancel.forwarded_to(writer.cancel) if self.cancel is not None else nullcontext(),
             ):
                 with self.clock.step("write"):
                     extents = self._write_extents(tree, writer)

@@ -135,7 +135,7 @@ def reconcile(parts: Parts, target: Target, pid: HostPid, control: Control) -> l
     """
     known = {extent.id: extent for extent in parts.broker.extents(target.name, pid)}
     gpus = {copier.gpu.uuid_bytes: copier.gpu for copier in parts.copiers.values()}
-    listed = control.extents(most=sum(gpu.total_bytes // CHUNK_BYTES for gpu in gpus.values()))
+    listed = control.extents(maximum=sum(gpu.total_bytes // CHUNK_BYTES for gpu in gpus.values()))
     ordered: list[Extent] = []
     try:
         for record, fd in listed:

@@ -111,7 +111,7 @@ class Extracted:
         try:
             with (
                 open_reader(space, manifest.name, progress=progress) as reader,
-                cancel.told(reader.cancel) if cancel is not None else nullcontext(),
+                cancel.forwarded_to(reader.cancel) if cancel is not None else nullcontext(),
             ):
                 reader.extract(directory, [file.path for file in manifest.files if file.path.startswith(f"{PROCESS}/")])
             images.verify(directory / PROCESS)

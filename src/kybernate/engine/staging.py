@@ -96,11 +96,11 @@ class Stager:
     ) -> Staged:
         with (
             open_reader(space, manifest.name, progress=progress) as reader,
-            cancel.told(reader.cancel) if cancel is not None else nullcontext(),
+            cancel.forwarded_to(reader.cancel) if cancel is not None else nullcontext(),
         ):
             if reader.manifest.uid != manifest.uid:
                 raise Damaged(f"snapshot {manifest.name} became another one while it was opened", hint="try again")
-            hashes = unpack_hashes(reader.read_bytes(HASHES, most=max(1, 16 * len(manifest.table) // 32)), described)
+            hashes = unpack_hashes(reader.read_bytes(HASHES, maximum=max(1, 16 * len(manifest.table) // 32)), described)
             wanted = [
                 np.array([not reader.is_zero(extent.first + k) for k in range(extent.count)], dtype=np.bool_)
                 for extent in manifest.extents

@@ -26,7 +26,7 @@ class Usage:
 class WriteBudget(Protocol):
     """Says how much may be written."""
 
-    def reserve(self, least: int, most: int) -> int:
+    def reserve(self, minimum: int, maximum: int) -> int:
         """Bytes granted, between the two. Raises NoRoom; `settle` says what became of it."""
 
     def settle(self, granted: int, used: int) -> None:
@@ -59,15 +59,15 @@ class TierBudget:
         with self._lock:
             return Usage(self._used + self._granted, self._limit, free)
 
-    def reserve(self, least: int, most: int) -> int:
-        """Room to write, between `least` and `most` bytes. Raises NoRoom; `settle` says what became of it."""
+    def reserve(self, minimum: int, maximum: int) -> int:
+        """Room to write, between `minimum` and `maximum` bytes. Raises NoRoom; `settle` says what became of it."""
         with self._lock:
             used = self._used + self._granted
-            left = most if self._limit is None else min(most, self._limit - used)
-            if left < least:
+            left = maximum if self._limit is None else min(maximum, self._limit - used)
+            if left < minimum:
                 raise NoRoom(
                     f"{self._where} may hold {format_size(self._limit or 0)} and holds {format_size(used)}:"
-                    f" no room for {format_size(least)} more",
+                    f" no room for {format_size(minimum)} more",
                     hint="`kybernate gc`, remove snapshots, move some to another tier, or raise its budget",
                 )
             self._granted += left

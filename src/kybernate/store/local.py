@@ -96,17 +96,17 @@ class LocalMedium:
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    def get(self, key: str, *, most: int = SMALL_BYTES_MAX) -> bytes:
+    def get(self, key: str, *, maximum: int = SMALL_BYTES_MAX) -> bytes:
         try:
             with (self.root / key).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                content = file.read(most + 1) if size <= most else b""
+                content = file.read(maximum + 1) if size <= maximum else b""
         except (FileNotFoundError, NotADirectoryError) as e:
             raise Absent(key) from e
         except OSError as e:
             raise Damaged(f"can't read {self.root / key}: {e.strerror}") from e
-        if size > most or len(content) > most:
-            raise too_large(str(self.root / key), size if size > most else None, most)
+        if size > maximum or len(content) > maximum:
+            raise too_large(str(self.root / key), size if size > maximum else None, maximum)
         return content
 
     def create(self, key: str, content: bytes) -> bool:

@@ -36,11 +36,11 @@ SMALL_BYTES_MAX = 1 << 20
 """Of everything that is no manifest and no pack: identities, fingerprints, leases, claims."""
 
 
-def too_large(what: str, size: int | None, most: int) -> Damaged:
+def too_large(what: str, size: int | None, maximum: int) -> Damaged:
     """Something that is far from what this product writes, so that nobody can fill an agent's memory with it."""
     found = "more" if size is None else f"{size} bytes"
     return Damaged(
-        f"{what} is damaged: it has {found}, and at most {most} make sense",
+        f"{what} is damaged: it has {found}, and at most {maximum} make sense",
         hint="Kybernate didn't write it; find out who did, and remove it",
     )
 
@@ -109,8 +109,8 @@ class Medium(Protocol):
 
     def close(self) -> None: ...
 
-    def get(self, key: str, *, most: int = SMALL_BYTES_MAX) -> bytes:
-        """A small thing, whole. Raises Absent, and Damaged, having read no more than that, if it has more than `most` bytes."""
+    def get(self, key: str, *, maximum: int = SMALL_BYTES_MAX) -> bytes:
+        """A small thing, whole. Raises Absent, and Damaged, having read no more than that, if it has more than `maximum` bytes."""
 
     def create(self, key: str, content: bytes) -> bool:
         """Put a small thing there, whole or not at all, durable on return; False when another is there already."""

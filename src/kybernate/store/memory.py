@@ -67,11 +67,11 @@ class Buffer:
 
 
 class BufferPool:
-    """At most `most` buffers, made when first needed, reused, freed by `close`. Thread-safe."""
+    """At most `maximum` buffers, made when first needed, reused, freed by `close`. Thread-safe."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, maximum: int) -> None:
         self._free: list[Buffer] = []
-        self._unmade = most
+        self._unmade = maximum
         self._changed = threading.Condition()
         self._closed = False
 

@@ -85,11 +85,11 @@ class ObjectMedium:
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    def get(self, key: str, *, most: int = SMALL_BYTES_MAX) -> bytes:
+    def get(self, key: str, *, maximum: int = SMALL_BYTES_MAX) -> bytes:
         def whole() -> bytes:
             answer = obstore.get(self._bucket.small, key)  # its head: the body comes when it is asked for
-            if answer.meta["size"] > most:
-                raise too_large(f"{key} in {self.where}", answer.meta["size"], most)
+            if answer.meta["size"] > maximum:
+                raise too_large(f"{key} in {self.where}", answer.meta["size"], maximum)
             return bytes(answer.bytes())
 
         return self._bucket.attempt(f"read {key}", whole)
@@ -102,7 +102,7 @@ class ObjectMedium:
         except Taken:
             # An answer may have been lost on the way, and the request sent again by itself: then it is ours.
             try:
-                return self.get(key, most=max(SMALL_BYTES_MAX, len(content))) == content
+                return self.get(key, maximum=max(SMALL_BYTES_MAX, len(content))) == content
             except (Absent, Damaged):
                 return False
         # Some servers look first and write then, so that of two that come at once both are told that they were the first.

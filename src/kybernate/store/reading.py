@@ -118,11 +118,11 @@ class SnapshotReader:
             raise BadInput(f"{len(views)} views for {part.count} chunks")
         self.read(((part.first + k, view) for k, view in enumerate(views) if view is not None), done=done)
 
-    def read_bytes(self, path: str, *, most: int = 64 << 20) -> bytes:
-        """A small file's content. Raises BadInput when there is no such file or it is larger than `most` bytes."""
+    def read_bytes(self, path: str, *, maximum: int = 64 << 20) -> bytes:
+        """A small file's content. Raises BadInput when there is no such file or it is larger than `maximum` bytes."""
         file = self.manifest.file(path)
-        if file.size > most:
-            raise BadInput(f"{path} has {file.size} bytes, more than {most}")
+        if file.size > maximum:
+            raise BadInput(f"{path} has {file.size} bytes, more than {maximum}")
         content = bytearray(file.size)
         whole = memoryview(content)
         self.read_part(file, [whole[at:][: file.length(k)] for k, at in enumerate(file.offsets())])

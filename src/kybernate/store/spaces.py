@@ -61,7 +61,7 @@ class Space:
         """Raises NotFound, Damaged, TooNew, WrongKey."""
         checked = snapshot_name(name)
         try:
-            content = self.medium.get(key_of_manifest(self.keys.tenant, checked), most=manifests.BYTES_MAX)
+            content = self.medium.get(key_of_manifest(self.keys.tenant, checked), maximum=manifests.BYTES_MAX)
         except Absent as e:
             raise NotFound(f"there is no snapshot {name} in {self.medium.where}") from e
         return manifests.decode(content, self.keys, name=checked)

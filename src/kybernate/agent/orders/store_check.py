@@ -42,7 +42,7 @@ class Upkeep:
                     there = [name for name in names if _has(space, name)]
                     if names and not there:
                         return None
-                    with job.stop.told(cancel.set):
+                    with job.stop.forwarded_to(cancel.set):
                         return store.verify(
                             space, there or None, content=wanted.content, progress=job.tell, cancel=cancel
                         )
@@ -69,7 +69,7 @@ class Upkeep:
 
                 def work(tier: TierName = tier, cancel: Cancel = cancel) -> store.Swept:
                     space = self._gear.stores.space(tier, accept_loss=wanted.accept_loss)
-                    with job.stop.told(cancel.set):
+                    with job.stop.forwarded_to(cancel.set):
                         return store.collect(space, dry=wanted.dry_run, progress=job.tell, cancel=cancel)
 
                 swept = await in_thread(f"gc {tier}", work)

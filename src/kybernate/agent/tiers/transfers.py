@@ -71,7 +71,7 @@ class Transfers:
         stores = self._gear.stores
 
         def work() -> store.Manifest:
-            with job.stop.told(step.cancel):
+            with job.stop.forwarded_to(step.cancel):
                 here = stores.space(source)
                 if away:
                     self._claims.take(here, snapshot)
