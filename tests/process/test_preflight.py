@@ -98,6 +98,15 @@ def start(workloads: Workloads, eventually: Eventually, program: str, **fields: 
             "is being traced",
             id="traced",
         ),
+        pytest.param(
+            "call(314, 0, struct.pack('IIQiIQQQ', 48, 6, 0, 0, 0, 10**7, 10**8, 10**8), 0)",
+            "SCHED_DEADLINE",
+            id="deadline",
+        ),
+        pytest.param("held = os.pipe2(os.O_DIRECT)", "keeps packets apart", id="packets"),
+        pytest.param(
+            "held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nheld.setsockopt(17, 1, 1)", "UDP_CORK", id="cork"
+        ),
     ],
 )
 def test_what_can_not_be_dumped_is_named(

@@ -6,7 +6,7 @@ import contextlib
 import json as json_format
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,6 +92,12 @@ def print_json_line(value: BaseModel) -> None:
 def say(text: str) -> None:
     """A remark beside the result: standard error, so that pipes stay clean."""
     print(plain_lines(text), file=sys.stderr, flush=True)
+
+
+def say_notes(subject: str, notes: Iterable[str]) -> None:
+    """What will not be as it was when this workload comes back."""
+    for note in notes:
+        say(f"kybernate: {subject}: {note}")
 
 
 @contextlib.contextmanager

@@ -84,13 +84,15 @@ class Client:
         timeout_s: float = api.TIMEOUT_S_DEFAULT,
         tier: TierName = TierName.RAM,
         connections: str | None = None,
+        allow_changes: bool | None = None,
     ) -> api.SwitchView:
         """Give its VRAM back; with a tier below RAM its state goes into the store and its processes end.
 
         Args:
             connections: `refuse` or `close` those that lead out of it; None: as the agent's settings say.
+            allow_changes: below RAM, also where it would notice a change; the answer's `notes` name them.
         """
-        return self.send(calls.pause(name, depth, timeout_s, tier, connections))
+        return self.send(calls.pause(name, depth, timeout_s, tier, connections, allow_changes))
 
     def resume(self, name: str, *, timeout_s: float = api.TIMEOUT_S_DEFAULT, take_over: bool = False) -> api.SwitchView:
         """Let it go on, from whichever tier it lies in; one that this agent doesn't know is looked for in its tiers."""
@@ -114,9 +116,17 @@ class Client:
         """Make the workload `name` of an image or, with a count, `name`-1 to `name`-count."""
         return self.send(calls.clone(image, name, count, timeout_s))
 
-    def move(self, name: str, tier: TierName, *, connections: str | None = None, keep: bool = False) -> api.StoredView:
+    def move(
+        self,
+        name: str,
+        tier: TierName,
+        *,
+        connections: str | None = None,
+        allow_changes: bool | None = None,
+        keep: bool = False,
+    ) -> api.StoredView:
         """Let a paused workload, or a snapshot, lie in another tier; with `keep` in both."""
-        return self.send(calls.move(name, tier, connections, keep=keep))
+        return self.send(calls.move(name, tier, connections, allow_changes, keep=keep))
 
     def remove_snapshot(self, name: str, *, tier: TierName | None = None) -> api.StoredView:
         return self.send(calls.remove_snapshot(name, tier))

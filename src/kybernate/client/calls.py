@@ -110,8 +110,12 @@ def remove(name: str) -> Call[api.StoppedView]:
     return Call("DELETE", _of(name), api.StoppedView)
 
 
-def pause(name: str, depth: Depth, timeout_s: float, tier: TierName, connections: str | None) -> Call[api.SwitchView]:
-    body = api.PauseRequest.of(depth=depth, timeout_s=timeout_s, tier=tier, connections=connections)
+def pause(
+    name: str, depth: Depth, timeout_s: float, tier: TierName, connections: str | None, allow_changes: bool | None
+) -> Call[api.SwitchView]:
+    body = api.PauseRequest.of(
+        depth=depth, timeout_s=timeout_s, tier=tier, connections=connections, allow_changes=allow_changes
+    )
     limit = timeout_s + (_SWITCH_S if tier is TierName.RAM else _STORE_S)
     return Call("POST", _of(name, "/pause"), api.SwitchView, body=body, timeout_s=limit)
 
@@ -133,8 +137,10 @@ def snapshots() -> Call[api.SnapshotList]:
     return Call("GET", "/v1/snapshots", api.SnapshotList, timeout_s=_SWITCH_S)
 
 
-def move(name: str, tier: TierName, connections: str | None, *, keep: bool) -> Call[api.StoredView]:
-    body = api.MoveRequest.of(tier=tier, connections=connections, keep=keep)
+def move(
+    name: str, tier: TierName, connections: str | None, allow_changes: bool | None, *, keep: bool
+) -> Call[api.StoredView]:
+    body = api.MoveRequest.of(tier=tier, connections=connections, allow_changes=allow_changes, keep=keep)
     return Call("POST", _snapshot(name, "/move"), api.StoredView, body=body, timeout_s=_STORE_S)
 
 

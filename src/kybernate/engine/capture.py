@@ -65,6 +65,8 @@ class StoredReport:
     """How long the workload stood still for it; 0 where it was frozen anyway."""
     closed: tuple[str, ...]
     """Connections that were closed by choice, in a line each."""
+    notes: tuple[str, ...]
+    """What will be another in a workload that comes out of it, in a line each."""
     steps: tuple[StepTiming, ...]
 
 
@@ -82,6 +84,7 @@ class Capture:
     digests: Digests
     labels: Mapping[str, str] = field(default_factory=dict)
     connections: Connections = Connections.REFUSE
+    allow_changes: bool = False
     progress: ProgressCallback | None = None
     cancel: Cancellation | None = None
     keep: Callable[[store.Manifest, Path], None] | None = None
@@ -98,7 +101,12 @@ class Capture:
         """
         tree = self._tree()
         gpus = [simulation.path for simulation in simulated.present()]
-        if problems := dumpable(tree, connections=self.connections, gpu_directories=[str(gpu) for gpu in gpus]):
+        if problems := dumpable(
+            tree,
+            connections=self.connections,
+            allow_changes=self.allow_changes,
+            gpu_directories=[str(gpu) for gpu in gpus],
+        ):
             raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
         self._settle(tree)
         work, kept = self._work_directory(tree), False
@@ -159,7 +167,14 @@ class Capture:
             raise (NoRoom(text) if e.errno in FULL else KybernateError(text)) from e
 
     def _dump(self, tree: Tree, directory: Path, gpu_directories: Sequence[str]) -> DumpReport:
-        report = dump(tree, directory, hold=True, connections=self.connections, gpu_directories=gpu_directories)
+        report = dump(
+            tree,
+            directory,
+            hold=True,
+            connections=self.connections,
+            allow_changes=self.allow_changes,
+            gpu_directories=gpu_directories,
+        )
         # Some GB of libraries are read for their hashes, the first time: now, while the extents are written.
         needs_of(report.record, (), None, self.digests)
         return report
@@ -233,6 +248,7 @@ class Capture:
             bytes_stored=stored,
             frozen_s=dumped.frozen_s,
             closed=dumped.closed,
+            notes=dumped.notes,
             steps=tuple(self.clock.steps),
         )
 

@@ -9,6 +9,7 @@ failure takes everything back.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from kybernate.model.types import Depth, HostPid, WorkloadName
 from kybernate.process.restoring import restore
 from kybernate.process.specs import Network
 from kybernate.process.tree import DOOR, Tree
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -97,15 +100,18 @@ class Reviving:
                 self.cancel.check(f"reviving {self.name}")
             if staging.done():
                 staging.result()  # where that failed, no process need be made
-            tree = restore(
+            restored = restore(
                 images,
                 name=self.name,
                 run_directory=self.run_directory,
                 layers_at=self.layers_at,
                 network=self.network,
                 output_bytes=self.parts.output_bytes,
-            ).tree
+            )
+        tree = restored.tree
         self.undo.push("end its processes", tree.remove)
+        for note in restored.notes:
+            log.warning("workload %s is not as it was: %s", self.name, note)
         tree.freeze(FREEZE_SECONDS)
         self.parts.faults.at("revive.restored")
         return tree

@@ -59,6 +59,7 @@ class Storing:
         progress: ProgressCallback | None = None,
         cancel: Cancellation | None = None,
         connections: Connections = Connections.REFUSE,
+        allow_changes: bool = False,
     ) -> StoredReport:
         """Write a workload that is paused at depth zero into a store. It stays as it is; so it does when this fails.
 
@@ -86,6 +87,7 @@ class Storing:
             digests=self._digests,
             labels=labels or {},
             connections=connections,
+            allow_changes=allow_changes,
             progress=progress,
             cancel=cancel,
             keep=(lambda manifest, dumped: self._keep(copy, manifest, dumped)) if kind is Kind.IMAGE else None,

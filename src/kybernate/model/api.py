@@ -81,6 +81,8 @@ class PauseRequest(Request):
     """Where its state shall lie. Below RAM its processes end, and come back from the store."""
     connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
     """What to do about TCP connections that lead out of it, below RAM. None: as the settings say."""
+    allow_changes: Flag | None = None
+    """Below RAM: also where something that it may notice would be another when it is back. None: as the settings say."""
 
 
 class SnapshotRequest(Request):
@@ -94,6 +96,7 @@ class SnapshotRequest(Request):
     """The same: a command, run among its processes as its user, ends with status 0."""
     ready_timeout_s: Seconds = READY_S_DEFAULT
     connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
+    allow_changes: Flag | None = None
 
 
 class CloneRequest(Request):
@@ -110,6 +113,7 @@ class MoveRequest(Request):
     keep: Flag = False
     """Leave the copy where it lay, too. A resume takes the other one where the first can't be used."""
     connections: Annotated[str, Field(pattern="^(refuse|close)$")] | None = None
+    allow_changes: Flag | None = None
 
 
 class VerifyRequest(Request):
@@ -197,6 +201,8 @@ class SwitchView(Answer):
     """Of a pause: where it lies now; of a resume: where it came from."""
     bytes_stored: int = 0
     """Really written into the store."""
+    notes: list[str] = []
+    """Of a pause below RAM: what will not be as it was when it comes back."""
 
 
 class OperationView(Answer):
@@ -350,6 +356,8 @@ class StoredView(Answer):
     """Really written: without zeros and what was there already."""
     already: bool = False
     note: str | None = None
+    notes: list[str] = []
+    """What will not be as it was in a workload that comes out of it."""
 
 
 class CloneView(Answer):

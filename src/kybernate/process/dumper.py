@@ -28,12 +28,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kybernate.model.errors import Busy
+from kybernate.model.types import HostPid
 from kybernate.process import (
     archives,
     criu_commands,
     criu_repair,
     criu_timers,
     images,
+    kernel_reading,
+    kernel_state,
     namespaces,
     needs,
     network_lock,
@@ -64,6 +67,8 @@ def main() -> NoReturn:
         group.freeze(job["freeze_timeout_s"])
         with contextlib.closing(network_lock.hold(group.tasks)) if job["hold_back"] else contextlib.nullcontext():
             criu_timers.count_expirations(group.pids())
+            supervisor = HostPid(job["supervisor_pid"])
+            kernel_state.write(Path(job["images"]), kernel_reading.look(group.pids(), supervisor=supervisor))
             report |= _dump(job)
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}

@@ -42,7 +42,7 @@ from kybernate.process import (
 )
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import Launched, NeededFile, TreeRecord
-from kybernate.process.preflight import Connections, close_connections, dumpable, unsent
+from kybernate.process.preflight import Connections, close_connections, dumpable, unsent, would_change
 from kybernate.process.records import SupervisorRecord
 from kybernate.process.specs import Network
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach
@@ -67,6 +67,8 @@ class DumpReport:
     criu_s: float
     closed: tuple[str, ...]
     """Connections that were closed by choice, in a line each."""
+    notes: tuple[str, ...]
+    """What will be another after a restore, in a line each."""
 
 
 def dump(
@@ -76,6 +78,7 @@ def dump(
     hold: bool = False,
     connections: Connections = Connections.REFUSE,
     gpu_directories: Sequence[str] = (),
+    allow_changes: bool = False,
     criu: Criu | None = None,
     freeze_timeout_s: float = 10.0,
 ) -> DumpReport:
@@ -87,6 +90,7 @@ def dump(
             Otherwise, and after a failure, it is as frozen or running as it was.
         connections: what to do about TCP connections that lead out of the workload.
         gpu_directories: where simulated GPUs are. A GPU's state must have been checkpointed before.
+        allow_changes: also where something that its program may notice would be another after a restore.
 
     Raises:
         BadInput: the directory can't be made. NoRoom: its disk is full.
@@ -98,7 +102,9 @@ def dump(
     began = time.monotonic()
     if tree.exit() is not None or tree.main_pid() is None:
         raise Conflict(f"workload {tree.name} has ended")
-    if problems := dumpable(tree, connections=connections, gpu_directories=gpu_directories):
+    if problems := dumpable(
+        tree, connections=connections, gpu_directories=gpu_directories, allow_changes=allow_changes
+    ):
         raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
     criu = criu or find_criu()
     record = records.read_supervisor(tree.run_directory)
@@ -120,6 +126,7 @@ def dump(
             )
             try:
                 closed = _close(tree, connections, freeze_timeout_s)
+                notes = would_change(tree, serious=False) + (would_change(tree, serious=True) if allow_changes else [])
                 if not job["hold_back"]:
                     _refuse_unsent(tree, freeze_timeout_s)
                 report = _run_dumper(tree, job, partial, mark)
@@ -138,6 +145,7 @@ def dump(
         frozen_s=report["frozen_s"],
         criu_s=report["criu_s"],
         closed=tuple(closed),
+        notes=tuple(notes),
     )
 
 

@@ -102,6 +102,8 @@ def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
         if isolated:
             group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
         _start_supervisor(spec, group)
+        if spec.restored is not None:
+            spec.restored.came_back(spec.run_directory / RESTORE)
         shutil.rmtree(spec.run_directory / RESTORE, ignore_errors=True)
         return attach(spec.run_directory)
     except BaseException:

@@ -6,16 +6,20 @@ fails there; nothing is lost by that, since a failed dump leaves the workload as
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
+import socket
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
+from kybernate.process import changes, images, network_lock, procfs, records, sysvipc
 from kybernate.process import connections as links
-from kybernate.process import images, network_lock, procfs, records, sysvipc
 from kybernate.process.criu_commands import GHOST_LIMIT
+from kybernate.process.descriptor_copies import copies
+from kybernate.process.kernel_reading import threads_of
 from kybernate.process.needs import is_below
 from kybernate.process.open_files import MappedFile, OpenFile, mapped_files, open_files
 from kybernate.process.tree import CONTROL, DOOR, Tree
@@ -30,6 +34,10 @@ _ANONYMOUS_NAMES = {
     "[userfaultfd]": "userfaultfd",
     "bpf-prog": "a BPF program",
 }
+_DEADLINE = 6
+_SCHEDULING = {os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE}
+_ULP, _ULP_BYTES, _UDP_CORK = 31, 16, 1
+"""TCP_ULP, the length of its name, and UDP_CORK."""
 _SOCKETS = ("UNIX", "TCP", "UDP", "NETLINK", "PACKET", "RAW")
 _DEVICES = {
     *((1, number) for number in (3, 5, 7, 8, 9, 11)),  # null, zero, full, random, urandom, kmsg
@@ -56,10 +64,12 @@ def dumpable(
     gpu_released: bool = True,
     asked_at: int | None = None,
     gpu_directories: Sequence[str] = (),
+    allow_changes: bool = False,
 ) -> list[str]:
     """A line for each thing that hinders a dump; empty is good. Touches nothing; takes milliseconds.
 
     Args:
+        allow_changes: what would be another after a restore doesn't hinder; see `would_change`.
         gpu_released: the GPU state has been checkpointed, so that a device still held is a problem. False: ask before
             a pause, when the devices are sure to be open, and memory may just be asked for at the agent's door.
         asked_at: a port of its own; connections to there don't count, since they will have been closed.
@@ -83,7 +93,20 @@ def dumpable(
     problems += [
         f"it uses {found}, which belong to no process and are not dumped" for found in sysvipc.objects_of(tree)
     ]
+    if not allow_changes:
+        problems += [f"{line} (unless --allow-changes is given)" for line in would_change(tree, serious=True)]
     return list(dict.fromkeys(problems))
+
+
+def would_change(tree: Tree, *, serious: bool) -> list[str]:
+    """A line for each thing that would be another after a restore: what a program may notice in its results or its safety, or
+    the rest."""
+    return [
+        f"{_who(tree, pid)} {change.text}"
+        for pid in tree.pids()
+        for change in changes.changes(pid, supervisor=HostPid(tree.supervisor_pid), files=list(open_files(pid)))
+        if change.serious is serious
+    ]
 
 
 def close_connections(tree: Tree) -> list[str]:
@@ -121,9 +144,20 @@ def _of_process(tree: Tree, pid: HostPid) -> Iterator[str]:
         yield f"{who} is being traced, by a debugger or strace"
     if other:
         yield f"{who} has made namespaces of its own ({', '.join(other)})"
+    if unknown := _scheduling(pid) - _SCHEDULING:
+        yield f"{who} is scheduled in a way that can't be restored ({'SCHED_DEADLINE' if _DEADLINE in unknown else min(unknown)})"
     users = set(status["Uid"].split() + status["Gid"].split())
     if users != {"0"} and not may_read_limits():
         yield f"{who} runs as user {status['Uid'].split()[0]}, and without CAP_SYS_RESOURCE only root's processes can be dumped"
+
+
+def _scheduling(pid: HostPid) -> set[int]:
+    """The policies of its threads."""
+    found = set()
+    for thread in threads_of(pid):
+        with contextlib.suppress(ProcessLookupError):
+            found.add(os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK)
+    return found
 
 
 def _namespace(pid: HostPid, name: str) -> str:
@@ -146,6 +180,8 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
         return f"uses {_ANONYMOUS_NAMES.get(name, name)}"
     if kind == "socket":
         return _of_protocol(file)
+    if kind == "pipe" and file.flags & os.O_DIRECT:
+        return "has a pipe that keeps packets apart (O_DIRECT)"
     if not file.target.startswith("/"):
         return f"holds a namespace open ({kind})" if kind in (*_NAMESPACES, "time") else None
     found = file.stat()
@@ -207,8 +243,22 @@ def _of_sockets(
             who = _who(tree, holders[entry.inode])
             yield f"{who} has a connection that leads out of the workload ({links.describe(entry)})"
     yield from _of_unsent(tree, found, holders)
+    yield from _of_options(tree, held)
     for unix in links.unix_leading_out(found.unix, own, but=door):
         yield f"{_who(tree, holders[unix.inode])} has a Unix socket that is connected out of the workload"
+
+
+def _of_options(tree: Tree, held: Mapping[HostPid, Sequence[OpenFile]]) -> Iterator[str]:
+    """Sockets in a state that CRIU doesn't know, or loses."""
+    for pid, files in held.items():
+        numbers = [file.number for file in files if file.socket_protocol.startswith(("TCP", "UDP"))]
+        for _, copy in copies(pid, numbers):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(copy)) as sock:
+                if sock.type == socket.SOCK_DGRAM:
+                    if sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
+                        yield f"{_who(tree, pid)} has a half-written datagram (UDP_CORK)"
+                elif protocol := sock.getsockopt(socket.IPPROTO_TCP, _ULP, _ULP_BYTES).rstrip(b"\0").decode():
+                    yield f"{_who(tree, pid)} has a connection whose bytes the kernel changes ({protocol}, TCP_ULP)"
 
 
 def unsent(tree: Tree) -> list[str]:

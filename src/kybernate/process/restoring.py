@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import WorkloadName
-from kybernate.process import criu_commands, criu_images, images, needs
+from kybernate.process import criu_commands, criu_images, images, kernel_setting, kernel_state, needs
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.images import TreeRecord
 from kybernate.process.launching import launch
@@ -33,6 +33,8 @@ class RestoreReport:
     tree: Tree
     record: TreeRecord
     seconds: float
+    notes: tuple[str, ...]
+    """What of it could not be set again as it was, in a line each."""
 
 
 def restore(
@@ -70,6 +72,8 @@ def restore(
     criu = criu or find_criu()
     program = criu.path.resolve()
     launched = record.launched
+    kernel_state.read(images_directory)  # while nothing is done yet
+    notes: list[str] = []
     spec = LaunchSpec(
         name=name,
         argv=launched.argv,
@@ -95,6 +99,7 @@ def restore(
             layers=[images.layer_archive(number) for number in range(len(launched.layers))],
             command=lambda images_, work: criu_commands.restore_arguments(program, images=images_, work=work),
             failure=lambda work: criu_commands.sentence(work / LOG),
+            came_back=lambda work: notes.extend(kernel_setting.notes(work)),
             timeout_s=timeout_s or _TIMEOUT_S + record.bytes / _SLOWEST_BYTES_S,
         ),
     )
@@ -103,7 +108,7 @@ def restore(
         tree = launch(spec)
     except (tarfile.TarError, OSError) as e:
         raise KybernateError(f"workload {name} could not be restored: {e}") from e
-    return RestoreReport(tree=tree, record=record, seconds=time.monotonic() - began)
+    return RestoreReport(tree=tree, record=record, seconds=time.monotonic() - began, notes=tuple(notes))
 
 
 def _make_mount_point(spec: LaunchSpec, around: Path) -> None:

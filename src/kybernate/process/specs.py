@@ -57,6 +57,8 @@ class Restored:
     """CRIU's command line, given the descriptors of the images and of a directory for its log."""
     failure: Callable[[Path], str]
     """What went wrong, in a sentence, given the directory with the log."""
+    came_back: Callable[[Path], None]
+    """Told when it is whole, given the same directory."""
     timeout_s: float
 
 

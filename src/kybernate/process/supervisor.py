@@ -204,6 +204,8 @@ def _restore(job: Job, tasks: int | None) -> tuple[int, None]:
             lock.close()
             if station == "pre-restore":  # not earlier: CRIU tries sockets of its own first
                 lock = _hold_back(job["cgroup"], needed=restore["unsent"])
+            else:
+                _set_kernel_state(restore)
             stations.go_on()
         _, wait_status = os.waitpid(criu, 0)
     finally:
@@ -216,6 +218,18 @@ def _restore(job: Job, tasks: int | None) -> tuple[int, None]:
     with contextlib.suppress(OSError):
         _write("/proc/sys/kernel/ns_last_pid", str(max(restore["last_pid"], _LAST_PID_BEFORE_WORKLOAD)))
     return restore["pid"], None
+
+
+def _set_kernel_state(restore: Job) -> None:
+    """What CRIU left out, in a child: what is imported for it goes with it."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            from kybernate.process import kernel_setting
+
+            kernel_setting.run(restore["images"], restore["work"])
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _hold_back(cgroup: str, *, needed: int) -> network_lock.NetworkLock:

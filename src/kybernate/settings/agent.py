@@ -181,6 +181,9 @@ class StoreSettings(Section):
     connections: Connections = Connections.REFUSE
     """What is done about TCP connections that lead out of a workload that is to leave host memory: `refuse` to move it, or
     `close` them. An order may say otherwise."""
+    allow_changes: bool = False
+    """Let a workload leave host memory also where something that its program may notice would be another when it is back, such
+    as a NUMA policy; docs/snapshots.md lists them. An order may say otherwise."""
     tenant: Annotated[str, AfterValidator(tenant_text)] = "default"
     """Whose part of the tiers this agent uses: snapshots are found, and content is shared, within one tenant only."""
 

@@ -96,7 +96,12 @@ class WorkloadsApi:
         connections = None if wanted.connections is None else Connections(wanted.connections)
         return http.answer(
             await self._agent.switching.pause(
-                name, depth=wanted.depth, timeout_s=wanted.timeout_s, tier=wanted.tier, connections=connections
+                name,
+                depth=wanted.depth,
+                timeout_s=wanted.timeout_s,
+                tier=wanted.tier,
+                connections=connections,
+                allow_changes=wanted.allow_changes,
             )
         )
 

@@ -84,7 +84,9 @@ class Images:
             )
 
         asked_at = self._switching.gate.port_of(name)
-        await self._parking.refuse_undumpable(gear.ledger.entry(name), connections, asked_at=asked_at)
+        await self._parking.refuse_undumpable(
+            gear.ledger.entry(name), connections, wanted.allow_changes, asked_at=asked_at
+        )
 
         async def work() -> tuple[StoredReport, str | None]:
             self._refuse_image(gear.ledger.entry(name))
@@ -110,12 +112,15 @@ class Images:
             bytes_total=report.bytes_total,
             bytes_stored=report.bytes_stored,
             note=note,
+            notes=list(report.notes),
         )
 
     async def _take(self, gpu: GpuGear, name: WorkloadName, wanted: api.SnapshotRequest) -> StoredReport:
         entry, tree = self._gear.ledger.entry(name), self._workloads.tree(name)
         target = await look_at(entry, tree)
-        connections = Connections(wanted.connections or self._gear.settings.store.connections)
+        store = self._gear.settings.store
+        connections = Connections(wanted.connections or store.connections)
+        allow_changes = store.allow_changes if wanted.allow_changes is None else wanted.allow_changes
         with self._gear.jobs.begin("snapshot", name) as job:
             return await in_thread(
                 f"image {name}",
@@ -130,6 +135,7 @@ class Images:
                         progress=job.tell,
                         cancel=job.stop,
                         connections=connections,
+                        allow_changes=allow_changes,
                     ),
                 ),
             )

@@ -67,7 +67,9 @@ class Library:
         if entry is not None and not entry.ended:
             caller.require_owner(entry.uid, f"workload {subject}")
             connections = None if wanted.connections is None else Connections(wanted.connections)
-            return await self._switching.move(entry.name, wanted.tier, connections=connections, keep=wanted.keep)
+            return await self._switching.move(
+                entry.name, wanted.tier, connections=connections, allow_changes=wanted.allow_changes, keep=wanted.keep
+            )
         source, manifest = await self._readable(subject, caller)
         if manifest.labels.get("kind") == Kind.PARKED and self._holder(manifest.name) is not None:
             raise Conflict(f"workload {self._holder(manifest.name)} lies in it", hint="give the workload's name")

@@ -84,6 +84,7 @@ class Switching:
         timeout_s: float,
         tier: TierName = TierName.RAM,
         connections: Connections | None = None,
+        allow_changes: bool | None = None,
     ) -> SwitchView:
         """Pause on a person's behalf. Of an equal pause under way it gets the report; a paused one is fine.
 
@@ -107,16 +108,22 @@ class Switching:
                 )
             self._parking.refuse_early(entry)
             await in_thread(f"open {tier}", lambda: self._gear.stores.space(tier))
-            await self._parking.refuse_undumpable(entry, connections, asked_at=self.gate.port_of(name))
+            await self._parking.refuse_undumpable(entry, connections, allow_changes, asked_at=self.gate.port_of(name))
 
         async def pause(order: Standing[PauseOrder]) -> SwitchView:
             view = await self._pausing.pause(gpu, name, order)
             if tier is TierName.RAM:
                 return view
-            return await self._tiering.go_deeper(gpu, name, tier, view, connections)
+            return await self._tiering.go_deeper(gpu, name, tier, view, connections, allow_changes)
 
         wanted = PauseOrder(
-            depth=depth, tier=tier, connections=connections, by=USER, why="paused by order", timeout_s=timeout_s
+            depth=depth,
+            tier=tier,
+            connections=connections,
+            allow_changes=allow_changes,
+            by=USER,
+            why="paused by order",
+            timeout_s=timeout_s,
         )
         view = await self._workloads.order(name, "pause", pause, wanted, begin_within_s=max(timeout_s, 1.0))
         if tier is TierName.RAM:
@@ -125,7 +132,13 @@ class Switching:
         return view
 
     async def move(
-        self, name: WorkloadName, tier: TierName, *, connections: Connections | None = None, keep: bool = False
+        self,
+        name: WorkloadName,
+        tier: TierName,
+        *,
+        connections: Connections | None = None,
+        allow_changes: bool | None = None,
+        keep: bool = False,
     ) -> StoredView:
         """Let a paused workload lie in another tier; RAM stands for its content in the pool, ahead of its resume.
 
@@ -137,9 +150,11 @@ class Switching:
         began = self._gear.clock()
 
         async def move() -> StoredView:
-            return await self._tiering.move(gpu, name, tier, connections=connections, keep=keep, began=began)
+            return await self._tiering.move(
+                gpu, name, tier, connections=connections, allow_changes=allow_changes, keep=keep, began=began
+            )
 
-        return await self._workloads.submit(name, "move", move, detail=(tier, connections, keep))
+        return await self._workloads.submit(name, "move", move, detail=(tier, connections, allow_changes, keep))
 
     async def prefetch(self, name: WorkloadName, *, asked: bool = True) -> StoredView:
         """Read a workload's content from the store into the pool, so that its resume is quick. In RAM already is fine.

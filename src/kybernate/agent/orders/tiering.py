@@ -29,6 +29,7 @@ class Tiering:
         tier: TierName,
         *,
         connections: Connections | None,
+        allow_changes: bool | None,
         keep: bool,
         began: float,
     ) -> StoredView:
@@ -44,11 +45,12 @@ class Tiering:
         if tier is TierName.RAM:
             return await self.prefetch(gpu, name, asked=True)
         was, stored = entry.tier, 0
+        notes: list[str] = []
         if entry.tier is TierName.RAM:
             if keep:
                 raise BadInput(f"workload {name} lies in RAM, and can't be kept there as well", hint="leave out --keep")
-            report = await self._parking.park(gpu, name, tier, connections=connections)
-            total, stored = report.bytes_total, report.bytes_stored
+            report = await self._parking.park(gpu, name, tier, connections=connections, allow_changes=allow_changes)
+            total, stored, notes = report.bytes_total, report.bytes_stored, list(report.notes)
         else:
             manifest = await self._transfers.move(name, tier, keep=keep)
             total = 0 if manifest is None else manifest.size
@@ -63,6 +65,7 @@ class Tiering:
             bytes_stored=stored,
             already=was is tier,
             note=None if was is not tier else f"lies in {tier} already",
+            notes=notes,
         )
 
     async def prefetch(self, gpu: GpuGear, name: WorkloadName, *, asked: bool) -> StoredView:
@@ -82,7 +85,13 @@ class Tiering:
         )
 
     async def go_deeper(
-        self, gpu: GpuGear, name: WorkloadName, tier: TierName, view: SwitchView, connections: Connections | None
+        self,
+        gpu: GpuGear,
+        name: WorkloadName,
+        tier: TierName,
+        view: SwitchView,
+        connections: Connections | None,
+        allow_changes: bool | None,
     ) -> SwitchView:
         """From RAM, or another tier, to where it was ordered to lie."""
         entry = self._gear.ledger.entry(name)
@@ -90,9 +99,10 @@ class Tiering:
             return view.model_copy(update={"tier": tier, "note": f"lies in {tier} already"})
         began = self._gear.clock()
         stored = 0
+        notes: list[str] = []
         if entry.tier is TierName.RAM:
-            report = await self._parking.park(gpu, name, tier, connections=connections)
-            stored = report.bytes_stored
+            report = await self._parking.park(gpu, name, tier, connections=connections, allow_changes=allow_changes)
+            stored, notes = report.bytes_stored, list(report.notes)
             steps = [StepView(step=step.step, seconds=step.seconds) for step in report.steps]
         else:
             await self._transfers.move(name, tier)
@@ -105,5 +115,6 @@ class Tiering:
                 "steps": [*([] if view.already else view.steps), *steps],
                 "already": False,
                 "note": f"lies in {tier}",
+                "notes": notes,
             }
         )

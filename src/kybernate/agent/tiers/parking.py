@@ -54,7 +54,7 @@ class Parking:
             )
 
     async def refuse_undumpable(
-        self, entry: Entry, connections: Connections | None, *, asked_at: int | None = None
+        self, entry: Entry, connections: Connections | None, allow_changes: bool | None, *, asked_at: int | None = None
     ) -> None:
         """Of one that runs: what hinders a dump is found before it is paused, as far as it can be. Raises Unsupported.
 
@@ -70,6 +70,7 @@ class Parking:
             lambda: dumpable(
                 tree,
                 connections=connections or self._gear.settings.store.connections,
+                allow_changes=self._allows(allow_changes),
                 gpu_released=False,
                 asked_at=asked_at,
                 gpu_directories=[] if simulation is None else [path for path in simulation.setting.split(":") if path],
@@ -82,6 +83,9 @@ class Parking:
                 hint="it runs on; `kybernate pause` keeps it in RAM",
             )
 
+    def _allows(self, changes: bool | None) -> bool:
+        return self._gear.settings.store.allow_changes if changes is None else changes
+
     async def park(
         self,
         gpu: GpuGear,
@@ -89,6 +93,7 @@ class Parking:
         tier: TierName,
         *,
         connections: Connections | None = None,
+        allow_changes: bool | None = None,
         by_itself: bool = False,
         why: str = "parked by order",
     ) -> StoredReport:
@@ -127,6 +132,7 @@ class Parking:
                             progress=job.tell,
                             cancel=job.stop,
                             connections=connections or gear.settings.store.connections,
+                            allow_changes=self._allows(allow_changes),
                         ),
                     ),
                 )
@@ -151,6 +157,7 @@ class Parking:
                 "bytes_total": report.bytes_total,
                 "bytes_stored": report.bytes_stored,
                 "closed": list(report.closed),
+                "notes": list(report.notes),
             },
         )
         return report

@@ -19,6 +19,7 @@ class PauseOrder:
     depth: Depth
     tier: TierName = TierName.RAM
     connections: Connections | None = None
+    allow_changes: bool | None = None
     by: str
     why: str
     timeout_s: float
@@ -31,13 +32,16 @@ class PauseOrder:
 
     def joined(self, other: PauseOrder) -> PauseOrder | None:
         """A person's word is stronger than the arbiter's: what it paused it would resume unasked."""
-        if (self.depth, self.tier, self.connections) != (other.depth, other.tier, other.connections):
+        if self._what() != other._what():
             return None
         both = replace(self, timeout_s=max(self.timeout_s, other.timeout_s), drain=self.drain and other.drain)
         if other.by == USER != self.by:
             both = replace(both, by=USER, why=other.why)
         # Another try must not tell of the same bytes once more; what is told of none is counted at the end.
         return both if both == self else replace(both, freed=None)
+
+    def _what(self) -> tuple[object, ...]:
+        return self.depth, self.tier, self.connections, self.allow_changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

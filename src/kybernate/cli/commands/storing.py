@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, Seconds, print_json, say, table, working
+from kybernate.cli.common import Common, Seconds, print_json, say, say_notes, table, working
 from kybernate.cli.names import alive, below_ram, paused, paused_or_stored, workloads
 from kybernate.cli.names import snapshots as stored
 from kybernate.cli.several import chosen, order
@@ -33,6 +33,7 @@ def snapshot(
     ready_command: str | None = None,
     ready_timeout: Seconds = READY_S_DEFAULT,
     connections: Connections | None = None,
+    allow_changes: bool | None = None,
     common: Common = _COMMON,
 ) -> None:
     """Take an image of a running workload, from which `clone` starts replicas. The workload stands still meanwhile, then runs on.
@@ -44,6 +45,7 @@ def snapshot(
         ready_command: First wait until this command ends with status 0; it runs beside the workload's processes, as its user.
         ready_timeout: How long to wait for `--ready`: seconds, or with units, as in 10m.
         connections: TCP connections to the outside: refuse the snapshot, or close them. Default: agent.store.connections.
+        allow_changes: Also if a clone may notice a change, as of its NUMA policy. Default: agent.store.allow_changes.
     """
     try:
         words = shlex.split(ready_command or "")
@@ -56,6 +58,7 @@ def snapshot(
         ready_command=words,
         ready_timeout_s=ready_timeout,
         connections=connections,
+        allow_changes=allow_changes,
     )
     with (
         common.client() as client,
@@ -66,6 +69,7 @@ def snapshot(
         print_json(view)
         return
     print(f"{name}: image {as_} in {view.tier}, {_amounts(view)}{_note(view)}")
+    say_notes(name, view.notes)
 
 
 def snapshots(*, common: Common = _COMMON) -> None:
@@ -145,6 +149,7 @@ def move(
     tier: TierName,
     keep: Annotated[bool, Parameter(negative=())] = False,
     connections: Connections | None = None,
+    allow_changes: bool | None = None,
     common: Common = _COMMON,
 ) -> int:
     """Move paused workloads or images to another tier: nvme (the disk), object (the bucket) or ram.
@@ -155,16 +160,22 @@ def move(
         tier: The new tier; ram is the same as `prefetch`.
         keep: Keep the old copy, too. A resume uses a copy that is intact.
         connections: TCP connections to the outside: refuse the move, or close them. Default: agent.store.connections.
+        allow_changes: Also if the program may notice a change later, as of its NUMA policy. Default: agent.store.allow_changes.
     """
     return order(
         chosen(names, all_=all_, meant=lambda each: paused(each) and each.tier != tier, common=common),
-        lambda client, name: client.move(name, tier, connections=connections, keep=keep),
-        lambda view: print(f"{view.subject}: {_moved(view, tier)}"),
+        lambda client, name: client.move(name, tier, connections=connections, allow_changes=allow_changes, keep=keep),
+        lambda view: _tell_moved(view, tier),
         doing="moving",
         common=common,
         listed=all_,
         look=lambda name: job_of(common, name),
     )
+
+
+def _tell_moved(view: StoredView, tier: TierName) -> None:
+    print(f"{view.subject}: {_moved(view, tier)}")
+    say_notes(view.subject, view.notes)
 
 
 def _moved(view: StoredView, tier: TierName) -> str:

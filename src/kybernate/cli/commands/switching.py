@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kybernate.cli.common import Common, Seconds, print_json, say, working
+from kybernate.cli.common import Common, Seconds, print_json, say, say_notes, working
 from kybernate.cli.names import paused, with_vram, workloads
 from kybernate.cli.several import chosen, order
 from kybernate.model.api import OperationView, SwitchView, WorkloadView
@@ -31,6 +31,7 @@ def pause(
     timeout: Seconds = 30.0,
     tier: TierName = TierName.RAM,
     connections: Literal["refuse", "close"] | None = None,
+    allow_changes: bool | None = None,
     common: Common = _COMMON,
 ) -> int:
     """Free the VRAM of workloads and keep their exact state: in RAM, on the disk or in a bucket.
@@ -42,6 +43,7 @@ def pause(
         timeout: How long to wait for GPU work in flight before giving up: seconds, or with units, as in 2m.
         tier: ram resumes in a second. nvme (disk) and object (bucket) end the processes; their state survives a reboot.
         connections: Below RAM, TCP connections to the outside: refuse, or close them. Default: agent.store.connections.
+        allow_changes: Below RAM, also if it may notice a change later, as of a NUMA policy. Default: agent.store.allow_changes.
     """
     _one_of(names, pid, all_=all_)
     if pid is not None:
@@ -54,7 +56,9 @@ def pause(
 
     return order(
         chosen(names, all_=all_, meant=meant, common=common),
-        lambda client, name: client.pause(name, depth=depth, timeout_s=timeout, tier=tier, connections=connections),
+        lambda client, name: client.pause(
+            name, depth=depth, timeout_s=timeout, tier=tier, connections=connections, allow_changes=allow_changes
+        ),
         _tell,
         doing="pausing",
         common=common,
@@ -145,3 +149,4 @@ def _tell(report: SwitchView) -> None:
     if report.note:
         words.append(report.note)
     print("; ".join(words))
+    say_notes(report.workload, report.notes)
