@@ -6,10 +6,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from tests.conftest import Eventually
 from tests.proxy.rig import Rig, request
 
 from kybernate.model.messages import Drained, Endpoint, Key, Load
+from kybernate.proxy.keys import Keys, allows, fields_with_keys, token_of
 
 
 def key(name: str, *models: str) -> Key:
@@ -177,3 +179,74 @@ def test_no_key_is_written_anywhere(rig: Rig, tmp_path: Path) -> None:
     for text in written:
         assert secret.encode() not in text
         assert digest.encode() not in text
+
+
+# -- without a connection ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("named", "token"),
+    [
+        pytest.param({b"authorization": b"Bearer s3cret"}, b"s3cret", id="as OpenAI's clients do"),
+        pytest.param({b"authorization": b"bearer  s3cret "}, b"s3cret", id="in any case, with blanks"),
+        pytest.param({b"x-api-key": b"s3cret"}, b"s3cret", id="as others do"),
+        pytest.param({b"x-api-key": b"one", b"authorization": b"Bearer two"}, b"one", id="this one comes first"),
+        pytest.param({b"x-api-key": b"", b"authorization": b"Bearer two"}, b"", id="even if it is empty"),
+        pytest.param({b"authorization": b"Basic abc"}, None, id="another scheme is the workload's own"),
+        pytest.param({b"authorization": b"Bearers3cret"}, None, id="no blank, no scheme"),
+        pytest.param({}, None, id="nothing"),
+    ],
+)
+def test_what_a_client_shows(named: dict[bytes, bytes], token: bytes | None) -> None:
+    assert token_of(named) == token
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("named", "gone"),
+    [
+        ({b"authorization": b"Bearer x"}, {b"x-api-key", b"authorization"}),
+        ({b"authorization": b"BEARER x"}, {b"x-api-key", b"authorization"}),
+        ({b"authorization": b"Basic x"}, {b"x-api-key"}),
+        ({}, {b"x-api-key"}),
+    ],
+)
+def test_no_workload_learns_a_key_and_each_keeps_what_is_its_own(named: dict[bytes, bytes], gone: set[bytes]) -> None:
+    assert fields_with_keys(named) == gone
+
+
+@pytest.mark.unit
+def test_a_key_is_found_by_its_hash_and_no_other_text_is_one() -> None:
+    keys = Keys([key("ann", "one"), key("all")])
+    found = keys.find(b"secret-ann")
+    assert found is not None
+    assert found.name == "ann"
+    for wrong in (b"", b"secret-", b"SECRET-ann", found.sha256.encode()):
+        assert keys.find(wrong) is None
+    assert keys.needed
+    assert not Keys([]).needed
+
+
+@pytest.mark.unit
+def test_a_key_of_an_earlier_configuration_may_do_what_it_may_now() -> None:
+    before, now = key("ann", "one"), key("ann", "two")
+    assert Keys([now]).present(before) == now
+    assert Keys([]).present(before) is None
+    assert Keys([now]).present(None) is None
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("who", "may"),
+    [
+        pytest.param(None, True, id="where nobody needs a key"),
+        pytest.param(key("all"), True, id="a key for everything"),
+        pytest.param(key("ann", "one"), True, id="by its workload's name"),
+        pytest.param(key("ann", "uno"), True, id="by another of its names"),
+        pytest.param(key("ann", "two"), False, id="a key for another"),
+        pytest.param(key("ann", "ONE"), False, id="names have cases"),
+    ],
+)
+def test_which_models_a_key_may_use(who: Key | None, *, may: bool) -> None:
+    assert allows(who, Endpoint("one", 1, names=("uno",))) is may
