@@ -1,7 +1,7 @@
 """A plugin of coverage.py (`make coverage`): it counts supervisors and dumpers, too.
 
 They run with `-I -S` and an environment of their own, so coverage.py's own way into started processes (a .pth file and a
-variable) doesn't reach them. Here their command line begins with what that file would do. Outside of `make coverage`
+variable) does not reach them. Here their command line begins with what that file would do. Outside of `make coverage`
 nothing of this is loaded.
 """
 
@@ -18,7 +18,6 @@ import coverage
 _START = [sys.executable, "-I", "-S", "-c"]
 _VARIABLE = "COVERAGE_PROCESS_CONFIG"
 _PATHS = [str(Path(coverage.__file__).parents[1]), str(Path(__file__).parents[1])]
-_FIRST = f"import sys; sys.path += {_PATHS!r}; import coverage; coverage.process_startup(); "
 
 
 def coverage_init(registry: object, options: object) -> None:
@@ -28,8 +27,15 @@ def coverage_init(registry: object, options: object) -> None:
     def measured(self: subprocess.Popen[Any], args: Any, *others: Any, **named: Any) -> None:
         config = os.environ.get(_VARIABLE)
         if config and isinstance(args, list) and args[:4] == _START and "kybernate.process." in args[4]:
-            args = [*_START, _FIRST + args[4], *args[5:]]
-            named["env"] = {**named["env"], _VARIABLE: config}
+            args = [*_START, _first(config) + args[4], *args[5:]]
         plain(self, args, *others, **named)
 
     subprocess.Popen.__init__ = measured  # type: ignore[method-assign]
+
+
+def _first(config: str) -> str:
+    """Not in the environment that it is started with: a workload may look at that."""
+    return (
+        f"import os, sys; sys.path += {_PATHS!r}; os.environ[{_VARIABLE!r}] = {config!r}; "
+        f"import coverage; coverage.process_startup(); del os.environ[{_VARIABLE!r}]; "
+    )

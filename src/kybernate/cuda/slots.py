@@ -100,7 +100,7 @@ class SlotMap:
         self.free -= int(np.count_nonzero(self._enabled[new]))
 
     def _check(self, slots: Slots) -> None:
-        if len(slots) and (slots.min() < 0 or slots.max() >= len(self._owners)):
-            raise ValueError(f"slots {slots.min()} to {slots.max()} of a pool of {len(self._owners)}")
+        if len(slots) and (np.min(slots) < 0 or np.max(slots) >= len(self._owners)):
+            raise ValueError(f"slots {np.min(slots)} to {np.max(slots)} of a pool of {len(self._owners)}")
         if len(np.unique(slots)) != len(slots):
             raise ValueError("a slot is named twice")
