@@ -18,9 +18,9 @@ from tests.proxy.rig import Client, Rig, around_the_kernels_limit, request
 
 from kybernate.model.messages import Drained, Endpoint, Load
 from kybernate.proxy.__main__ import _listener
-from kybernate.proxy.client_connection import UNREAD_S
 from kybernate.proxy.forms import BadForm, field_of
 from kybernate.proxy.model_field import BadName, model_in, with_model
+from kybernate.proxy.patience import UNREAD_S
 
 DEEP = 200_000
 

@@ -10,7 +10,8 @@ import pytest
 
 from kybernate.model.messages import Endpoint, Status
 from kybernate.proxy.answers import error, error_object, model, models, page, preflight
-from kybernate.proxy.queueing import RETRY_MAX_S, Refusal
+from kybernate.proxy.queueing import RETRY_MAX_S
+from kybernate.proxy.refusals import Refusal
 
 pytestmark = pytest.mark.unit
 

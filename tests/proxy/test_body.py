@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kybernate.proxy.body import AHEAD_MAX, NotTaken, RequestBody, chunk, too_large
+from kybernate.proxy.body import AHEAD_MAX, NotTaken, RequestBody, chunk
 from kybernate.proxy.heads import RequestHead, parse_request
-from kybernate.proxy.queueing import HeldBudget
+from kybernate.proxy.held import HeldBudget
+from kybernate.proxy.refusals import too_large
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +40,7 @@ def test_what_comes_before_there_is_a_connection_is_kept_ahead_and_booked() -> N
     assert not made.done
     assert made.take(b"llo, and the next", None) == 3, "what is behind it isn't its own"
     assert (made.done, made.ahead, budget.bytes) == (True, [b"he", b"llo"], 5)
-    made.let_go()
+    made.release()
     assert (made.ahead, budget.bytes) == ([], 0)
 
 
@@ -75,7 +76,7 @@ def test_a_body_for_which_there_is_no_memory_is_refused_and_the_next_request_may
         made.take(b"hello", None)
     assert (refused.value.refusal.status, refused.value.refusal.code) == (429, "held_full")
     assert (refused.value.used, refused.value.whole) == (5, True)
-    made.let_go()
+    made.release()
     assert budget.bytes == 0
 
 
@@ -92,7 +93,7 @@ def test_what_was_made_of_it_is_on_the_same_account() -> None:
     assert not made.keep(41)
     made.give_back(20)
     assert budget.bytes == 40
-    made.let_go()
+    made.release()
     assert budget.bytes == 0
 
 
@@ -119,5 +120,5 @@ def test_whatever_pieces_it_comes_in_it_is_kept_in_order_and_all_of_it_is_given_
     assert made.done
     assert b"".join(made.ahead) == raw
     assert budget.bytes == len(raw)
-    made.let_go()
+    made.release()
     assert budget.bytes == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kybernate.proxy.answering import BadAnswer
 from kybernate.proxy.events import BegunAnswer
 from kybernate.proxy.framing import ChunkedBody
-from kybernate.proxy.queueing import Refusal
+from kybernate.proxy.refusals import Refusal
 
 pytestmark = pytest.mark.unit
 

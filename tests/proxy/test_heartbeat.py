@@ -13,7 +13,7 @@ from tests.proxy.rig import Client, Rig, Upstream, request
 from kybernate.model.messages import Endpoint, Limits, Load, Refuse
 from kybernate.proxy.answering import BadAnswer
 from kybernate.proxy.events import BegunAnswer
-from kybernate.proxy.queueing import Refusal
+from kybernate.proxy.refusals import Refusal
 
 STREAM = b'{"model":"m","stream":true}'
 COMMENT = b": waiting for the model\n\n"

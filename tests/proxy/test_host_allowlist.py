@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kybernate.proxy.host_allowlist import Hosts, without_port
+from kybernate.proxy.host_allowlist import HostAllowlist, without_port
 
 pytestmark = pytest.mark.unit
 
-OURS = Hosts(["Models.Example"])
+OURS = HostAllowlist(["Models.Example"])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ OURS = Hosts(["Models.Example"])
     ],
 )
 def test_who_is_answered(host: bytes) -> None:
-    assert OURS.answers(host)
+    assert OURS.allows(host)
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_who_is_answered(host: bytes) -> None:
     ],
 )
 def test_who_is_not(host: bytes) -> None:
-    assert not OURS.answers(host)
+    assert not OURS.allows(host)
 
 
 def test_without_a_list_every_name_is_answered() -> None:
-    assert Hosts(None).answers(b"evil.example")
+    assert HostAllowlist(None).allows(b"evil.example")
 
 
 def test_with_an_empty_list_only_this_machine_is() -> None:
-    assert Hosts([]).answers(b"localhost")
-    assert not Hosts([]).answers(b"models.example")
+    assert HostAllowlist([]).allows(b"localhost")
+    assert not HostAllowlist([]).allows(b"models.example")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_port_is_no_part_of_the_name(host: bytes, name: bytes) -> None:
 
 @given(st.binary(max_size=40))
 def test_no_host_makes_it_fail(host: bytes) -> None:
-    assert isinstance(OURS.answers(host), bool)
+    assert isinstance(OURS.allows(host), bool)
 
 
 @given(st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8}){1,3}", fullmatch=True))
 def test_no_other_name_gets_in_whatever_it_looks_like(name: str) -> None:
-    assert OURS.answers(name.encode()) is (name == "models.example")
+    assert OURS.allows(name.encode()) is (name == "models.example")

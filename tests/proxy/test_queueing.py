@@ -8,7 +8,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kybernate.model.messages import Limits, Open, Refuse, Status
-from kybernate.proxy.queueing import Answer, Cut, Disconnect, Forward, HeldBudget, Queue, Refusal, SayDrained
+from kybernate.proxy.held import HeldBudget
+from kybernate.proxy.queueing import Answer, Cut, Disconnect, Forward, Queue, SayDrained
+from kybernate.proxy.refusals import Refusal
 
 pytestmark = pytest.mark.unit
 
@@ -75,7 +77,7 @@ def test_retry_after_is_what_the_agent_expects() -> None:
 def test_close_says_drained_once_nothing_is_connected() -> None:
     q = queue()
     q.open(opened())
-    q.connected()
+    q.draining.on_connected()
     q.arrive("a", now=0, size=1)
     assert q.close(1, preempt=False) == [Disconnect()]
     assert q.arrive("b", now=0, size=1) is False
@@ -226,7 +228,7 @@ class Lives(RuleBasedStateMachine):
     def connect(self, connected: bool) -> None:
         self.connected = connected
         if connected:
-            self.q.connected()
+            self.q.draining.on_connected()
         else:
             self.carry_out(self.q.disconnected())
 

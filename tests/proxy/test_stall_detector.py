@@ -13,7 +13,7 @@ from tests.conftest import Eventually
 from tests.proxy.rig import Client, Rig, around_the_kernels_limit, request
 
 from kybernate.model.messages import Drained, Endpoint, Limits, Load
-from kybernate.proxy.stall_detector import READ_RATE, Frames, Movement
+from kybernate.proxy.stall_detector import READ_RATE, Frames, StallDetector
 
 PING, TEXT = 9, 1
 UPGRADE = {"connection": "upgrade", "upgrade": "websocket"}
@@ -51,8 +51,8 @@ def test_noise_is_no_error(noise: bytes) -> None:
 
 
 def test_what_counts_as_still() -> None:
-    movement = Movement()
-    look = lambda now, moved, unread=False: movement.look(now, moved=moved, unread=unread, patience_s=60)  # noqa: E731
+    movement = StallDetector()
+    look = lambda now, moved, unread=False: movement.observe(now, moved=moved, unread=unread, patience_s=60)  # noqa: E731
     assert not look(0, 100)
     assert not look(60, 100)
     assert look(61, 100)

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from kybernate.proxy.namespace_dialer import Place
-from kybernate.proxy.upstream import Pool, Upstream
+from kybernate.proxy.namespace_dialer import NamespaceDialer
+from kybernate.proxy.pool import Pool
+from kybernate.proxy.upstream import Upstream
 
 
 class Asking:
@@ -39,7 +40,7 @@ class Model:
     def __init__(self, port: int) -> None:
         self.empty = asyncio.Event()
         self.pool: Pool[Asking] = Pool(
-            Place(network_pid=None, port=port), connected=self.empty.clear, disconnected=self.empty.set
+            NamespaceDialer(network_pid=None, port=port), connected=self.empty.clear, disconnected=self.empty.set
         )
 
     async def connection(self) -> Upstream:

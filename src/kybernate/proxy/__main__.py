@@ -22,7 +22,8 @@ import uvloop
 from kybernate.model.addresses import host_and_port
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.streams import Unfailing
-from kybernate.proxy.client_connection import UNREAD_S, Front
+from kybernate.proxy.client_connection import ClientConnection
+from kybernate.proxy.patience import UNREAD_S
 from kybernate.proxy.worker import Worker
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ async def _serve(worker: Worker, listener: socket.socket, tls: ssl.SSLContext | 
     """Nobody is let in before it is known where requests go."""
     await worker.configured.wait()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Front(worker),
+        lambda: ClientConnection(worker.services),
         sock=listener,
         backlog=_BACKLOG,
         ssl=tls,

@@ -6,20 +6,16 @@ A reader is told whenever more of its request's body is there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from kybernate.proxy import model_field
-from kybernate.proxy.body import too_large
+from kybernate.proxy.backend import Backend
+from kybernate.proxy.body import RequestBody
 from kybernate.proxy.codings import ACCEPTED, BadCoding, Decoder, coding_of, is_known
 from kybernate.proxy.forms import BadForm, ModelField, field_of
 from kybernate.proxy.heads import RequestHead
-from kybernate.proxy.queueing import Refusal
-from kybernate.proxy.refusals import no_such_model, nothing_there
+from kybernate.proxy.refusals import Refusal, held_full, no_such_model, nothing_there, too_large
 from kybernate.proxy.routing import is_openais
-
-if TYPE_CHECKING:
-    from kybernate.proxy.backend import ServedModel
-    from kybernate.proxy.request import Exchange
 
 
 class Unaddressed(Exception):
@@ -30,34 +26,66 @@ class Unaddressed(Exception):
         self.refusal = refusal
 
 
+class Unnamed(Protocol):
+    """A request whose body is to name its model."""
+
+    @property
+    def head(self) -> RequestHead: ...
+
+    @property
+    def body(self) -> RequestBody: ...
+
+    @property
+    def body_max(self) -> int:
+        """Bytes."""
+
+    @property
+    def over(self) -> bool: ...
+
+    def find(self, name: str) -> Backend | None:
+        """None: there is none of that name for this client."""
+
+    def look_for_events(self, content: bytes) -> None:
+        """Whether that JSON asks for a stream of events, whose client is told that it is waited for."""
+
+    def turn_down(self, refusal: Refusal) -> None:
+        """Perhaps while its body is still to come."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """With its body read to the end."""
+
+    def arrive(self, backend: Backend, *, length: int | None, decoded: bool = False) -> None:
+        """It goes to this model. `length` is that of its body, where that is another than the client's; `decoded`: it is no longer
+        in the coding that it came in."""
+
+
 class Reader(Protocol):
-    def came(self, exchange: Exchange) -> None:
-        """More of the body is in `exchange.body.content`."""
+    def on_body(self, request: Unnamed) -> None:
+        """More of the body is in `request.body.content`."""
 
 
 class _Json:
     """Of all requests."""
 
-    def came(self, exchange: Exchange) -> None:
-        content = exchange.body.content
-        if not exchange.body.done or content is None:
+    def on_body(self, request: Unnamed) -> None:
+        body = request.body
+        if not body.done or body.content is None:
             return
-        text = content[0] if len(content) == 1 else b"".join(content)
-        exchange.body.content = None
+        text = body.take_content()
         try:
             name = model_field.model_in(text)
         except model_field.BadName as e:
-            _names_none(exchange, str(e))
+            _names_none(request, str(e))
             return
-        model = _find(exchange, name)
-        if model is None:
+        backend = _find(request, name)
+        if backend is None:
             return
-        _look_for_events(exchange, text)
-        wanted = model.endpoint.rewrite_model
+        request.look_for_events(text)
+        wanted = backend.endpoint.rewrite_model
         if wanted is not None and wanted != name:
             text = model_field.with_model(text, wanted)
-        exchange.body.ahead.append(text)
-        exchange.arrive(model, length=len(text))
+        body.ahead.append(text)
+        request.arrive(backend, length=len(text))
 
 
 _JSON: Final = _Json()
@@ -89,24 +117,17 @@ def _is_form(content_type: bytes) -> bool:
     return content_type[:10].lower() == b"multipart/"
 
 
-def _find(exchange: Exchange, name: str) -> ServedModel | None:
+def _find(request: Unnamed, name: str) -> Backend | None:
     """None: there is none of that name for this client, and it was told so."""
-    model = exchange.front.worker.model_named(name)
-    if model is not None and exchange.may_ask(model.endpoint):
-        return model
-    exchange.turn_down(no_such_model(name))
-    return None
+    backend = request.find(name)
+    if backend is None:
+        request.turn_down(no_such_model(name))
+    return backend
 
 
-def _names_none(exchange: Exchange, why: str) -> None:
-    head = exchange.head
-    exchange.turn_down(Refusal(400, "invalid_body", why) if is_openais(head.path) else nothing_there(head))
-
-
-def _look_for_events(exchange: Exchange, text: bytes) -> None:
-    every_s = exchange.front.worker.heartbeat_s
-    if every_s is not None and model_field.wants_events(text):
-        exchange.expect_events(every_s=every_s)
+def _names_none(request: Unnamed, why: str) -> None:
+    head = request.head
+    request.turn_down(Refusal(400, "invalid_body", why) if is_openais(head.path) else nothing_there(head))
 
 
 class _Form:
@@ -115,8 +136,8 @@ class _Form:
         self._read = 0
         """Pieces of the content."""
 
-    def came(self, exchange: Exchange) -> None:
-        field, body = self._field, exchange.body
+    def on_body(self, request: Unnamed) -> None:
+        field, body = self._field, request.body
         content = body.content
         assert content is not None
         try:
@@ -126,26 +147,26 @@ class _Form:
             if body.done:
                 field.end()
         except BadForm as e:
-            _names_none(exchange, str(e))
+            _names_none(request, str(e))
             return
         if field.name is not None:
-            self._go_on(exchange, field.name, content)
+            self._go_on(request, field.name, content)
 
-    def _go_on(self, exchange: Exchange, name: str, content: list[bytes]) -> None:
-        model = _find(exchange, name)
-        if model is None:
+    def _go_on(self, request: Unnamed, name: str, content: list[bytes]) -> None:
+        backend = _find(request, name)
+        if backend is None:
             return
         known = b"".join(content)
         size = len(known)
-        wanted = model.endpoint.rewrite_model
+        wanted = backend.endpoint.rewrite_model
         if wanted is not None and wanted != name:
             known = self._field.with_name(known, wanted)
-        body, length = exchange.body, exchange.head.length
+        body, length = request.body, request.head.length
         if body.done:
             length = size
         body.ahead.append(known)
         body.go_on_as_form(self._field, rechunks=length is None)
-        exchange.arrive(model, length=None if length is None else length + len(known) - size)
+        request.arrive(backend, length=None if length is None else length + len(known) - size)
 
 
 class _Coded:
@@ -155,56 +176,55 @@ class _Coded:
         self._coding = coding
         self._content_type = content_type
 
-    def came(self, exchange: Exchange) -> None:
-        body = exchange.body
+    def on_body(self, request: Unnamed) -> None:
+        body = request.body
         if not body.done or body.content is None:
             return
-        raw = b"".join(body.content)
-        body.content = None
-        decoder = Decoder(self._coding, raw, size_max=exchange.front.worker.body_max)
-        self._decode(exchange, decoder, raw)
+        raw = body.take_content()
+        decoder = Decoder(self._coding, raw, size_max=request.body_max)
+        self._decode(request, decoder, raw)
 
-    def _decode(self, exchange: Exchange, decoder: Decoder, raw: bytes) -> None:
-        if exchange.over:
+    def _decode(self, request: Unnamed, decoder: Decoder, raw: bytes) -> None:
+        if request.over:
             return
         before = decoder.size
         try:
             done = decoder.step()
         except BadCoding as e:
-            exchange.refuse(Refusal(400, "invalid_body", str(e)))
+            request.refuse(Refusal(400, "invalid_body", str(e)))
             return
         except OverflowError:
-            exchange.refuse(too_large(exchange.front.worker.body_max, "a body, once decoded,"))
+            request.refuse(too_large(request.body_max, "a body, once decoded,"))
             return
-        if not exchange.body.keep(decoder.size - before):
-            exchange.refuse(Refusal(429, "held_full", "too many bodies wait here", 1.0))
+        if not request.body.keep(decoder.size - before):
+            request.refuse(held_full())
         elif done:
-            self._go_on(exchange, decoder.decoded, raw)
+            self._go_on(request, decoder.decoded, raw)
         else:
-            asyncio.get_running_loop().call_soon(self._decode, exchange, decoder, raw)
+            asyncio.get_running_loop().call_soon(self._decode, request, decoder, raw)
 
-    def _go_on(self, exchange: Exchange, plain: bytes, raw: bytes) -> None:
+    def _go_on(self, request: Unnamed, plain: bytes, raw: bytes) -> None:
         field: ModelField | None = None
         try:
             if _is_form(self._content_type):
                 field = field_of(plain, self._content_type)
             name = model_field.model_in(plain) if field is None or field.name is None else field.name
         except (BadForm, model_field.BadName) as e:
-            _names_none(exchange, str(e))
+            _names_none(request, str(e))
             return
-        model = _find(exchange, name)
-        if model is None:
+        backend = _find(request, name)
+        if backend is None:
             return
         if field is None:
-            _look_for_events(exchange, plain)
-        wanted = model.endpoint.rewrite_model
+            request.look_for_events(plain)
+        wanted = backend.endpoint.rewrite_model
         if wanted is None or wanted == name:
-            exchange.body.give_back(len(plain))
-            exchange.body.ahead.append(raw)
-            exchange.arrive(model, length=len(raw))
+            request.body.give_back(len(plain))
+            request.body.ahead.append(raw)
+            request.arrive(backend, length=len(raw))
             return
-        exchange.body.give_back(len(raw))
+        request.body.give_back(len(raw))
         # Only what can be read can be changed; its server needs not know the coding then.
         text = model_field.with_model(plain, wanted) if field is None else field.with_name(plain, wanted)
-        exchange.body.ahead.append(text)
-        exchange.arrive(model, length=len(text), decoded=True)
+        request.body.ahead.append(text)
+        request.arrive(backend, length=len(text), decoded=True)

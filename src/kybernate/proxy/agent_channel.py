@@ -1,4 +1,4 @@
-"""The line to the agent: one at a time, made again for as long as the worker lives."""
+"""The connection to the agent: one at a time, made again for as long as the worker lives."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _UNREAD_MAX: Final = 1 << 20
 log = structlog.get_logger()
 
 
-class AgentLink:
-    """`hello` gives the first messages of each connection. `told` is called for each of the agent's, `lost` when it is gone."""
+class AgentChannel:
+    """`greeting` gives the first messages of each connection. `on_message` is called for each of the agent's, and
+    `on_disconnected` when it is gone."""
 
     def __init__(
         self,
         path: str,
         *,
-        told: Callable[[Message], None],
-        hello: Callable[[], list[Message]],
-        lost: Callable[[], None],
+        on_message: Callable[[Message], None],
+        greeting: Callable[[], list[Message]],
+        on_disconnected: Callable[[], None],
     ) -> None:
         self._path = path
-        self._told = told
-        self._hello = hello
-        self._lost = lost
+        self._on_message = on_message
+        self._greeting = greeting
+        self._on_disconnected = on_disconnected
         self._writer: asyncio.StreamWriter | None = None
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Without an agent nobody is told: the next one gets all that matters in the hello."""
         writer = self._writer
         if writer is None or writer.is_closing():
@@ -55,7 +56,7 @@ class AgentLink:
             except OSError as e:
                 if not Path(self._path).parent.is_dir():
                     log.warning("the agent's directory is gone, so none will come back", socket=self._path)
-                    self._told(End(grace_s=_GONE_S))
+                    self._on_message(End(grace_s=_GONE_S))
                     return
                 if not failures:
                     log.warning("the agent isn't there; trying on", socket=self._path, error=str(e))
@@ -65,7 +66,7 @@ class AgentLink:
             failures = 0
             self._writer = writer
             try:
-                for message in self._hello():
+                for message in self._greeting():
                     writer.write(encode(message))
                 await self._listen(reader)
             except OSError as e:
@@ -73,7 +74,7 @@ class AgentLink:
             finally:
                 self._writer = None
                 writer.close()
-                self._lost()
+                self._on_disconnected()
             await asyncio.sleep(_BACKOFF_S[0])
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -93,7 +94,7 @@ class AgentLink:
             if message is None:
                 continue
             try:
-                self._told(message)
+                self._on_message(message)
             except Exception:
                 # A fault with one model must not end the streams of all others.
                 log.exception("a message of the agent could not be carried out", kind=message.kind)

@@ -19,8 +19,7 @@ class BadAnswer(Exception):
 
 
 class AnswerReader:
-    """`extra` are whole header lines of ours. `close`: the client's connection ends behind this answer; both may be set until the
-    head is there. `owns_cors`: what it says to browsers of other sites' pages is ours to say."""
+    """`close`: the client's connection ends behind this answer."""
 
     __slots__ = (
         "_body",
@@ -85,7 +84,9 @@ class AnswerReader:
             if not self._body.done:
                 return data
             self.done = True
-            self._check_excess(len(data) - size)
+            if len(data) == size:
+                return data
+            self._has_excess()
             return data[:size]
         if self.tunnel:
             return data
@@ -110,12 +111,23 @@ class AnswerReader:
             self.early = data
             return out + data
         if self.done:
-            self._check_excess(len(data))
+            if data:
+                self._has_excess()
             return out
         if not data:
             return out
         self.body_began = True
         return out + self._feed_body(data)
+
+    def own_head(self, extra: bytes, *, owns_cors: bool) -> None:
+        """Before its head is there: `extra` are whole lines of ours for it. `owns_cors`: what it says to browsers of other sites'
+        pages is ours to say."""
+        self.extra = extra
+        self.owns_cors = owns_cors
+
+    def close_behind(self) -> None:
+        """Before its head is there: the client's connection ends behind it."""
+        self.close = True
 
     def end(self) -> bool:
         """The server closed its connection. True: that was the answer's end; False: something is missing."""
@@ -137,14 +149,14 @@ class AnswerReader:
             raise BadAnswer(str(e)) from None
         if body.done:
             self.done = True
-            self._check_excess(len(data) - size)
-            data = data[:size]
+            if len(data) > size:
+                self._has_excess()
+                data = data[:size]
         return data if payload is None else b"".join(payload)
 
-    def _check_excess(self, size: int) -> None:
-        if size:
-            self.excess = True
-            self.reusable = False
+    def _has_excess(self) -> None:
+        self.excess = True
+        self.reusable = False
 
     def _take_head(self, head: ResponseHead) -> bytes:
         if head.status < 200:

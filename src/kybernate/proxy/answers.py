@@ -10,7 +10,8 @@ from typing import Any
 
 from kybernate.model.messages import Endpoint, Status
 from kybernate.proxy.codings import ACCEPTED
-from kybernate.proxy.queueing import RETRY_MAX_S, Refusal
+from kybernate.proxy.queueing import RETRY_MAX_S
+from kybernate.proxy.refusals import Refusal
 
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 """What may be passed on; a model's server says which of these it answers."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from kybernate.proxy.forms import BadForm, ModelField
 from kybernate.proxy.framing import BadBody, ChunkedBody, Framing, LengthBody
 from kybernate.proxy.heads import RequestHead
-from kybernate.proxy.queueing import HeldBudget, Refusal
+from kybernate.proxy.held import HeldBudget
+from kybernate.proxy.refusals import Refusal, held_full, too_large
 
 if TYPE_CHECKING:
     from kybernate.proxy.upstream import Upstream
@@ -92,8 +93,7 @@ class RequestBody:
             raise NotTaken(too_large(self._size_max), used=used, whole=False)
         if content is not None:
             if not self._budget.take_bytes(used):
-                full = Refusal(429, "held_full", "too many bodies wait here", 1.0)
-                raise NotTaken(full, used=used, whole=self.done)
+                raise NotTaken(held_full(), used=used, whole=self.done)
             self._booked += used
         elif used:
             piece = data if used == len(data) else data[:used]
@@ -101,6 +101,22 @@ class RequestBody:
                 piece = self._of_form(self._form, pieces, used)
             self._pass_on(piece, upstream)
         return used
+
+    def keep_whole(self) -> None:
+        """It names its model: nothing of it is passed on before that is known."""
+        self.content = []
+
+    def take_content(self) -> bytes:
+        """All that was kept in whole. The caller has it from now on; it stays on the account."""
+        content, self.content = self.content or [], None
+        return content[0] if len(content) == 1 else b"".join(content)
+
+    def take_ahead(self) -> bytes:
+        """All that is to be sent now. It stays here, so that it can be sent again."""
+        ahead = self.ahead
+        if len(ahead) > 1:
+            ahead = self.ahead = [b"".join(ahead)]
+        return ahead[0]
 
     def go_on_as_form(self, form: ModelField, *, rechunks: bool) -> None:
         """The model is known: what else comes passes through. `rechunks`: in chunks of our own."""
@@ -122,10 +138,11 @@ class RequestBody:
         self._budget.give_bytes(size)
         self._booked -= size
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Nothing of it is kept any more."""
-        self._budget.give_bytes(self._booked)
-        self._booked = 0
+        if self._booked:
+            self._budget.give_bytes(self._booked)
+            self._booked = 0
         self.content = None
         self.ahead.clear()
 
@@ -141,7 +158,7 @@ class RequestBody:
             return
         if self.can_repeat:
             self.can_repeat = False
-            self.let_go()
+            self.release()
         upstream.write(piece)
 
     def _of_form(self, form: ModelField, pieces: list[bytes], used: int) -> bytes:
@@ -157,7 +174,3 @@ class RequestBody:
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def too_large(size_max: int, what: str = "a body") -> Refusal:
-    return Refusal(413, "body_too_large", f"{what} may have {size_max} bytes here")

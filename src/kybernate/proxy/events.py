@@ -14,7 +14,7 @@ from kybernate.proxy.answers import error_object
 from kybernate.proxy.body import chunk
 from kybernate.proxy.codings import coding_of
 from kybernate.proxy.heads import ResponseHead
-from kybernate.proxy.queueing import Refusal
+from kybernate.proxy.refusals import Refusal
 
 _OTHER_MAX: Final = 1 << 20
 """Bytes of an answer that is no stream of events."""

@@ -71,6 +71,8 @@ _NAMED = (
     }
 )
 _DROPPED = frozenset((b"x-kybernate-max-wait", b"x-kybernate-wait-ms", b"x-kybernate-swap-ms", b"x-kybernate-tier"))
+_NOT_TO_MODEL = _HOP | _OURS | _DROPPED
+_NOT_TO_CLIENT = _HOP | _DROPPED | {b"x-request-id"}
 _NEVER_LISTED = frozenset((b"host", b"content-type", b"authorization", b"x-forwarded-for", b"x-forwarded-proto"))
 """Fields that a client can't have removed by listing them in Connection."""
 
@@ -106,6 +108,10 @@ class RequestHead:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name.lower(), value.strip(b" \t")))
+
+    def aim_at(self, target: bytes) -> None:
+        """It is asked for this instead: what is decided on is what its server sees."""
+        self.target = target
 
     @property
     def path(self) -> bytes:
@@ -297,7 +303,7 @@ def request_for_upstream(
     lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.target, named.get(b"host", b""))]
     for field in head.fields:
         name = field[0]
-        if name in _NAMED and (name in _HOP or name in _OURS or name in _DROPPED):
+        if name in _NOT_TO_MODEL:
             continue
         if name in gone or (b"_" in name and name.replace(b"_", b"-") in _NAMED):
             continue  # CGI-like servers don't tell X_Forwarded_For from X-Forwarded-For
@@ -350,7 +356,7 @@ def response_for_client(
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
     for field in head.fields:
         lower = field[0].lower()
-        if lower in _HOP or lower in _DROPPED or lower in gone or lower == b"x-request-id":
+        if lower in _NOT_TO_CLIENT or (gone and lower in gone):
             continue
         lines.append(b"%b: %b\r\n" % field)
     if switching:

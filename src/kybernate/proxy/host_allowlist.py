@@ -16,13 +16,13 @@ from collections.abc import Iterable
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
-class Hosts:
+class HostAllowlist:
     """`names` None: any. Else these, and this machine by addresses and `localhost`."""
 
     def __init__(self, names: Iterable[str] | None) -> None:
         self._names = None if names is None else frozenset(name.lower().encode() for name in (*_LOCAL, *names))
 
-    def answers(self, host: bytes) -> bool:
+    def allows(self, host: bytes) -> bool:
         """Whether to a request with this Host field, be there a port in it or not."""
         names = self._names
         if names is None or not host:

@@ -14,11 +14,8 @@ class Keys:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = tuple((bytes.fromhex(key.sha256), key) for key in keys)
+        self.needed = bool(self._keys)
         self._by_hash = {key.sha256: key for _, key in self._keys}
-
-    @property
-    def needed(self) -> bool:
-        return bool(self._keys)
 
     def present(self, key: Key | None) -> Key | None:
         """What an earlier configuration's key may do now. None: nothing."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from kybernate.proxy.backend import ServedModel
-    from kybernate.proxy.request import Exchange
+    from kybernate.proxy.backend import Backend
+    from kybernate.proxy.request_record import RequestRecord
 
 _WAITS: Final = (0.0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 600.0)
 _OWN: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
@@ -112,28 +112,27 @@ class Meter:
         self._models: dict[str, _OfModel] = {}
         self._failed: dict[tuple[str, str], int] = {}
 
-    def count(self, exchange: Exchange, status: int, *, now: float) -> None:
+    def count(self, record: RequestRecord) -> None:
         """One request is over."""
-        name = exchange.model.name if exchange.model is not None else ""
+        _, name, status, tier, arrived, forwarded, answered, ended, waited, own_s, bytes_in, bytes_out, _ = record
         entry = self._models.get(name)
         if entry is None:
             entry = self._models[name] = _OfModel()
-        tier = exchange.tier
         label = (status, tier)
         entry.statuses[label] = entry.statuses.get(label, 0) + 1
-        entry.bytes_in += exchange.bytes_in
-        entry.bytes_out += exchange.bytes_out
-        entry.seconds.observe(now - exchange.arrived)
-        if exchange.forwarded:
-            entry.waits.observe(exchange.forwarded - exchange.arrived if exchange.waited else 0.0)
-            entry.own.observe(exchange.own_s)
-        elif exchange.waited:
-            entry.waits.observe(now - exchange.arrived)
-        if exchange.answered:
+        entry.bytes_in += bytes_in
+        entry.bytes_out += bytes_out
+        entry.seconds.observe(ended - arrived)
+        if forwarded:
+            entry.waits.observe(forwarded - arrived if waited else 0.0)
+            entry.own.observe(own_s)
+        elif waited:
+            entry.waits.observe(ended - arrived)
+        if answered:
             batch = entry.ttfb.get(tier)
             if batch is None:
                 batch = entry.ttfb[tier] = _Batch(_TIMES)
-            batch.observe(exchange.answered - exchange.arrived)
+            batch.observe(answered - arrived)
 
     def fail(self, model: str, reason: str) -> None:
         """One got no answer of a model's, which is empty where none was found yet. `reason` is the error's code: one of some
@@ -141,7 +140,7 @@ class Meter:
         label = (model, reason)
         self._failed[label] = self._failed.get(label, 0) + 1
 
-    def flush(self, models: Iterable[ServedModel]) -> None:
+    def flush(self, backends: Iterable[Backend]) -> None:
         """To be called about once a second.
 
         Raises OSError where a counter can't be made for want of room; what isn't written yet is kept for the next time.
@@ -151,9 +150,9 @@ class Meter:
         for label in list(self._failed):
             self._errors.labels(*label).inc(self._failed[label])
             del self._failed[label]
-        for model in models:
-            self._held.labels(model.name).set(len(model.queue.waiting))
-            self._in_flight.labels(model.name).set(len(model.queue.in_flight))
+        for backend in backends:
+            self._held.labels(backend.name).set(len(backend.queue.waiting))
+            self._in_flight.labels(backend.name).set(len(backend.queue.in_flight))
 
     def _flush(self, name: str, entry: _OfModel) -> None:
         if not entry.statuses:

@@ -15,34 +15,34 @@ from kybernate.process import namespaces
 _ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
-class Place:
+class NamespaceDialer:
     """One network namespace (None: our own) and a port in it."""
 
     def __init__(self, *, network_pid: int | None, port: int) -> None:
         """Raises OSError: there is no such process (any more), or we may not enter its network."""
         self.port = port
-        self._home: int | None = None
-        self._there: int | None = None
+        self._own_network: int | None = None
+        self._network: int | None = None
         self.identity: tuple[int, int] = (0, 0)
         if network_pid is None:
             return
-        there = os.open(f"/proc/{network_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        network = os.open(f"/proc/{network_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self._own_network = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            os.close(there)
+            os.close(network)
             raise
-        self._there = there
-        found, ours = os.fstat(there), os.fstat(self._home)
+        self._network = network
+        found, ours = os.fstat(network), os.fstat(self._own_network)
         self.identity = (found.st_dev, found.st_ino)
         if self.identity == (ours.st_dev, ours.st_ino):
             self.close()  # a network that is the host's: nothing to enter
 
     def close(self) -> None:
-        for descriptor in (self._there, self._home):
+        for descriptor in (self._network, self._own_network):
             if descriptor is not None:
                 os.close(descriptor)
-        self._there = self._home = None
+        self._network = self._own_network = None
 
     def new_socket(self, attempt: int = 0) -> tuple[socket.socket, tuple[str, int]]:
         """A new non-blocking socket in there, and the address to connect it to. Every second attempt tries IPv6.
@@ -50,19 +50,19 @@ class Place:
         Raises OSError.
         """
         family, host = _ADDRESSES[attempt % len(_ADDRESSES)]
-        made = self._made(family)
+        made = self._socket(family)
         made.setblocking(False)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return made, (host, self.port)
 
-    def _made(self, family: socket.AddressFamily) -> socket.socket:
-        if self._there is None or self._home is None:
+    def _socket(self, family: socket.AddressFamily) -> socket.socket:
+        if self._network is None or self._own_network is None:
             return socket.socket(family, socket.SOCK_STREAM)
-        namespaces.setns(self._there, namespaces.NEW_NETWORK)
+        namespaces.setns(self._network, namespaces.NEW_NETWORK)
         try:
             return socket.socket(family, socket.SOCK_STREAM)
         finally:
             try:
-                namespaces.setns(self._home, namespaces.NEW_NETWORK)
+                namespaces.setns(self._own_network, namespaces.NEW_NETWORK)
             except OSError:
                 os._exit(70)  # every further socket would lie in a workload's network: better none at all

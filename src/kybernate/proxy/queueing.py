@@ -8,12 +8,12 @@ A ticket is in one of: unknown, waiting, in flight. It leaves waiting by `Forwar
 
 from __future__ import annotations
 
-import heapq
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from kybernate.model.messages import Limits, Open, Refuse, Status
+from kybernate.proxy.held import HeldBudget, Waiting, WaitingList
+from kybernate.proxy.refusals import Refusal
 
 T = TypeVar("T")
 
@@ -21,16 +21,6 @@ RETRY_MAX_S: Final = 120.0
 """More than a client may be told: common ones don't try again at all then."""
 _RETRY_UNKNOWN_S: Final = 5.0
 """What a client is told to wait when nobody knows: long enough not to hammer, short enough to be tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer that isn't the model's."""
-
-    status: int
-    code: str
-    message: str
-    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,50 +57,65 @@ class SayDrained:
 Effect = Forward[T] | Answer[T] | Cut[T] | Disconnect | SayDrained
 
 
-class HeldBudget:
-    """What one worker may hold, all models together."""
+class Capacity:
+    """How many requests may be at a model and wait for it. All workers share its limits, and each keeps to its part, since they
+    don't talk to each other."""
 
-    def __init__(self, *, requests: int, size_bytes: int) -> None:
-        self.requests_max = requests
-        self.bytes_max = size_bytes
-        self.requests = 0
-        self.bytes = 0
+    def __init__(self, limits: Limits, *, workers: int) -> None:
+        self._workers = workers
+        self._share: int | None = None
+        self.configure(limits)
 
-    def take(self, size_bytes: int) -> bool:
-        if self.requests >= self.requests_max or self.bytes + size_bytes > self.bytes_max:
-            return False
-        self.requests += 1
-        self.bytes += size_bytes
-        return True
+    def configure(self, limits: Limits) -> None:
+        self.limits = limits
+        self.queue_max = -(-limits.queue // self._workers)
+        self._apply()
 
-    def give(self, size_bytes: int) -> None:
-        self.requests -= 1
-        self.bytes -= size_bytes
+    def share(self, concurrency: int) -> None:
+        """So many of the requests at the model are this worker's part, by the agent's word."""
+        self._share = concurrency
+        self._apply()
 
-    def take_bytes(self, size_bytes: int) -> bool:
-        """For a body that is still being read."""
-        if self.bytes + size_bytes > self.bytes_max:
-            return False
-        self.bytes += size_bytes
-        return True
-
-    def book_bytes(self, size_bytes: int) -> None:
-        """They are here already; whoever comes next has to do with what is left."""
-        self.bytes += size_bytes
-
-    def give_bytes(self, size_bytes: int) -> None:
-        self.bytes -= size_bytes
+    def _apply(self) -> None:
+        self.in_flight_max: int | None = None
+        """None: any number."""
+        if self.limits.concurrency:
+            own = max(1, self.limits.concurrency // self._workers)
+            self.in_flight_max = own if self._share is None else self._share
 
 
-@dataclass(slots=True)
-class _Waiting:
-    since: float
-    deadline: float
-    size: int
+class Draining:
+    """Closes that the agent waits for: each is answered once nothing is in flight and nothing is connected."""
+
+    def __init__(self) -> None:
+        self._epochs: list[int] = []
+        self._connected = False
+
+    def begin(self, epoch: int) -> None:
+        self._epochs.append(epoch)
+
+    def forget(self) -> None:
+        """Who asked for them is gone, or wants the model open again."""
+        self._epochs.clear()
+
+    def on_connected(self) -> None:
+        """There is a connection to the model, or an attempt at one."""
+        self._connected = True
+
+    def on_disconnected(self) -> None:
+        """There is none any more."""
+        self._connected = False
+
+    def take_drained(self) -> list[int]:
+        """Nothing is in flight: epochs that are to be answered, once each."""
+        if not self._epochs or self._connected:
+            return []
+        drained, self._epochs = self._epochs, []
+        return drained
 
 
 class Queue(Generic[T]):
-    """`workers` share `limits`: each keeps to its part, since they don't talk to each other."""
+    """`workers` share `limits`."""
 
     def __init__(self, model: str, limits: Limits, budget: HeldBudget, *, workers: int = 1) -> None:
         self.model = model
@@ -119,45 +124,42 @@ class Queue(Generic[T]):
         self.opened: Open | None = None
         """How it came, while it is open."""
         self.status: Status | None = None
-        self.waiting: OrderedDict[T, _Waiting] = OrderedDict()
+        self.refusal: Refusal | None = None
+        """What each request gets now."""
+        self.waiting: WaitingList[T] = WaitingList(budget)
         self.in_flight: dict[T, None] = {}
-        self._budget = budget
-        self._workers = workers
-        self._limits = limits
-        self._share: int | None = None
-        self._refusal: Refusal | None = None
-        self._closing: list[int] = []
-        """Epochs of closes that aren't answered yet."""
-        self._connected = False
-        self._deadlines: list[tuple[float, int, T]] = []
-        self._sequence = 0
+        self.draining = Draining()
+        self._capacity = Capacity(limits, workers=workers)
 
     # -- requests --------------------------------------------------------------------------------------------------------
 
     def arrive(self, ticket: T, *, now: float, size: int, max_wait: float | None = None) -> Refusal | bool:
         """True: forward it, it is in flight. False: it is held. `max_wait` (s) shortens the deadline."""
-        if self._refusal is not None:
-            return self._refusal
-        if self.is_open and not self.waiting and self._has_room():
-            self.in_flight[ticket] = None
-            return True
-        if len(self.waiting) >= self._queue_max:
-            return Refusal(429, "queue_full", f"too many requests wait for model {self.model!r}", self.retry_after_s())
-        hold = self._limits.hold_s if max_wait is None else min(max_wait, self._limits.hold_s)
-        if hold <= 0:
-            return self._overdue(0.0)
-        if not self._budget.take(size):
+        if self.refusal is not None:
+            return self.refusal
+        capacity = self._capacity
+        if self.is_open and not self.waiting:
+            most = capacity.in_flight_max
+            if most is None or len(self.in_flight) < most:
+                self.in_flight[ticket] = None
+                return True
+        if len(self.waiting) >= capacity.queue_max:
             return Refusal(
-                429, "held_full", "too many requests wait here, of all models together", self.retry_after_s()
+                429, "queue_full", f"too many requests wait for model {self.model!r}", _retry_after_s(self.status)
             )
-        self.waiting[ticket] = _Waiting(now, now + hold, size)
-        self._remember(now + hold, ticket)
+        hold = capacity.limits.hold_s if max_wait is None else min(max_wait, capacity.limits.hold_s)
+        if hold <= 0:
+            return _overdue(self.model, self.status, 0.0)
+        if not self.waiting.hold(ticket, Waiting(now, now + hold, size)):
+            return Refusal(
+                429, "held_full", "too many requests wait here, of all models together", _retry_after_s(self.status)
+            )
         return False
 
     def hang_up(self, ticket: T) -> list[Effect[T]]:
         """Its client is gone. One in flight has to be cut off by the caller."""
         if ticket in self.waiting:
-            self._forget(ticket)
+            self.waiting.release(ticket)
             return []
         return self.ended(ticket)
 
@@ -165,7 +167,7 @@ class Queue(Generic[T]):
         """One in flight is over, however."""
         if self.in_flight.pop(ticket, self) is self:
             return []
-        if self.waiting or self._closing:
+        if self.waiting or not self.is_open:
             return [*self._forward(), *self._drained()]
         return []
 
@@ -173,28 +175,19 @@ class Queue(Generic[T]):
         """One in flight could not be sent, nothing of it was: it is held again, before all others, up to its old deadline."""
         if self.in_flight.pop(ticket, self) is self:
             return []
-        if self._refusal is not None:
-            return [Answer(ticket, self._refusal), *self._drained()]
-        deadline = since + self._limits.hold_s
-        if deadline <= now or not self._budget.take(size):
-            return [Answer(ticket, self._overdue(now - since)), *self._drained()]
-        self.waiting[ticket] = _Waiting(since, deadline, size)
-        self.waiting.move_to_end(ticket, last=False)
-        self._remember(deadline, ticket)
+        if self.refusal is not None:
+            return [Answer(ticket, self.refusal), *self._drained()]
+        deadline = since + self._capacity.limits.hold_s
+        if deadline <= now or not self.waiting.hold(ticket, Waiting(since, deadline, size), first=True):
+            return [Answer(ticket, _overdue(self.model, self.status, now - since)), *self._drained()]
         return [*self._forward(), *self._drained()]
 
     def tick(self, now: float) -> list[Effect[T]]:
         """Answers what waited too long. To be called some times a second while `waiting` isn't empty."""
-        effects: list[Effect[T]] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, _, ticket = heapq.heappop(self._deadlines)
-            entry = self.waiting.get(ticket)
-            if entry is not None and entry.deadline == deadline:
-                self._forget(ticket)
-                effects.append(Answer(ticket, self._overdue(now - entry.since)))
-        if not self.waiting:
-            self._deadlines.clear()
-        return effects
+        return [
+            Answer(ticket, _overdue(self.model, self.status, waited_s))
+            for ticket, waited_s in self.waiting.take_overdue(now)
+        ]
 
     # -- the agent's word ------------------------------------------------------------------------------------------------
 
@@ -202,132 +195,93 @@ class Queue(Generic[T]):
         self.is_open = True
         self.epoch = message.epoch
         self.opened = message
-        self._refusal = None
-        self._closing.clear()
+        self.refusal = None
+        self.draining.forget()
         return self._forward()
 
     def close(self, epoch: int, *, preempt: bool) -> list[Effect[T]]:
         self.is_open = False
         self.epoch = epoch
-        self._closing.append(epoch)
+        self.draining.begin(epoch)
         effects: list[Effect[T]] = []
         if preempt:
-            refusal = Refusal(502, "preempted", f"model {self.model!r} had to leave the GPU", self.retry_after_s())
+            refusal = Refusal(
+                502, "preempted", f"model {self.model!r} had to leave the GPU", _retry_after_s(self.status)
+            )
             effects += [Cut(ticket, refusal) for ticket in self.in_flight]
         return [*effects, Disconnect(), *self._drained()]
 
     def share(self, concurrency: int) -> list[Effect[T]]:
-        self._share = concurrency
+        self._capacity.share(concurrency)
         return self._forward()
 
     def configure(self, limits: Limits) -> list[Effect[T]]:
         """New limits; deadlines of what is held stay."""
-        self._limits = limits
+        self._capacity.configure(limits)
         return self._forward()
 
     def stand(self, status: Status) -> None:
+        """How its model stands; whatever was refused is held again."""
         self.status = status
-        self._refusal = None
+        self.refusal = None
 
     def refuse(self, message: Refuse) -> list[Effect[T]]:
-        self._refusal = Refusal(message.status, "model_unavailable", message.message, message.retry_after_s)
-        return self._answer_all(self._refusal)
+        return self._refuse_all(Refusal(message.status, "model_unavailable", message.message, message.retry_after_s))
+
+    def fail(self, status: Status) -> None:
+        """It can't be opened here. What waits goes on waiting: the agent finds that out too and says what follows."""
+        self.status = status
 
     def remove(self) -> list[Effect[T]]:
         """The model is no longer configured."""
         self.is_open = False
-        self._refusal = Refusal(404, "model_not_found", f"model {self.model!r} is no longer served here")
-        return [*self._answer_all(self._refusal), Disconnect()]
+        refusal = Refusal(404, "model_not_found", f"model {self.model!r} is no longer served here")
+        return [*self._refuse_all(refusal), Disconnect()]
 
     def end(self) -> list[Effect[T]]:
         """The worker ends: nothing is held any more, what is in flight goes on."""
-        self._refusal = Refusal(503, "shutting_down", "this server is being stopped", 1.0)
-        return self._answer_all(self._refusal)
-
-    def forget_closes(self) -> None:
-        """Who asked for them is gone."""
-        self._closing.clear()
-
-    # -- connections -----------------------------------------------------------------------------------------------------
-
-    def connected(self) -> None:
-        """There is a connection to the model, or an attempt at one."""
-        self._connected = True
+        return self._refuse_all(Refusal(503, "shutting_down", "this server is being stopped", 1.0))
 
     def disconnected(self) -> list[Effect[T]]:
-        """There is none any more."""
-        self._connected = False
+        """There is no connection to the model any more, nor an attempt at one."""
+        self.draining.on_disconnected()
         return self._drained()
 
     # -- what is known of it ---------------------------------------------------------------------------------------------
 
     @property
-    def refused(self) -> Refusal | None:
-        return self._refusal
-
-    @property
     def idle(self) -> bool:
         return not self.waiting and not self.in_flight
 
-    def oldest_since(self) -> float | None:
-        """When the first of those that wait came. O(1)."""
-        for entry in self.waiting.values():
-            return entry.since
-        return None
-
-    def retry_after_s(self) -> float:
-        expected = self.status.expected_s if self.status is not None else None
-        return min(RETRY_MAX_S, max(1.0, expected or _RETRY_UNKNOWN_S))
-
     # -- inside ----------------------------------------------------------------------------------------------------------
-
-    @property
-    def _queue_max(self) -> int:
-        return -(-self._limits.queue // self._workers)
-
-    def _has_room(self) -> bool:
-        if not self._limits.concurrency:
-            return True
-        share = self._share
-        if share is None:
-            share = max(1, self._limits.concurrency // self._workers)
-        return len(self.in_flight) < share
 
     def _forward(self) -> list[Effect[T]]:
         effects: list[Effect[T]] = []
-        while self.waiting and self.is_open and self._refusal is None and self._has_room():
-            ticket, entry = self.waiting.popitem(last=False)
-            self._budget.give(entry.size)
+        most = self._capacity.in_flight_max
+        while self.waiting and self.is_open and self.refusal is None:
+            if most is not None and len(self.in_flight) >= most:
+                break
+            ticket = self.waiting.take_first()
             self.in_flight[ticket] = None
             effects.append(Forward(ticket))
         return effects
 
-    def _remember(self, deadline: float, ticket: T) -> None:
-        self._sequence += 1
-        heapq.heappush(self._deadlines, (deadline, self._sequence, ticket))
-        if len(self._deadlines) > 2 * len(self.waiting) + 64:  # most of them left before their deadline
-            self._deadlines = [entry for entry in self._deadlines if entry[2] in self.waiting]
-            heapq.heapify(self._deadlines)
-
-    def _forget(self, ticket: T) -> None:
-        self._budget.give(self.waiting.pop(ticket).size)
-
-    def _answer_all(self, refusal: Refusal) -> list[Effect[T]]:
+    def _refuse_all(self, refusal: Refusal) -> list[Effect[T]]:
+        self.refusal = refusal
         effects: list[Effect[T]] = []
         while self.waiting:
-            ticket, entry = self.waiting.popitem(last=False)
-            self._budget.give(entry.size)
-            effects.append(Answer(ticket, refusal))
+            effects.append(Answer(self.waiting.take_first(), refusal))
         return effects
 
     def _drained(self) -> list[Effect[T]]:
-        if not self._closing or self.in_flight or self._connected:
-            return []
-        said: list[Effect[T]] = [SayDrained(epoch) for epoch in self._closing]
-        self._closing.clear()
-        return said
+        return [] if self.in_flight else [SayDrained(epoch) for epoch in self.draining.take_drained()]
 
-    def _overdue(self, waited_s: float) -> Refusal:
-        return Refusal(
-            503, "hold_timeout", f"model {self.model!r} was not there after {waited_s:.1f} s", self.retry_after_s()
-        )
+
+def _retry_after_s(status: Status | None) -> float:
+    expected = status.expected_s if status is not None else None
+    return min(RETRY_MAX_S, max(1.0, expected or _RETRY_UNKNOWN_S))
+
+
+def _overdue(model: str, status: Status | None, waited_s: float) -> Refusal:
+    message = f"model {model!r} was not there after {waited_s:.1f} s"
+    return Refusal(503, "hold_timeout", message, _retry_after_s(status))

@@ -1,9 +1,23 @@
-"""What is answered where there is nothing to be had. Who may not have a model is told the same as if there were none."""
+"""Answers that aren't the model's: an error, and what is answered where there is nothing to be had.
+
+Who may not have a model is told the same as if there were none.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from kybernate.proxy.heads import RequestHead
-from kybernate.proxy.queueing import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One error. `code` is one of some twenty, none of a client's choice."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: float | None = None
 
 
 def nothing_there(head: RequestHead) -> Refusal:
@@ -13,3 +27,11 @@ def nothing_there(head: RequestHead) -> Refusal:
 
 def no_such_model(name: str) -> Refusal:
     return Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here")
+
+
+def too_large(size_max: int, what: str = "a body") -> Refusal:
+    return Refusal(413, "body_too_large", f"{what} may have {size_max} bytes here")
+
+
+def held_full() -> Refusal:
+    return Refusal(429, "held_full", "too many bodies wait here", 1.0)

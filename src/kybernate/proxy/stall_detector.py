@@ -1,5 +1,5 @@
-"""Whether anything still moves on an answer that has begun, by looks from time to time: a stream or websocket that is only open
-must not keep its model in VRAM, nor must a client that takes its answer drop by drop. Pure.
+"""Whether anything still moves on an answer that has begun, by an observation from time to time: a stream or websocket that is only
+open must not keep its model in VRAM, nor must a client that takes its answer drop by drop. Pure.
 
 Limits: a server that keeps an open stream alive with bytes of its own (comments in an event stream) is one that still speaks, since
 servers do that while they compute, too.
@@ -16,8 +16,8 @@ _CONTROL = frozenset((9, 10))
 _CONTROL_MAX: Final = 125
 
 
-class Movement:
-    """Of one connection. `still` says how it stood at the last look."""
+class StallDetector:
+    """Of one connection. `still` says how it stood at the last observation."""
 
     __slots__ = ("_at", "_from_client", "_moved", "_to_client", "still")
 
@@ -28,17 +28,17 @@ class Movement:
         self._from_client = Frames() if websocket else None
         self._to_client = Frames() if websocket else None
 
-    def came(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         """Behind the change of the protocol, from the client."""
         if self._from_client is not None:
             self._from_client.feed(data)
 
-    def went(self, data: bytes) -> None:
+    def sent(self, data: bytes) -> None:
         """The same towards it."""
         if self._to_client is not None:
             self._to_client.feed(data)
 
-    def look(self, now: float, *, moved: int, unread: bool, patience_s: float) -> bool:
+    def observe(self, now: float, *, moved: int, unread: bool, patience_s: float) -> bool:
         """Whether `still` has changed.
 
         Args:

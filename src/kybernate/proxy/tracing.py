@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,9 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from kybernate import __version__
 from kybernate.proxy.heads import RequestHead
-
-if TYPE_CHECKING:
-    from kybernate.proxy.request import Exchange
+from kybernate.proxy.request_record import RequestRecord
 
 _NS = 1_000_000_000
 
@@ -40,8 +37,8 @@ class Tracing:
         self._tracer = self._provider.get_tracer("kybernate.proxy", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, exchange: Exchange, head: RequestHead) -> bytes:
-        """The request's span; what its traceparent is towards the model."""
+    def begin(self, head: RequestHead, *, request_id: bytes, arrived: float) -> tuple[Span, bytes]:
+        """The request's span, for `end`; and its traceparent towards the model. `arrived`: when, by the monotonic clock."""
         carrier = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in head.named.items()
@@ -54,39 +51,34 @@ class Tracing:
             attributes={
                 "http.request.method": head.method.decode(),
                 "url.path": head.path.decode("latin-1"),
-                "kybernate.request_id": exchange.request_id.decode(),
+                "kybernate.request_id": request_id.decode(),
             },
-            start_time=_wall(exchange.arrived),
+            start_time=_wall(arrived),
         )
-        exchange.span = span
         context = span.get_span_context()
-        return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, int(context.trace_flags))
+        return span, b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, int(context.trace_flags))
 
-    def end(self, exchange: Exchange, status: int, *, now: float) -> None:
-        span = exchange.span
-        assert isinstance(span, Span)
-        exchange.span = None
-        span.set_attribute("http.response.status_code", status)
-        if exchange.model is not None:
-            span.set_attribute("kybernate.model", exchange.model.name)
-            if exchange.forwarded:
-                span.set_attribute("kybernate.tier", exchange.tier)
-        if status >= 500:
+    def end(self, span: Span, record: RequestRecord) -> None:
+        span.set_attribute("http.response.status_code", record.status)
+        if record.model:
+            span.set_attribute("kybernate.model", record.model)
+            if record.forwarded:
+                span.set_attribute("kybernate.tier", record.tier)
+        if record.status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         context = set_span_in_context(span, Context())
-        if exchange.waited:
-            self._child(context, "hold", exchange.arrived, exchange.forwarded or now)
-        if exchange.swap_s and exchange.model is not None and (opened := exchange.model.queue.opened) is not None:
-            at = exchange.model.opened_at
+        if record.waited:
+            self._child(context, "hold", record.arrived, record.forwarded or record.ended)
+        if (swap := record.swap) is not None and swap.seconds:
             attributes: dict[str, str | float | tuple[str, ...]] = {
-                "kybernate.tier": exchange.tier,
-                "kybernate.swap.seconds": exchange.swap_s,
-                "kybernate.swap.victims": opened.victims,
+                "kybernate.tier": record.tier,
+                "kybernate.swap.seconds": swap.seconds,
+                "kybernate.swap.victims": swap.victims,
             }
-            self._child(context, "swap", at - exchange.swap_s, at, attributes)
-        if exchange.forwarded:
-            self._child(context, "answer", exchange.forwarded, now, {"kybernate.bytes": exchange.bytes_out})
-        span.end(_wall(now))
+            self._child(context, "swap", swap.opened_at - swap.seconds, swap.opened_at, attributes)
+        if record.forwarded:
+            self._child(context, "answer", record.forwarded, record.ended, {"kybernate.bytes": record.bytes_out})
+        span.end(_wall(record.ended))
 
     def close(self) -> None:
         """Sends what isn't sent yet. Blocks."""
