@@ -186,6 +186,7 @@ class AsyncClient:
         return (await self.send(calls.events(name, count, after))).events
 
     async def history(self, since: float | None = None) -> HistoryView:
+        """Who held VRAM when, and what each switch cost; the last hour if no point in time is given."""
         return await self.send(calls.history(since))
 
     async def shutdown(self, *, stop: bool = False, grace_s: float = api.GRACE_S_DEFAULT) -> api.NodeView:
