@@ -102,6 +102,10 @@ class Held:
         )
 
 
+async def on_disk(*, refuse: bool = False) -> None:
+    """Everything always is: there is no database."""
+
+
 class Clock:
     """Time that passes when the test says so."""
 

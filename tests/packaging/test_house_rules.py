@@ -34,18 +34,16 @@ TYPED_CLIENTS = {"client.asynchronous.AsyncClient", "client.blocking.Client"}
 """One method for each thing that the API can do."""
 
 KNOWN: dict[str, set[str]] = {
-    "modules": set(),
+    "modules": {
+        "agent.wiring",
+    },
     "methods": {
         "agent.serving.controller.Controller",
         "agent.serving.leases.Gates",
         "agent.serving.serving.Serving",
-        "agent.vram.admission.RoomKeeper",
-        "agent.vram.vram.Vram",
-        "agent.workloads.workloads.Workloads",
         "benchmarks.agent.OwnAgent",
     },
     "parameters": {
-        "agent.orders.switching.Switching",
         "agent.serving.controller.Controller",
         "agent.serving.effects.Effects",
         "agent.serving.periodic.Housekeeping",
@@ -53,18 +51,10 @@ KNOWN: dict[str, set[str]] = {
         "benchmarks.agent.OwnAgent",
     },
     "attributes": {
-        "agent.agent._Agent._answer: guard.admit",
-        "agent.agent._Agent._wire: self.workloads.forget_snapshots",
-        "agent.orders.switching.Switching.__init__: workloads.resume_to_end",
         "agent.serving.controller.Controller.configure: self._notes.served",
         "agent.serving.controller.Controller.configure: self._notes.settings",
-        "agent.serving.serving.Serving.__init__: pool_room.keeps_in_ram",
         "agent.serving.serving.Serving.__init__: self.controller.housekeeping.pardoned",
         "agent.serving.serving.Serving.__init__: self.gates.changed",
-        "agent.serving.serving.Serving.__init__: switching.gate",
-        "agent.serving.serving.Serving.__init__: workloads.before_stop",
-        "agent.switching.failure_recovery.Aftermath.failed: error.message",
-        "agent.tiers.parking.Parking.__init__: workloads.fall_back",
         "cli.commands.agent._wait_ready: error.exit_status",
         "client.calls.error_of: error.code",
         "client.calls.error_of: error.exit_status",

@@ -1,4 +1,4 @@
-"""Start-up of the GPU side: GPUs, pool, broker, engine, in that order. Blocks; run it in a thread.
+"""Start-up of the hardware's side: GPUs, pool, copy engines, in that order. Blocks; run it in a thread.
 
 A node where there is no usable GPU still runs plain processes; why is said in a note.
 """
@@ -8,14 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kybernate.agent.vram.admission import RoomKeeper
 from kybernate.agent.workloads.environment import SIMULATED_VARIABLE, Simulation
 from kybernate.cuda import simulated
-from kybernate.cuda.broker import Broker
 from kybernate.cuda.copying import CopyEngine
 from kybernate.cuda.driver import Gpu, is_simulated, open_gpus
 from kybernate.cuda.hashing import Hasher, load_key
@@ -23,12 +21,11 @@ from kybernate.cuda.kernels import Kernels
 from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.pool_directory import prepare_pool_directory, release_pool_directory
 from kybernate.cuda.processes import DriverList, ProcessList, SimulatedList
-from kybernate.engine.engine import Engine
 from kybernate.model.errors import KybernateError
 from kybernate.model.layout import StateDirectory
 from kybernate.model.native import simulated_driver
 from kybernate.model.quantities import format_size
-from kybernate.model.types import CHUNK_BYTES, GIB, MIB
+from kybernate.model.types import CHUNK_BYTES, GIB, MIB, GpuUuid
 from kybernate.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -46,11 +43,12 @@ class Hardware:
 
     gpus: Sequence[Gpu]
     pool: PinnedPool
-    broker: Broker
-    engine: Engine
+    copiers: Mapping[GpuUuid, CopyEngine]
     driver_version: str
     simulation: Simulation | None
     pool_directory: Path
+    manifests: Path
+    """In the pool's tmpfs, too."""
     processes: ProcessList
 
     def remove_pool(self) -> None:
@@ -64,14 +62,8 @@ class Hardware:
         self.pool_directory.rmdir()
 
 
-def open_hardware(
-    *, settings: AgentSettings, state: StateDirectory, room: Callable[[Sequence[Gpu]], RoomKeeper], scratch: Path
-) -> tuple[Hardware, RoomKeeper]:
-    """Open everything and begin to fill the pool in the background.
-
-    Args:
-        room: makes the admission once the GPUs are known; called in this thread.
-        scratch: for processes' images on their way to and from the store.
+def open_hardware(*, settings: AgentSettings, state: StateDirectory) -> Hardware:
+    """Open everything.
 
     Raises:
         Unsupported: no driver or no GPU that can be used.
@@ -91,29 +83,18 @@ def open_hardware(
     for gpu in gpus:
         hasher = Hasher(gpu, key=key, kernels=Kernels(gpu))
         copiers[gpu.uuid] = CopyEngine(gpu, pool=pool, hasher=hasher)
-    keeper = room(gpus)
-    broker = Broker(gpus=gpus, admission=keeper, extent_bytes=settings.extent_size)
-    engine = Engine(
-        broker=broker,
-        pool=pool,
-        copiers=copiers,
-        directory=directory / _MANIFESTS,
-        scratch=scratch,
-        output_bytes=settings.log.output,
-    )
     version = gpus[0].driver_version()
     simulation = _simulation() if is_simulated() else None
-    hardware = Hardware(
+    return Hardware(
         gpus=gpus,
         pool=pool,
-        broker=broker,
-        engine=engine,
+        copiers=copiers,
         driver_version=f"{version // 1000}.{version % 1000 // 10}",
         simulation=simulation,
         pool_directory=directory,
+        manifests=directory / _MANIFESTS,
         processes=DriverList([gpu.uuid for gpu in gpus]) if simulation is None else SimulatedList(simulated.present()),
     )
-    return hardware, keeper
 
 
 def _drop_unused_pool(directory: Path, *, wanted_bytes: int) -> None:

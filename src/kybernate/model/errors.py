@@ -19,6 +19,11 @@ class KybernateError(Exception):
         self.message = message
         self.hint = hint
 
+    def name_workload(self, name: str) -> None:
+        """Say in the message which workload it is about, if it doesn't yet."""
+        if name not in self.message:
+            self.message = f"workload {name}: {self.message}"
+
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agent.building import NOW, A, Clock, entry, paused
+from tests.agent.building import NOW, A, Clock, entry, on_disk, paused
 
 from kybernate.agent.records.ledger import Entry, Ledger, refuse_ended
 from kybernate.agent.records.lifecycle import ENDED, Event
@@ -21,7 +21,7 @@ S = WorkloadState
 
 
 def ledger(*entries: Entry, clock: Clock | None = None) -> Ledger:
-    made = Ledger(clock=clock or Clock())
+    made = Ledger(clock=clock or Clock(), flush=on_disk)
     for each in entries:
         made.add(each)
     return made
@@ -67,14 +67,14 @@ def test_only_what_has_ended_can_be_removed() -> None:
         pytest.param(entry(), False, id="one of ours stays"),
     ],
 )
-def test_who_is_let_go(one: Entry, *, goes: bool) -> None:
+def test_who_is_released(one: Entry, *, goes: bool) -> None:
     books = ledger(one)
     if goes:
-        books.let_go(A)
+        books.release(A)
         assert books.entries() == {}
     else:
         with pytest.raises(Conflict, match="stays in the ledger"):
-            books.let_go(A)
+            books.release(A)
 
 
 def test_who_is_not_there_is_named_with_where_to_look() -> None:
@@ -141,8 +141,7 @@ def test_observers_are_told_in_their_order_of_each_change_when_it_has_been_made(
 
         return note
 
-    books.observe(observer("first"))
-    books.observe(observer("second"))
+    books.observed_by((observer("first"), observer("second")))
     books.add(entry())
     books.apply(A, Event.EXITED)
     books.remove(A)
@@ -159,7 +158,7 @@ def test_observers_are_told_in_their_order_of_each_change_when_it_has_been_made(
 def test_a_refused_change_tells_nobody() -> None:
     books = ledger(entry())
     told: list[object] = []
-    books.observe(lambda old, new: told.append((old, new)))
+    books.observed_by([lambda old, new: told.append((old, new))])
     with pytest.raises(Conflict):
         books.add(entry())
     with pytest.raises(Conflict):

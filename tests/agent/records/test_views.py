@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.agent.building import GPU, NOW, OTHER_GPU, Clock, Held, entry, gpu, paused, report
+from tests.agent.building import GPU, NOW, OTHER_GPU, entry, gpu, paused, report
 
 from kybernate.agent.records.ledger import ARBITER, Entry
 from kybernate.agent.records.views import for_strangers, gpu_view, program, switch_view, workload_view
-from kybernate.agent.vram.vram import Vram
 from kybernate.model.api import WorkloadView
 from kybernate.model.types import GIB, TierName, WorkloadState
-from kybernate.settings import VramSettings
 
 pytestmark = pytest.mark.unit
 
@@ -136,9 +134,7 @@ def test_a_program_is_called_by_its_file_without_arguments_and_short(argv: list[
 
 def test_a_gpu_is_told_with_what_is_free_handed_out_and_held() -> None:
     one = gpu(total=100 * GIB, free=30 * GIB, index=3)
-    vram = Vram(gpus=[one], settings=VramSettings(limit=80 * GIB), clock=Clock())
-    vram.attach(Held({("a", GPU): 40 * GIB, ("b", GPU): 20 * GIB, ("c", OTHER_GPU): 9}))
-    told = gpu_view(one, vram)
+    told = gpu_view(one, limit_bytes=80 * GIB, resident_bytes=60 * GIB)
     assert (told.index, told.uuid, told.name, told.simulated) == (3, GPU, "NVIDIA H200", False)
     assert (told.total_bytes, told.free_bytes, told.limit_bytes, told.resident_bytes) == (
         100 * GIB,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kybernate.agent.vram.arbiter import (
     Asking,
+    Fit,
     Holder,
     Parked,
-    Room,
     choose_resume,
     circle,
     gives_way,
@@ -27,18 +27,18 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("size", "own", "free", "handed_out", "reserved", "room"),
+    ("size", "own", "free", "handed_out", "reserved", "fit"),
     [
-        pytest.param(40, 0, 100, 0, 0, Room.FITS, id="fits"),
-        pytest.param(40, 0, 30, 0, 0, Room.LATER, id="others in the way"),
-        pytest.param(40, 0, 100, 70, 0, Room.LATER, id="over the limit for now"),
-        pytest.param(40, 70, 100, 70, 0, Room.NEVER, id="own memory and this exceed what there is"),
-        pytest.param(101, 0, 200, 0, 0, Room.NEVER, id="more than there is"),
-        pytest.param(40, 0, 50, 0, 20, Room.LATER, id="promised to another"),
+        pytest.param(40, 0, 100, 0, 0, Fit.FITS, id="fits"),
+        pytest.param(40, 0, 30, 0, 0, Fit.LATER, id="others in the way"),
+        pytest.param(40, 0, 100, 70, 0, Fit.LATER, id="over the limit for now"),
+        pytest.param(40, 70, 100, 70, 0, Fit.NEVER, id="own memory and this exceed what there is"),
+        pytest.param(101, 0, 200, 0, 0, Fit.NEVER, id="more than there is"),
+        pytest.param(40, 0, 50, 0, 20, Fit.LATER, id="promised to another"),
     ],
 )
-def test_judge(size: int, own: int, free: int, handed_out: int, reserved: int, room: Room) -> None:
-    assert judge(size=size, own=own, free=free, capacity=100, handed_out=handed_out, reserved=reserved) is room
+def test_judge(size: int, own: int, free: int, handed_out: int, reserved: int, fit: Fit) -> None:
+    assert judge(size=size, own=own, free=free, capacity=100, handed_out=handed_out, reserved=reserved) is fit
 
 
 def parked(name: str, at: float, *, fits: bool = True, since: float = 0.0) -> Parked:

@@ -29,8 +29,7 @@ class Node:
         wanted: Callable[[WorkloadName], Mapping[GpuUuid, int]] = lambda _: {},
     ) -> None:
         self.held = Held()
-        vram = Vram(gpus=[gpu()], settings=VramSettings(reserve=0), clock=Clock())
-        vram.attach(self.held)
+        vram = Vram(gpus=[gpu()], settings=VramSettings(reserve=0), holdings=self.held, clock=Clock())
         self.resumes = AutoResume(vram=vram, settings=settings, wanted=wanted)
 
     def hold(self, gib: float) -> None:

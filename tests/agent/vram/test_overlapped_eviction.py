@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import pytest
 from tests.agent.building import GPU, OTHER_GPU, A, B
 
-from kybernate.agent.vram.overlapped_eviction import Departure, Freed, Leave
+from kybernate.agent.vram.overlapped_eviction import Departure, Leave
+from kybernate.agent.workloads.orders import Freed
 from kybernate.model.errors import Busy, NoRoom
 from kybernate.model.types import GpuUuid, WorkloadName
 

@@ -84,7 +84,7 @@ def entry(name: WorkloadName = A, **fields: Any) -> Entry:
 def test_the_books_count_it_for_as_long_as_it_is_in_vram(
     state: WorkloadState, depth: Depth | None, external: bool, counts: bool
 ) -> None:
-    books = Books(Extents())
+    books = Books(Extents().resident_bytes)
     books.changed(None, entry(unmanaged={G: 5}))
     books.changed(None, entry(B, unmanaged={G: 3, H: 1}))
     assert books.resident_bytes(None, gpu(G)) == 28

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.agent.building import GPU, OTHER_GPU, A, B, C, Clock, Held, changed, entry, gpu, paused
 
-from kybernate.agent.vram.arbiter import Room
+from kybernate.agent.vram.arbiter import Fit
 from kybernate.agent.vram.vram import Books, Vram, default_reserve, holds_unmanaged
 from kybernate.cuda.driver import Gpu
-from kybernate.model.types import GIB, MIB, Depth, GpuUuid, WorkloadName, WorkloadState
+from kybernate.model.types import GIB, MIB, Depth, GpuUuid, WorkloadState
 from kybernate.settings import VramSettings
 
 pytestmark = pytest.mark.unit
@@ -34,8 +34,12 @@ class Node:
         self.clock = Clock()
         self.held = Held(held)
         self.gpus = list(gpus) if gpus is not None else [gpu()]
-        self.vram = Vram(gpus=self.gpus, settings=VramSettings(limit=limit, reserve=reserve), clock=self.clock)
-        self.vram.attach(self.held)
+        self.vram = Vram(
+            gpus=self.gpus,
+            settings=VramSettings(limit=limit, reserve=reserve),
+            holdings=self.held,
+            clock=self.clock,
+        )
 
     @property
     def gpu(self) -> Gpu:
@@ -90,17 +94,17 @@ def test_holdings_are_by_gpu_and_those_of_nothing_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "room"),
+    ("size", "fit"),
     [
-        pytest.param(70 * GIB, Room.FITS, id="just what is free"),
-        pytest.param(70 * GIB + 1, Room.LATER, id="one byte more has to wait"),
-        pytest.param(90 * GIB, Room.LATER, id="all that it may ever have"),
-        pytest.param(90 * GIB + 1, Room.NEVER, id="more than there is, with what it holds"),
+        pytest.param(70 * GIB, Fit.FITS, id="just what is free"),
+        pytest.param(70 * GIB + 1, Fit.LATER, id="one byte more has to wait"),
+        pytest.param(90 * GIB, Fit.LATER, id="all that it may ever have"),
+        pytest.param(90 * GIB + 1, Fit.NEVER, id="more than there is, with what it holds"),
     ],
 )
-def test_the_borders_between_now_later_and_never(size: int, room: Room) -> None:
+def test_the_borders_between_now_later_and_never(size: int, fit: Fit) -> None:
     node = Node({("a", GPU): 10 * GIB, ("b", GPU): 20 * GIB}, gpus=[gpu(free=75 * GIB)])
-    assert node.vram.judge(A, node.gpu, size) is room
+    assert node.vram.judge(A, node.gpu, size) is fit
 
 
 def test_it_must_fit_on_each_gpu_and_every_gpu_must_be_there() -> None:
@@ -125,11 +129,11 @@ def test_what_is_missing_is_zero_or_less_exactly_where_it_fits() -> None:
 def test_a_promise_keeps_others_out_not_its_own_and_not_for_ever() -> None:
     node = Node()
     node.vram.reserve(A, GPU, 60 * GIB, for_s=5)
-    assert node.vram.judge(B, node.gpu, 41 * GIB) is Room.LATER
-    assert node.vram.judge(B, node.gpu, 40 * GIB) is Room.FITS
-    assert node.vram.judge(A, node.gpu, 100 * GIB) is Room.FITS
+    assert node.vram.judge(B, node.gpu, 41 * GIB) is Fit.LATER
+    assert node.vram.judge(B, node.gpu, 40 * GIB) is Fit.FITS
+    assert node.vram.judge(A, node.gpu, 100 * GIB) is Fit.FITS
     node.clock.passes(5)
-    assert node.vram.judge(B, node.gpu, 100 * GIB) is Room.FITS, "it lapsed"
+    assert node.vram.judge(B, node.gpu, 100 * GIB) is Fit.FITS, "it lapsed"
 
 
 def test_a_new_promise_takes_the_place_of_the_old_one() -> None:
@@ -248,7 +252,7 @@ def test_what_is_written_of_unmanaged_vram_is_there_only_in_some_states(one: obj
 
 
 def test_books_add_what_the_broker_does_not_know() -> None:
-    books = Books(Held({("a", GPU): 10 * MIB, ("b", GPU): MIB}))
+    books = Books(Held({("a", GPU): 10 * MIB, ("b", GPU): MIB}).resident_bytes)
     running = entry("a", unmanaged={GPU: 3 * MIB, OTHER_GPU: 2 * MIB})
     books.changed(None, running)
     assert books.resident_bytes(A) == 15 * MIB
@@ -258,7 +262,7 @@ def test_books_add_what_the_broker_does_not_know() -> None:
 
 
 def test_books_follow_the_ledger_through_a_pause_and_an_end() -> None:
-    books = Books(Held())
+    books = Books(Held().resident_bytes)
     running = entry("a", unmanaged={GPU: 3})
     other = entry("b", unmanaged={GPU: 4})
     books.changed(None, running)
@@ -272,9 +276,3 @@ def test_books_follow_the_ledger_through_a_pause_and_an_end() -> None:
     books.changed(other, changed(other, unmanaged={}))
     assert books.unmanaged_bytes() == 0
     books.changed(None, None)
-
-
-def test_nobody_can_ask_before_it_is_said_who_holds_what() -> None:
-    vram = Vram(gpus=[gpu()], settings=VramSettings(), clock=Clock())
-    with pytest.raises(AssertionError):
-        vram.resident(WorkloadName("a"), gpu())

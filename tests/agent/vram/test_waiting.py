@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from tests.agent.building import GPU, NOW, OTHER_GPU, A, B, C, Clock, Held, entry, gpu, paused
+from tests.agent.building import GPU, NOW, OTHER_GPU, A, B, C, Clock, Held, entry, gpu, on_disk, paused
 
 from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.records.lifecycle import Event
@@ -24,21 +24,23 @@ class Node:
 
     def __init__(self, *entries: Entry, held: Mapping[tuple[str, GpuUuid], int] | None = None) -> None:
         self.clock = Clock()
-        self.ledger = Ledger(clock=self.clock)
+        self.ledger = Ledger(clock=self.clock, flush=on_disk)
         self.held = Held({key: size * GIB for key, size in (held or {}).items()})
         used = self.held.resident_bytes(None, gpu())
         self.gpus: list[Gpu] = [gpu(free=100 * GIB - used), gpu(OTHER_GPU, index=1)]
-        self.vram = Vram(gpus=self.gpus, settings=VramSettings(reserve=0), clock=self.clock)
-        self.vram.attach(self.held)
+        self.vram = Vram(gpus=self.gpus, settings=VramSettings(reserve=0), holdings=self.held, clock=self.clock)
         self.busy: set[WorkloadName] = set()
         self.refused: dict[WorkloadName, float] = {}
+        self.interactive: set[WorkloadName] = set()
         self.waiting = Waiting(
             vram=self.vram,
             ledger=self.ledger,
             clock=self.clock,
             idle=lambda name: name not in self.busy,
             refused_until=lambda name: self.refused.get(name, 0.0),
+            rank=lambda name: (name in self.interactive, 0),
         )
+        self.ledger.observed_by([self.waiting.changed])
         for each in entries:
             self.ledger.add(each)
 
@@ -83,7 +85,7 @@ def test_an_external_process_never_gives_way() -> None:
 def test_whoever_ranks_higher_stands_in_the_way_only_of_one_that_can_be_paused_meanwhile() -> None:
     node = Node(entry("a"), entry("b"), held={("a", GPU): 10, ("b", GPU): 60})
     assert not node.waiting.outranked(node.ledger.entry(A), node.gpu, 40 * GIB), "without ranks all are alike"
-    node.waiting.rank_by(lambda name: (name == B, 0))
+    node.interactive.add(B)
     assert node.waiting.outranked(node.ledger.entry(A), node.gpu, 40 * GIB)
     assert not node.waiting.outranked(node.ledger.entry(A), node.gpu, 30 * GIB), "so much is free"
     node.busy.add(A)

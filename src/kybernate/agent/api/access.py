@@ -9,7 +9,8 @@ from aiohttp import web
 from kybernate.agent.api import http
 from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.records.views import for_strangers
-from kybernate.agent.tiers.tier_maintenance import Keeper
+from kybernate.agent.tiers.workload_discovery import WorkloadDiscovery
+from kybernate.agent.workloads.view import WorkloadViews
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.api import WorkloadView
 from kybernate.model.caller import Caller
@@ -21,7 +22,8 @@ class KnownWorkloads(Protocol):
 
     ledger: Ledger
     workloads: Workloads
-    keeper: Keeper
+    workload_views: WorkloadViews
+    discovery: WorkloadDiscovery
 
 
 class Access:
@@ -45,7 +47,7 @@ class Access:
         if known is None or known.ended:
             uid = None if caller.owns(-1) else caller.uid
             if known is None or caller.owns(known.uid):
-                await self._agent.keeper.find(name, uid)
+                await self._agent.discovery.find(name, uid)
         return self.own(request)
 
     def view(self, request: web.Request, entry: Entry) -> WorkloadView:
@@ -53,5 +55,5 @@ class Access:
 
     def seen_by(self, caller: Caller, entry: Entry) -> WorkloadView:
         """Without what is its owner's alone, for everybody else."""
-        view = self._agent.workloads.view(entry)
+        view = self._agent.workload_views.of(entry)
         return view if caller.owns(entry.uid) else for_strangers(view)

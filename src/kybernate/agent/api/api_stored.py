@@ -1,4 +1,4 @@
-"""The REST API's part about what is stored: snapshots in the tiers, images and clones, the store's upkeep."""
+"""The REST API's part about what is stored: snapshots in the tiers, images and clones, the store's checks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from aiohttp import web
 
 from kybernate.agent.api import http
 from kybernate.agent.api.routes import Query, route
-from kybernate.agent.orders.images import Images
-from kybernate.agent.orders.snapshot_catalog import Library
-from kybernate.agent.orders.store_check import Upkeep
+from kybernate.agent.orders.clones import Clones
+from kybernate.agent.orders.moving import Moving
+from kybernate.agent.orders.snapshot_catalog import SnapshotCatalog
+from kybernate.agent.orders.store_check import StoreCheck
 from kybernate.agent.records.jobs import Jobs
 from kybernate.model.api import (
     CloneList,
@@ -29,9 +30,10 @@ from kybernate.model.api import (
 class StoredAgent(Protocol):
     """What these handlers ask of the agent."""
 
-    library: Library
-    images: Images
-    upkeep: Upkeep
+    catalog: SnapshotCatalog
+    moving: Moving
+    clones: Clones
+    store_check: StoreCheck
     jobs: Jobs
 
 
@@ -41,7 +43,7 @@ class StoredApi:
 
     @route("GET", "/v1/snapshots", "All snapshots in all tiers", answer=SnapshotList)
     async def snapshots(self, _: web.Request) -> web.Response:
-        return http.answer(await self._agent.library.listing())
+        return http.answer(await self._agent.catalog.listing())
 
     @route(
         "DELETE",
@@ -52,7 +54,7 @@ class StoredApi:
     )
     async def remove_snapshot(self, request: web.Request) -> web.Response:
         name, tier = http.snapshot_of(request), http.tier(request)
-        return http.answer(await self._agent.library.remove(name, tier, http.caller(request)))
+        return http.answer(await self._agent.catalog.remove(name, tier, http.caller(request)))
 
     @route(
         "POST",
@@ -63,7 +65,7 @@ class StoredApi:
     )
     async def move(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, MoveRequest)
-        return http.answer(await self._agent.library.move(http.snapshot_of(request), wanted, http.caller(request)))
+        return http.answer(await self._agent.moving.move(http.snapshot_of(request), wanted, http.caller(request)))
 
     @route(
         "POST",
@@ -75,7 +77,7 @@ class StoredApi:
     )
     async def clone(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, CloneRequest)
-        made = await self._agent.images.clone(http.snapshot_of(request), wanted, http.caller(request))
+        made = await self._agent.clones.clone(http.snapshot_of(request), wanted, http.caller(request))
         return http.answer(made, status=201)
 
     @route(
@@ -87,12 +89,12 @@ class StoredApi:
     )
     async def verify(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, VerifyRequest)
-        return http.answer(await self._agent.upkeep.verify(wanted, http.caller(request)))
+        return http.answer(await self._agent.store_check.verify(wanted, http.caller(request)))
 
     @route("POST", "/v1/store/gc", "Remove what no snapshot needs", body=CollectRequest, answer=CollectedList)
     async def collect(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, CollectRequest)
-        return http.answer(await self._agent.upkeep.collect(wanted, http.caller(request)))
+        return http.answer(await self._agent.store_check.collect(wanted, http.caller(request)))
 
     @route("GET", "/v1/jobs", "Long steps of the store under way", answer=JobList)
     async def list_jobs(self, _: web.Request) -> web.Response:

@@ -14,14 +14,19 @@ from kybernate.agent.api import http
 from kybernate.agent.api.access import Access, KnownWorkloads
 from kybernate.agent.api.explain import explain
 from kybernate.agent.api.routes import Query, route
+from kybernate.agent.orders.external import ExternalSwitching
 from kybernate.agent.orders.images import Images
 from kybernate.agent.orders.switching import Switching
+from kybernate.agent.orders.tiering import Tiering
 from kybernate.agent.records.events import Events
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.serving.serving import Serving
 from kybernate.agent.serving.status_text import unstarted
 from kybernate.agent.serving.views import reason
+from kybernate.agent.tiers.capture import DumpOptions
 from kybernate.agent.workloads import logs
+from kybernate.agent.workloads.ending import Ending
+from kybernate.agent.workloads.starting import Starting
 from kybernate.model.api import (
     ExplainView,
     ExternalPauseRequest,
@@ -51,7 +56,11 @@ class WorkloadsAgent(KnownWorkloads, Protocol):
     """What these handlers ask of the agent."""
 
     events: Events
+    starting: Starting
+    ending: Ending
     switching: Switching
+    external: ExternalSwitching
+    tiering: Tiering
     images: Images
     serving: Serving
     closing: asyncio.Event
@@ -78,7 +87,7 @@ class WorkloadsApi:
     )
     async def run(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, RunRequest)
-        entry = await self._agent.workloads.run(wanted, http.caller(request))
+        entry = await self._agent.starting.run(wanted, http.caller(request))
         return http.answer(self._access.view(request, entry), status=201)
 
     @route("GET", _ONE, "One workload", answer=WorkloadView)
@@ -87,7 +96,7 @@ class WorkloadsApi:
 
     @route("DELETE", _ONE, "Forget an ended workload and its output", answer=StoppedView)
     async def remove(self, request: web.Request) -> web.Response:
-        return http.answer(await self._agent.workloads.remove(self._access.own(request)))
+        return http.answer(await self._agent.ending.remove(self._access.own(request)))
 
     @route("POST", f"{_ONE}/pause", "Give the GPU back", body=PauseRequest, answer=SwitchView)
     async def pause(self, request: web.Request) -> web.Response:
@@ -100,8 +109,7 @@ class WorkloadsApi:
                 depth=wanted.depth,
                 timeout_s=wanted.timeout_s,
                 tier=wanted.tier,
-                connections=connections,
-                allow_changes=wanted.allow_changes,
+                options=DumpOptions(connections, wanted.allow_changes),
             )
         )
 
@@ -120,7 +128,7 @@ class WorkloadsApi:
         answer=StoredView,
     )
     async def prefetch(self, request: web.Request) -> web.Response:
-        return http.answer(await self._agent.switching.prefetch(await self._access.own_or_stored(request)))
+        return http.answer(await self._agent.tiering.prefetch(await self._access.own_or_stored(request)))
 
     @route("POST", f"{_ONE}/snapshot", "Take an image of it", body=SnapshotRequest, answer=StoredView)
     async def snapshot(self, request: web.Request) -> web.Response:
@@ -184,7 +192,7 @@ class WorkloadsApi:
         lines = int(http.number(request, "lines", default=-1.0, maximum=_LINES_MAX))
         entry = self._access.entry(request)
         http.caller(request).require_owner(entry.uid, f"the output of workload {entry.name}")
-        run_directory = self._agent.workloads.gear.state.run_directory(entry.name)
+        run_directory = self._agent.workloads.run_directory(entry.name)
         descriptor = logs.open_output(run_directory, entry.name)
         response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
         try:
@@ -215,7 +223,7 @@ class WorkloadsApi:
             return http.answer(unstarted(name, served, why, for_good=for_good))
         entry, caller = self._access.entry(request), http.caller(request)
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
-        view = self._agent.workloads.view(entry)
+        view = self._agent.workload_views.of(entry)
         return http.answer(
             explain(
                 entry,
@@ -242,8 +250,8 @@ class WorkloadsApi:
     async def pause_external(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, ExternalPauseRequest)
         caller = http.caller(request)
-        switching = self._agent.switching
-        return http.answer(await switching.pause_external(wanted.pid, timeout_s=wanted.timeout_s, caller=caller))
+        view = await self._agent.external.pause(wanted.pid, timeout_s=wanted.timeout_s, caller=caller)
+        return http.answer(view)
 
     @route(
         "POST",
@@ -255,7 +263,7 @@ class WorkloadsApi:
     async def resume_external(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, ExternalResumeRequest)
         caller = http.caller(request)
-        return http.answer(await self._agent.switching.resume_external(wanted.pid, caller=caller))
+        return http.answer(await self._agent.external.resume(wanted.pid, caller=caller))
 
     def _still_runs(self, entry: Entry) -> bool:
         now = self._agent.ledger.get(entry.name)

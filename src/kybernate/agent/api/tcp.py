@@ -162,11 +162,13 @@ def _tls(settings: ApiSettings) -> ssl.SSLContext | None:
 class Guard:
     """The middleware: answers for the dashboard's files, lets in who may, names the caller."""
 
-    def __init__(self, door: Door, pages: Pages) -> None:
+    def __init__(
+        self, door: Door, pages: Pages, *, on_admitted: Callable[[asyncio.BaseTransport | None], None]
+    ) -> None:
+        """`on_admitted`: told of each connection on which somebody was let in."""
         self._door = door
         self._pages = pages
-        self.admit: Callable[[asyncio.BaseTransport | None], None] = lambda _: None
-        """Told of each connection on which somebody was let in."""
+        self._on_admitted = on_admitted
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -176,7 +178,7 @@ class Guard:
             return _answer(request, page)
         _refuse_foreign_page(request)
         self._refuse_unknown(request)
-        self.admit(request.transport)
+        self._on_admitted(request.transport)
         request[http.CALLER] = own_user()
         return await handler(request)
 

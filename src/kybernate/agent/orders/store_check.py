@@ -1,12 +1,15 @@
-"""The store's upkeep by order: everything read and compared with its hashes, and what no snapshot needs removed."""
+"""The store looked after by order: everything read and compared with its hashes, and what no snapshot needs removed."""
 
 from __future__ import annotations
 
 import os
 
 from kybernate import store
-from kybernate.agent.gear import Gear
-from kybernate.agent.orders.snapshot_catalog import Library
+from kybernate.agent.orders.snapshot_catalog import SnapshotCatalog
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.jobs import Jobs
+from kybernate.agent.records.ledger import Ledger
+from kybernate.agent.tiers.stores import Stores
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model import api
 from kybernate.model.caller import Caller
@@ -15,30 +18,33 @@ from kybernate.model.types import TierName, WorkloadName
 from kybernate.store.progress import Cancel
 
 
-class Upkeep:
+class StoreCheck:
     """Use it in the loop's thread."""
 
-    def __init__(self, *, gear: Gear, library: Library) -> None:
-        self._gear = gear
-        self._library = library
+    def __init__(self, *, ledger: Ledger, events: Events, jobs: Jobs, stores: Stores, catalog: SnapshotCatalog) -> None:
+        self._ledger = ledger
+        self._events = events
+        self._jobs = jobs
+        self._stores = stores
+        self._catalog = catalog
 
     async def verify(self, wanted: api.VerifyRequest, caller: Caller) -> api.VerifiedList:
         """Read everything, or some snapshots and what they need, and compare it with its hashes."""
         names: list[str] = []
         for text in wanted.names:
-            entry = self._gear.ledger.get(WorkloadName(text))
+            entry = self._ledger.get(WorkloadName(text))
             name = entry.snapshot if entry is not None and entry.snapshot is not None else text
-            await self._library.require_owner(name, caller)
+            await self._catalog.require_owner(name, caller)
             names.append(name)
         if not names:
             caller.require_owner(os.geteuid(), "the store")
         views = []
-        for tier in self._library.tiers(wanted.tier):
-            with self._gear.jobs.begin("verify", str(tier)) as job:
+        for tier in self._catalog.tiers(wanted.tier):
+            with self._jobs.begin("verify", str(tier)) as job:
                 cancel = Cancel()
 
                 def work(tier: TierName = tier, cancel: Cancel = cancel) -> store.Verified | None:
-                    space = self._gear.stores.space(tier)
+                    space = self._stores.space(tier)
                     there = [name for name in names if _has(space, name)]
                     if names and not there:
                         return None
@@ -52,9 +58,7 @@ class Upkeep:
                 views.append(_verified(tier, verified))
         for view in views:
             for problem in view.problems:
-                self._gear.events.record(
-                    "damaged", f"{view.tier}: {problem.text}", data={"snapshots": problem.snapshots}
-                )
+                self._events.record("damaged", f"{view.tier}: {problem.text}", data={"snapshots": problem.snapshots})
         return api.VerifiedList(tiers=views)
 
     async def collect(self, wanted: api.CollectRequest, caller: Caller) -> api.CollectedList:
@@ -63,12 +67,12 @@ class Upkeep:
         if wanted.accept_loss and wanted.tier is None:
             raise BadInput("of which tier is the loss accepted?", hint="give --tier")
         views = []
-        for tier in self._library.tiers(wanted.tier):
-            with self._gear.jobs.begin("gc", str(tier)) as job:
+        for tier in self._catalog.tiers(wanted.tier):
+            with self._jobs.begin("gc", str(tier)) as job:
                 cancel = Cancel()
 
                 def work(tier: TierName = tier, cancel: Cancel = cancel) -> store.Swept:
-                    space = self._gear.stores.space(tier, accept_loss=wanted.accept_loss)
+                    space = self._stores.space(tier, accept_loss=wanted.accept_loss)
                     with job.stop.forwarded_to(cancel.set):
                         return store.collect(space, dry=wanted.dry_run, progress=job.tell, cancel=cancel)
 
@@ -84,7 +88,7 @@ class Upkeep:
                 )
             )
         if not wanted.dry_run:
-            await self._library.drop_gone()
+            await self._catalog.drop_gone()
         return api.CollectedList(tiers=views, dry_run=wanted.dry_run)
 
 

@@ -8,10 +8,10 @@ workload decides again inside its owner task. Every change goes to the observers
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypedDict, Unpack
+from typing import Protocol, TypedDict, Unpack
 
 from kybernate.agent.records.lifecycle import ENDED, Event, next_state
 from kybernate.model.api import RunRequest
@@ -110,16 +110,36 @@ Observer = Callable[[Entry | None, Entry | None], None]
 """Called in the loop's thread with the entry before and after; None where there is none."""
 
 
+class Flush(Protocol):
+    """See `Records.flush`."""
+
+    def __call__(self, *, refuse: bool = False) -> Awaitable[None]: ...
+
+
 class Ledger:
     """All entries by name. Create and change it in one thread."""
 
-    def __init__(self, *, clock: Callable[[], float]) -> None:
+    def __init__(self, *, clock: Callable[[], float], flush: Flush) -> None:
         self._clock = clock
+        self._flush = flush
         self._entries: Mapping[WorkloadName, Entry] = MappingProxyType({})
-        self._observers: list[Observer] = []
+        self._observers: tuple[Observer, ...] = ()
 
-    def observe(self, observer: Observer) -> None:
-        self._observers.append(observer)
+    def observed_by(self, observers: Sequence[Observer]) -> None:
+        """From now on each change is told to these, in this order. Once, before the first change."""
+        assert not self._observers
+        self._observers = tuple(observers)
+
+    async def flush(self, *, refuse: bool = False) -> None:
+        """Returns once everything that it says is on disk.
+
+        Args:
+            refuse: for what begins with it, and can still be left alone.
+
+        Raises:
+            NoRoom: with `refuse`, where it isn't on the disk for want of room there.
+        """
+        await self._flush(refuse=refuse)
 
     def entries(self) -> Mapping[WorkloadName, Entry]:
         """A snapshot: never changes after it was handed out."""
@@ -181,7 +201,7 @@ class Ledger:
             )
         self._put(old, None)
 
-    def let_go(self, name: WorkloadName) -> None:
+    def release(self, name: WorkloadName) -> None:
         """Take out an external process that runs again: it was never ours. Raises NotFound, and Conflict for any other."""
         old = self.entry(name)
         if not old.external or old.state is not WorkloadState.RUNNING:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kybernate.agent.records.jobs import Job
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.workloads.operations import Operation
 from kybernate.engine.progress import Progress
 from kybernate.model.api import GpuView, OperationView, PoolView, StepView, SwitchView, WorkloadView
 from kybernate.model.types import CHUNK_BYTES, SwitchReport, TierName, WorkloadState
 
 if TYPE_CHECKING:
-    from kybernate.agent.vram.vram import Vram
     from kybernate.cuda.driver import Gpu
     from kybernate.cuda.pool import PinnedPool
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """What is done to a workload just now."""
+
+    kind: str
+    """As orders are called: `pause`, `resume`, `clone` ..."""
+    began_at: float
+    """Monotonic seconds."""
 
 
 def switch_view(
@@ -45,7 +54,7 @@ def workload_view(
     *,
     resident_bytes: int,
     pids: list[int],
-    current: Operation | None,
+    current: UnderWay | None,
     progress: Progress | None = None,
     job: Job | None = None,
     staged: bool = False,
@@ -99,7 +108,7 @@ def program(argv: Sequence[str]) -> str:
     return Path(argv[0]).name[:100]
 
 
-def _operation_view(entry: Entry, current: Operation, progress: Progress | None, job: Job | None) -> OperationView:
+def _operation_view(entry: Entry, current: UnderWay, progress: Progress | None, job: Job | None) -> OperationView:
     if job is not None and (progress is None or not progress.total_bytes):
         seconds = time.monotonic() - current.began_at
         return OperationView(**job.view().model_dump(exclude={"subject"}) | {"kind": current.kind, "seconds": seconds})
@@ -121,15 +130,16 @@ def _numbers(progress: Progress) -> dict[str, Any]:
     }
 
 
-def gpu_view(gpu: Gpu, vram: Vram) -> GpuView:
+def gpu_view(gpu: Gpu, *, limit_bytes: int, resident_bytes: int) -> GpuView:
+    """`limit_bytes`: what is handed out there at most; `resident_bytes`: what workloads hold of it."""
     return GpuView(
         index=gpu.index,
         uuid=gpu.uuid,
         name=gpu.name,
         total_bytes=gpu.total_bytes,
         free_bytes=gpu.free_bytes(),
-        limit_bytes=vram.capacity(gpu),
-        resident_bytes=vram.resident(None, gpu),
+        limit_bytes=limit_bytes,
+        resident_bytes=resident_bytes,
         simulated=gpu.simulated,
     )
 

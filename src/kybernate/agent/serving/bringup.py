@@ -10,16 +10,16 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from kybernate.agent.gear import Gear, GpuGear
+from kybernate.agent.gear import Gear
 from kybernate.agent.orders.images import Images
 from kybernate.agent.orders.ready import EndedUnready, HttpPath, wait_ready
-from kybernate.agent.orders.snapshot_catalog import Library
+from kybernate.agent.orders.snapshot_catalog import SnapshotCatalog
 from kybernate.agent.orders.switching import Switching
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.serving.leases import Came, Gates
 from kybernate.agent.serving.running import owner_of, run_request
 from kybernate.agent.serving.workload_stats import Memories
-from kybernate.agent.tiers.pool_eviction import PoolRoom
+from kybernate.agent.tiers.pool_eviction import PoolEviction
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.api import CloneRequest, SnapshotRequest
@@ -42,9 +42,9 @@ class Coming:
         gear: Gear,
         workloads: Workloads,
         switching: Switching,
-        library: Library,
+        library: SnapshotCatalog,
         images: Images,
-        pool_room: PoolRoom,
+        pool_eviction: PoolEviction,
         gates: Gates,
         memories: Memories,
     ) -> None:
@@ -53,7 +53,7 @@ class Coming:
         self._switching = switching
         self._library = library
         self._images = images
-        self._pool_room = pool_room
+        self._pool_eviction = pool_eviction
         self._gates = gates
         self._memories = memories
 
@@ -77,13 +77,13 @@ class Coming:
             # Its image was taken when it could be asked, so it can be as soon as it runs.
             self._memories.update(name, was_ready=True)
             wanted = CloneRequest.of(name=name, timeout_s=wait_s)
-            await self._images.clone(served.image.name, wanted, owner_of(served), by_itself=True)
+            await self._gear.clones.clone(served.image.name, wanted, owner_of(served), by_itself=True)
             if self._gear.ledger.entry(name).state is WorkloadState.PAUSED:
                 await self._switching.bring(name, victims=victims, wait_s=wait_s, why=f"started: {served.image.name}")
             how = CLONE
         else:
             owner = owner_of(served)
-            await self._workloads.run(run_request(served, owner), owner, by_itself=True)
+            await self._gear.starting.run(run_request(served, owner), owner, by_itself=True)
             how = START
         if served.probe is None:
             return True
@@ -136,7 +136,7 @@ class Coming:
             entry = self._gear.ledger.get(name)
             if entry is not None and not entry.ended:
                 e.hint = f"stopped; models.{name}.ready_timeout, and `kybernate logs {name}`"
-                await self._workloads.stop(name, grace_s=1.0, remove=False)
+                await self._gear.ending.stop(name, grace_s=1.0, remove=False)
             raise
         finally:
             withdrawn.set()
@@ -162,15 +162,14 @@ class Coming:
         tree = self._workloads.tree(name)
         return tree.supervisor_pid if tree is not None and tree.isolated else None
 
-    def may_sink(self, gpu: GpuGear, entry: Entry) -> bool:
-        return self._pool_room.may_go(gpu, entry)
+    def may_sink(self, entry: Entry) -> bool:
+        return self._pool_eviction.may_demote(entry)
 
     async def sink(self, served: Served) -> bool:
         """One that has been paused in RAM for long goes to its lowest tier. Whether it left."""
-        gpu, entry = self._gear.gpu, self._gear.ledger.entry(served.name)
-        assert gpu is not None
-        return await self._pool_room.demote(
-            gpu, entry, served.lowest_tier, why=f"went to {served.lowest_tier}, being idle for long"
+        entry = self._gear.ledger.entry(served.name)
+        return await self._pool_eviction.demote(
+            entry, served.lowest_tier, why=f"went to {served.lowest_tier}, being idle for long"
         )
 
     async def _from_image(self, served: Served) -> bool:

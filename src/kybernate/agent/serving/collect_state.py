@@ -48,7 +48,7 @@ class Looking:
     def look(self) -> NodeState:
         now = self._gear.clock()
         gpu = self._gear.gpu
-        numbers = {} if gpu is None else gpu.room.vram.numbers()
+        numbers = {} if gpu is None else gpu.vram.numbers()
         members = {name: self._member(name, list(numbers), now) for name in self._names()}
         free: dict[GpuUuid, int] = {}
         for uuid, number in numbers.items():
@@ -70,7 +70,7 @@ class Looking:
     def member(self, name: WorkloadName) -> Member:
         """One of the picture, as it is now."""
         gpu = self._gear.gpu
-        return self._member(name, [] if gpu is None else list(gpu.room.vram.numbers()), self._gear.clock())
+        return self._member(name, [] if gpu is None else list(gpu.vram.numbers()), self._gear.clock())
 
     def _names(self) -> list[WorkloadName]:
         alive = [entry.name for entry in self._gear.ledger.entries().values() if not entry.ended]
@@ -103,10 +103,10 @@ class Looking:
             asked_for=name in self._notes.asked_for,
             held=self._gear.starts.held(name),
             back_off_until=self._failures.until(name),
-            refused_until=0.0 if gpu is None else gpu.room.refused_until(name),
+            refused_until=0.0 if gpu is None else gpu.admission.refused_until(name),
             short=self._notes.short.get(name, {}),
-            said={} if gpu is None else gpu.room.vram.said(name),
-            wanted={} if gpu is None else gpu.room.wanted(name),
+            said={} if gpu is None else gpu.vram.said(name),
+            wanted={} if gpu is None else gpu.admission.wanted(name),
             never_ready=name not in self._notes.been_up,
         )
 
@@ -122,4 +122,4 @@ class Looking:
     def resident(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
         """What it holds now, in bytes."""
         gpu = self._gear.gpu
-        return {} if gpu is None else gpu.room.vram.held_by(name)
+        return {} if gpu is None else gpu.vram.held_by(name)

@@ -126,7 +126,7 @@ class Controller:
         self._numbers = settings.numbers()
         self._policy = policy_named(settings.policy)
         if (gpu := self._gear.gpu) is not None:
-            gpu.room.vram.keep(self.looking.said())
+            gpu.vram.keep(self.looking.said())
         self._failures.forgive_all()  # whoever changed the file may have mended it
         for name, each in served.items():
             if each.kind is Kind.JOB and self._memories.of(name).fingerprint != each.fingerprint:

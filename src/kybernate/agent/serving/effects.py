@@ -122,9 +122,9 @@ class Effects:
             if begun and served is None:
                 raise Conflict(f"workload {name} has ended")
             if victims and (gpu := self._gear.gpu) is not None:
-                more = gpu.room.wanted(name) or gpu.room.vram.said(name)
+                more = gpu.admission.wanted(name) or gpu.vram.said(name)
                 if begun or name in self._notes.short or more:
-                    await gpu.room.clear_room(name, victims)  # more than the books say is needed
+                    await gpu.admission.clear_room(name, victims)  # more than the books say is needed
             if begun and served is not None:
                 began = self._gear.clock()
                 self._release(victims)  # a start may take minutes: who has given way may be brought back meanwhile
@@ -198,7 +198,7 @@ class Effects:
         self._notes.replacing.add(name)
         try:
             await self._gates.close(name, timeout_s=self._notes.settings.drain)
-            await self._workloads.stop(name, grace_s=_GRACE_S, remove=False)
+            await self._gear.ending.stop(name, grace_s=_GRACE_S, remove=False)
         except Exception as e:
             self._failed(name, e, "end")
             self.let_run(name)
@@ -230,7 +230,7 @@ class Effects:
         lasting = not isinstance(error, _PASSING) or entry is None or entry.ended
         if what == "come" and isinstance(error, NoRoom):
             # Its extents would have fit, but not what the driver keeps for it: the next time others make more room.
-            numbers = {} if self._gear.gpu is None else self._gear.gpu.room.vram.numbers()
+            numbers = {} if self._gear.gpu is None else self._gear.gpu.vram.numbers()
             self._notes.short[name] = {
                 uuid: min(number.unheld + 2 * CHUNK_BYTES, number.capacity) for uuid, number in numbers.items()
             }

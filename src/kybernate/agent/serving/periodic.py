@@ -103,4 +103,4 @@ class Housekeeping:
         if gpu is None or served.demote_after_s is None or now - entry.since < served.demote_after_s:
             return False
         waiting = self._loads.of(served.name, now).waiting
-        return not waiting and self._failures.until(served.name) <= now and self._coming.may_sink(gpu, entry)
+        return not waiting and self._failures.until(served.name) <= now and self._coming.may_sink(entry)

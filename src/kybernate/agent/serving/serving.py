@@ -14,7 +14,7 @@ from pathlib import Path
 from kybernate.agent.gear import Gear
 from kybernate.agent.orders.images import Images
 from kybernate.agent.orders.ready import for_everybody
-from kybernate.agent.orders.snapshot_catalog import Library
+from kybernate.agent.orders.snapshot_catalog import SnapshotCatalog
 from kybernate.agent.orders.switching import Switching
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.ledger import Entry
@@ -28,7 +28,8 @@ from kybernate.agent.serving.staging import Pool, Staging
 from kybernate.agent.serving.worker_load import Loads
 from kybernate.agent.serving.workers import Workers
 from kybernate.agent.serving.workload_stats import Memories
-from kybernate.agent.tiers.pool_eviction import PoolRoom
+from kybernate.agent.tiers.pool_eviction import PoolEviction
+from kybernate.agent.vram.victims import VictimPolicy
 from kybernate.agent.workloads.orders import Stored
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.threads import in_thread
@@ -59,9 +60,9 @@ class Serving:
         gear: Gear,
         workloads: Workloads,
         switching: Switching,
-        library: Library,
+        library: SnapshotCatalog,
         images: Images,
-        pool_room: PoolRoom,
+        pool_eviction: PoolEviction,
         database: Database,
         tasks: Tasks,
         pool: Pool | None,
@@ -95,7 +96,7 @@ class Serving:
             switching=switching,
             library=library,
             images=images,
-            pool_room=pool_room,
+            pool_eviction=pool_eviction,
             gates=self.gates,
             memories=self.memories,
         )
@@ -116,12 +117,16 @@ class Serving:
         """What the file said of the agent itself when it began."""
         self._said: dict[WorkloadName, Status] = {}
         self._active = False
+        self._observing = False
+        """What the recovery finds isn't what happens."""
         self._reloading = asyncio.Lock()
         self.controller.housekeeping.pardoned = self._pardoned
         self.gates.changed = self._tell_status
-        switching.gate = self
-        workloads.before_stop = self.before_stop
-        pool_room.keeps_in_ram = self._keeps_in_ram
+
+    @property
+    def victim_policy(self) -> VictimPolicy | None:
+        """Who chooses victims: from the first model or job on the policy does."""
+        return self.controller if self._active else None
 
     @property
     def settings(self) -> Settings:
@@ -140,7 +145,7 @@ class Serving:
     async def start(self, first: Configured) -> None:
         """After the recovery of the workloads, before the API answers."""
         await in_thread("remember", self.memories.load)
-        self._gear.ledger.observe(self._changed)
+        self._observing = True
         self._began_with = first.settings.agent
         self._apply(first)
         self.controller.take_over()
@@ -225,7 +230,9 @@ class Serving:
             view = StoppedView(workload=name, exit_status=None, removed=remove, note="it was not started yet")
         else:
             try:
-                view = await self._workloads.stop(name, grace_s=grace_s, remove=remove, by=EndedBy.ORDER, stored=stored)
+                view = await self._gear.ending.stop(
+                    name, grace_s=grace_s, remove=remove, by=EndedBy.ORDER, stored=stored
+                )
             except KybernateError:
                 self.controller.stopped(name)  # it may end later, and is then as one that was stopped
                 raise
@@ -387,7 +394,7 @@ class Serving:
             return
         self._gear.events.record("reconfigured", "ended, since the file no longer names it", workload=name)
         try:
-            await self._workloads.stop(name, grace_s=10.0, remove=False)
+            await self._gear.ending.stop(name, grace_s=10.0, remove=False)
         except KybernateError as e:
             log.warning("workload %s, which the file no longer names: %s", name, e)
 
@@ -399,8 +406,6 @@ class Serving:
         if self._active or not self._configured.served:
             return
         self._active = True
-        if (gpu := self._gear.gpu) is not None:
-            gpu.room.follow(self.controller.choose, rank=self.controller.rank)
         self._tasks.keep(self._decide, name="controller")
 
     async def _decide(self) -> None:
@@ -440,8 +445,10 @@ class Serving:
         if entry is not None and entry.state is WorkloadState.RUNNING:
             self.gates.reopen(name)
 
-    def _changed(self, old: Entry | None, new: Entry | None) -> None:
+    def changed(self, old: Entry | None, new: Entry | None) -> None:
         """Observer of the ledger."""
+        if not self._observing:
+            return
         name = new.name if new is not None else old.name if old is not None else None
         if name is not None and (new is None or new.ended):
             self.gates.gone(name)
@@ -453,7 +460,7 @@ class Serving:
         status = self._said[name] = self._status(name)
         self.workers.tell_all(status)
 
-    def _keeps_in_ram(self, name: WorkloadName) -> bool:
+    def keeps_in_ram(self, name: WorkloadName) -> bool:
         served = self._configured.served.get(name)
         return served is not None and served.lowest_tier is TierName.RAM
 

@@ -42,7 +42,6 @@ class Staging:
     ) -> None:
         self._gear = gear
         self._pool = pool
-        self._switching = switching
         self._tasks = tasks
         self._wake = wake
         self._budget: int | None = None
@@ -115,7 +114,7 @@ class Staging:
         there = {view.snapshot for view in gpu.engine.staged()}
         for name in [name for name, snapshot in self._mine.items() if snapshot not in there]:
             entry = self._gear.ledger.get(name)
-            if entry is not None and self._switching.idle(name) and entry.tier is not TierName.RAM:
+            if entry is not None and self._gear.workloads.idle(name) and entry.tier is not TierName.RAM:
                 del self._mine[name]
                 self.misses += 1
 
@@ -134,7 +133,7 @@ class Staging:
 
     async def _stage(self, name: WorkloadName) -> None:
         try:
-            view = await self._switching.prefetch(name, asked=False)
+            view = await self._gear.tiering.prefetch(name, asked=False)
         except Cancelled:
             self.misses += name in self._given_up
         except KybernateError as e:

@@ -8,7 +8,7 @@ from typing import Protocol
 from kybernate.model.types import WorkloadName
 
 
-class Gate(Protocol):
+class RequestGate(Protocol):
     async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
         """Hold new requests and wait for those in flight.
 
@@ -35,25 +35,3 @@ class Gate(Protocol):
 
     def port_of(self, name: WorkloadName) -> int | None:
         """Where it is asked by us: connections to there are closed with the gate. None: nowhere."""
-
-
-class OpenGate:
-    """Nobody lets requests through: nothing to close."""
-
-    async def close(self, name: WorkloadName, *, timeout_s: float, by_arbiter: bool) -> None:
-        pass
-
-    def hold(self, name: WorkloadName) -> None:
-        pass
-
-    def stays(self, name: WorkloadName) -> None:
-        pass
-
-    def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
-        pass
-
-    def asked_for(self, name: WorkloadName) -> None:
-        pass
-
-    def port_of(self, name: WorkloadName) -> int | None:
-        return None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from kybernate.agent.gear import Gear, GpuGear
-from kybernate.agent.records.ledger import ARBITER, USER, Entry, refuse_ended
+from kybernate.agent.records.ledger import ARBITER, USER, Entry, Ledger, refuse_ended
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.records.views import switch_view
-from kybernate.agent.switching.failure_recovery import Aftermath
-from kybernate.agent.switching.gate import Gate
-from kybernate.agent.tiers.pool_eviction import PoolRoom
-from kybernate.agent.vram.unmanaged import Unmanaged
+from kybernate.agent.switching.failure_recovery import FailureRecovery
+from kybernate.agent.switching.gate import RequestGate
+from kybernate.agent.switching.surroundings import PoolSpace
 from kybernate.agent.workloads.operations import Standing
 from kybernate.agent.workloads.orders import PauseOrder
+from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.targets import look_at
 from kybernate.agent.workloads.workloads import Workloads
 from kybernate.model.api import SwitchView
@@ -27,42 +26,49 @@ _LEAST_DRAIN_S = 1.0
 
 
 class Pausing:
-    """`gate` says who lets requests through to workloads now."""
+    """Use it in the loop's thread."""
 
     def __init__(
         self,
         *,
-        gear: Gear,
+        ledger: Ledger,
+        clock: Callable[[], float],
         workloads: Workloads,
-        pool_room: PoolRoom,
-        aftermath: Aftermath,
-        unmanaged: Unmanaged,
-        gate: Callable[[], Gate],
+        pool_space: PoolSpace,
+        recovery: FailureRecovery,
+        find_unmanaged: Callable[[], Awaitable[None]],
+        gate: Callable[[], RequestGate],
     ) -> None:
-        self._gear = gear
+        """
+        Args:
+            find_unmanaged: brings the ledger up to date of VRAM that processes hold without our library.
+            gate: who lets requests through to workloads; asked at each use, since it is made after this.
+        """
+        self._ledger = ledger
+        self._clock = clock
         self._workloads = workloads
-        self._pool_room = pool_room
-        self._aftermath = aftermath
-        self._unmanaged = unmanaged
+        self._pool_space = pool_space
+        self._recovery = recovery
+        self._find_unmanaged = find_unmanaged
         self._gate = gate
 
     async def pause(
         self,
-        gpu: GpuGear,
+        gpu: GpuRuntime,
         name: WorkloadName,
         order: Standing[PauseOrder],
     ) -> SwitchView:
         """`order`: as it stands at each step."""
         depth, timeout_s = order.now.depth, order.now.timeout_s
-        ledger = self._gear.ledger
+        ledger = self._ledger
         entry = ledger.entry(name)
         refuse_ended(entry, "paused")
         if gpu.engine.unfinished(name):
-            entry = await self._aftermath.settle(gpu, entry)
+            entry = await self._recovery.settle(gpu, entry)
         deeper = entry.state is WorkloadState.PAUSED
         if deeper and (entry.depth is depth or entry.depth is Depth.ZERO):
             return self._already_paused(entry, order.now.by)
-        began = self._gear.clock()
+        began = self._clock()
         if order.now.drain:
             closing = self._gate().close(name, timeout_s=timeout_s, by_arbiter=order.now.by == ARBITER)
             try:
@@ -72,11 +78,11 @@ class Pausing:
                 raise
         else:
             self._gate().hold(name)
-        timeout_s = max(timeout_s - (self._gear.clock() - began), min(timeout_s, _LEAST_DRAIN_S))
+        timeout_s = max(timeout_s - (self._clock() - began), min(timeout_s, _LEAST_DRAIN_S))
         try:
             target = await look_at(entry, self._workloads.tree(entry.name))
             if not entry.external and (entry.unmanaged or not target.processes):
-                await self._unmanaged.look()  # what it needs back
+                await self._find_unmanaged()  # what it needs back
                 entry = ledger.entry(name)
                 refuse_ended(entry, "paused")
                 # No gates to wait at, or not yet: only standing still keeps it from computing, and only the driver frees its VRAM.
@@ -87,15 +93,14 @@ class Pausing:
             self._gate().stays(name)
             raise
         try:
-            report = await self._pool_room.with_room(
-                gpu,
+            report = await self._pool_space.with_room(
                 name,
                 lambda: gpu.engine.pause(target, depth=depth, timeout_s=timeout_s, freed=order.now.freed),
-                whom=order.now.whom,
+                requester=order.now.requester,
             )
         except Exception as e:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
-            await self._aftermath.failed(gpu, name, target, e, operation="pause", undone=undone)
+            await self._recovery.failed(gpu, name, target, e, operation="pause", undone=undone)
             if ledger.entry(name).state is WorkloadState.RUNNING:
                 self._gate().stays(name)
             raise
@@ -124,14 +129,14 @@ class Pausing:
             pids=tuple(target.tree.pids()),
             last_pause=report,
         )
-        self._aftermath.done(report, order.now.why)
+        self._recovery.done(report, order.now.why)
         return switch_view(report)
 
     def _already_paused(self, entry: Entry, by: str) -> SwitchView:
         assert entry.depth is not None
         note = f"was paused already ({entry.reason})"
         if by == USER and entry.paused_by == ARBITER:
-            self._gear.ledger.update(entry.name, paused_by=USER, reason="paused by order")
+            self._ledger.update(entry.name, paused_by=USER, reason="paused by order")
             note += "; stays so until it is resumed"
         report = entry.last_pause or SwitchReport(
             workload=entry.name, operation="pause", depth=entry.depth, backend=entry.backend, seconds=0.0

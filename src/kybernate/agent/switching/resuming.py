@@ -6,17 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from kybernate.agent.gear import Gear, GpuGear
-from kybernate.agent.records.ledger import refuse_ended
+from kybernate.agent.records.ledger import Ledger, refuse_ended
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.records.views import switch_view
-from kybernate.agent.switching.failure_recovery import Aftermath
-from kybernate.agent.switching.gate import Gate
-from kybernate.agent.tiers.stale_snapshots import Leftovers
-from kybernate.agent.tiers.unparking import Back, NoCopy, Unparking
+from kybernate.agent.switching.failure_recovery import FailureRecovery
+from kybernate.agent.switching.gate import RequestGate
+from kybernate.agent.switching.surroundings import Restored, StoredState
+from kybernate.agent.vram.admission import VramAdmission
 from kybernate.agent.vram.overlapped_eviction import Departure
+from kybernate.agent.vram.vram import Vram
 from kybernate.agent.workloads.operations import Standing
 from kybernate.agent.workloads.orders import ResumeOrder
+from kybernate.agent.workloads.runtime import GpuRuntime
+from kybernate.agent.workloads.starting import NoCopy
 from kybernate.agent.workloads.targets import look_at
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
@@ -27,28 +29,33 @@ from kybernate.model.types import Depth, GpuUuid, SwitchReport, TierName, Worklo
 
 
 class Resuming:
-    """`gate` says who lets requests through to workloads now."""
+    """Use it in the loop's thread."""
 
     def __init__(
         self,
         *,
-        gear: Gear,
+        ledger: Ledger,
+        clock: Callable[[], float],
         workloads: Workloads,
-        unparking: Unparking,
-        leftovers: Leftovers,
-        aftermath: Aftermath,
-        gate: Callable[[], Gate],
+        vram: Vram,
+        admission: VramAdmission,
+        stored_state: StoredState,
+        recovery: FailureRecovery,
+        gate: Callable[[], RequestGate],
     ) -> None:
-        self._gear = gear
+        """`gate`: who lets requests through to workloads; asked at each use, since it is made after this."""
+        self._ledger = ledger
+        self._clock = clock
         self._workloads = workloads
-        self._unparking = unparking
-        self._leftovers = leftovers
-        self._aftermath = aftermath
+        self._vram = vram
+        self._admission = admission
+        self._stored_state = stored_state
+        self._recovery = recovery
         self._gate = gate
 
     async def resume(
         self,
-        gpu: GpuGear,
+        gpu: GpuRuntime,
         name: WorkloadName,
         order: Standing[ResumeOrder],
         *,
@@ -59,7 +66,7 @@ class Resuming:
             order: as it stands at each step.
             serve: requests may come to it again.
         """
-        ledger = self._gear.ledger
+        ledger = self._ledger
         entry = ledger.entry(name)
         refuse_ended(entry, "resumed")
         if entry.state is WorkloadState.RUNNING:
@@ -67,29 +74,29 @@ class Resuming:
                 workload=name, operation="resume", depth=Depth.ZERO, backend=entry.backend, seconds=0.0
             )
             return switch_view(report, already=True, note="was running already")
-        back: Back | None = None
+        back: Restored | None = None
         if entry.tier is not TierName.RAM:
             try:
-                back = await self._unparking.unpark(gpu, name, take_over=order.now.take_over)
+                back = await self._stored_state.bring_back(gpu, name, take_over=order.now.take_over)
             except NoCopy as e:
                 if entry.cold_start is None:
                     raise
-                return await self._start_anew(name, e)
+                return await self._recovery.start_anew(name, e)
             entry = ledger.entry(name)
         ledger.apply(name, Event.RESUME, reason=order.now.why.replace("resumed", "being resumed", 1))
         target: Target | None = None
         try:
             target = to_resume = await look_at(entry, self._workloads.tree(entry.name))
             overlapping = order.now.may_evict and not gpu.engine.unfinished(name)
-            departure = await gpu.room.begin_room_for_resume(entry, order.now.victims) if overlapping else None
+            departure = await self._admission.begin_room_for_resume(entry, order.now.victims) if overlapping else None
             began: SwitchReport | None = None
             if departure is not None:
                 began = await self._resume_while_others_leave(gpu, to_resume, departure, entry.unmanaged)
                 made_room = list(departure.victims)
             if began is None:
-                gpu.room.vram.release(name)  # of what didn't leave: others would wait for it in vain
+                self._vram.release(name)  # of what didn't leave: others would wait for it in vain
                 now = order.now
-                room = gpu.room.make_room_for_resume(
+                room = self._admission.make_room_for_resume(
                     entry, may_evict=now.may_evict, wait_s=now.wait_s, victims=now.victims
                 )
                 made_room = await order.waiting(room)
@@ -98,7 +105,7 @@ class Resuming:
                 )
             report = began
         except Exception as e:
-            await self._aftermath.failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
+            await self._recovery.failed(gpu, name, target, e, operation="resume", undone=Event.RESUME_UNDONE)
             entry = ledger.entry(name)
             stored = entry.state is WorkloadState.PAUSED and entry.snapshot is not None
             if stored and (
@@ -108,8 +115,8 @@ class Resuming:
                 raise Busy(e.message, hint=f"its snapshot {entry.snapshot} stays in the store: try again") from e
             raise
         finally:
-            gpu.room.vram.release(name)
-        moment, why = self._gear.clock(), order.now.why
+            self._vram.release(name)
+        moment, why = self._clock(), order.now.why
         ledger.apply(
             name,
             Event.RESUMED,
@@ -122,12 +129,12 @@ class Resuming:
             running_since=moment,
             last_resume=report,
         )
-        self._aftermath.done(report, why)
+        self._recovery.done(report, why)
         took = report.seconds + (0.0 if back is None else back.seconds)
         tier = TierName.RAM if back is None else back.tier
         if serve:
             self._gate().came(name, tier=tier, seconds=took, victims=tuple(made_room))
-        self._leftovers.left_behind(name)
+        self._stored_state.left_behind(name)
         notes = [back.note] if back is not None and back.note is not None else []
         notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []
         view = switch_view(report, note="; ".join(notes) or None)
@@ -141,25 +148,8 @@ class Resuming:
             }
         )
 
-    async def _start_anew(self, name: WorkloadName, error: NoCopy) -> SwitchView:
-        """The last resort, for a workload that allows it."""
-        began = self._gear.clock()
-        kept = "" if error.left is None else f"; its snapshot {error.left} is kept"
-        self._gear.events.record(
-            "cold-start", f"started anew: {error.message}{kept}", workload=name, data={"kept": error.left}
-        )
-        entry = await self._workloads.start_anew(name, f"{error.message}{kept}", keep=error.left)
-        return SwitchView(
-            workload=name,
-            operation="resume",
-            depth=Depth.ZERO,
-            backend=entry.backend,
-            seconds=self._gear.clock() - began,
-            note=f"started anew, its state {'is lost' if error.left is None else 'is not used'}: {error.message}{kept}",
-        )
-
     async def _resume_while_others_leave(
-        self, gpu: GpuGear, target: Target, departure: Departure, unmanaged: Mapping[GpuUuid, int]
+        self, gpu: GpuRuntime, target: Target, departure: Departure, unmanaged: Mapping[GpuUuid, int]
     ) -> SwitchReport | None:
         """None: a victim would not leave, and the workload is paused as before; others may make room."""
         try:

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from kybernate import store
-from kybernate.agent.gear import Gear
-from kybernate.agent.records.jobs import Job
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.jobs import Job, Jobs
+from kybernate.agent.records.ledger import Ledger
 from kybernate.agent.tiers.claims import Claims
-from kybernate.agent.tiers.stale_snapshots import Leftovers
+from kybernate.agent.tiers.stale_snapshots import StaleSnapshots
+from kybernate.agent.tiers.stores import Stores
+from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model.errors import Busy, NoRoom
 from kybernate.model.types import TierName, WorkloadName
@@ -25,10 +28,22 @@ T = TypeVar("T")
 class Transfers:
     """Use it in the loop's thread, where nothing else is said."""
 
-    def __init__(self, gear: Gear, *, claims: Claims, leftovers: Leftovers) -> None:
-        self._gear = gear
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        events: Events,
+        jobs: Jobs,
+        stores: Stores,
+        claims: Claims,
+        stale_snapshots: StaleSnapshots,
+    ) -> None:
+        self._ledger = ledger
+        self._events = events
+        self._jobs = jobs
+        self._stores = stores
         self._claims = claims
-        self._leftovers = leftovers
+        self._stale_snapshots = stale_snapshots
 
     async def move(self, name: WorkloadName, tier: TierName, *, keep: bool = False) -> store.Manifest | None:
         """Copy a parked workload into another tier below RAM and, unless it is to be kept, forget it in the first. In its
@@ -39,25 +54,46 @@ class Transfers:
         Raises:
             NotFound, Damaged, NoRoom, TierAway, ...: it lies where it lay.
         """
-        gear, ledger = self._gear, self._gear.ledger
+        ledger, events = self._ledger, self._events
         entry = ledger.entry(name)
         if entry.tier is tier or entry.snapshot is None:
             return None
         snapshot, source = entry.snapshot, entry.tier
         if tier in entry.also:
             await in_thread(f"look for {snapshot}", lambda: self._claims.still_there(entry, snapshot, tier))
-        with gear.jobs.begin("move", name) as job:
+        with self._jobs.begin("move", name) as job:
             manifest = await self.copy(job, snapshot, source, tier, away=not keep)
         if keep:
             ledger.update(name, also=(*(other for other in entry.also if other is not tier), tier))
-            gear.events.record("copied", f"from {source} to {tier}, too", workload=name, data={"snapshot": snapshot})
+            events.record("copied", f"from {source} to {tier}, too", workload=name, data={"snapshot": snapshot})
             return manifest
         also = tuple(other for other in entry.also if other not in (tier, source))
         ledger.update(name, tier=tier, also=also, reason=f"moved from {source} to {tier}")
-        await gear.flush()
-        await in_thread(f"forget {snapshot}", lambda: self._leftovers.delete(snapshot, source))
-        gear.events.record("moved", f"from {source} to {tier}", workload=name, data={"snapshot": snapshot})
+        await ledger.flush()
+        await in_thread(f"forget {snapshot}", lambda: self._stale_snapshots.delete(snapshot, source))
+        events.record("moved", f"from {source} to {tier}", workload=name, data={"snapshot": snapshot})
         return manifest
+
+    async def move_snapshot(self, snapshot: str, source: TierName, tier: TierName, *, keep: bool) -> None:
+        """An image, or what no workload lies in.
+
+        Args:
+            keep: it stays in the first tier, too.
+        """
+        with self._jobs.begin("move", snapshot) as job:
+            await self.copy(job, snapshot, source, tier, away=not keep)
+        if not keep:
+            await in_thread(f"forget {snapshot}", lambda: self._stale_snapshots.delete(snapshot, source))
+        self._events.record("moved", f"snapshot {snapshot} from {source} to {tier}{', too' if keep else ''}")
+
+    async def stage(self, gpu: GpuRuntime, snapshot: str, source: TierName) -> int:
+        """Read its content into the pool, beside. Returns how many bytes were read: 0 where it was there already."""
+        with self._jobs.begin("stage", snapshot) as job:
+            report = await in_thread(
+                f"stage {snapshot}",
+                lambda: gpu.engine.stage(self._stores.space(source), snapshot, progress=job.tell, cancel=job.stop),
+            )
+        return report.bytes_read
 
     async def copy(
         self, job: Job, snapshot: str, source: TierName, tier: TierName, *, away: bool = False
@@ -68,7 +104,7 @@ class Transfers:
             away: the first is about to be deleted: from a place of several agents it is claimed before.
         """
         step = Step()
-        stores = self._gear.stores
+        stores = self._stores
 
         def work() -> store.Manifest:
             with job.stop.forwarded_to(step.cancel):
@@ -76,7 +112,7 @@ class Transfers:
                 if away:
                     self._claims.take(here, snapshot)
                 try:
-                    return self.with_room(
+                    return self.with_space(
                         tier, lambda there: store.copy(here, there, snapshot, progress=job.tell, step=step)
                     )
                 except BaseException:
@@ -87,12 +123,12 @@ class Transfers:
         try:
             return await in_thread(f"copy {snapshot}", work)
         except BaseException as e:
-            self._gear.stores.trouble(tier, e)
+            self._stores.trouble(tier, e)
             raise
 
-    def with_room(self, tier: TierName, write: Callable[[store.Space], T]) -> T:
+    def with_space(self, tier: TierName, write: Callable[[store.Space], T]) -> T:
         """In a thread: write into a tier; where it is full, once more after its garbage was collected."""
-        space = self._gear.stores.space(tier)
+        space = self._stores.space(tier)
         try:
             return write(space)
         except NoRoom:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kybernate import store
-from kybernate.agent.gear import Gear, GpuGear
-from kybernate.agent.records.jobs import Job
-from kybernate.agent.records.ledger import Changes, Entry
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.jobs import Job, Jobs
+from kybernate.agent.records.ledger import Changes, Entry, Ledger
 from kybernate.agent.tiers.claims import Claims, Taken
-from kybernate.agent.tiers.pool_eviction import PoolRoom
+from kybernate.agent.tiers.pool_eviction import PoolEviction
 from kybernate.agent.tiers.stale_snapshots import with_name
 from kybernate.agent.tiers.store_discovery import evicted_in, labels_in, later, sizes_in
-from kybernate.agent.tiers.stores import BELOW_RAM
+from kybernate.agent.tiers.stores import BELOW_RAM, Stores
+from kybernate.agent.workloads.runtime import GpuRuntime
+from kybernate.agent.workloads.starting import NoCopy
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
-from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, NotFound, Unsupported, WorkloadLost
+from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, NotFound, Unsupported
 from kybernate.model.quantities import format_seconds, format_size, together
 from kybernate.model.types import TierName, WorkloadName
 from kybernate.process.images import Launched, read_launched
@@ -39,7 +42,7 @@ _Errors = list[tuple[TierName, KybernateError]]
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
+class Restored:
     """What brought a workload back into RAM."""
 
     tier: TierName
@@ -47,23 +50,31 @@ class Back:
     note: str | None
 
 
-class NoCopy(WorkloadLost):
-    """Every copy of a workload's state is gone or damaged."""
-
-    left: str | None = None
-    """The damaged snapshot that is there all the same."""
-
-
 class Unparking:
     """See the module. Use it in the loop's thread."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, claims: Claims, pool_room: PoolRoom) -> None:
-        self._gear = gear
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        events: Events,
+        clock: Callable[[], float],
+        jobs: Jobs,
+        stores: Stores,
+        workloads: Workloads,
+        claims: Claims,
+        pool_eviction: PoolEviction,
+    ) -> None:
+        self._ledger = ledger
+        self._events = events
+        self._clock = clock
+        self._jobs = jobs
+        self._stores = stores
         self._workloads = workloads
         self._claims = claims
-        self._pool_room = pool_room
+        self._pool_eviction = pool_eviction
 
-    async def stage(self, gpu: GpuGear, name: WorkloadName, *, asked: bool) -> tuple[bool, int]:
+    async def stage(self, gpu: GpuRuntime, name: WorkloadName, *, asked: bool) -> tuple[bool, int]:
         """Read a parked workload's content into the pool, ahead of its resume. In its owner task.
 
         Args:
@@ -74,44 +85,42 @@ class Unparking:
         Raises:
             Conflict: it isn't in the store. NoRoom: the pool is full. Damaged, TierAway, ...
         """
-        entry = self._gear.ledger.entry(name)
+        entry = self._ledger.entry(name)
         if entry.tier is TierName.RAM or entry.snapshot is None:
             return True, 0
         if self.staged(gpu, entry):
             return True, 0
         snapshot = entry.snapshot
-        with self._gear.jobs.begin("stage", name, asked=asked) as job:
+        with self._jobs.begin("stage", name, asked=asked) as job:
             errors: list[KybernateError] = []
             for tier in self._order(entry):
                 try:
                     report = await in_thread(
                         f"stage {name}",
                         lambda tier=tier: gpu.engine.stage(  # type: ignore[misc]
-                            self._gear.stores.space(tier), snapshot, progress=job.tell, cancel=job.stop
+                            self._stores.space(tier), snapshot, progress=job.tell, cancel=job.stop
                         ),
                     )
                 except NotFound:
                     continue
                 except (store.TierRefused, store.TierWiped, store.WrongKey) as e:
-                    self._gear.stores.trouble(tier, e)
+                    self._stores.trouble(tier, e)
                     errors.append(e)
                 except (NoRoom, store.Cancelled, *_LASTING):
                     raise
                 except KybernateError as e:
-                    self._gear.stores.trouble(tier, e)
+                    self._stores.trouble(tier, e)
                     errors.append(e)
                 else:
                     size = report.bytes_read
-                    self._gear.events.record(
-                        "staged", f"{format_size(size)} read from {tier} into the pool", workload=name
-                    )
+                    self._events.record("staged", f"{format_size(size)} read from {tier} into the pool", workload=name)
                     return False, size
         raise errors[0] if errors else self._gone(entry)
 
-    def staged(self, gpu: GpuGear, entry: Entry) -> bool:
+    def staged(self, gpu: GpuRuntime, entry: Entry) -> bool:
         return entry.snapshot is not None and any(view.snapshot == entry.snapshot for view in gpu.engine.staged())
 
-    async def unpark(self, gpu: GpuGear, name: WorkloadName, *, take_over: bool = False) -> Back:
+    async def unpark(self, gpu: GpuRuntime, name: WorkloadName, *, take_over: bool = False) -> Restored:
         """Bring a workload back from the store: it is paused in RAM then. In its owner task.
 
         Args:
@@ -122,14 +131,13 @@ class Unparking:
             longer. TierAway and the like: not now. Busy: so, too, or several restores of a sound copy failed. It lies where it lay.
             Taken: another agent seems to have it. NoCopy: every copy is gone or damaged.
         """
-        gear, ledger = self._gear, self._gear.ledger
-        entry = ledger.entry(name)
+        entry = self._ledger.entry(name)
         snapshot = entry.snapshot
         if snapshot is None:
             raise NoCopy(
                 f"nobody knows where the state of workload {name} is", hint=f"`kybernate stop --remove {name}`"
             )
-        began = gear.clock()
+        began = self._clock()
         errors: _Errors = []
         for tier in self._order(entry):
             try:
@@ -148,7 +156,7 @@ class Unparking:
         raise self._why_not(entry, snapshot, errors)
 
     async def _revive_some_times(
-        self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, errors: _Errors, *, take_over: bool
+        self, gpu: GpuRuntime, entry: Entry, snapshot: str, tier: TierName, errors: _Errors, *, take_over: bool
     ) -> Tree | None:
         """From one tier. None: not from there; it has no copy, or `errors` says why.
 
@@ -157,14 +165,14 @@ class Unparking:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self._gear.jobs.begin("restore", entry.name) as job:
+                with self._jobs.begin("restore", entry.name) as job:
                     return await self._revive(gpu, entry, snapshot, tier, job, take_over=take_over)
             except NotFound:
                 return None  # it never was in this tier, or is no more
             except Taken:
                 raise
             except (store.TierRefused, store.TierWiped, store.WrongKey) as e:
-                self._gear.stores.trouble(tier, e)
+                self._stores.trouble(tier, e)
                 self._tell_failure(entry, tier, e)
                 errors.append((tier, e))
                 return None
@@ -172,7 +180,7 @@ class Unparking:
                 self._tell_failure(entry, tier, e)
                 raise
             except KybernateError as e:
-                self._gear.stores.trouble(tier, e)
+                self._stores.trouble(tier, e)
                 self._tell_failure(entry, tier, e)
                 if attempt == _ATTEMPTS or isinstance(e, _NOT_AGAIN):
                     errors.append((tier, e))
@@ -181,9 +189,9 @@ class Unparking:
         return None
 
     async def _came_back(
-        self, gpu: GpuGear, entry: Entry, tier: TierName, tree: Tree, errors: _Errors, *, began: float
-    ) -> Back:
-        gear, name = self._gear, entry.name
+        self, gpu: GpuRuntime, entry: Entry, tier: TierName, tree: Tree, errors: _Errors, *, began: float
+    ) -> Restored:
+        name = entry.name
         launched = await in_thread(f"look at {name}", lambda: launched_of(tree))
         self._workloads.adopt(name, tree)
         changes: Changes = {
@@ -194,16 +202,16 @@ class Unparking:
         }
         if launched is not None:
             changes |= {"argv": launched.argv, "directory": launched.directory}
-        gear.ledger.update(name, **changes)
-        await gear.flush()
-        seconds = gear.clock() - began
+        self._ledger.update(name, **changes)
+        await self._ledger.flush()
+        seconds = self._clock() - began
         note = f"restored from {tier}"
         if errors:
             note += f", since {errors[0][0]} could not be used: {errors[0][1].message}"
-        gear.events.record(
+        self._events.record(
             "restored", f"{note}, {format_seconds(seconds)}", workload=name, data={"tier": tier, "seconds": seconds}
         )
-        return Back(tier, seconds, note)
+        return Restored(tier, seconds, note)
 
     @staticmethod
     def _why_not(entry: Entry, snapshot: str, errors: _Errors) -> KybernateError:
@@ -223,19 +231,19 @@ class Unparking:
         no_copy = NoCopy(
             f"workload {entry.name} can't be brought back from the store: {last.message}",
             hint=f"its snapshot {snapshot} stays there; `kybernate verify {snapshot}`",
+            left=snapshot,
         )
-        no_copy.left = snapshot
         no_copy.__cause__ = last
         return no_copy
 
     async def _follow(self, entry: Entry) -> bool:
         """The snapshot it lay in has gone: if another agent has had it since and left a later state, that is the workload."""
         but = {entry.snapshot, *entry.stale, *entry.kept}
-        found = await in_thread(f"look for {entry.name}", lambda: later(self._gear.stores, entry, but=but))
+        found = await in_thread(f"look for {entry.name}", lambda: later(self._stores, entry, but=but))
         if found is None:
             return False
         tier, row = found
-        self._gear.ledger.update(
+        self._ledger.update(
             entry.name,
             snapshot=row.name,
             tier=tier,
@@ -245,8 +253,8 @@ class Unparking:
             unmanaged=sizes_in(labels_in(row), "unmanaged"),
             reason=f"found in {tier}, where another agent left it",
         )
-        await self._gear.flush()
-        self._gear.events.record(
+        await self._ledger.flush()
+        self._events.record(
             "found",
             f"a later state lies in {tier}: another agent has had it meanwhile",
             workload=entry.name,
@@ -256,7 +264,7 @@ class Unparking:
 
     def _order(self, entry: Entry) -> list[TierName]:
         """The tiers in which a copy of it may be, the one it lies in first."""
-        stores = self._gear.stores
+        stores = self._stores
         there = [
             tier for tier in stores.names() if tier is not TierName.NVME or stores.exists(tier) or tier is entry.tier
         ]
@@ -270,13 +278,13 @@ class Unparking:
         )
 
     async def _revive(
-        self, gpu: GpuGear, entry: Entry, snapshot: str, tier: TierName, job: Job, *, take_over: bool
+        self, gpu: GpuRuntime, entry: Entry, snapshot: str, tier: TierName, job: Job, *, take_over: bool
     ) -> Tree:
         name = entry.name
-        run_directory = self._gear.state.run_directory(name)
+        run_directory = self._workloads.run_directory(name)
 
         def work() -> Tree:
-            space = self._gear.stores.space(tier)
+            space = self._stores.space(tier)
             with contextlib.suppress(NotFound):
                 attach(run_directory).remove()  # a leftover: the snapshot is the workload
             gpu.engine.forget(name)
@@ -290,11 +298,11 @@ class Unparking:
                 self._claims.release(claimed, snapshot)
                 raise
 
-        return await self._pool_room.with_room(gpu, name, work)
+        return await self._pool_eviction.with_room(name, work)
 
     def _tell_failure(self, entry: Entry, tier: TierName, error: KybernateError) -> None:
-        self._gear.ledger.update(entry.name, reason=f"its restore from {tier} failed: {error.message}")
-        self._gear.events.record(
+        self._ledger.update(entry.name, reason=f"its restore from {tier} failed: {error.message}")
+        self._events.record(
             "restore-failed",
             f"from {tier}: {error.message}",
             workload=entry.name,

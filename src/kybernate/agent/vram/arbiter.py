@@ -16,13 +16,13 @@ Rank = tuple[bool, int]
 """Who comes before whom: interactive or not, then priority."""
 
 
-class Room(enum.Enum):
+class Fit(enum.Enum):
     FITS = "fits"
     LATER = "later"
     NEVER = "never"
 
 
-def judge(*, size: int, own: int, free: int, capacity: int, handed_out: int, reserved: int) -> Room:
+def judge(*, size: int, own: int, free: int, capacity: int, handed_out: int, reserved: int) -> Fit:
     """Whether `size` more bytes may be handed to a workload on one GPU.
 
     Args:
@@ -33,10 +33,10 @@ def judge(*, size: int, own: int, free: int, capacity: int, handed_out: int, res
         reserved: promised to others that were told to ask again.
     """
     if own + size > capacity:
-        return Room.NEVER
+        return Fit.NEVER
     if size + reserved <= min(free, capacity - handed_out):
-        return Room.FITS
-    return Room.LATER
+        return Fit.FITS
+    return Fit.LATER
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,41 @@
 """Who is resumed unasked: what the arbiter paused, and what waits for its recovery, once it has fitted for a while; and what was
 paused in its call so that others could go on, after a turn of theirs.
 
-Decides only; admission.py asks a few times a second and resumes. Use it in the loop's thread.
+`AutoResume` decides only; `AutoResumes` asks it a few times a second and has them resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
 
-from kybernate.agent.records.ledger import ARBITER, RECOVERY, Entry
+from kybernate.agent.records.ledger import ARBITER, RECOVERY, Entry, Ledger
 from kybernate.agent.vram.arbiter import Parked, choose_resume
+from kybernate.agent.vram.eviction import Eviction
 from kybernate.agent.vram.vram import Vram
+from kybernate.agent.vram.waiting import Waiting
+from kybernate.model.errors import KybernateError
 from kybernate.model.quantities import together
 from kybernate.model.types import GpuUuid, WorkloadName, WorkloadState
 from kybernate.settings import ArbiterSettings
 
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.2
 _AGAIN_S = 2.0
 _AGAIN_MOST_S = 60.0
 """A resume that fails again and again is tried at most so seldom."""
 
 
+class BringBack(Protocol):
+    def __call__(self, name: WorkloadName, *, may_evict: bool) -> Awaitable[None]:
+        """Resume it on the arbiter's behalf, if it still fits or, with `may_evict`, others can be paused for it."""
+
+
 class AutoResume:
-    """Remembers since when each workload fits, and what failed."""
+    """Remembers since when each workload fits, and what failed. Use it in the loop's thread."""
 
     def __init__(
         self, *, vram: Vram, settings: ArbiterSettings, wanted: Callable[[WorkloadName], Mapping[GpuUuid, int]]
@@ -86,3 +100,52 @@ class AutoResume:
         self._fits_since.pop(name, None)
         self._again_after.pop(name, None)
         self._gave_way.pop(name, None)
+
+
+class AutoResumes:
+    """Resumes those whom `AutoResume` chooses. Use it in the loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        choosing: AutoResume,
+        waiting: Waiting,
+        eviction: Eviction,
+        idle: Callable[[WorkloadName], bool],
+        bring_back: BringBack,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._choosing = choosing
+        self._waiting = waiting
+        self._eviction = eviction
+        self._idle = idle
+        self._resume = bring_back
+
+    async def run(self) -> None:
+        """Resume what the arbiter paused and what waits for its recovery, once it fits. Task body; ends by cancellation."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            entries = self._ledger.entries()
+            waits, by_policy = self._waiting.anybody(), self._eviction.by_policy
+            name = self._choosing.choose(entries.values(), now=self._clock(), somebody_waits=waits, by_policy=by_policy)
+            if name is not None:
+                await self._bring_back(name, may_evict=False)
+            elif name := self._choosing.had_others_turn(entries, now=self._clock()):
+                await self._bring_back(name, may_evict=True)
+
+    async def _bring_back(self, name: WorkloadName, *, may_evict: bool) -> None:
+        if not self._idle(name) or (may_evict and not self._eviction.could_come(self._ledger.entry(name))):
+            return
+        try:
+            await self._resume(name, may_evict=may_evict)
+        except KybernateError as e:
+            log.log(logging.INFO if may_evict else logging.WARNING, "can't resume workload %s: %s", name, e)
+            self._choosing.failed(name, now=self._clock())
+        except Exception:  # it must keep nobody else from coming back
+            log.exception("can't resume workload %s", name)
+            self._choosing.failed(name, now=self._clock())
+        else:
+            self._choosing.came_back(name)

@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from kybernate.agent.workloads.orders import Freed
 from kybernate.engine.vram_handoff import VramHandoff
 from kybernate.model.types import GpuUuid, WorkloadName
 
-Freed = Callable[[GpuUuid, int], None]
 Leave = Callable[[WorkloadName, Freed], Coroutine[Any, Any, None]]
 """Pauses a victim, telling of its memory as it becomes free; raises when it could not be paused."""
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kybernate.agent.gear import Gear
-from kybernate.agent.records.ledger import Entry
-from kybernate.agent.vram.vram import holds_unmanaged
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.ledger import Entry, Ledger
+from kybernate.agent.vram.vram import Vram, holds_unmanaged
+from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.targets import cuda_processes
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.engine.target import residual_pids
@@ -80,10 +81,26 @@ class Unmanaged:
     """See the module. Use it in the loop's thread."""
 
     def __init__(
-        self, *, gear: Gear, processes: ProcessList | None, tree: Callable[[WorkloadName], Tree | None]
+        self,
+        *,
+        ledger: Ledger,
+        events: Events,
+        gpu: GpuRuntime | None,
+        vram: Vram,
+        processes: ProcessList | None,
+        simulated: bool,
+        tree: Callable[[WorkloadName], Tree | None],
     ) -> None:
-        """`processes`: None without a GPU."""
-        self._gear = gear
+        """
+        Args:
+            processes: None without a GPU.
+            simulated: the driver's own books are exact.
+        """
+        self._ledger = ledger
+        self._events = events
+        self._gpu = gpu
+        self._vram = vram
+        self._noise_bytes = CHUNK_BYTES if simulated else _NOISE_BYTES
         self._processes = processes
         self._tree = tree
         self._looking: asyncio.Task[None] | None = None
@@ -113,8 +130,7 @@ class Unmanaged:
 
     def _worth_a_look(self) -> bool:
         now = self._unexplained(but_known=True)
-        noise = CHUNK_BYTES if self._gear.simulation is not None else _NOISE_BYTES
-        grown = any(size >= self._seen.get(uuid, 0) + noise for uuid, size in now.items())
+        grown = any(size >= self._seen.get(uuid, 0) + self._noise_bytes for uuid, size in now.items())
         self._seen = {uuid: min(size, self._seen.get(uuid, size)) for uuid, size in now.items()}
         self._ticks += 1
         return (
@@ -123,16 +139,16 @@ class Unmanaged:
 
     def _entries(self) -> list[Entry]:
         """Those whose processes may hold VRAM now."""
-        return [entry for entry in self._gear.ledger.entries().values() if holds_unmanaged(entry)]
+        return [entry for entry in self._ledger.entries().values() if holds_unmanaged(entry)]
 
     def _unexplained(self, *, but_known: bool = False) -> dict[GpuUuid, int]:
         """In use and in no extent, in bytes. `but_known`: nor known to be unmanaged, so that what goes and what comes within a
         second don't look like nothing."""
-        gpu = self._gear.gpu
+        gpu = self._gpu
         if gpu is None:
             return {}
         extents = gpu.broker.resident_bytes
-        booked = gpu.room.vram.resident
+        booked = self._vram.resident
         return {
             each.uuid: each.total_bytes - each.free_bytes() - (booked(None, each) if but_known else extents(None, each))
             for each in gpu.gpus
@@ -149,7 +165,7 @@ class Unmanaged:
         found = shares(bare, memory, {uuid: size - calm[uuid] for uuid, size in now.items()})
         self._calm = calm if bare else now
         for entry, _ in trees:
-            current = self._gear.ledger.get(entry.name)
+            current = self._ledger.get(entry.name)
             if current is None or (current.state, current.since) != (entry.state, entry.since):
                 continue  # a switch has come between: the next look says
             has = found.get(entry.name, {})
@@ -157,7 +173,7 @@ class Unmanaged:
                 has = dict(current.unmanaged)  # an earlier agent knew it; there is nothing here to tell it by
             if has == dict(current.unmanaged):
                 continue
-            self._gear.ledger.update(entry.name, unmanaged=has)
+            self._ledger.update(entry.name, unmanaged=has)
             if has and not current.unmanaged and entry.backend is Backend.BROKER:
                 self._tell(entry.name, [process for process in bare if process.workload == entry.name], has)
 
@@ -185,7 +201,7 @@ class Unmanaged:
     def _tell(self, name: WorkloadName, bare: list[Bare], has: Mapping[GpuUuid, int]) -> None:
         who = " and ".join(f"process {process.pid} ({process.name})" for process in bare[:3])
         who += f" and {len(bare) - 3} more" if len(bare) > 3 else ""
-        self._gear.events.record(
+        self._events.record(
             "without-library",
             f"{who} uses the GPU without Kybernate's library: {format_size(sum(has.values()))} of VRAM that only the driver's "
             "checkpoint moves, slowly. Its command drops LD_PRELOAD or KYBERNATE_RUN_DIRECTORY, as `env -i`, sudo and static "

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.vram.arbiter import Room, judge
+from kybernate.agent.vram.arbiter import Fit, judge
 from kybernate.cuda.driver import Gpu
 from kybernate.model.types import GIB, Depth, GpuUuid, WorkloadName, WorkloadState
 from kybernate.settings import VramSettings
 
 
 class Holdings(Protocol):
-    """What the broker knows, or `Books`. In bytes; None: of all."""
+    """Who knows what workloads hold: `Books`. In bytes; None: of all."""
 
     def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
 
@@ -26,12 +26,13 @@ class Books:
     """What workloads hold: their extents, and what their processes hold without our library, as far as the ledger knows. Also asked
     in the broker's threads, for each allocation."""
 
-    def __init__(self, broker: Holdings) -> None:
-        self._broker = broker
+    def __init__(self, extent_bytes: Callable[[WorkloadName | None, Gpu | None], int]) -> None:
+        """`extent_bytes`: what the broker knows of that; asked at each question only, since the broker is made after this."""
+        self._extent_bytes = extent_bytes
         self._unmanaged: Mapping[WorkloadName, Mapping[GpuUuid, int]] = {}
 
     def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int:
-        return self._broker.resident_bytes(workload, gpu) + self.unmanaged_bytes(workload, gpu)
+        return self._extent_bytes(workload, gpu) + self.unmanaged_bytes(workload, gpu)
 
     def unmanaged_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int:
         holders = self._unmanaged  # replaced as a whole
@@ -97,18 +98,17 @@ class _Promise:
 
 
 class Vram:
-    """See the module. `attach` comes before the first question."""
+    """See the module."""
 
-    def __init__(self, *, gpus: Sequence[Gpu], settings: VramSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, gpus: Sequence[Gpu], settings: VramSettings, holdings: Holdings, clock: Callable[[], float]
+    ) -> None:
         self.gpus: Mapping[GpuUuid, Gpu] = {gpu.uuid: gpu for gpu in gpus}
         self._settings = settings
         self._clock = clock
         self._reserved: dict[tuple[WorkloadName, GpuUuid], _Promise] = {}
         self._said: Mapping[WorkloadName, Mapping[GpuUuid, int]] = {}
         self._running: frozenset[WorkloadName] = frozenset()
-        self._holdings: Holdings | None = None
-
-    def attach(self, holdings: Holdings) -> None:
         self._holdings = holdings
 
     # -- what there is ---------------------------------------------------------------------------------------------
@@ -124,7 +124,6 @@ class Vram:
 
     def resident(self, name: WorkloadName | None, gpu: Gpu) -> int:
         """What a workload holds there, in bytes. None: all of them."""
-        assert self._holdings is not None
         return self._holdings.resident_bytes(name, gpu)
 
     def held_by(self, name: WorkloadName) -> dict[GpuUuid, int]:
@@ -151,7 +150,7 @@ class Vram:
 
     # -- whether something fits ------------------------------------------------------------------------------------
 
-    def judge(self, name: WorkloadName, gpu: Gpu, size: int) -> Room:
+    def judge(self, name: WorkloadName, gpu: Gpu, size: int) -> Fit:
         return judge(
             size=size,
             own=self.resident(name, gpu),
@@ -163,7 +162,7 @@ class Vram:
 
     def fits(self, name: WorkloadName, needed: Mapping[GpuUuid, int]) -> bool:
         return all(
-            uuid in self.gpus and self.judge(name, self.gpus[uuid], size) is Room.FITS for uuid, size in needed.items()
+            uuid in self.gpus and self.judge(name, self.gpus[uuid], size) is Fit.FITS for uuid, size in needed.items()
         )
 
     def missing(self, name: WorkloadName, gpu: Gpu, size: int) -> int:

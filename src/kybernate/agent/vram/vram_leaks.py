@@ -17,8 +17,10 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kybernate.agent.gear import Gear, GpuGear
-from kybernate.agent.records.ledger import Entry
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.ledger import Entry, Ledger
+from kybernate.agent.vram.vram import Vram
+from kybernate.agent.workloads.environment import Simulation
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model.quantities import format_size
@@ -36,19 +38,28 @@ _AGAIN_S = 2.0
 _QUIET = frozenset({WorkloadState.PAUSED, WorkloadState.EXITED, WorkloadState.LOST})
 
 
-class Holders:
+class VramLeaks:
     """An observer of the ledger: looks after each pause. Use it in the loop's thread."""
 
     def __init__(
-        self, *, gear: Gear, gpu: GpuGear, tasks: Tasks, pids: Callable[[WorkloadName], Sequence[HostPid]]
+        self,
+        *,
+        ledger: Ledger,
+        events: Events,
+        vram: Vram,
+        tasks: Tasks,
+        simulation: Simulation | None,
+        pids: Callable[[WorkloadName], Sequence[HostPid]],
     ) -> None:
         """`pids`: the processes of a workload; called in a thread."""
-        self._gear = gear
-        self._gpu = gpu
+        self._ledger = ledger
+        self._events = events
+        self._vram = vram
+        self._noise_bytes = _NOISE_BYTES if simulation is None else CHUNK_BYTES
         self._tasks = tasks
         self._pids = pids
         self._before: dict[WorkloadName, dict[GpuUuid, int]] = {}
-        self._devices = _devices(gear)
+        self._devices = _devices(simulation)
 
     def changed(self, old: Entry | None, new: Entry | None) -> None:
         """Observer of the ledger."""
@@ -64,8 +75,8 @@ class Holders:
     def _unaccounted(self) -> dict[GpuUuid, int]:
         """What is in use on each GPU and in none of our books: contexts, native memory, strangers."""
         return {
-            gpu.uuid: gpu.total_bytes - gpu.free_bytes() - self._gpu.room.vram.resident(None, gpu)
-            for gpu in self._gpu.gpus
+            gpu.uuid: gpu.total_bytes - gpu.free_bytes() - self._vram.resident(None, gpu)
+            for gpu in self._vram.gpus.values()
         }
 
     async def _look(self, entry: Entry, before: dict[GpuUuid, int]) -> None:
@@ -80,39 +91,38 @@ class Holders:
         if not held:
             return
         holders = await in_thread(f"look for holders of {entry.name}", lambda: self._holders(entry.name))
-        others = [e for e in self._gear.ledger.entries().values() if e.name != entry.name and e.state not in _QUIET]
+        others = [e for e in self._ledger.entries().values() if e.name != entry.name and e.state not in _QUIET]
         if not self._still(entry) or (not holders and others):
             return
         size = sum(held.values())
         who = ", ".join(f"process {pid} ({name})" for pid, name in holders) or "a process outside of it"
         text = f"{format_size(size)} of VRAM that it gave up are not free: {who} keeps them"
-        self._gear.ledger.update(entry.name, held=held)
-        self._gear.events.record(
+        self._ledger.update(entry.name, held=held)
+        self._events.record(
             "vram-held", text, workload=entry.name, data={"bytes": size, "pids": [pid for pid, _ in holders]}
         )
         log.warning("workload %s: %s", entry.name, text)
         while self._still(entry) and (now := self._held(entry, before)):
             if now != held:
                 held = now
-                self._gear.ledger.update(entry.name, held=held)
+                self._ledger.update(entry.name, held=held)
             await asyncio.sleep(_AGAIN_S)
-        current = self._gear.ledger.get(entry.name)
+        current = self._ledger.get(entry.name)
         if current is None or not current.held:
             return
-        self._gear.ledger.update(entry.name, held={})
+        self._ledger.update(entry.name, held={})
         if self._still(entry):
-            self._gear.events.record("vram-free", "the VRAM that it gave up is free now", workload=entry.name)
+            self._events.record("vram-free", "the VRAM that it gave up is free now", workload=entry.name)
 
     def _still(self, entry: Entry) -> bool:
         """It is in that very pause."""
-        now = self._gear.ledger.get(entry.name)
+        now = self._ledger.get(entry.name)
         return now is not None and now.state is WorkloadState.PAUSED and now.since == entry.since
 
     def _held(self, entry: Entry, before: dict[GpuUuid, int]) -> dict[GpuUuid, int]:
         now = self._unaccounted()
-        noise = CHUNK_BYTES if self._gear.simulation is not None else _NOISE_BYTES
         held = {uuid: min(now[uuid] - before[uuid], size) for uuid, size in entry.evicted.items() if uuid in now}
-        return {uuid: size for uuid, size in held.items() if size >= noise}
+        return {uuid: size for uuid, size in held.items() if size >= self._noise_bytes}
 
     def _holders(self, name: WorkloadName) -> list[tuple[HostPid, str]]:
         """Processes of the workload that have GPU memory or a GPU open."""
@@ -128,7 +138,7 @@ class Holders:
         return False
 
 
-def _devices(gear: Gear) -> frozenset[int]:
+def _devices(simulation: Simulation | None) -> frozenset[int]:
     """The file systems that simulated GPUs are."""
-    paths = [] if gear.simulation is None else gear.simulation.setting.split(":")
-    return frozenset(Path(path).stat().st_dev for path in paths if path and Path(path).is_mount())
+    paths = [] if simulation is None else simulation.gpu_directories
+    return frozenset(Path(path).stat().st_dev for path in paths if Path(path).is_mount())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.vram import arbiter
-from kybernate.agent.vram.arbiter import Asking, Holder, Rank, Room
+from kybernate.agent.vram.arbiter import Asking, Fit, Holder, Rank
 from kybernate.agent.vram.vram import Vram
 from kybernate.cuda.driver import Gpu
 from kybernate.model.quantities import format_size
@@ -38,26 +38,23 @@ class Waiting:
         clock: Callable[[], float],
         idle: Callable[[WorkloadName], bool],
         refused_until: Callable[[WorkloadName], float],
+        rank: Callable[[WorkloadName], Rank],
     ) -> None:
         """
         Args:
             idle: nobody does anything to it.
             refused_until: until when it is left alone; infinite where it can't be paused at all.
+            rank: who comes before whom.
         """
         self._vram = vram
         self._ledger = ledger
         self._clock = clock
         self._idle = idle
         self._refused_until = refused_until
-        self._rank: Callable[[WorkloadName], Rank] = lambda _: (False, 0)
+        self._rank = rank
         self._open: list[_Question] = []
         self._since: dict[WorkloadName, float] = {}
         self._wanted: dict[WorkloadName, dict[GpuUuid, int]] = {}
-        ledger.observe(self._changed)
-
-    def rank_by(self, rank: Callable[[WorkloadName], Rank]) -> None:
-        """Without it all are alike."""
-        self._rank = rank
 
     @contextlib.contextmanager
     def asks(self, name: WorkloadName, gpu: Gpu, size: int) -> Iterator[None]:
@@ -179,7 +176,7 @@ class Waiting:
         able = self._idle(entry.name) and self._refused_until(entry.name) <= self._clock() and not entry.external
         return able and entry.state is WorkloadState.RUNNING
 
-    def _changed(self, old: Entry | None, new: Entry | None) -> None:
+    def changed(self, old: Entry | None, new: Entry | None) -> None:
         """Observer of the ledger."""
         if new is None or old is None or old.state is new.state:
             return
@@ -188,5 +185,5 @@ class Waiting:
                 self._wanted[new.name] = dict(asked)
         elif new.state is WorkloadState.RUNNING and old.state is WorkloadState.RESUMING:
             for uuid, size in self._wanted.pop(new.name, {}).items():
-                if self._vram.judge(new.name, self._vram.gpus[uuid], size) is Room.FITS:
+                if self._vram.judge(new.name, self._vram.gpus[uuid], size) is Fit.FITS:
                     self._vram.reserve(new.name, uuid, size, for_s=RESERVED_S)

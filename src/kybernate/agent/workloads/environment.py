@@ -24,6 +24,11 @@ class Simulation:
     setting: str
     """The agent's own value of KYBERNATE_SIMULATED_GPU."""
 
+    @property
+    def gpu_directories(self) -> list[str]:
+        """The file systems that simulated GPUs are."""
+        return [path for path in self.setting.split(":") if path]
+
 
 def workload_environment(
     caller: Mapping[str, str],

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
-from kybernate.agent.gear import Gear
-from kybernate.agent.records.ledger import Entry
+from kybernate.agent.records.events import Events
+from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.workloads.process_watch import procfs_identity, readable
+from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.targets import ExternalProcess, external_name
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.threads import in_thread
@@ -24,8 +26,20 @@ from kybernate.model.types import Backend, HostPid, WorkloadName, WorkloadState
 class ExternalWatcher:
     """Adopts external processes and notices their end by a pidfd."""
 
-    def __init__(self, *, gear: Gear, workloads: Workloads, tasks: Tasks) -> None:
-        self._gear = gear
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        events: Events,
+        clock: Callable[[], float],
+        gpu: GpuRuntime | None,
+        workloads: Workloads,
+        tasks: Tasks,
+    ) -> None:
+        self._ledger = ledger
+        self._events = events
+        self._clock = clock
+        self._gpu = gpu
         self._workloads = workloads
         self._tasks = tasks
         self._released: dict[WorkloadName, asyncio.Event] = {}
@@ -42,7 +56,7 @@ class ExternalWatcher:
         name = external_name(pid)
         if pid == os.getpid():
             raise Conflict(f"process {pid} is the agent itself")
-        for entry in self._gear.ledger.entries().values():
+        for entry in self._ledger.entries().values():
             tree = self._workloads.tree(entry.name)
             if tree is not None and pid in tree.pids():
                 raise Conflict(
@@ -63,7 +77,7 @@ class ExternalWatcher:
         except OSError as e:
             os.close(pidfd)
             raise NotFound(f"process {pid} has just ended") from e
-        old = self._gear.ledger.get(name)
+        old = self._ledger.get(name)
         if old is not None and not old.ended:
             os.close(pidfd)
             return
@@ -72,11 +86,11 @@ class ExternalWatcher:
         except BaseException:
             os.close(pidfd)
             raise
-        old = self._gear.ledger.get(name)
+        old = self._ledger.get(name)
         if old is not None and not old.ended:  # by somebody else, while we asked the driver
             os.close(pidfd)
             return
-        now = self._gear.clock()
+        now = self._clock()
         entry = Entry(
             name=name,
             state=WorkloadState.RUNNING,
@@ -91,24 +105,29 @@ class ExternalWatcher:
             gid=identity.gid,
             pids=(pid,),
         )
-        self._gear.ledger.add(entry)
+        self._ledger.add(entry)
         self.watch(entry, pidfd)
 
     async def _require_gpu(self, name: WorkloadName, pid: int) -> None:
-        gpu = self._gear.gpu
+        gpu = self._gpu
         target = Target(name=name, tree=ExternalProcess(HostPid(pid)), processes=[], backend=Backend.DRIVER)
         if gpu is not None and not await in_thread(f"look at {pid}", lambda: gpu.engine.uses_gpu(target)):
             raise BadInput(f"process {pid} has no CUDA context", hint="`nvidia-smi` lists the processes on the GPUs")
 
-    async def let_go(self, name: WorkloadName) -> None:
+    async def release(self, name: WorkloadName) -> None:
         """It runs again, or its pause was refused: it is none of ours any more. In its owner task."""
-        entry = self._gear.ledger.get(name)
+        entry = self._ledger.get(name)
         if entry is None or not entry.external or entry.state is not WorkloadState.RUNNING:
             return
-        await in_thread(f"let go of {name}", lambda: self._workloads.forget_copy(name))
-        self._gear.ledger.let_go(name)
+        await self._forget_host_copy(name)
+        self._ledger.release(name)
         if (released := self._released.pop(name, None)) is not None:
             released.set()
+
+    async def _forget_host_copy(self, name: WorkloadName) -> None:
+        gpu = self._gpu
+        if gpu is not None:
+            await in_thread(f"forget {name}", lambda: gpu.engine.forget(name))
 
     def watch(self, entry: Entry, pidfd: int) -> None:
         """Take the pidfd over and note the process's end."""
@@ -127,15 +146,15 @@ class ExternalWatcher:
         if released.is_set():
             return
         self._released.pop(entry.name, None)
-        current = self._gear.ledger.get(entry.name)
+        current = self._ledger.get(entry.name)
         if current is not None and not current.ended:
             with contextlib.suppress(NotFound):  # let go of just now
                 await self._workloads.submit(entry.name, "end", lambda: self._end(entry), detail=entry)
 
     async def _end(self, entry: Entry) -> None:
-        if self._gear.ledger.entry(entry.name).ended:
+        if self._ledger.entry(entry.name).ended:
             return
-        await in_thread(f"end {entry.name}", lambda: self._workloads.forget_copy(entry.name))
-        self._gear.ledger.apply(entry.name, Event.EXITED, reason="the process ended", evicted={}, pids=())
-        self._gear.events.record("exited", "the process ended", workload=entry.name)
-        self._gear.ledger.remove(entry.name)
+        await self._forget_host_copy(entry.name)
+        self._ledger.apply(entry.name, Event.EXITED, reason="the process ended", evicted={}, pids=())
+        self._events.record("exited", "the process ended", workload=entry.name)
+        self._ledger.remove(entry.name)

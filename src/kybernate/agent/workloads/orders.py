@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from kybernate.agent.records.ledger import USER
-from kybernate.agent.vram.overlapped_eviction import Freed
-from kybernate.model.types import Depth, EndedBy, TierName, WorkloadName
+from kybernate.model.types import Depth, EndedBy, GpuUuid, TierName, WorkloadName
 from kybernate.process.preflight import Connections
+
+
+class Freed(Protocol):
+    """Who waits for what a pause frees. Called in a thread of the engine, for each piece of memory as it becomes free."""
+
+    def __call__(self, gpu: GpuUuid, size: int, /) -> None:
+        """`size`: bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +32,7 @@ class PauseOrder:
     timeout_s: float
     """How long requests in flight, and then the GPU, may take."""
     freed: Freed | None = None
-    whom: WorkloadName | None = None
+    requester: WorkloadName | None = None
     """Who waits for its VRAM."""
     drain: bool = True
     """Let its requests in flight end. False: they wait with it, and end when it runs again."""

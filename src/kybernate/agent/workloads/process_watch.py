@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,30 @@ from kybernate.model.types import HostPid, WorkloadName
 log = logging.getLogger(__name__)
 
 
-class Guests:
+class ProcessWatch:
     """Watches processes by pidfd. Use it in the loop's thread."""
 
-    def __init__(self, *, tasks: Tasks, take_back: Callable[[WorkloadName, HostPid], None]) -> None:
-        """`take_back` runs in a thread once the process has ended."""
+    def __init__(
+        self,
+        *,
+        tasks: Tasks,
+        next_hello: Callable[[], Awaitable[tuple[WorkloadName, HostPid]]],
+        take_back: Callable[[WorkloadName, HostPid], None],
+    ) -> None:
+        """
+        Args:
+            next_hello: waits for the next process that says hello to the broker.
+            take_back: runs in a thread once a process has ended.
+        """
         self._tasks = tasks
+        self._next_hello = next_hello
         self._take_back = take_back
         self._watched: set[HostPid] = set()
+
+    async def run(self) -> None:
+        """Watch whoever says hello. Task body; ends by cancellation."""
+        while True:
+            self.watch(*await self._next_hello())
 
     def watch(self, workload: WorkloadName, pid: HostPid) -> None:
         """From now on. A process that is watched already is fine: it says hello again after an exec."""

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from kybernate.agent.gear import Gear
+from kybernate.agent.records.ledger import Ledger
 from kybernate.agent.workloads.orders import Stored
+from kybernate.agent.workloads.starts import Starts
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model.api import StoppedView
 from kybernate.model.errors import Busy, KybernateError, NotFound
@@ -27,31 +28,35 @@ class Stop(Protocol):
     def __call__(self, name: WorkloadName, *, grace_s: float, stored: Stored) -> Awaitable[StoppedView]: ...
 
 
-async def stop_all(*, gear: Gear, stop: Stop, grace_s: float) -> None:
+async def stop_all(*, ledger: Ledger, starts: Starts, directory: Path, stop: Stop, grace_s: float) -> None:
     """Returns once no process of any workload lives. Starts stay closed then.
+
+    Args:
+        directory: where the run directories are.
+        grace_s: between SIGTERM and SIGKILL.
 
     Raises:
         Busy: some live on; it names them. Starts are open again.
     """
-    gear.starts.close()
+    starts.close()
     try:
-        why = await _stop_each(gear, stop, grace_s)
-        left = await in_thread("look who lives", lambda: _end_what_is_left(gear.state.workloads))
+        why = await _stop_each(ledger, stop, grace_s)
+        left = await in_thread("look who lives", lambda: _end_what_is_left(directory))
     except BaseException:
-        gear.starts.reopen()
+        starts.reopen()
         raise
     if left:
-        gear.starts.reopen()
+        starts.reopen()
         raise Busy(
             f"could not be ended: {said(left, why)}", hint="the agent stays up; `kybernate down` ends it all the same"
         )
 
 
-async def _stop_each(gear: Gear, stop: Stop, grace_s: float) -> Mapping[WorkloadName, str]:
+async def _stop_each(ledger: Ledger, stop: Stop, grace_s: float) -> Mapping[WorkloadName, str]:
     """Returns why those that could not be stopped could not."""
     problems: dict[WorkloadName, str] = {}
     # Ended ones, too: a job may be about to be started again, and of a lost one processes may be left.
-    names = [entry.name for entry in gear.ledger.entries().values() if not entry.external]
+    names = [entry.name for entry in ledger.entries().values() if not entry.external]
 
     async def one(name: WorkloadName) -> None:
         try:

@@ -6,7 +6,7 @@ import pytest
 from tests.agent.building import NOW, A, entry
 
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.workloads.launches import left_of, starting
+from kybernate.agent.workloads.launching import first_entry, left_of
 from kybernate.model.api import RunRequest
 from kybernate.model.types import Backend, WorkloadState
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 def test_the_first_entry_says_what_was_ordered_and_when() -> None:
     request = RunRequest(name="a", argv=["python", "serve.py"], directory="/srv", backend=Backend.DRIVER)
-    found = starting(request, A, now=NOW, why="ordered")
+    found = first_entry(request, A, now=NOW, why="ordered")
     assert (found.state, found.since, found.last_use, found.reason) == (WorkloadState.STARTING, NOW, NOW, "ordered")
     assert (found.argv, found.directory, found.backend) == (("python", "serve.py"), "/srv", Backend.DRIVER)
 
