@@ -23,6 +23,11 @@ _COMMON = (
     "--manage-cgroups=ignore",  # they are ours
     "--force-irmap",  # inotify where the file system has no handles (overlay): look the inode up by its path
 )
+_PASSING = re.compile(
+    r"The socket has data to read|Control messages in queue|Non-empty write queue on an in-flight socket|libsoccr_save\(\) failed"
+)
+"""Data on its way that CRIU can't keep, and that a program which runs takes soon: of netlink, credentials beside bytes in Unix
+sockets, clients that nobody has accepted there, urgent bytes."""
 _EXPLANATIONS = (
     (r"Can't dump (?:mapped|ghost) file|ghost file .* too big|limit .*ghost", "a deleted file is too large to keep"),
     (
@@ -39,6 +44,7 @@ _EXPLANATIONS = (
         "a file it uses is missing",
     ),
     (r"Can't fork for \d+: File exists|Unable to create .*pid.*File exists|set_tid.*exists", "a pid it needs is taken"),
+    (_PASSING.pattern, "data is on its way that can't be kept"),
     (r"No space left on device", "no space left on the device"),
     (r"Cannot allocate memory|Can't mmap|oom", "not enough memory"),
     (r"timeout reached|Timeout reached", "its processes did not stand still in time"),
@@ -111,6 +117,11 @@ def sentence(log: Path) -> str:
     meaning = next((text for line in errors for pattern, text in _EXPLANATIONS if re.search(pattern, line)), None)
     own = "; ".join(dict.fromkeys(errors[:3]))[:400]
     return f"{meaning} (CRIU: {own})" if meaning else f"CRIU: {own}"
+
+
+def is_passing(log: Path) -> bool:
+    """Whether a dump failed for what may be over in a moment."""
+    return any(_PASSING.search(line) for line in _errors(log))
 
 
 def _errors(log: Path) -> list[str]:

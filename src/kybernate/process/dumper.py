@@ -6,7 +6,7 @@ packets; runs CRIU in the workload's namespaces; and while CRIU waits at its end
 files. Then it prints one JSON object and ends:
 
     status         0, or why not: `error` and `busy` then say more, or CRIU's log does
-    frozen_s, criu_s, needs, processes
+    frozen_s, criu_s, needs, processes, notes
 
 When the agent is gone by then (its end of stdin is closed), nobody wants the dump: it is deleted, and a workload that
 ran runs on. `dumping.settle` does the same where this program was killed too.
@@ -35,6 +35,7 @@ from kybernate.process import (
     criu_repair,
     criu_timers,
     images,
+    in_flight,
     kernel_reading,
     kernel_state,
     namespaces,
@@ -68,7 +69,10 @@ def main() -> NoReturn:
         with contextlib.closing(network_lock.hold(group.tasks)) if job["hold_back"] else contextlib.nullcontext():
             criu_timers.count_expirations(group.pids())
             supervisor = HostPid(job["supervisor_pid"])
-            kernel_state.write(Path(job["images"]), kernel_reading.look(group.pids(), supervisor=supervisor))
+            dropped = in_flight.look(group.pids())
+            known = kernel_reading.look(group.pids(), supervisor=supervisor, orphans=dropped.waiting_clients)
+            kernel_state.write(Path(job["images"]), known)
+            report["notes"] = dropped.notes
             report |= _dump(job)
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}

@@ -54,6 +54,8 @@ _SETTLE_S = 60.0
 _LEAST_ROOM = 1 << 20
 """Bytes: a disk that has fewer left was full to whoever wrote much."""
 _POLL_S = 0.01
+_FIRST_WAIT_S = 0.05
+"""For data on its way to arrive; twice as long each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class DumpReport:
     closed: tuple[str, ...]
     """Connections that were closed by choice, in a line each."""
     notes: tuple[str, ...]
-    """What will be another after a restore, in a line each."""
+    """What will be another after a restore, or not be there, in a line each."""
 
 
 def dump(
@@ -94,7 +96,8 @@ def dump(
 
     Raises:
         BadInput: the directory can't be made. NoRoom: its disk is full.
-        Busy: the processes could not be stopped in time; or they have bytes to send, and this kernel can't hold packets back.
+        Busy: the processes could not be stopped in time; or data was on its way that can't be kept, whenever it was tried
+            within that time; or they have bytes to send, and this kernel can't hold packets back.
         Conflict: the workload has ended, or is being dumped.
         Unsupported: it holds what can't be dumped; nothing was touched.
         KybernateError: CRIU failed; the message says why. The tree is as it was, and no directory is left.
@@ -125,11 +128,8 @@ def dump(
                 freeze_timeout_s=freeze_timeout_s,
             )
             try:
-                closed = _close(tree, connections, freeze_timeout_s)
                 notes = would_change(tree, serious=False) + (would_change(tree, serious=True) if allow_changes else [])
-                if not job["hold_back"]:
-                    _refuse_unsent(tree, freeze_timeout_s)
-                report = _run_dumper(tree, job, partial, mark)
+                closed, report = _dump_when_calm(tree, job, partial, mark, connections)
                 _mend(tree, partial)
                 written = _write_record(tree, record, launched, partial, criu=criu, report=report)
                 _publish(partial, images_directory)
@@ -145,8 +145,35 @@ def dump(
         frozen_s=report["frozen_s"],
         criu_s=report["criu_s"],
         closed=tuple(closed),
-        notes=tuple(notes),
+        notes=(*notes, *report["notes"]),
     )
+
+
+def _dump_when_calm(
+    tree: Tree, job: dict[str, Any], partial: Path, mark: int, connections: Connections
+) -> tuple[list[str], dict[str, Any]]:
+    """Let it run for a moment, and try again, while data is on its way that can't be kept. Returns what was closed, too."""
+    timeout_s = job["freeze_timeout_s"]
+    deadline = time.monotonic() + timeout_s
+    wait_s, closed = _FIRST_WAIT_S, list[str]()
+    while True:
+        closed += _close(tree, connections, timeout_s)
+        if not job["hold_back"]:
+            _refuse_unsent(tree, timeout_s)
+        try:
+            return closed, _run_dumper(tree, job, partial, mark)
+        except _OnItsWay:
+            if time.monotonic() + wait_s > deadline:
+                raise
+        for path in partial.iterdir():
+            path.unlink()
+        tree.thaw()
+        time.sleep(wait_s)
+        wait_s *= 2
+
+
+class _OnItsWay(Busy):
+    """Data that CRIU can't keep."""
 
 
 def _close(tree: Tree, connections: Connections, freeze_timeout_s: float) -> list[str]:
@@ -395,6 +422,11 @@ def _failed(tree: Tree, partial: Path, otherwise: str) -> KybernateError:
             hint="make room there; it is as before",
         )
     why = criu_commands.sentence(partial / images.LOG) or " ".join(otherwise.split())[-400:]
+    if criu_commands.is_passing(partial / images.LOG):
+        return _OnItsWay(
+            f"workload {tree.name} can't be dumped now, it is as before: {why}",
+            hint="try again later, or pause it in RAM",
+        )
     return KybernateError(f"workload {tree.name} could not be dumped, it is as before: {why}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import socket
 import struct
 
 _SCHED_SETATTR, _SCHED_GETATTR, _IOPRIO_SET, _IOPRIO_GET = 314, 315, 251, 252
@@ -77,6 +78,11 @@ def set_timer(descriptor: int, *, value_ns: int, interval_ns: int, flags: int, t
     _checked(_libc.timerfd_settime(descriptor, flags, times, None))
     if ticks:
         fcntl.ioctl(descriptor, _SET_TICKS, ticks.to_bytes(8, "little"))
+
+
+def disconnect(sock: socket.socket) -> None:
+    """A connection ends as if the other end had reset it (connect(2) with AF_UNSPEC)."""
+    _checked(_libc.connect(sock.fileno(), socket.AF_UNSPEC.to_bytes(2, "little") + bytes(14), 16))
 
 
 def epoll_parameters(descriptor: int) -> bytes:

@@ -22,14 +22,17 @@ _REALTIME_CLOCKS = (0, 8)
 _ABSOLUTE = 1
 
 
-def look(pids: Iterable[HostPid], *, supervisor: HostPid) -> KernelState:
-    """Of these processes, beside what their supervisor has."""
+def look(pids: Iterable[HostPid], *, supervisor: HostPid, orphans: Iterable[tuple[HostPid, int]] = ()) -> KernelState:
+    """Of these processes, beside what their supervisor has. `orphans`: connections that are to be reset."""
     common = thread_state(supervisor)
     common_filter = core_dump_filter(supervisor)
     threads: dict[int, ThreadState] = {}
     filters: dict[int, int] = {}
     descriptors: list[DescriptorState] = []
     seen: set[int] = set()
+    for holder, descriptor in orphans:
+        if (known := _inside(holder)) is not None:
+            descriptors.append(DescriptorState(known, descriptor, orphan=True))
     for pid in pids:
         inside = _inside(pid)
         if inside is None:

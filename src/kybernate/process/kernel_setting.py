@@ -5,6 +5,7 @@ Run in a child of the supervisor.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -50,14 +51,15 @@ def set_again(state: KernelState) -> list[str]:
             Path(f"/proc/{pid}/coredump_filter").write_text(hex(bits))
         except OSError as e:
             failed.append(f"process {pid}: its filter of core dumps ({e.strerror})")
-    by_pid: dict[int, dict[int, DescriptorState]] = {}
+    by_pid: dict[int, dict[int, list[DescriptorState]]] = {}
     for descriptor in state.descriptors:
-        by_pid.setdefault(descriptor.pid, {})[descriptor.number] = descriptor
+        by_pid.setdefault(descriptor.pid, {}).setdefault(descriptor.number, []).append(descriptor)
     for pid, wanted in by_pid.items():
         done = set()
         for number, copy in copies(HostPid(pid), wanted):
             done.add(number)
-            failed += [f"process {pid}, descriptor {number}: {what}" for what in _descriptor(copy, wanted[number])]
+            for descriptor in wanted[number]:
+                failed += [f"process {pid}, descriptor {number}: {what}" for what in _descriptor(copy, descriptor)]
         failed += [f"process {pid}, descriptor {number}: can't be reached" for number in wanted if number not in done]
     return failed
 
@@ -98,6 +100,12 @@ def _numbers(processors: tuple[int, ...] | list[int]) -> str:
     return ", ".join(map(str, processors[:8])) + (", ..." if len(processors) > 8 else "")
 
 
+def _reset(copy: int) -> None:
+    """Whoever waits for an answer on it gets ECONNRESET."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(copy)) as held:
+        kernel_calls.disconnect(held)
+
+
 def _descriptor(copy: int, wanted: DescriptorState) -> Iterator[str]:
     if wanted.options:
         try:
@@ -105,6 +113,8 @@ def _descriptor(copy: int, wanted: DescriptorState) -> Iterator[str]:
                 yield from socket_options.apply(held, wanted.options)
         except OSError as e:
             yield f"is no socket ({e.strerror})"
+    if wanted.orphan:
+        _reset(copy)
     try:
         if (timer := wanted.timer) is not None:
             kernel_calls.set_timer(

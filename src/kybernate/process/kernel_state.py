@@ -66,6 +66,8 @@ class DescriptorState:
     timer: TimerState | None = None
     epoll: str | None = None
     """Of an epoll: its struct epoll_params, in hexadecimal."""
+    orphan: bool = False
+    """A connection whose other end nobody had accepted, and which is nowhere any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def _descriptor(raw: Mapping[str, Any]) -> DescriptorState:
         options={str(name): value if isinstance(value, str) else int(value) for name, value in raw["options"].items()},
         timer=None if timer is None else TimerState(**{name: int(timer[name]) for name in TimerState.__slots__}),
         epoll=None if epoll is None else bytes.fromhex(epoll).hex(),
+        orphan=bool(raw.get("orphan")),
     )
 
 
