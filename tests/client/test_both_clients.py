@@ -4,67 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import signal
-import socketserver
-import tempfile
-import threading
 from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.answering import AnsweringAgent, answering
 
 from kybernate.client import AsyncClient, Client
 from kybernate.model import api
 from kybernate.model.errors import AgentAway, NotFound
 from kybernate.model.types import Depth, TierName
 
-Asked = tuple[str, str, Any]
-"""Method, target, and what was said."""
-
-
-class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, _Handler)
-        self.asked: list[Asked] = []
-        self.answers: dict[str, bytes] = {}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-
-    def address_string(self) -> str:
-        return "somebody"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the base class
-        """Nothing."""
-
-    def _answer(self) -> None:
-        said = self.rfile.read(int(self.headers.get("content-length", "0")))
-        self.server.asked.append((self.command, self.path, json.loads(said) if said else None))
-        found = self.server.answers.get(self.path.partition("?")[0])
-        body = found if found is not None else b'{"code": "not_found", "message": "nobody knows that"}'
-        self.send_response(200 if found is not None else 404)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - named by the base class
-
 
 @pytest.fixture
-def server() -> Iterator[_Server]:
-    with tempfile.TemporaryDirectory(prefix="kyb-") as directory, _Server(f"{directory}/s") as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[AnsweringAgent]:
+    with answering() as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
 RUN = api.RunRequest(name="a", argv=["x"], directory="/")
@@ -132,8 +89,8 @@ async def awaited(client: AsyncClient, name: str, arguments: tuple[Any, ...], op
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_both_ask_the_same_and_raise_what_the_agent_raised(server: _Server, name: str) -> None:
-    path = Path(str(server.server_address))
+def test_both_ask_the_same_and_raise_what_the_agent_raised(server: AnsweringAgent, name: str) -> None:
+    path = server.socket_path
     with Client(path) as client:
         for arguments, options in CALLS[name]:
             with pytest.raises(NotFound, match="nobody knows that"):
@@ -156,7 +113,7 @@ def _drained(answer: Any) -> Iterator[Any]:
     return iter(answer) if inspect.isgenerator(answer) else iter(())
 
 
-def test_lists_are_handed_out_without_their_wrapping(server: _Server) -> None:
+def test_lists_are_handed_out_without_their_wrapping(server: AnsweringAgent) -> None:
     server.answers = {
         "/v1/workloads": b'{"workloads": []}',
         "/v1/jobs": b'{"jobs": [{"kind": "park", "seconds": 1, "subject": "a"}]}',
@@ -164,7 +121,7 @@ def test_lists_are_handed_out_without_their_wrapping(server: _Server) -> None:
         "/v1/store/verify": b'{"tiers": []}',
         "/v1/store/gc": b'{"tiers": [], "dry_run": true}',
     }
-    path = Path(str(server.server_address))
+    path = server.socket_path
     with Client(path) as client:
         assert [job.subject for job in client.jobs()] == ["a"]
         assert (client.workloads(), client.events(), client.verify(), client.collect()) == ([], [], [], [])
@@ -179,10 +136,10 @@ def test_lists_are_handed_out_without_their_wrapping(server: _Server) -> None:
     asyncio.run(ask())
 
 
-def test_streams_are_read_to_their_end(server: _Server) -> None:
+def test_streams_are_read_to_their_end(server: AnsweringAgent) -> None:
     events = b'event: gone\ndata: {"workload": "a"}\n\n: still here\n\nevent: of_tomorrow\ndata: {}\n\n'
     server.answers = {"/v1/stream": events, "/v1/workloads/a/logs": b"first\nsecond\n"}
-    path = Path(str(server.server_address))
+    path = server.socket_path
     with Client(path) as client:
         assert list(client.follow_node()) == [api.GoneView(workload="a")]
         assert b"".join(client.logs("a")) == b"first\nsecond\n"
