@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import gzip
 import random
+import sys
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
 
 import brotli
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.proxy.rig import Rig
 
 from kybernate.model.messages import Endpoint, Load
 from kybernate.proxy.codings import STEP, BadCoding, Decoder
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def raw_deflate(data: bytes) -> bytes:

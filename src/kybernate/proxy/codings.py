@@ -6,12 +6,17 @@ HTTP allows (8 MiB for zstd, 16 MiB for br). What can't be decoded here is refus
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 import brotli
-from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+else:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 STEP: Final = 1 << 20
 """Bytes that come out of one step: about a millisecond, in which nothing else is served."""
