@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.answering import AnsweringAgent, answering
+from tests.cli.views import workload
 
 from kybernate.cli.commands.looking import COLUMNS, event_line, events, explain, header, logs, ps, row
 from kybernate.cli.common import Common
@@ -44,20 +45,6 @@ NODE = NodeView(
 
 def node(**given: Any) -> NodeView:
     return NODE.model_copy(update=given)
-
-
-def workload(name: str = "a", **given: Any) -> WorkloadView:
-    defaults: dict[str, Any] = {
-        "state": WorkloadState.RUNNING,
-        "reason": "",
-        "since": time.time() - 65,
-        "backend": Backend.BROKER,
-        "last_use": 0.0,
-        "argv": ["python", "serve.py"],
-        "resident_bytes": 3 * GIB,
-        "tier": "vram",
-    }
-    return WorkloadView(name=name, **(defaults | given))
 
 
 def cells(one: WorkloadView, **given: Any) -> dict[str, str]:

@@ -6,6 +6,7 @@ which what failed is an error with its workload; the exit status is that of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def order(
                 status = status or answer.exit_status
                 answers.append({"workload": name, **_plain(answer)})
                 if not common.json:
-                    say(f"kybernate: {answer}" if name in answer.message else f"kybernate: {name}: {answer}")
+                    say(f"kybernate: {answer}" if _names(answer.message, name) else f"kybernate: {name}: {answer}")
             else:
                 answers.append(answer)
                 if not common.json:
@@ -100,6 +101,11 @@ def _answers(
         return
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         yield from zip(names, pool.map(one, names), strict=True)
+
+
+def _names(text: str, name: str) -> bool:
+    """As a word of its own: a short name is a part of many."""
+    return re.search(rf"(?<![a-z0-9-]){re.escape(name)}(?![a-z0-9-])", text) is not None
 
 
 def _plain(error: KybernateError) -> dict[str, str | None]:
