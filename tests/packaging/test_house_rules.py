@@ -38,23 +38,12 @@ KNOWN: dict[str, set[str]] = {
         "agent.wiring",
     },
     "methods": {
-        "agent.serving.controller.Controller",
-        "agent.serving.leases.Gates",
-        "agent.serving.serving.Serving",
         "benchmarks.agent.OwnAgent",
     },
     "parameters": {
-        "agent.serving.controller.Controller",
-        "agent.serving.effects.Effects",
-        "agent.serving.periodic.Housekeeping",
-        "agent.serving.serving.Serving",
         "benchmarks.agent.OwnAgent",
     },
     "attributes": {
-        "agent.serving.controller.Controller.configure: self._notes.served",
-        "agent.serving.controller.Controller.configure: self._notes.settings",
-        "agent.serving.serving.Serving.__init__: self.controller.housekeeping.pardoned",
-        "agent.serving.serving.Serving.__init__: self.gates.changed",
         "cli.commands.agent._wait_ready: error.exit_status",
         "client.calls.error_of: error.code",
         "client.calls.error_of: error.exit_status",

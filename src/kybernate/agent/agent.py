@@ -166,14 +166,20 @@ class _Agent:
         async with asyncio.TaskGroup() as group:
             tasks = self._tasks = Tasks(group, events=self._events, clock=self._base.clock)
             parts = self._parts = wire(
-                self._base, side, tasks, file=self._file, node=self.node_view, links=lambda: self._links
+                self._base,
+                side,
+                tasks,
+                began_with=self._served.settings.agent,
+                file=self._file,
+                node=self.node_view,
+                links=lambda: self._links,
             )
             self._serve_allocations(parts)
             for line in await parts.recovery.run(self._base.records.load()):
                 self._say(line)
             parts.history.settle(self._ledger.entries().values())
-            await parts.serving.start(self._served)
-            for line in parts.serving.advice():
+            await parts.serving.life.begin(self._served)
+            for line in parts.serving.views.advice():
                 self._say(f"look at {line}")
             runners = await self._answer(Api(ApiSide(self._base, parts, node=self)))
             tasks.keep(parts.tier_maintenance.run, name="tiers")
@@ -191,7 +197,7 @@ class _Agent:
             self._say(f"going down; {self._what_becomes()}")
             # No new client finds it, those connected are answered.
             self._state.socket.unlink(missing_ok=True)
-            await parts.serving.end()
+            await parts.serving.life.end()
             await parts.workloads.drain()
             if self._reception is not None:
                 await self._reception.stop()
@@ -210,9 +216,9 @@ class _Agent:
 
     async def _become_ready(self) -> None:
         """Say so once every address answers."""
-        await self._parts.serving.processes.wait_listening()
+        await self._parts.serving.activator.wait_listening()
         self._ready = True
-        address = self._parts.serving.processes.address
+        address = self._parts.serving.activator.address
         places = [str(self._state.socket)]
         places += [] if self._door is None else [self._door.url]
         places += [] if address is None else [f"{address.listen} (models)"]
@@ -225,7 +231,7 @@ class _Agent:
             ledger=self._ledger,
             starts=self._base.starts,
             directory=self._state.workloads,
-            stop=self._parts.serving.stop,
+            stop=self._parts.serving.orders.stop,
             grace_s=grace_s,
         )
         self._all_stopped = True
@@ -240,8 +246,8 @@ class _Agent:
         async def reload() -> None:
             self._manager.reloading()
             try:
-                await self._parts.serving.reload()
-                await self._parts.serving.processes.wait_listening()
+                await self._parts.serving.file.reload()
+                await self._parts.serving.activator.wait_listening()
             except KybernateError as e:
                 self._say(f"not reloaded, nothing was changed: {e}")
             finally:
@@ -270,7 +276,7 @@ class _Agent:
             token_file=None if self._door is None else str(self._door.token.path),
             state=self._state_room.view(),
             tasks=self._tasks.views(),
-            workers_missing=serving.processes.missing(),
+            workers_missing=serving.activator.missing(),
         )
 
     async def ask_tiers(self) -> None:
@@ -280,7 +286,7 @@ class _Agent:
             await asyncio.wait_for(asking, _ASK_S)
 
     def metrics(self) -> bytes:
-        return self._parts.metrics.text() + workers_text(self._parts.serving.places.metrics)
+        return self._parts.metrics.text() + workers_text(self._parts.serving.activator.metrics_directory)
 
     # -- start-up ------------------------------------------------------------------------------------------------
 

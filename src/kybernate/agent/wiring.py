@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kybernate.agent.gear import Gear, GpuGear
 from kybernate.agent.metrics import Metrics
 from kybernate.agent.orders.clones import Clones
 from kybernate.agent.orders.external import ExternalSwitching
@@ -29,9 +28,12 @@ from kybernate.agent.records.history import History
 from kybernate.agent.records.jobs import Jobs
 from kybernate.agent.records.ledger import Ledger, Observer
 from kybernate.agent.records.ledger_rows import Records
+from kybernate.agent.serving.configuration import CurrentConfiguration
 from kybernate.agent.serving.metrics import ServingCollector
+from kybernate.agent.serving.policy_start import ActiveVictimPolicy
+from kybernate.agent.serving.pool_content import PoolContent
 from kybernate.agent.serving.serving import Serving
-from kybernate.agent.serving.views import serving_view
+from kybernate.agent.serving.vram_access import VramAccess
 from kybernate.agent.startup import Hardware, open_hardware
 from kybernate.agent.switching.failure_recovery import FailureRecovery
 from kybernate.agent.switching.gate import RequestGate
@@ -61,6 +63,7 @@ from kybernate.agent.vram.victims import VictimPolicy
 from kybernate.agent.vram.vram import Books, Vram
 from kybernate.agent.vram.vram_leaks import VramLeaks
 from kybernate.agent.vram.waiting import Waiting
+from kybernate.agent.wiring_serving import AgentParts, Early, Rooms, wire_serving
 from kybernate.agent.workloads.ending import EndHooks, Ending
 from kybernate.agent.workloads.external import ExternalWatcher
 from kybernate.agent.workloads.launching import Launcher
@@ -238,12 +241,14 @@ def wire(
     side: GpuSide,
     tasks: Tasks,
     *,
+    began_with: AgentSettings,
     file: Path | None,
     node: Callable[[], NodeView],
     links: Callable[[], list[LinkView]],
 ) -> Parts:
     """
     Args:
+        began_with: what the file says of the agent itself, without the command line.
         file: what the settings were read from.
         node: for the metrics, once somebody asks.
         links: how fast the GPUs' links are, as far as it is known yet.
@@ -251,6 +256,7 @@ def wire(
     serving: Serving
     ending: Ending
     ledger, clock, gpu = base.ledger, base.clock, side.runtime
+    early = Early(CurrentConfiguration(), ActiveVictimPolicy())
     processes = _wire_processes(base, side, tasks, on_ended=lambda name, tree: ending.ended(name, tree))
     workloads = processes.workloads
     tiers = _wire_tiers(
@@ -258,10 +264,10 @@ def wire(
         side,
         tasks,
         processes,
-        keeps_in_ram=lambda name: serving.keeps_in_ram(name),
-        port_of=lambda name: serving.port_of(name),
+        keeps_in_ram=early.current.keeps_in_ram,
+        port_of=early.current.port_of,
     )
-    switches = _wire_switches(base, side, processes, tiers, gate=lambda: serving, policy=lambda: serving.victim_policy)
+    switches = _wire_switches(base, side, processes, tiers, gate=lambda: serving.gate, policy=early.victim_policy)
     switching, admission = switches.switching, switches.admission
 
     def forget_vram(name: WorkloadName) -> None:
@@ -301,32 +307,26 @@ def wire(
         catalog=catalog,
         image_restore=tiers.image_restore,
     )
-    gear = Gear(
-        settings=base.settings,
-        state=base.state,
-        ledger=ledger,
-        events=base.events,
-        clock=clock,
-        gpu=None if gpu is None else GpuGear(gpu.gpus, gpu.engine, admission, side.vram),
-        stores=base.stores,
-        jobs=base.jobs,
-        starts=base.starts,
-        starting=processes.starting,
-        ending=ending,
-        tiering=switches.tiering,
-        workloads=workloads,
-        clones=clones,
-    )
-    serving = Serving(
-        gear=gear,
-        workloads=workloads,
-        switching=switching,
-        library=catalog,
-        images=images,
-        pool_eviction=tiers.pool_eviction,
-        database=base.database,
-        tasks=tasks,
-        pool=None if side.hardware is None else side.hardware.pool,
+    serving = _wire_serving(
+        base,
+        tasks,
+        early,
+        rooms=Rooms(
+            workloads=workloads,
+            run=processes.starting.run,
+            stop=ending.stop,
+            switches=switching,
+            catalog=catalog,
+            images=images,
+            clones=clones,
+            find_snapshot=lambda name: base.stores.find(name, one=True),
+            demoter=tiers.pool_eviction,
+            vram=VramAccess(
+                gpus=() if gpu is None else [each.uuid for each in gpu.gpus], vram=side.vram, admission=admission
+            ),
+            pool=_pool_content(side, switches.tiering),
+        ),
+        began_with=began_with,
         file=file,
     )
     views = WorkloadViews(workloads=workloads, gpu=gpu, jobs=base.jobs, resident_bytes=side.vram.held)
@@ -336,7 +336,7 @@ def wire(
         links=links,
         jobs=base.jobs.views,
     )
-    metrics.register(ServingCollector(lambda: serving_view(serving, clock())))
+    metrics.register(ServingCollector(lambda: serving.views.view(clock())))
     history = History(
         database=base.database,
         clock=clock,
@@ -356,7 +356,7 @@ def wire(
         base.records.write,
         history.changed,  # before the metrics, which forget a removed workload: its last interval counts
         metrics.changed,
-        serving.changed,  # last: it decides by all of the above
+        serving.on_changed,  # last: it decides by all of the above
     )
     ledger.observed_by(observers)
     return Parts(
@@ -609,6 +609,35 @@ def _wire_switches(
         bring_back=switching.bring_back,
     )
     return _Switches(waiting, admission, auto_resumes, tiering, switching)
+
+
+def _wire_serving(
+    base: Foundation,
+    tasks: Tasks,
+    early: Early,
+    *,
+    rooms: Rooms,
+    began_with: AgentSettings,
+    file: Path | None,
+) -> Serving:
+    parts = AgentParts(
+        settings=base.settings,
+        directory=base.state,
+        database=base.database,
+        ledger=base.ledger,
+        events=base.events,
+        starts=base.starts,
+        jobs=base.jobs,
+        tasks=tasks,
+        clock=base.clock,
+    )
+    return wire_serving(parts, early, rooms, began_with=began_with, file=file)
+
+
+def _pool_content(side: GpuSide, tiering: Tiering) -> PoolContent | None:
+    if side.hardware is None or side.runtime is None:
+        return None
+    return PoolContent(pool=side.hardware.pool, engine=side.runtime.engine, tiering=tiering)
 
 
 def _vram_leaks(base: Foundation, side: GpuSide, tasks: Tasks, workloads: Workloads) -> VramLeaks | None:

@@ -12,9 +12,10 @@ from tests.agent.building import GPU, NOW, OTHER_GPU, A, changed, entry, paused
 from tests.agent.serving.building import job, model
 
 from kybernate.agent.records.ledger import ARBITER, RECOVERY, USER, Entry
-from kybernate.agent.serving.build_state import Acting, Seen, bytes_of, member_of, phase_of, wanted, work_left
+from kybernate.agent.serving.build_state import Seen, bytes_of, member_of, phase_of, wanted, work_left
+from kybernate.agent.serving.controller_state import Acting
 from kybernate.agent.serving.worker_load import Demand
-from kybernate.agent.serving.workload_stats import Memory
+from kybernate.agent.serving.workload_stats import Stats
 from kybernate.model.types import GIB, Class, GpuUuid, TierName, WorkloadState
 from kybernate.policy.costs import Costs, Direction
 from kybernate.policy.node_state import Member, Phase
@@ -64,14 +65,14 @@ def test_where_it_is(what: Seen, phase: Phase) -> None:
 # -- bytes ---------------------------------------------------------------------------------------------------------------
 
 HELD: Mapping[GpuUuid, int] = {GPU: 4 * GIB}
-NEEDS = Memory(needs={GPU: 20 * GIB, GpuUuid("GPU-sold"): GIB})
+NEEDS = Stats(needs={GPU: 20 * GIB, GpuUuid("GPU-sold"): GIB})
 
 
 @pytest.mark.parametrize(
     ("what", "phase", "sizes"),
     [
         pytest.param(seen(entry(), resident=HELD), Phase.RESIDENT, HELD, id="what it holds"),
-        pytest.param(seen(entry(), resident=HELD, memory=NEEDS), Phase.LEAVING, HELD, id="what it still holds"),
+        pytest.param(seen(entry(), resident=HELD, stats=NEEDS), Phase.LEAVING, HELD, id="what it still holds"),
         pytest.param(seen(paused(gib=10)), Phase.AWAY, {GPU: 10 * GIB}, id="what it gave up"),
         pytest.param(
             seen(paused(gib=10), wanted={GPU: GIB, OTHER_GPU: 2 * GIB}),
@@ -80,25 +81,25 @@ NEEDS = Memory(needs={GPU: 20 * GIB, GpuUuid("GPU-sold"): GIB})
             id="and what it asked for in vain",
         ),
         pytest.param(
-            seen(paused(gib=10), short={GPU: 12 * GIB}), Phase.AWAY, {GPU: 12 * GIB}, id="more, where that was too little"
+            seen(paused(gib=10), shortage={GPU: 12 * GIB}), Phase.AWAY, {GPU: 12 * GIB}, id="more, where that was too little"
         ),
         pytest.param(
-            seen(memory=NEEDS, hinted={GPU: 50 * GIB}), Phase.ABSENT, {GPU: 20 * GIB}, id="what it held last, not the hint"
+            seen(stats=NEEDS, hinted={GPU: 50 * GIB}), Phase.ABSENT, {GPU: 20 * GIB}, id="what it held last, not the hint"
         ),
         pytest.param(seen(hinted={GPU: 50 * GIB}), Phase.ABSENT, {GPU: 50 * GIB}, id="the hint, where nobody knows better"),
         pytest.param(
-            seen(memory=Memory(needs={GpuUuid("GPU-sold"): GIB}), hinted={GPU: 5}), Phase.ABSENT, {GPU: 5},
+            seen(stats=Stats(needs={GpuUuid("GPU-sold"): GIB}), hinted={GPU: 5}), Phase.ABSENT, {GPU: 5},
             id="what it held on a GPU that is gone says nothing",
         ),
         pytest.param(seen(), Phase.ABSENT, {}, id="nobody knows"),
         pytest.param(
-            seen(entry(state=S.STARTING), resident={GPU: 25 * GIB}, memory=NEEDS), Phase.COMING, {GPU: 25 * GIB},
+            seen(entry(state=S.STARTING), resident={GPU: 25 * GIB}, stats=NEEDS), Phase.COMING, {GPU: 25 * GIB},
             id="one that grows beyond what it held last",
         ),
         pytest.param(
-            seen(paused(gib=10), said={GPU: 30 * GIB}), Phase.AWAY, {GPU: 30 * GIB}, id="what is kept for it counts, if more"
+            seen(paused(gib=10), reserved={GPU: 30 * GIB}), Phase.AWAY, {GPU: 30 * GIB}, id="what is kept for it counts, if more"
         ),
-        pytest.param(seen(entry(), resident=HELD, said={GPU: 30 * GIB}), Phase.LEAVING, HELD, id="but not while it leaves"),
+        pytest.param(seen(entry(), resident=HELD, reserved={GPU: 30 * GIB}), Phase.LEAVING, HELD, id="but not while it leaves"),
     ],
 )  # fmt: skip
 def test_how_much_it_holds_or_needs(what: Seen, phase: Phase, sizes: Mapping[GpuUuid, int]) -> None:
@@ -117,16 +118,14 @@ BY_NIGHT = parse_schedule(["22:00-06:00"], zone="UTC")
         pytest.param(seen(served=model()), True, False, id="a model waits for a request"),
         pytest.param(seen(served=model(eager=True), never_ready=True), True, True, id="an eager one doesn't"),
         pytest.param(seen(served=model(eager=True)), True, False, id="but only once"),
-        pytest.param(seen(served=model(), asked_for=True), True, True, id="a person ordered it"),
+        pytest.param(seen(served=model(), requested=True), True, True, id="a person ordered it"),
         pytest.param(
-            seen(served=model(eager=True), never_ready=True, held=True), True, False, id="a person stopped it"
+            seen(served=model(eager=True), never_ready=True, stopped=True), True, False, id="a person stopped it"
         ),
-        pytest.param(seen(served=job(), held=True, asked_for=True), True, True, id="the later order counts"),
+        pytest.param(seen(served=job(), stopped=True, requested=True), True, True, id="the later order counts"),
         pytest.param(seen(served=job()), True, True, id="a job has work"),
-        pytest.param(
-            seen(served=job(), memory=Memory(done=True, fingerprint="f")), True, False, id="a job that is done"
-        ),
-        pytest.param(seen(served=job(), memory=Memory(done=True, fingerprint="g")), True, True, id="another program"),
+        pytest.param(seen(served=job(), stats=Stats(done=True, fingerprint="f")), True, False, id="a job that is done"),
+        pytest.param(seen(served=job(), stats=Stats(done=True, fingerprint="g")), True, True, id="another program"),
         pytest.param(seen(served=job(schedule=BY_NIGHT)), True, False, id="outside its hours"),
         pytest.param(seen(entry()), True, True, id="somebody's workload that runs goes on"),
         pytest.param(seen(entry(state=S.EXITED)), True, False, id="one that ended doesn't come back"),
@@ -144,15 +143,15 @@ def test_a_job_outside_its_hours_says_when_it_will_be_wanted() -> None:
     what = seen(served=job(schedule=BY_NIGHT))
     assert member(what, now=MONDAY_NOON).wanted_at == MONDAY_NOON + 10 * 3600
     assert member(what, now=MONDAY_NOON + 11 * 3600).wanted_at is None, "it is now"
-    done = seen(served=job(schedule=BY_NIGHT), memory=Memory(done=True, fingerprint="f"))
+    done = seen(served=job(schedule=BY_NIGHT), stats=Stats(done=True, fingerprint="f"))
     assert member(done, now=MONDAY_NOON).wanted_at is None
     assert member(seen(served=model()), now=MONDAY_NOON).wanted_at is None
 
 
 def test_a_job_that_lives_has_work_whatever_is_remembered_of_it() -> None:
-    done = Memory(done=True, fingerprint="f")
-    assert work_left(seen(entry(), job(), memory=done))
-    assert not work_left(seen(entry(state=S.EXITED), job(), memory=done))
+    done = Stats(done=True, fingerprint="f")
+    assert work_left(seen(entry(), job(), stats=done))
+    assert not work_left(seen(entry(state=S.EXITED), job(), stats=done))
 
 
 # -- whether it may be touched -------------------------------------------------------------------------------------------
@@ -183,12 +182,12 @@ def test_who_may_be_paused_now_or_soon(what: Seen, *, pausable: bool, settling: 
         pytest.param(seen(entry()), False, id="one that runs"),
         pytest.param(seen(entry(external=True)), True, id="not ours"),
         pytest.param(seen(paused(paused_by=USER)), True, id="a person paused it"),
-        pytest.param(seen(paused(paused_by=USER), asked_for=True), False, id="and then ordered its resume"),
+        pytest.param(seen(paused(paused_by=USER), requested=True), False, id="and then ordered its resume"),
         pytest.param(seen(paused(paused_by=RECOVERY)), True, id="its recovery is tried by itself"),
         pytest.param(seen(paused(paused_by=ARBITER)), False, id="the arbiter paused it"),
         pytest.param(seen(paused(paused_by=ARBITER), back_off_until=NOW + 1), True, id="it failed to come lately"),
-        pytest.param(seen(served=model(), held=True), True, id="a person stopped it"),
-        pytest.param(seen(entry(), model(), held=True), False, id="what runs isn't held"),
+        pytest.param(seen(served=model(), stopped=True), True, id="a person stopped it"),
+        pytest.param(seen(entry(), model(), stopped=True), False, id="what runs isn't held"),
         pytest.param(seen(entry(state=S.LOST), model(cold_start=False)), True, id="lost, and not to be started anew"),
         pytest.param(seen(entry(state=S.LOST), model(cold_start=True)), False, id="lost, and started anew"),
         pytest.param(seen(), False, id="never started"),
@@ -227,7 +226,7 @@ def test_since_when_is_the_actions_word_before_the_ledgers() -> None:
 
 
 def test_its_tier_is_said_only_while_it_is_away() -> None:
-    assert member(seen(paused(tier=TierName.NVME), staged=True)).tier is TierName.NVME
+    assert member(seen(paused(tier=TierName.NVME), prefetched=True)).tier is TierName.NVME
     assert member(seen(changed(entry(), tier=TierName.NVME))).tier is None
 
 

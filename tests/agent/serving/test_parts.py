@@ -16,11 +16,11 @@ from kybernate.agent.records.ledger import ARBITER, Entry
 from kybernate.agent.serving.address import answered_hosts
 from kybernate.agent.serving.build_state import Seen, member_of
 from kybernate.agent.serving.dryrun import rehearse
-from kybernate.agent.serving.gpu_usage import Accounts, Holding
+from kybernate.agent.serving.gpu_usage import GpuUsage, Resident
 from kybernate.agent.serving.keys import load_keys
 from kybernate.agent.serving.running import run_request
-from kybernate.agent.serving.worker_load import Loads, shares
-from kybernate.agent.serving.workload_stats import Memories
+from kybernate.agent.serving.worker_load import WorkerLoads, shares
+from kybernate.agent.serving.workload_stats import WorkloadStats
 from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput
 from kybernate.model.messages import Load
@@ -42,27 +42,27 @@ def load(*, waiting: int = 0, in_flight: int = 0, begun: int = 0, ended: int = 0
 
 
 def test_loads_of_two_workers_add_up() -> None:
-    loads = Loads()
-    loads.heard(1, load(waiting=2, begun=2, oldest=3.0), now=100.0)
-    loads.heard(2, load(in_flight=1, waiting=1, begun=2, oldest=1.0), now=100.0)
-    demand = loads.of(A, 101.0)
+    loads = WorkerLoads()
+    loads.update(1, load(waiting=2, begun=2, oldest=3.0), now=100.0)
+    loads.update(2, load(in_flight=1, waiting=1, begun=2, oldest=1.0), now=100.0)
+    demand = loads.demand(A, 101.0)
     assert (demand.waiting, demand.in_flight, demand.begun, demand.oldest_wait) == (3, 1, 4, 97.0)
-    loads.heard(1, load(begun=5, ended=5), now=102.0)
-    loads.gone(2)
-    demand = loads.of(A, 110.0)
+    loads.update(1, load(begun=5, ended=5), now=102.0)
+    loads.on_disconnected(2)
+    demand = loads.demand(A, 110.0)
     assert (demand.waiting, demand.in_flight, demand.begun, demand.ended, demand.last_use) == (0, 0, 7, 5, 102.0)
     assert loads.arrivals() == ((102.0, A),) * 3, "what was counted before the first word is no arrival of now"
 
 
 def test_streams_that_are_only_open_are_no_use() -> None:
-    loads = Loads()
-    loads.heard(1, load(in_flight=1, begun=1), now=100.0)
-    loads.heard(1, dataclasses.replace(load(in_flight=1, begun=1), still=1), now=220.0)
-    demand = loads.of(A, 300.0)
+    loads = WorkerLoads()
+    loads.update(1, load(in_flight=1, begun=1), now=100.0)
+    loads.update(1, dataclasses.replace(load(in_flight=1, begun=1), still=1), now=220.0)
+    demand = loads.demand(A, 300.0)
     assert (demand.in_flight, demand.last_use) == (0, 100.0)
     assert loads.by_worker(A)[1].in_flight == 1, "it is sent to the model all the same"
-    loads.heard(1, load(in_flight=1, begun=1), now=310.0)
-    assert (loads.of(A, 320.0).in_flight, loads.of(A, 320.0).last_use) == (1, 320.0)
+    loads.update(1, load(in_flight=1, begun=1), now=310.0)
+    assert (loads.demand(A, 320.0).in_flight, loads.demand(A, 320.0).last_use) == (1, 320.0)
 
 
 @given(
@@ -284,20 +284,20 @@ def test_time_with_vram_is_counted_and_carried_on(tmp_path: Path) -> None:
     database = Database(tmp_path / "db")
     database.open()
     try:
-        memories = Memories(database)
-        accounts = Accounts(memories)
-        running = [Holding(name=A, klass="batch", resident=10, busy=True)]
-        accounts.tick(running, 100.0)
-        accounts.tick([Holding(name=A, klass="batch", resident=20, busy=False)], 103.0)
-        accounts.tick([], 105.0)
-        accounts.tick([], 500.0)
-        usage = accounts.usage(A)
-        assert (usage.resident_s, usage.busy_s, usage.byte_s) == (5.0, 3.0, 30.0 + 40.0)
-        accounts.tick(running, 600.0)
-        accounts.write(601.0)
-        again = Memories(database)
+        stats = WorkloadStats(database)
+        usage = GpuUsage(stats)
+        running = [Resident(name=A, klass="batch", bytes=10, busy=True)]
+        usage.tick(running, 100.0)
+        usage.tick([Resident(name=A, klass="batch", bytes=20, busy=False)], 103.0)
+        usage.tick([], 105.0)
+        usage.tick([], 500.0)
+        counted = usage.usage(A)
+        assert (counted.resident_s, counted.busy_s, counted.byte_s) == (5.0, 3.0, 30.0 + 40.0)
+        usage.tick(running, 600.0)
+        usage.write(601.0)
+        again = WorkloadStats(database)
         again.load()
-        later = Accounts(again)
+        later = GpuUsage(again)
         later.tick(running, 611.0)
         assert later.usage(A).resident_s == 5.0 + 10.0, "no agent counted for ten seconds, and it held its VRAM"
         assert later.by_class()["batch"].resident_s == 15.0
@@ -324,19 +324,19 @@ def test_a_job_that_was_paused_in_an_allocation_needs_back_what_it_asked_for_too
 
     assert needs(away) == 40 * GIB
     assert needs(away, wanted={gpu: 10 * GIB}) == 50 * GIB
-    assert needs(away, wanted={gpu: 10 * GIB}, said={gpu: 70 * GIB}) == 70 * GIB
+    assert needs(away, wanted={gpu: 10 * GIB}, reserved={gpu: 70 * GIB}) == 70 * GIB
     runs = dataclasses.replace(away, state=WorkloadState.RUNNING, evicted={})
-    assert needs(runs, resident={gpu: 30 * GIB}, said={gpu: 70 * GIB}) == 70 * GIB
+    assert needs(runs, resident={gpu: 30 * GIB}, reserved={gpu: 70 * GIB}) == 70 * GIB
 
 
 def test_what_a_person_stopped_is_neither_wanted_nor_brought() -> None:
     name = WorkloadName("j")
     served = served_of(parse("jobs: {j: {command: 'true'}}", origin="here"))[name]
     for held in (False, True):
-        seen = Seen(name=name, entry=None, served=served, held=held)
+        seen = Seen(name=name, entry=None, served=served, stopped=held)
         member = member_of(seen, costs=Costs(), gpus=[], auto_resume=True, now=0.0)
         assert (member.wanted, member.pinned) == (not held, held)
     asked = member_of(
-        dataclasses.replace(seen, held=False, asked_for=True), costs=Costs(), gpus=[], auto_resume=True, now=0.0
+        dataclasses.replace(seen, stopped=False, requested=True), costs=Costs(), gpus=[], auto_resume=True, now=0.0
     )
     assert (asked.wanted, asked.pinned) == (True, False)

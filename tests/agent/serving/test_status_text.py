@@ -12,7 +12,7 @@ from tests.agent.serving.building import job, model
 
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.serving.status_text import Failed, again_at, failing, standing, unstarted
-from kybernate.agent.serving.workload_stats import Memory
+from kybernate.agent.serving.workload_stats import Stats
 from kybernate.model.types import EndedBy, WorkloadName, WorkloadState
 from kybernate.policy.schedule import parse_schedule
 from kybernate.settings.specs import Served
@@ -39,7 +39,7 @@ def ended(**given: Any) -> Entry:
 
 def said(served: Served, one: Entry | None, **given: Any) -> str:
     defaults: dict[str, Any] = {
-        "memory": Memory(fingerprint="f"),
+        "stats": Stats(fingerprint="f"),
         "planned": "",
         "refused": "",
         "failed": None,
@@ -117,7 +117,7 @@ def test_who_is_failing(one: Entry | None, failed: Failed | None, *, is_failing:
 )
 def test_when_it_starts_again(until: float, when: float | None, *, done: bool) -> None:
     failed = Failed(NOON - 1, "no", until=until)
-    assert again_at(None, memory=Memory(done=done), failed=failed, now=NOON) == when
+    assert again_at(None, stats=Stats(done=done), failed=failed, now=NOON) == when
 
 
 # -- what the policy and the workers say ---------------------------------------------------------------------------------
@@ -141,11 +141,11 @@ def test_what_the_policy_says_comes_before_what_requests_are_answered() -> None:
     ],
 )
 def test_a_job_that_is_done_says_how_it_ended_and_how_it_is_run_again(one: Entry | None, how: str) -> None:
-    assert said(job(), one, memory=Memory(fingerprint="f", done=True)) == f"{how}; `kybernate start j` runs it again"
+    assert said(job(), one, stats=Stats(fingerprint="f", done=True)) == f"{how}; `kybernate start j` runs it again"
 
 
 def test_a_job_whose_program_was_changed_is_not_done() -> None:
-    assert said(job(), None, memory=Memory(fingerprint="another", done=True)) == ""
+    assert said(job(), None, stats=Stats(fingerprint="another", done=True)) == ""
 
 
 @pytest.mark.parametrize(

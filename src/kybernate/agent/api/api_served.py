@@ -10,11 +10,8 @@ from aiohttp import web
 
 from kybernate.agent.api import http
 from kybernate.agent.api.routes import route
-from kybernate.agent.serving.plans import plan_view
 from kybernate.agent.serving.serving import Serving
-from kybernate.agent.serving.views import serving_view
 from kybernate.model.api_serving import PlanRequest, PlanView, ReloadView, ServedView, ServingView
-from kybernate.model.errors import NotFound
 from kybernate.model.types import WorkloadName
 
 
@@ -36,7 +33,7 @@ class ServedApi:
         answer=ServingView,
     )
     async def show_serving(self, request: web.Request) -> web.Response:
-        return http.answer(serving_view(self._agent.serving, self._agent.clock(), caller=http.caller(request)))
+        return http.answer(self._agent.serving.views.view(self._agent.clock(), caller=http.caller(request)))
 
     @route(
         "POST",
@@ -50,11 +47,8 @@ class ServedApi:
         serving = self._agent.serving
         names = [WorkloadName(name) for name in wanted.models]
         for name in names:
-            if name not in serving.controller.served:
-                raise NotFound(f"no model or job is called {name!r}", hint="`kybernate models` lists them")
-        picture, plan, refused = serving.controller.preview(names)
-        policy = serving.settings.serving.policy
-        return http.answer(plan_view(picture, plan, policy=policy, asked=names, refused=refused))
+            serving.orders.require(name)
+        return http.answer(serving.views.plan(names))
 
     @route(
         "POST",
@@ -66,8 +60,8 @@ class ServedApi:
         http.caller(request).require_owner(os.geteuid(), "what the configuration names")
         name = http.name_of(request)
         serving = self._agent.serving
-        serving.begin(name)
-        view = serving_view(serving, self._agent.clock(), caller=http.caller(request))
+        serving.orders.begin(name)
+        view = serving.views.view(self._agent.clock(), caller=http.caller(request))
         return http.answer(next(each for each in view.served if each.name == name))
 
     @route(
@@ -78,4 +72,4 @@ class ServedApi:
     )
     async def reload(self, request: web.Request) -> web.Response:
         http.caller(request).require_owner(os.geteuid(), "the agent")
-        return http.answer(await self._agent.serving.reload())
+        return http.answer(await self._agent.serving.file.reload())

@@ -21,8 +21,6 @@ from kybernate.agent.orders.tiering import Tiering
 from kybernate.agent.records.events import Events
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.serving.serving import Serving
-from kybernate.agent.serving.status_text import unstarted
-from kybernate.agent.serving.views import reason
 from kybernate.agent.tiers.capture import DumpOptions
 from kybernate.agent.workloads import logs
 from kybernate.agent.workloads.ending import Ending
@@ -158,12 +156,12 @@ class WorkloadsApi:
     @route("POST", f"{_ONE}/stop", "End it", body=StopRequest, answer=StoppedView)
     async def stop(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, StopRequest)
-        serving, name = self._agent.serving, http.name_of(request)
-        if self._agent.ledger.get(name) is None and name in serving.controller.served:
+        orders, name = self._agent.serving.orders, http.name_of(request)
+        if orders.is_unstarted(name):
             http.caller(request).require_owner(os.geteuid(), "what the configuration names")
         else:
             name = self._access.own(request)
-        return http.answer(await serving.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
+        return http.answer(await orders.stop(name, grace_s=wanted.grace_s, remove=wanted.remove))
 
     @route(
         "GET",
@@ -213,15 +211,10 @@ class WorkloadsApi:
 
     @route("GET", f"{_ONE}/explain", "Why it is in its state", answer=ExplainView)
     async def explain(self, request: web.Request) -> web.Response:
-        serving, now = self._agent.serving, self._agent.clock()
-        name = http.name_of(request)
-        served = serving.controller.served.get(name)
-        if served is not None and self._agent.ledger.get(name) is None:
-            why = reason(serving, name, None, now, caller=http.caller(request))
-            refusal = serving.gates.refusal(name)
-            for_good = refusal is not None and refusal.retry_after_s is None
-            return http.answer(unstarted(name, served, why, for_good=for_good))
-        entry, caller = self._access.entry(request), http.caller(request)
+        served, now, caller = self._agent.serving.views.served, self._agent.clock(), http.caller(request)
+        if (unstarted := served.explain_unstarted(http.name_of(request), now, caller)) is not None:
+            return http.answer(unstarted)
+        entry = self._access.entry(request)
         events = await self._agent.events.last(_EXPLAIN_EVENTS, workload=entry.name)
         view = self._agent.workload_views.of(entry)
         return http.answer(
@@ -231,12 +224,8 @@ class WorkloadsApi:
                 resident_bytes=view.resident_bytes,
                 now=now,
                 staged=view.staged,
-                waits_for=(
-                    reason(serving, entry.name, entry, now, caller=caller)
-                    if entry.ended
-                    else serving.controller.reason(entry.name, public=not caller.owns(entry.uid))
-                ),
-                is_model=served is not None and served.endpoint is not None,
+                waits_for=served.waits_for(entry, now, caller),
+                is_model=served.is_model(entry.name),
             )
         )
 

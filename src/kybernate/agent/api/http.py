@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
 from kybernate import store
-from kybernate.agent.workloads.peer import caller_of
+from kybernate.agent.api.peer import caller_of
 from kybernate.model.api import ErrorView
 from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, KybernateError, NoRoom

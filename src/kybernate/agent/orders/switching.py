@@ -136,7 +136,7 @@ class Switching:
         def it_is_asked_for(order: Standing[ResumeOrder]) -> None:
             entry = ledger.get(name)
             if order.now.asked and entry is not None and not entry.ended and entry.state is not WorkloadState.STOPPING:
-                self._gate().asked_for(name)
+                self._gate().on_requested(name)
 
         async def resume(order: Standing[ResumeOrder]) -> SwitchView:
             refuse_ended(ledger.entry(name), "resumed")  # a stop that was in line before has come to nothing otherwise

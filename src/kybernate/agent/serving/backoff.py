@@ -23,12 +23,12 @@ class Failure:
     """The same for those who may not read its output."""
 
 
-class Failures:
+class Backoff:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last: dict[WorkloadName, Failure] = {}
 
-    def back_off(self, name: WorkloadName, reason: str, *, public: str | None = None) -> Failure:
+    def add(self, name: WorkloadName, reason: str, *, public: str | None = None) -> Failure:
         """It failed just now. `public`: what everybody may know of the reason, where that isn't all of it."""
         before, now = self._last.get(name), self._clock()
         fresh = before is None or now - before.until > _STEADY_S
@@ -55,8 +55,8 @@ class Failures:
         why = failure.public if public else failure.reason
         return Failed(failure.until - failure.pause_s, why, failure.until)
 
-    def forgive(self, name: WorkloadName) -> None:
+    def clear(self, name: WorkloadName) -> None:
         self._last.pop(name, None)
 
-    def forgive_all(self) -> None:
+    def clear_all(self) -> None:
         self._last.clear()

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kybernate.agent.records.ledger import ARBITER, RECOVERY, USER, Entry
+from kybernate.agent.serving.controller_state import Acting
 from kybernate.agent.serving.worker_load import Demand
-from kybernate.agent.serving.workload_stats import Memory
+from kybernate.agent.serving.workload_stats import Stats
 from kybernate.model.quantities import together
 from kybernate.model.types import GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.policy.costs import Costs, Source
@@ -17,22 +18,13 @@ from kybernate.settings.specs import Kind, Served
 
 
 @dataclass(frozen=True, slots=True)
-class Acting:
-    """An action of the policy that is being carried out on a workload."""
-
-    phase: Phase
-    """What it is on its way to: COMING or LEAVING."""
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
 class Seen:
     """All that is known of one workload at one moment."""
 
     name: WorkloadName
     entry: Entry | None
     served: Served | None
-    memory: Memory = field(default_factory=Memory)
+    stats: Stats = field(default_factory=Stats)
     demand: Demand = field(default_factory=Demand)
     hinted: Mapping[GpuUuid, int] = field(default_factory=dict)
     """What the configuration says that it needs."""
@@ -42,19 +34,19 @@ class Seen:
     """Of a model that runs: it may be asked."""
     worked_on: bool = False
     """Somebody does something to it just now."""
-    staged: bool = False
+    prefetched: bool = False
     acting: Acting | None = None
-    asked_for: bool = False
+    requested: bool = False
     """A person ordered its resume."""
-    held: bool = False
+    stopped: bool = False
     """A person stopped it, and nobody has asked for it since."""
     back_off_until: float = 0.0
     """It failed to come, or to leave, lately."""
     refused_until: float = 0.0
     """It could not be paused lately; infinite where it can't be at all."""
-    short: Mapping[GpuUuid, int] = field(default_factory=dict)
+    shortage: Mapping[GpuUuid, int] = field(default_factory=dict)
     """So much free VRAM was not enough for it lately: what the driver keeps for it stands in none of our books."""
-    said: Mapping[GpuUuid, int] = field(default_factory=dict)
+    reserved: Mapping[GpuUuid, int] = field(default_factory=dict)
     """It has so much for itself while it runs, and comes only where that is free."""
     wanted: Mapping[GpuUuid, int] = field(default_factory=dict)
     """What it asked for in vain when it was paused: with less it would come only to wait."""
@@ -67,11 +59,6 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
     phase = phase_of(seen)
     size = bytes_of(seen, phase, list(gpus))
     tier = entry.tier if entry is not None and phase is Phase.AWAY else None
-    paused = entry is not None and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING)
-    if phase in (Phase.RESIDENT, Phase.LEAVING):
-        source: Source = TierName.RAM
-    else:
-        source = entry.tier if entry is not None and paused else None
     klass = Class.BATCH if served is None else served.klass
     failing = seen.back_off_until > now
     refused = seen.refused_until > now
@@ -82,9 +69,9 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
         priority=0 if served is None else served.priority,
         phase=phase,
         bytes=size,
-        cost=costs.cost(seen.name, size=sum(size.values()), source=source),
+        cost=costs.cost(seen.name, size=sum(size.values()), source=source_of(seen, phase)),
         tier=tier,
-        prefetched=seen.staged,
+        prefetched=seen.prefetched,
         waiting=seen.demand.waiting,
         oldest_wait=seen.demand.oldest_wait,
         in_flight=seen.demand.in_flight,
@@ -98,6 +85,15 @@ def member_of(seen: Seen, *, costs: Costs, gpus: Iterable[GpuUuid], auto_resume:
         pinned=_pinned(seen, phase, now),
         idle_s=None if served is None else served.idle_s,
     )
+
+
+def source_of(seen: Seen, phase: Phase) -> Source:
+    """Where it comes from, or will once it is paused."""
+    if phase in (Phase.RESIDENT, Phase.LEAVING):
+        return TierName.RAM
+    entry = seen.entry
+    paused = entry is not None and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING)
+    return entry.tier if entry is not None and paused else None
 
 
 def phase_of(seen: Seen) -> Phase:
@@ -117,31 +113,31 @@ def phase_of(seen: Seen) -> Phase:
 def bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, int]:
     """What it holds, needs back, or will need as far as anybody knows."""
     sizes = _bytes_of(seen, phase, gpus)
-    if phase is Phase.LEAVING or not seen.said:
+    if phase is Phase.LEAVING or not seen.reserved:
         return sizes
-    return {uuid: max(sizes.get(uuid, 0), seen.said.get(uuid, 0)) for uuid in {*sizes, *seen.said}}
+    return {uuid: max(sizes.get(uuid, 0), seen.reserved.get(uuid, 0)) for uuid in {*sizes, *seen.reserved}}
 
 
 def _bytes_of(seen: Seen, phase: Phase, gpus: list[GpuUuid]) -> Mapping[GpuUuid, int]:
     entry = seen.entry
     if entry is not None and entry.evicted and entry.state in (WorkloadState.PAUSED, WorkloadState.RESUMING):
         needed = together(entry.evicted, seen.wanted)
-        return {uuid: max(size, seen.short.get(uuid, 0)) for uuid, size in needed.items()}
+        return {uuid: max(size, seen.shortage.get(uuid, 0)) for uuid, size in needed.items()}
     if phase in (Phase.RESIDENT, Phase.LEAVING):
         return seen.resident
-    expected: Mapping[GpuUuid, int] = {uuid: size for uuid, size in seen.memory.needs.items() if uuid in gpus}
+    expected: Mapping[GpuUuid, int] = {uuid: size for uuid, size in seen.stats.needs.items() if uuid in gpus}
     if not expected:
         expected = seen.hinted
-    known = (expected, seen.resident, seen.short)
+    known = (expected, seen.resident, seen.shortage)
     return {uuid: max(each.get(uuid, 0) for each in known) for uuid in {*expected, *seen.resident}}
 
 
 def wanted(seen: Seen, *, auto_resume: bool, now: float) -> bool:
     """Shall it run without a request?"""
     entry, served = seen.entry, seen.served
-    if seen.asked_for:
+    if seen.requested:
         return True
-    if seen.held:
+    if seen.stopped:
         return False
     if served is None:
         if entry is None or entry.ended:
@@ -165,7 +161,7 @@ def work_left(seen: Seen) -> bool:
     assert served is not None
     if entry is not None and not entry.ended:
         return True
-    return not seen.memory.done or seen.memory.fingerprint != served.fingerprint
+    return not seen.stats.done or seen.stats.fingerprint != served.fingerprint
 
 
 def _pinned(seen: Seen, phase: Phase, now: float) -> bool:
@@ -173,7 +169,7 @@ def _pinned(seen: Seen, phase: Phase, now: float) -> bool:
     entry = seen.entry
     if phase in (Phase.AWAY, Phase.ABSENT) and seen.back_off_until > now:
         return True
-    if phase in (Phase.AWAY, Phase.ABSENT) and seen.held:
+    if phase in (Phase.AWAY, Phase.ABSENT) and seen.stopped:
         return True
     if entry is None:
         return False
@@ -181,7 +177,7 @@ def _pinned(seen: Seen, phase: Phase, now: float) -> bool:
         return True
     if entry.state is WorkloadState.LOST and seen.served is not None and not seen.served.cold_start:
         return True
-    return entry.state is WorkloadState.PAUSED and entry.paused_by in (USER, RECOVERY) and not seen.asked_for
+    return entry.state is WorkloadState.PAUSED and entry.paused_by in (USER, RECOVERY) and not seen.requested
 
 
 def _last_use(seen: Seen) -> float:

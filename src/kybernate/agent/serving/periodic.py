@@ -4,103 +4,63 @@ restarted, the idle sent to their lowest tier.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from kybernate.agent.gear import Gear
-from kybernate.agent.records.ledger import USER, Entry
-from kybernate.agent.serving.backoff import Failures
-from kybernate.agent.serving.bringup import Coming
-from kybernate.agent.serving.controller_state import Notes
-from kybernate.agent.serving.effects import Effects
-from kybernate.agent.serving.leases import Gates
-from kybernate.agent.serving.worker_load import Loads
-from kybernate.agent.serving.workload_stats import Memories
-from kybernate.agent.workloads.workloads import Workloads
-from kybernate.model.types import WorkloadName, WorkloadState
-from kybernate.settings.specs import Kind, Served
+from kybernate.agent.serving.build_state import Seen
+from kybernate.agent.serving.collect_state import NodeStateCollector
+from kybernate.agent.serving.configuration import CurrentConfiguration
+from kybernate.agent.serving.demotions import Demotions
+from kybernate.agent.serving.refusals import Refusals
+from kybernate.agent.serving.restarts import Restarts
+from kybernate.agent.serving.user_orders import UserOrders
+from kybernate.agent.serving.victims import Victims
+from kybernate.agent.workloads.starts import Starts
+from kybernate.model.types import WorkloadState
+from kybernate.settings.specs import Served
 
 
-class Housekeeping:
+class Periodic:
     """Use it in the loop's thread."""
 
     def __init__(
         self,
         *,
-        gear: Gear,
-        workloads: Workloads,
-        coming: Coming,
-        gates: Gates,
-        loads: Loads,
-        memories: Memories,
-        notes: Notes,
-        failures: Failures,
-        effects: Effects,
+        configuration: CurrentConfiguration,
+        collector: NodeStateCollector,
+        starts: Starts,
+        user_orders: UserOrders,
+        refusals: Refusals,
+        victims: Victims,
+        restarts: Restarts,
+        demotions: Demotions,
     ) -> None:
-        self._gear = gear
-        self._workloads = workloads
-        self._coming = coming
-        self._gates = gates
-        self._loads = loads
-        self._memories = memories
-        self._notes = notes
-        self._failures = failures
-        self._effects = effects
-        self._by_order: set[WorkloadName] = set()
-        """Refused since an order paused them."""
-        self.pardoned: Callable[[WorkloadName], None] = lambda _: None
-        """Tells the workers that it may be asked for again."""
+        self._configuration = configuration
+        self._collector = collector
+        self._starts = starts
+        self._user_orders = user_orders
+        self._refusals = refusals
+        self._victims = victims
+        self._restarts = restarts
+        self._demotions = demotions
 
-    def look(self, now: float) -> None:
-        self._let_start_again(now)
-        for name, served in self._notes.served.items():
-            entry = self._gear.ledger.get(name)
-            if name in self._notes.refused and self._failures.until(name) <= now:
-                self._notes.refused.discard(name)
-                if self._gates.pardon(name):
-                    self.pardoned(name)  # what comes from now on makes another attempt
-            paused = entry is not None and entry.state is WorkloadState.PAUSED and entry.paused_by == USER
-            if name in self._by_order and not paused:
-                self._by_order.discard(name)
-                if self._gates.pardon(name):
-                    self.pardoned(name)  # also when it ended meanwhile: the next request starts it anew
-            if entry is None or entry.ended or name in self._notes.acting:
-                continue
-            if served.kind is Kind.MODEL and paused:
-                hint = f"{name} was paused by order; `kybernate resume {name}` lets it answer"
-                self._by_order.add(name)
-                self._gates.refuse(name, message=hint, retry_after_s=None)
-            if (
-                entry.state is WorkloadState.RUNNING
-                and name not in self._notes.starting
-                and self._memories.of(name).was_ready
-            ):
-                self._effects.let_run(name)
-            if self._memories.of(name).fingerprint not in ("", served.fingerprint):
-                self._restart_when_idle(served, entry, now)
-            elif self._may_sink(served, entry, now):
-                self._effects.sink(served)
+    def poll(self, now: float) -> None:
+        """Nothing while the agent goes down."""
+        if self._starts.closed:
+            return
+        self._user_orders.poll(now)
+        for name, served in self._configuration.served.items():
+            seen = self._collector.see(name, now)
+            self._refusals.take_back(name, seen.entry, now)
+            if seen.entry is not None and not seen.entry.ended and seen.acting is None:
+                self._care_for(served, seen, now)
 
-    def _let_start_again(self, now: float) -> None:
-        """Models that a person stopped, and that somebody asks since."""
-        for name, before in list(self._notes.stopped.items()):
-            demand = self._loads.of(name, now)
-            if demand.waiting and demand.begun > before:
-                del self._notes.stopped[name]
-                self._gear.starts.allow(name)
-
-    def _restart_when_idle(self, served: Served, entry: Entry, now: float) -> None:
-        """Its program was changed in the file."""
-        name = served.name
-        demand = self._loads.of(name, now)
-        settled = entry.state in (WorkloadState.RUNNING, WorkloadState.PAUSED) and self._workloads.idle(name)
-        # One that lies elsewhere has nobody's requests; those that wait for it are for the new program.
-        busy = entry.state is WorkloadState.RUNNING and (demand.in_flight or demand.waiting)
-        if settled and not busy:
-            self._effects.replace(served)
-
-    def _may_sink(self, served: Served, entry: Entry, now: float) -> bool:
-        gpu = self._gear.gpu
-        if gpu is None or served.demote_after_s is None or now - entry.since < served.demote_after_s:
-            return False
-        waiting = self._loads.of(served.name, now).waiting
-        return not waiting and self._failures.until(served.name) <= now and self._coming.may_sink(entry)
+    def _care_for(self, served: Served, seen: Seen, now: float) -> None:
+        """One that lives, and on which no action is under way."""
+        entry = seen.entry
+        assert entry is not None
+        self._refusals.refuse_paused_by_order(served, entry)
+        if entry.state is WorkloadState.RUNNING and seen.stats.was_ready:
+            self._victims.let_run(served.name)
+        if seen.stats.fingerprint not in ("", served.fingerprint):
+            if not seen.worked_on:
+                self._restarts.begin_when_idle(served, entry, seen.demand)
+        else:
+            self._demotions.begin_when_due(served, entry, seen.demand, now)

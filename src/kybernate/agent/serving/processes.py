@@ -69,7 +69,7 @@ class _Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class WorkerPaths:
     socket: Path
     record: Path
     log: Path
@@ -80,9 +80,9 @@ class Processes:
     """Use it in the loop's thread."""
 
     def __init__(
-        self, *, places: Places, workers: Workers, events: Events, tasks: Tasks, clock: Callable[[], float]
+        self, *, paths: WorkerPaths, workers: Workers, events: Events, tasks: Tasks, clock: Callable[[], float]
     ) -> None:
-        self._places = places
+        self._paths = paths
         self._workers = workers
         self._events = events
         self._tasks = tasks
@@ -128,7 +128,7 @@ class Processes:
         found = self._read()
         if not found:
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self._places.metrics)  # of processes that are no more
+                shutil.rmtree(self._paths.metrics)  # of processes that are no more
         for worker in found:
             if self._address is None or worker.address == self._address:
                 self._address = worker.address
@@ -161,16 +161,16 @@ class Processes:
         self._slots = {}
         await self._end(everybody, grace_s, after_others=False)
         self._ended = True
-        self._places.record.unlink(missing_ok=True)
+        self._paths.record.unlink(missing_ok=True)
 
     # -- one process -------------------------------------------------------------------------------------------------
 
     def _start(self, number: int) -> None:
         assert self._address is not None
-        places, address = self._places, self._address
-        command = [*isolation.python("kybernate.proxy"), "--agent", str(places.socket), "--listen", address.listen]
+        paths, address = self._paths, self._address
+        command = [*isolation.python("kybernate.proxy"), "--agent", str(paths.socket), "--listen", address.listen]
         command += ["--worker", str(number), "--workers", str(address.workers)]
-        command += ["--metrics-directory", str(places.metrics)]
+        command += ["--metrics-directory", str(paths.metrics)]
         if address.certificate is not None and address.key is not None:
             command += ["--tls-certificate", address.certificate, "--tls-key", address.key]
         if address.traces is not None:
@@ -178,9 +178,9 @@ class Processes:
         slot = self._slots[number]
         slot.began = self._clock()
         try:
-            places.metrics.mkdir(mode=0o700, exist_ok=True)
-            with places.log.open("ab") as output:
-                places.log.chmod(0o600)
+            paths.metrics.mkdir(mode=0o700, exist_ok=True)
+            with paths.log.open("ab") as output:
+                paths.log.chmod(0o600)
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -206,7 +206,7 @@ class Processes:
     async def _report_end(self, worker: Worker) -> None:
         await _ended(worker)
         with contextlib.suppress(OSError):
-            multiprocess.mark_process_dead(worker.pid, path=str(self._places.metrics))  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(worker.pid, path=str(self._paths.metrics))  # type: ignore[no-untyped-call]
         if (child := self._children.pop(worker.pid, None)) is not None:
             child.wait()
         if self._leaving.pop(worker.pid, None) is not None or self._ending:
@@ -224,7 +224,7 @@ class Processes:
             slot.again_s = _AGAIN_S
         pause, slot.again_s = slot.again_s, min(2 * slot.again_s, _AGAIN_MOST_S)
         text = f"activator worker {number} {what}; the next one starts in {pause:g} s"
-        self._events.record("activator", f"{text} (its log: {self._places.log})", data={"worker": number})
+        self._events.record("activator", f"{text} (its log: {self._paths.log})", data={"worker": number})
         self._tasks.keep(lambda: self._start_again(number, pause), name=f"activator worker {number}")
 
     async def _start_again(self, number: int, pause_s: float) -> None:
@@ -270,7 +270,7 @@ class Processes:
         except OSError as e:
             if not self._unwritten:
                 self._unwritten = True
-                log.warning("can't write %s, tried again: %s", self._places.record, e.strerror)
+                log.warning("can't write %s, tried again: %s", self._paths.record, e.strerror)
                 self._tasks.keep(self._write_later, name="record of activator workers")
 
     async def _write_later(self) -> None:
@@ -282,19 +282,19 @@ class Processes:
         if self._ended:
             return
         everybody = [asdict(worker) for worker in [*self.all(), *self._leaving.values()]]
-        draft = self._places.record.with_suffix(".new")
+        draft = self._paths.record.with_suffix(".new")
         draft.write_text(json.dumps(everybody))
-        draft.replace(self._places.record)
+        draft.replace(self._paths.record)
 
     def _read(self) -> list[Worker]:
         """Those that live."""
         try:
-            said = json.loads(self._places.record.read_text())
-            found = [Worker(**{**each, "address": Address(**each["address"])}) for each in said]
+            written = json.loads(self._paths.record.read_text())
+            found = [Worker(**{**each, "address": Address(**each["address"])}) for each in written]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError) as e:
-            log.warning("can't read %s: %s", self._places.record, e)
+            log.warning("can't read %s: %s", self._paths.record, e)
             return []
         return [worker for worker in found if _lives(worker)]
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.serving.workload_stats import Memory
+from kybernate.agent.serving.workload_stats import Stats
 from kybernate.model.api import ExplainView
 from kybernate.model.types import EndedBy, WorkloadName
 from kybernate.policy.schedule import in_window, next_change
@@ -29,7 +29,7 @@ def standing(
     served: Served,
     entry: Entry | None,
     *,
-    memory: Memory,
+    stats: Stats,
     planned: str,
     refused: str,
     failed: Failed | None,
@@ -41,7 +41,7 @@ def standing(
         refused: what its requests are answered.
     """
     gone = entry is None or entry.ended
-    if (again := again_at(entry, memory=memory, failed=failed, now=now)) is not None and failed is not None:
+    if (again := again_at(entry, stats=stats, failed=failed, now=now)) is not None and failed is not None:
         when = _second(again)
         how = f"starts again at {when}" if served.kind is Kind.JOB else f"a request starts it again from {when} on"
         return f"{failed.reason}; {how}"
@@ -53,7 +53,7 @@ def standing(
     if not gone or served.kind is not Kind.JOB:
         by_order = gone and entry is not None and entry.ended_by is EndedBy.ORDER
         return "stopped by order; its next request starts it" if by_order else ""
-    if memory.done and memory.fingerprint == served.fingerprint:
+    if stats.done and stats.fingerprint == served.fingerprint:
         how = "was stopped" if entry is None else "has ended"
         if entry is not None and entry.exit_status is not None:
             how = f"ended with status {entry.exit_status}"
@@ -69,9 +69,9 @@ def failing(entry: Entry | None, failed: Failed | None) -> bool:
     return (entry is None or entry.ended) and failed is not None and (entry is None or failed.when >= entry.since)
 
 
-def again_at(entry: Entry | None, *, memory: Memory, failed: Failed | None, now: float) -> float | None:
+def again_at(entry: Entry | None, *, stats: Stats, failed: Failed | None, now: float) -> float | None:
     """When one that failed may start again; None: now, or it isn't to. Seconds since 1970."""
-    if not failing(entry, failed) or failed is None or failed.until <= now or memory.done:
+    if not failing(entry, failed) or failed is None or failed.until <= now or stats.done:
         return None
     return failed.until
 

@@ -30,31 +30,31 @@ class Demand:
 
 @dataclass(slots=True)
 class _Model:
-    said: dict[int, tuple[float, Load]] = field(default_factory=dict)
+    last: dict[int, tuple[float, Load]] = field(default_factory=dict)
     """By worker, and when."""
     begun: int = 0
     ended: int = 0
     last_use: float = 0.0
 
 
-class Loads:
+class WorkerLoads:
     """Use it in one thread."""
 
     def __init__(self) -> None:
         self._models: dict[WorkloadName, _Model] = {}
         self._arrivals: deque[tuple[float, WorkloadName]] = deque(maxlen=_ARRIVALS)
 
-    def heard(self, worker: int, load: Load, now: float) -> None:
+    def update(self, worker: int, load: Load, now: float) -> None:
         """
         Args:
             worker: its process id, since numbers are used again.
         """
         name = WorkloadName(load.model)
         model = self._models.setdefault(name, _Model())
-        before = model.said.get(worker)
+        before = model.last.get(worker)
         begun = load.begun - (0 if before is None else before[1].begun)
         ended = load.ended - (0 if before is None else before[1].ended)
-        model.said[worker] = (now, load)
+        model.last[worker] = (now, load)
         model.begun += max(0, begun)
         model.ended += max(0, ended)
         if begun > 0 or ended > 0 or load.waiting or load.in_flight > load.still:
@@ -63,16 +63,16 @@ class Loads:
             for _ in range(min(max(0, begun), _ARRIVALS)):
                 self._arrivals.append((now, name))
 
-    def gone(self, worker: int) -> None:
+    def on_disconnected(self, worker: int) -> None:
         """Its requests are no more; what it counted stays counted."""
         for model in self._models.values():
-            model.said.pop(worker, None)
+            model.last.pop(worker, None)
 
-    def of(self, name: WorkloadName, now: float) -> Demand:
+    def demand(self, name: WorkloadName, now: float) -> Demand:
         model = self._models.get(name)
         if model is None:
             return Demand()
-        loads = list(model.said.values())
+        loads = list(model.last.values())
         waits = [at - (load.oldest_s or 0.0) for at, load in loads if load.waiting]
         in_flight = sum(load.in_flight - load.still for _, load in loads)
         waiting = sum(load.waiting for _, load in loads)
@@ -88,7 +88,7 @@ class Loads:
 
     def by_worker(self, name: WorkloadName) -> dict[int, Load]:
         model = self._models.get(name)
-        return {} if model is None else {worker: load for worker, (_, load) in model.said.items()}
+        return {} if model is None else {worker: load for worker, (_, load) in model.last.items()}
 
     def arrivals(self) -> tuple[tuple[float, WorkloadName], ...]:
         return tuple(self._arrivals)

@@ -11,12 +11,11 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
-from kybernate.agent.workloads.peer import caller_of
-from kybernate.agent.workloads.tasks import Tasks
+from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput
 from kybernate.model.messages import LINE_MAX, Drained, Hello, Listening, Load, Message, decode, encode
 
@@ -30,21 +29,22 @@ _HELLO_S = 10.0
 class Listener(Protocol):
     """Who hears what workers say. Called in the loop's thread."""
 
-    def hello(self, pid: int, hello: Hello) -> None: ...
+    def on_hello(self, pid: int, hello: Hello) -> None: ...
 
-    def load(self, pid: int, load: Load) -> None: ...
+    def on_load(self, pid: int, load: Load) -> None: ...
 
-    def drained(self, pid: int, drained: Drained) -> None: ...
+    def on_drained(self, pid: int, drained: Drained) -> None: ...
 
-    def gone(self, pid: int) -> None: ...
+    def on_disconnected(self, pid: int) -> None: ...
 
 
 class Workers:
     """Use it in the loop's thread."""
 
-    def __init__(self, *, path: Path, tasks: Tasks) -> None:
+    def __init__(self, *, path: Path, caller_of: Callable[[socket.socket], Caller]) -> None:
+        """`caller_of`: who is on the other end of a connection, by the kernel."""
         self._path = path
-        self._tasks = tasks
+        self._caller_of = caller_of
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._listening: set[int] = set()
         self._more_listen = asyncio.Event()
@@ -122,14 +122,14 @@ class Workers:
             if pid is not None and self._writers.get(pid) is writer:
                 del self._writers[pid]
                 self._listening.discard(pid)
-                self._heard.gone(pid)
+                self._required_listener.on_disconnected(pid)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int | None:
         """The worker's process id; None: it is none of ours."""
-        caller = caller_of(writer.get_extra_info("socket"))
+        caller = self._caller_of(writer.get_extra_info("socket"))
         if caller.uid not in (0, os.geteuid()):
             log.error("process %d of user %d is no worker of the activator", caller.pid, caller.uid)
             return None
@@ -142,12 +142,12 @@ class Workers:
         pid = hello.pid
         if (old := self._writers.get(pid)) is not None:
             old.transport.abort()
-            self._heard.gone(pid)
+            self._required_listener.on_disconnected(pid)
         self._writers[pid] = writer
         self._listening.discard(pid)
         if hello.listening:
             self._listens(pid)
-        self._heard.hello(pid, hello)
+        self._required_listener.on_hello(pid, hello)
         return pid
 
     def _listens(self, pid: int) -> None:
@@ -158,15 +158,15 @@ class Workers:
         while line := await reader.readline():
             match decode(line):
                 case Load() as load:
-                    self._heard.load(pid, load)
+                    self._required_listener.on_load(pid, load)
                 case Listening():
                     self._listens(pid)
                 case Drained() as drained:
-                    self._heard.drained(pid, drained)
+                    self._required_listener.on_drained(pid, drained)
                 case _:
                     pass  # a newer worker's
 
     @property
-    def _heard(self) -> Listener:
+    def _required_listener(self) -> Listener:
         assert self._listener is not None
         return self._listener

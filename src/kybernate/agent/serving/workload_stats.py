@@ -1,4 +1,4 @@
-"""What the agent remembers of each workload beyond its life: what it needs, what its switches took, how long it had the GPU,
+"""What the agent knows of each workload beyond its life: what it needs, what its switches took, how long it had the GPU,
 how a job ended. Kept in the agent's database, so that a new agent knows it, too.
 """
 
@@ -8,8 +8,9 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from kybernate.agent.records.database import Database
 from kybernate.model.types import GpuUuid, TierName, WorkloadName
@@ -18,7 +19,7 @@ from kybernate.policy.costs import Costs, Direction
 log = logging.getLogger(__name__)
 
 _EVERYBODY = "*"
-"""In place of a name: what was learned from all of them."""
+"""In place of a name: what was measured of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +35,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
+class SwitchTime:
     """A measured switch: its moving average."""
 
     direction: Direction
-    place: TierName | None
+    source: Annotated[TierName | None, Field(alias="place")]
+    """Where it came from or went; `place` in the database."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class Stats:
     """Of one workload."""
 
     fingerprint: str = ""
     """Of the program that runs, or ran last."""
     needs: Mapping[GpuUuid, int] = field(default_factory=dict)
     """VRAM that it held last, on each GPU."""
-    took: tuple[Took, ...] = ()
+    took: tuple[SwitchTime, ...] = ()
     klass: str = ""
     usage: Usage = Usage()
     counted_until: float = 0.0
@@ -64,20 +66,20 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Learned:
+class _Bandwidths:
     bandwidth: tuple[tuple[Direction, TierName | None, float], ...] = ()
 
 
-_MEMORY: TypeAdapter[Memory] = TypeAdapter(Memory)
-_LEARNED: TypeAdapter[_Learned] = TypeAdapter(_Learned)
+_STATS: TypeAdapter[Stats] = TypeAdapter(Stats)
+_BANDWIDTHS: TypeAdapter[_Bandwidths] = TypeAdapter(_Bandwidths)
 
 
-class Memories:
+class WorkloadStats:
     """Use it in one thread. `load` comes first."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._all: dict[WorkloadName, Memory] = {}
+        self._all: dict[WorkloadName, Stats] = {}
         self.costs = Costs()
 
     def load(self) -> None:
@@ -87,21 +89,21 @@ class Memories:
         for name, record in self._database.read_now("SELECT name, record FROM serving"):
             try:
                 if name == _EVERYBODY:
-                    learned = _LEARNED.validate_json(record)
-                    bandwidth = {(way, place): rate for way, place, rate in learned.bandwidth}
+                    measured = _BANDWIDTHS.validate_json(record)
+                    bandwidth = {(way, source): rate for way, source, rate in measured.bandwidth}
                     continue
-                memory = _MEMORY.validate_json(record)
+                stats = _STATS.validate_json(record)
             except ValidationError as e:
-                log.warning("can't read what is remembered of workload %s: %s", name, e.errors()[0]["msg"])
+                log.warning("can't read the statistics of workload %s: %s", name, e.errors()[0]["msg"])
                 continue
-            self._all[WorkloadName(name)] = memory
-            seconds |= {(WorkloadName(name), took.direction, took.place): took.seconds for took in memory.took}
+            self._all[WorkloadName(name)] = stats
+            seconds |= {(WorkloadName(name), took.direction, took.source): took.seconds for took in stats.took}
         self.costs = Costs(seconds=seconds, bandwidth=bandwidth)
 
-    def of(self, name: WorkloadName) -> Memory:
-        return self._all.get(name) or Memory()
+    def of(self, name: WorkloadName) -> Stats:
+        return self._all.get(name) or Stats()
 
-    def all(self) -> Mapping[WorkloadName, Memory]:
+    def all(self) -> Mapping[WorkloadName, Stats]:
         return self._all
 
     def update(self, name: WorkloadName, **changes: object) -> None:
@@ -110,15 +112,17 @@ class Memories:
         new = dataclasses.replace(old, **changes)  # type: ignore[arg-type]
         if new != old or name not in self._all:
             self._all[name] = new
-            self._write(name, _MEMORY.dump_json(new))
+            self._write(name, _STATS.dump_json(new, by_alias=True))
 
-    def learn(self, name: WorkloadName, costs: Costs) -> None:
+    def record_costs(self, name: WorkloadName, costs: Costs) -> None:
         """Costs with one more switch of that workload."""
         self.costs = costs
-        took = tuple(Took(way, place, seconds) for (who, way, place), seconds in costs.seconds.items() if who == name)
+        took = tuple(
+            SwitchTime(way, source, seconds) for (who, way, source), seconds in costs.seconds.items() if who == name
+        )
         self.update(name, took=took)
-        rates = tuple((way, place, rate) for (way, place), rate in costs.bandwidth.items())
-        self._write(_EVERYBODY, _LEARNED.dump_json(_Learned(rates)))
+        rates = tuple((way, source, rate) for (way, source), rate in costs.bandwidth.items())
+        self._write(_EVERYBODY, _BANDWIDTHS.dump_json(_Bandwidths(rates)))
 
     def _write(self, name: str, record: bytes) -> None:
         self._database.write(

@@ -19,10 +19,10 @@ class RequestGate(Protocol):
     def hold(self, name: WorkloadName) -> None:
         """Hold new requests; those in flight wait with it."""
 
-    def stays(self, name: WorkloadName) -> None:
+    def on_pause_aborted(self, name: WorkloadName) -> None:
         """It was closed, and runs on all the same."""
 
-    def came(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
+    def on_resumed(self, name: WorkloadName, *, tier: str, seconds: float, victims: tuple[WorkloadName, ...]) -> None:
         """It was resumed.
 
         Args:
@@ -30,7 +30,7 @@ class RequestGate(Protocol):
             victims: who was paused for it.
         """
 
-    def asked_for(self, name: WorkloadName) -> None:
+    def on_requested(self, name: WorkloadName) -> None:
         """A person ordered its resume."""
 
     def port_of(self, name: WorkloadName) -> int | None:

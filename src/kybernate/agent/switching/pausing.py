@@ -74,7 +74,7 @@ class Pausing:
             try:
                 await order.waiting(closing)
             except Busy:
-                self._gate().stays(name)
+                self._gate().on_pause_aborted(name)
                 raise
         else:
             self._gate().hold(name)
@@ -90,7 +90,7 @@ class Pausing:
             free_before = {g.uuid: g.free_bytes() for g in gpu.gpus} if entry.backend is Backend.DRIVER else {}
             ledger.apply(name, Event.PAUSE, reason=order.now.why.replace("paused", "being paused", 1))
         except BaseException:
-            self._gate().stays(name)
+            self._gate().on_pause_aborted(name)
             raise
         try:
             report = await self._pool_space.with_room(
@@ -102,7 +102,7 @@ class Pausing:
             undone = Event.DEEPEN_UNDONE if deeper else Event.PAUSE_UNDONE
             await self._recovery.failed(gpu, name, target, e, operation="pause", undone=undone)
             if ledger.entry(name).state is WorkloadState.RUNNING:
-                self._gate().stays(name)
+                self._gate().on_pause_aborted(name)
             raise
         # What is asked for at the resume is what left, which may be less than it held: it gives back what it can spare first.
         unmanaged = dict(entry.unmanaged)

@@ -133,7 +133,7 @@ class Resuming:
         took = report.seconds + (0.0 if back is None else back.seconds)
         tier = TierName.RAM if back is None else back.tier
         if serve:
-            self._gate().came(name, tier=tier, seconds=took, victims=tuple(made_room))
+            self._gate().on_resumed(name, tier=tier, seconds=took, victims=tuple(made_room))
         self._stored_state.left_behind(name)
         notes = [back.note] if back is not None and back.note is not None else []
         notes += [f"paused {', '.join(made_room)} to make room"] if made_room else []
