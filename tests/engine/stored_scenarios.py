@@ -172,7 +172,7 @@ def steps_that_fail_leave_everything_as_it_was(root: Path, memory: Path) -> None
         tree = node.start("w")
         node.pause("w")
         free = node.pool.free_slots
-        for step in ("park.dumped", "park.written"):
+        for step in ("capture.dumped", "capture.written"):
             node.faults.step = step
             expect(InjectedFault, lambda: node.engine.snapshot(node.target("w"), node.space, "w"))
             assert tree.frozen
@@ -310,7 +310,7 @@ def a_cancelled_step_leaves_nothing(root: Path, memory: Path) -> None:
         expect(Cancelled, lambda: node.engine.snapshot(node.target("w"), node.space, "w", cancel=cancel))
         assert not node.space.snapshots()
         late = Cancellation()
-        node.faults.step, node.faults.then = "park.written", late.cancel
+        node.faults.step, node.faults.then = "capture.written", late.cancel
         expect(Cancelled, lambda: node.engine.snapshot(node.target("w"), node.space, "w", cancel=late))
         assert not node.space.snapshots()
         node.faults.then = None

@@ -78,14 +78,14 @@ def test_clones(scenario: Run) -> None:
 def test_agents_die_while_they_park(scenario: Run) -> None:
     """One after the other, each at another step; the first with a connection to the process that it had just frozen."""
     assert scenario("park", fault="pause.frozen:kill") == -9
-    for step in (step for step in TIER_STEPS if step.startswith("park.")):
+    for step in (step for step in TIER_STEPS if step.startswith("capture.")):
         assert scenario("park_what_was_found", fault=f"{step}:kill") == -9, step
     scenario("after_a_parking_died")
 
 
 def test_agents_die_while_they_revive(scenario: Run) -> None:
     scenario("park")
-    for step in (step for step in TIER_STEPS if not step.startswith("park.")):
+    for step in (step for step in TIER_STEPS if not step.startswith("capture.")):
         assert scenario("revive_anew", fault=f"{step}:kill") == -9, step
     scenario("after_a_revival_was_saved")
 

@@ -122,11 +122,11 @@ class Capture:
                 with self.clock.step("dump"):
                     dumped = dumping.result()
                     record = images.verify(work / PROCESS)
-                self.parts.faults.at("park.dumped")
+                self.parts.faults.at("capture.dumped")
                 with self.clock.step("write the dump"):
                     writer.add_directory(PROCESS, work / PROCESS, by_content=images.holds_pages)
                     writer.add_bytes(HASHES, pack_hashes([held.copy.hashes for held in self.manifest.extents]))
-                self.parts.faults.at("park.written")
+                self.parts.faults.at("capture.written")
                 with self.clock.step("commit"):
                     stored_gpus = self._gpus(extents, tree)
                     committed = writer.commit(
@@ -148,7 +148,7 @@ class Capture:
                         labels=self.labels,
                     )
                 stored = writer.stored
-            self.parts.faults.at("park.committed")
+            self.parts.faults.at("capture.committed")
             if self.keep is not None:
                 kept = True
                 self.keep(committed, work)
@@ -161,7 +161,7 @@ class Capture:
     def _work_directory(self, tree: Tree) -> Path:
         """For the dump."""
         try:
-            return Path(tempfile.mkdtemp(prefix=f"park-{tree.name}-", dir=self.scratch))
+            return Path(tempfile.mkdtemp(prefix=f"capture-{tree.name}-", dir=self.scratch))
         except OSError as e:
             text = f"the processes of {tree.name} can't be dumped into {self.scratch}: {e.strerror}"
             raise (NoRoom(text) if e.errno in FULL else KybernateError(text)) from e

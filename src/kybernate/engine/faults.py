@@ -39,9 +39,9 @@ RESUME_STEPS = (
 )
 STEPS = PAUSE_STEPS + RESUME_STEPS
 TIER_STEPS = (
-    "park.dumped",
-    "park.written",
-    "park.committed",
+    "capture.dumped",
+    "capture.written",
+    "capture.committed",
     "stage.read",
     "revive.restored",
     "revive.saved",

@@ -166,7 +166,7 @@ def test_a_new_agent_and_a_wiped_state_directory(make_agent: MakeAgent, eventual
     agent.client.stop("one", remove=True)
 
 
-@pytest.mark.parametrize("step", ["park.committed", "revive.restored", "revive.saved"])
+@pytest.mark.parametrize("step", ["capture.committed", "revive.restored", "revive.saved"])
 def test_an_agent_killed_on_the_way(make_agent: MakeAgent, eventually: Eventually, step: str) -> None:
     """Either it lies in RAM with its processes, or in the store; a resume brings it back as it was, and nothing else is left."""
     agent = make_agent()
@@ -722,7 +722,7 @@ def test_an_agent_killed_while_it_takes_an_image(make_agent: MakeAgent, eventual
     agent = make_agent()
     started(agent, eventually, "one")
     agent.kill()
-    agent.start(**{VARIABLE: "park.written:kill"})
+    agent.start(**{VARIABLE: "capture.written:kill"})
     with pytest.raises(KybernateError):
         agent.client.snapshot("one", SnapshotRequest.of(image="gold"))
     agent.kill()
