@@ -171,7 +171,7 @@ def test_an_agent_killed_on_the_way(make_agent: MakeAgent, eventually: Eventuall
     """Either it lies in RAM with its processes, or in the store; a resume brings it back as it was, and nothing else is left."""
     agent = make_agent()
     started(agent, eventually, "one")
-    going_down = step.startswith("park")
+    going_down = step.startswith("capture")
     if not going_down:
         agent.client.pause("one", tier=TierName.NVME)
     agent.kill()
