@@ -3,7 +3,12 @@ in test_faults.py."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kybernate.cuda.residual import ResidualState
 from kybernate.cuda.wire import ProcessState
@@ -61,3 +66,38 @@ RUNNING, LOCKED, AWAY = ResidualState.RUNNING, ResidualState.LOCKED, ResidualSta
 )
 def test_verdict(facts: Facts, verdict: Verdict) -> None:
     assert decide(facts) is verdict
+
+
+STATES = st.sampled_from([None, *ProcessState])
+WITNESSES = st.builds(Witness, state=STATES, committed=st.booleans(), partial=st.booleans(), complete=st.booleans())
+FACTS = st.builds(
+    Facts,
+    processes=st.lists(WITNESSES, max_size=4),
+    residuals=st.lists(st.sampled_from(ResidualState), max_size=4),
+    manifest=st.booleans(),
+    frozen=st.booleans(),
+)
+
+
+@given(FACTS)
+def test_whatever_is_true_of_it_there_is_one_verdict_and_content_is_never_given_up_that_is_there(facts: Facts) -> None:
+    verdict = decide(facts)
+    given_up = [each for each in facts.processes if each.committed or each.partial]
+    if verdict is Verdict.LOST:
+        assert given_up or facts.frozen, "a process that has its memory is not lost"
+        assert not facts.complete
+    if verdict in (Verdict.FINISH_PAUSE, Verdict.BRING_BACK, Verdict.FINISH_COPY):
+        assert facts.manifest, "nothing is finished without knowing where the content lies"
+    if verdict is Verdict.RUNNING:
+        assert not any(each.committed for each in facts.processes)
+        assert ResidualState.CHECKPOINTED not in facts.residuals
+    if verdict is Verdict.PAUSED:
+        assert facts.frozen
+
+
+@given(FACTS, st.randoms())
+def test_the_order_of_witnesses_says_nothing(facts: Facts, source: Random) -> None:
+    processes, residuals = list(facts.processes), list(facts.residuals)
+    source.shuffle(processes)
+    source.shuffle(residuals)
+    assert decide(replace(facts, processes=processes, residuals=residuals)) is decide(facts)

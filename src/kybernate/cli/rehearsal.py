@@ -37,7 +37,7 @@ def rehearsal(settings: Settings, *, vram: str | None, common: Common) -> None:
         for step in steps
     ]
     if common.json:
-        answers = [{"asked": step.asked, "came": step.came, **view.model_dump(mode="json")} for step, view in views]
+        answers = [{"came": step.came, **view.model_dump(mode="json")} for step, view in views]
         print_json({"vram_bytes": list(found.capacity.values()), "unknown": unknown, "steps": answers})
         return
     print(f"with {found.capacity_text} of VRAM, policy {policy}; nothing is done:")

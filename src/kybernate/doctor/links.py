@@ -7,6 +7,7 @@ speed: its link has the limit that was set for it, or none.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 
@@ -45,4 +46,4 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value * GIB if value > 0 else None
+    return value * GIB if 0 < value < math.inf else None
