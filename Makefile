@@ -44,11 +44,12 @@ fast: venv ## the tests of pure parts alone, under a minute: no root, no other p
 	@$(BIN)/pytest -q -n $(JOBS) -m unit $(PYTEST_FLAGS)
 
 TESTS ?= tests
-FLOOR ?= 0
+# In per cent, of all tests; parts of them have none.
+FLOOR ?= $(if $(filter tests,$(TESTS)),85,0)
 # Its plugin lies in tests/.
 COVERAGE := PYTHONPATH=$(CURDIR) $(BIN)/coverage
 .PHONY: coverage
-coverage: setup s3server chromium ## which lines the tests run, in started processes too: make coverage TESTS="-m unit" FLOOR=80
+coverage: setup s3server chromium ## which lines the tests run, in started processes too: make coverage TESTS=tests/store
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@$(COVERAGE) run -m pytest -q -n $(JOBS) $(PYTEST_FLAGS) $(TESTS)
 	@$(COVERAGE) combine --quiet && $(COVERAGE) html --quiet

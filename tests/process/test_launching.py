@@ -354,6 +354,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert tree.wait(60) == 137
 
 
+@pytest.mark.skipif("COVERAGE_PROCESS_CONFIG" in os.environ, reason="left out: coverage counts in the supervisor")
 def test_launching_is_quick(workloads: Workloads) -> None:
     taken = []
     for number in range(5):
