@@ -141,8 +141,10 @@ def measure(options: argparse.Namespace, diary: Diary) -> None:
         OwnAgent(
             pool_bytes=options.pool,
             simulated_bytes=options.vram if options.simulated else None,
-            vram_limit=None if options.simulated else options.vram,
-            store={"directory": f"{disk}/store"},
+            settings={
+                "vram": {"limit": None if options.simulated else options.vram},
+                "store": {"directory": f"{disk}/store"},
+            },
             sections=run.sections(DEFAULT, training=False),
             log=options.results / "agent.log",
         ) as agent,

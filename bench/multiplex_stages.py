@@ -17,7 +17,8 @@ from typing import Any, Self
 
 import yaml
 
-from kybernate.benchmarks.agent import LOOK_S, OwnAgent, plain_environment, until
+from kybernate.benchmarks.agent import LOOK_S, OwnAgent, plain_environment
+from kybernate.benchmarks.conversation import until
 from kybernate.demo.alone import Plain, ask_alone, surroundings, train_alone
 from kybernate.demo.fleet import TRAINING, Fleet
 from kybernate.demo.load import Ask, Told, ask_once, drive, free_address, prompts, session, zipf

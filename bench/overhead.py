@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "gpu"))
 from catalogue import python_with
 
 from kybernate.benchmarks import results
-from kybernate.benchmarks.agent import Conversation, OwnAgent
+from kybernate.benchmarks.agent import OwnAgent
+from kybernate.benchmarks.conversation import Conversation
 from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model.quantities import parse_size
 from kybernate.model.types import GIB, MIB, Backend, WorkloadName

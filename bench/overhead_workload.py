@@ -2,17 +2,20 @@
 
 `ID ops`: 200,000 x a.add_(1) on 64x64; `ID training`: 300 steps of a small network with Adam; `ID alloc`: 10,000
 cuMemAlloc/cuMemFree pairs of 4 MiB; `ID alloc-large`: 1,000 of 64 MiB, which the library keeps none of. It runs under the
-interpreter that has PyTorch, so it imports nothing of ours.
+interpreter that has PyTorch, so of ours it imports only what needs nothing but Python.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import signal
 import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from kybernate.benchmarks.commands import obey
 
 OPS = 200_000
 TRAINING_STEPS = 300
@@ -20,7 +23,6 @@ PAIRS = 10_000
 PAIR_BYTES = 4 << 20
 LARGE_PAIRS = 1_000
 LARGE_PAIR_BYTES = 64 << 20
-POLL_S = 0.002
 
 
 class Load:
@@ -97,26 +99,14 @@ def main(commands: Path, scale: float) -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     load = Load(scale=scale)
-    done = 0
+    work = {
+        "ops": load.ops,
+        "training": load.training,
+        "alloc": load.alloc,
+        "alloc-large": lambda: load.alloc(LARGE_PAIRS, LARGE_PAIR_BYTES),
+    }
     print("ready", flush=True)
-    while not stopped:
-        lines: list[str] = []
-        with contextlib.suppress(FileNotFoundError):
-            text = commands.read_text()
-            lines = text[: text.rfind("\n") + 1].splitlines()
-        if len(lines) <= done:
-            time.sleep(POLL_S)
-            continue
-        identity, kind = lines[done].split()
-        done += 1
-        work = {
-            "ops": load.ops,
-            "training": load.training,
-            "alloc": load.alloc,
-            "alloc-large": lambda: load.alloc(LARGE_PAIRS, LARGE_PAIR_BYTES),
-        }
-        seconds = work[kind]()
-        print(f"done {identity} {kind} seconds={seconds:.6f}", flush=True)
+    done = obey(commands, lambda identity, kind, words: work[kind](), stopped=lambda: bool(stopped))
     print(f"exact steps={done}", flush=True)
 
 

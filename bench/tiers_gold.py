@@ -25,7 +25,8 @@ from typing import Any
 
 from tiers_plan import Plan, Recorder, file_system, fitting, program_environment, ram_disk, scratch, size_name
 
-from kybernate.benchmarks.agent import OwnAgent, until
+from kybernate.benchmarks.agent import OwnAgent
+from kybernate.benchmarks.conversation import until
 from kybernate.benchmarks.pause import helper_environment
 from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model import api
@@ -74,7 +75,9 @@ class _Gold:
         # Room for the server's own copy, the image's, and what clones change.
         pool = max(64 * MIB, 3 * plan.model_bytes // CHUNK_BYTES * CHUNK_BYTES)
         store = {"directory": str(self._place / "store")}
-        agent = held.enter_context(OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, store=store))
+        agent = held.enter_context(
+            OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, settings={"store": store})
+        )
         recorder.say(f"agent ready, pool {size_name(pool)}")
         environment = helper_environment(agent) | program_environment(plan)
         made = subprocess.run(

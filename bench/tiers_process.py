@@ -25,7 +25,8 @@ from tiers_plan import (
 )
 from tiers_store import bucket_settings, s3_server, where_bucket
 
-from kybernate.benchmarks.agent import Conversation, OwnAgent, workload_command
+from kybernate.benchmarks.agent import OwnAgent, workload_command
+from kybernate.benchmarks.conversation import Conversation
 from kybernate.benchmarks.results import Case
 from kybernate.model import api
 from kybernate.model.errors import NoRoom
@@ -72,7 +73,7 @@ def _turns(plan: Plan, recorder: Recorder, tier: TierName, size: int, store: dic
         raise NoRoom(f"no room for the {tier} tier")
     least = 64 * MIB if plan.simulated else 512 * MIB  # the program's own room to work in
     pool = size + max(least, int(size * POOL_MARGIN) // CHUNK_BYTES * CHUNK_BYTES)
-    with OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, store=store) as agent:
+    with OwnAgent(pool_bytes=pool, simulated_bytes=plan.simulated_bytes, settings={"store": store}) as agent:
         recorder.say(f"agent ready, pool {size_name(pool)}")
         talk = _start(plan, agent, size)
         found: dict[str, list[float]] = {}

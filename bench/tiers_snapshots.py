@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tiers_plan import Plan, Recorder, anonymous_bytes, scratch, size_name
 
-from kybernate.benchmarks.agent import OwnAgent, until
+from kybernate.benchmarks.agent import OwnAgent
+from kybernate.benchmarks.conversation import until
 from kybernate.benchmarks.results import Case
 from kybernate.engine.stored import Kind
 from kybernate.model.types import CHUNK_BYTES, MIB, TierName
@@ -47,7 +48,7 @@ def snapshots(plan: Plan, recorder: Recorder) -> None:
 def _own_memory(plan: Plan, directory: Path, *, count: int = 0) -> int:
     """Of an agent that has taken in all snapshots of a directory, listed them and looked whether they are whole. Bytes."""
     store = {"directory": str(directory)}
-    with OwnAgent(pool_bytes=POOL_BYTES, simulated_bytes=plan.simulated_bytes, store=store) as agent:
+    with OwnAgent(pool_bytes=POOL_BYTES, simulated_bytes=plan.simulated_bytes, settings={"store": store}) as agent:
 
         def listed() -> bool:
             tiers = agent.client.node().tiers

@@ -2,24 +2,26 @@
 
 Nothing of it shrinks and no two chunks are alike. Each tensor's content comes from a seed, so that all of it is made again and
 compared bit by bit: `ID dirty FRACTION` gives a part new content, `ID verify` compares everything; each is answered by a line
-`done ID ...`. It runs under the interpreter that has PyTorch, so it imports nothing of ours.
+`done ID ...`. It runs under the interpreter that has PyTorch, so of ours it imports only
+what needs nothing but Python.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from kybernate.benchmarks.commands import obey
+
 PIECE_BYTES = 1 << 30
 SLICE_BYTES = 64 << 20
-POLL_S = 0.002
 DEVICE = os.environ.get("KYB_PROGRAM_DEVICE", "cuda")
 """`cpu` for the tests of the tests."""
 
@@ -71,25 +73,16 @@ def main(size: int, commands: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     tensors = Tensors(size)
     print(f"ready bytes={size}", flush=True)
-    done = 0
-    while not stopping:
-        lines: list[str] = []
-        with contextlib.suppress(FileNotFoundError):
-            text = commands.read_text()
-            lines = text[: text.rfind("\n") + 1].splitlines()
-        if len(lines) <= done:
-            time.sleep(POLL_S)
-            continue
-        number, verb, *rest = lines[done].split()
-        done += 1
-        started = time.monotonic()
+
+    def carry_out(identity: str, verb: str, words: Sequence[str]) -> None:
         if verb == "dirty":
-            tensors.dirty(float(rest[0]))
+            tensors.dirty(float(words[0]))
         elif verb == "verify":
             tensors.verify()
         else:
-            raise SystemExit(f"unknown command {lines[done - 1]!r}")
-        print(f"done {number} {verb} seconds={time.monotonic() - started:.4f}", flush=True)
+            raise SystemExit(f"unknown command {verb!r}")
+
+    done = obey(commands, carry_out, stopped=lambda: bool(stopping))
     tensors.verify()
     print(f"exact steps={done}", flush=True)
 

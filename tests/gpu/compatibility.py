@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from catalogue import CATALOGUE, MIB, NATIVE, PASSES, REFUSED, SIMULATED, NotBuilt, Program, command, python_with
 
 from kybernate.benchmarks import results
-from kybernate.benchmarks.agent import Output, OwnAgent, workload_command
+from kybernate.benchmarks.agent import OwnAgent, workload_command
+from kybernate.benchmarks.conversation import Output
 from kybernate.benchmarks.pause import listed_vram
 from kybernate.benchmarks.results import Case
 from kybernate.model.errors import AgentAway, Busy, KybernateError, Unsupported, WorkloadLost

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Self
 
 from kybernate.benchmarks import results
-from kybernate.benchmarks.agent import OwnAgent, until, workload_command
+from kybernate.benchmarks.agent import OwnAgent, workload_command
+from kybernate.benchmarks.conversation import until
 from kybernate.benchmarks.results import Case
 from kybernate.engine.faults import PAUSE_STEPS, RESUME_STEPS, STEPS
 from kybernate.model.errors import AgentAway, KybernateError

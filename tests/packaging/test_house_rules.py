@@ -37,17 +37,9 @@ KNOWN: dict[str, set[str]] = {
     "modules": {
         "agent.wiring",
     },
-    "methods": {
-        "benchmarks.agent.OwnAgent",
-    },
-    "parameters": {
-        "benchmarks.agent.OwnAgent",
-    },
-    "attributes": {
-        "cli.commands.agent._wait_ready: error.exit_status",
-        "client.calls.error_of: error.code",
-        "client.calls.error_of: error.exit_status",
-    },
+    "methods": set(),
+    "parameters": set(),
+    "attributes": set(),
 }
 
 

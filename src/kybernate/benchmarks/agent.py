@@ -1,7 +1,7 @@
 """An agent of our own for benchmarks, the demo and fault tests: in a temporary state directory, nothing left afterwards.
 
 It runs as a child, so that it can be killed and started again in the same state directory while workloads run. The
-workloads are `workload.py`s, spoken to through a file of commands and their output; the typed client does the rest.
+workloads are `workload.py`s, spoken to by `conversation.py`; the typed client does the rest.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import yaml
 
+from kybernate.benchmarks.conversation import Conversation, Output, until
 from kybernate.client import Client
 from kybernate.cuda import simulated
 from kybernate.model import api
@@ -33,8 +33,6 @@ from kybernate.model.native import PRELOAD_NAME
 from kybernate.model.types import Backend, WorkloadName
 from kybernate.process.tree import Tree, attach, sweep
 
-POLL_S = 0.005
-ALIVE_S = 0.25
 LOOK_S = 0.1
 START_TIMEOUT_S = 60.0
 POOL_TIMEOUT_S = 180.0
@@ -42,127 +40,6 @@ POOL_TIMEOUT_S = 180.0
 
 _MAIN = "import sys; from kybernate.cli.main import main; sys.exit(main())"
 _PREFIX, _OWNER = "kyb-", "owner"
-
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T | None], *, timeout_s: float, what: str, every_s: float = POLL_S) -> T:
-    """Poll `look` until it gives something true; seldom, where each look costs the agent something.
-
-    Raises:
-        KybernateError: it didn't within `timeout_s`; names `what`.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        if found := look():
-            return found
-        if time.monotonic() > deadline:
-            raise KybernateError(f"{what} did not happen within {timeout_s:g} s")
-        time.sleep(every_s)
-
-
-class Output:
-    """The words of a workload: its log, read as it grows. For one thread."""
-
-    def __init__(self, path: Path, *, alive: Callable[[], bool] = lambda: True) -> None:
-        self.path = path
-        self._alive = alive
-        self._read = 0
-        self._partial = ""
-        self._lines: list[str] = []
-
-    def lines(self) -> list[str]:
-        """All whole lines so far."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            file.seek(self._read)
-            fresh = file.read()
-            self._read += len(fresh)
-            *whole, self._partial = (self._partial + fresh.decode(errors="replace")).split("\n")
-            self._lines += whole
-        return self._lines
-
-    def last(self, prefix: str) -> str | None:
-        return next((line for line in reversed(self.lines()) if line.startswith(prefix)), None)
-
-    def wait(self, prefix: str, *, timeout_s: float) -> str:
-        """The first line that begins with `prefix`. Raises as `wait_for`."""
-        at = 0
-
-        def look() -> str | None:
-            nonlocal at
-            lines = self.lines()
-            start, at = at, len(lines)
-            return next((line for line in lines[start:] if line.startswith(prefix)), None)
-
-        return self.wait_for(look, timeout_s=timeout_s, what=repr(prefix))
-
-    def wait_for(self, look: Callable[[], T | None], *, timeout_s: float, what: str) -> T:
-        """What `look` gives, once it is true.
-
-        Raises:
-            WorkloadLost: the workload reported a mismatch or ended before.
-            KybernateError: it wasn't so in time.
-        """
-        who = self.path.parent.name
-        deadline = time.monotonic() + timeout_s
-        next_look_alive = 0.0
-        while True:
-            # Asked before the lines are read: what it said before it ended must not be missed.
-            ended = False
-            if time.monotonic() >= next_look_alive:
-                ended = not self._alive()
-                next_look_alive = time.monotonic() + ALIVE_S
-            if found := look():
-                return found
-            if (wrong := self.last_of("MISMATCH", "setup:")) is not None:
-                raise WorkloadLost(f"{who}: {wrong}")
-            if ended:
-                raise WorkloadLost(f"{who} ended before {what}: {self.tail()}")
-            if time.monotonic() > deadline:
-                raise KybernateError(f"{who}: no {what} within {timeout_s:g} s", hint=f"last lines: {self.tail()}")
-            time.sleep(POLL_S)
-
-    def last_of(self, *prefixes: str) -> str | None:
-        """The last line, if it begins with one of these: such words are the last a workload says."""
-        lines = self._lines[-20:]
-        return next((line for line in lines if line.startswith(prefixes)), None)
-
-    def steps(self) -> int:
-        """The number in its last `step N`; -1 before the first."""
-        line = self.last("step ")
-        return int(line.split()[1]) if line is not None else -1
-
-    def wait_steps(self, at_least: int, *, timeout_s: float) -> int:
-        """Until its steps have come to `at_least`. Raises as `wait_for`."""
-
-        def look() -> int | None:
-            steps = self.steps()
-            return steps if steps >= at_least else None
-
-        return self.wait_for(look, timeout_s=timeout_s, what=f"step {at_least}")
-
-    def tail(self, count: int = 5) -> str:
-        return " | ".join(self.lines()[-count:])[-600:]
-
-
-class Conversation:
-    """A `workload.py --commands FILE`: orders and their answers."""
-
-    def __init__(self, *, commands: Path, output: Output) -> None:
-        self._commands = commands
-        self._count = 0
-        self.output = output
-
-    def order(self, *words: str | float, timeout_s: float = 120.0) -> str:
-        """Append a command and wait until it is done.
-
-        Raises:
-            WorkloadLost, KybernateError: as Output.wait.
-        """
-        self._count += 1
-        with self._commands.open("a") as file:
-            file.write(f"{self._count} {' '.join(str(word) for word in words)}\n")
-        return self.output.wait(f"done {self._count} ", timeout_s=timeout_s)
 
 
 def available_ram() -> int:
@@ -181,68 +58,37 @@ def workload_command(size_bytes: int, *mode: str, seed: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-class OwnAgent:
-    """`with OwnAgent(...) as agent:` an agent that is ready, with its pool filled.
+class AgentProcess:
+    """An agent in a state directory of its own, `root`: it can be killed and started again there.
 
     Args:
-        pool_bytes: pinned host memory.
-        simulated_bytes: VRAM of the simulated GPU; None for the real one.
-        vram_limit: what it hands out at most; None for all.
-        environment: added to the agent's own.
-        sections: further sections of its kybernate.yaml: models, jobs, activator, serving. Its own rules for allocations are then
-            those of the settings.
-        log: where a copy of its output is left at the end.
+        settings: the `agent` section of its kybernate.yaml, without the state directory.
+        environment: all of it.
         preamble: Python run in the agent's process before it begins, for tests that inject faults.
         start_s: seconds it may take to start.
-        store: its `agent.store` settings; None for the defaults, which lie in `root`, so on a tmpfs for root.
-
-    Raises:
-        KybernateError: it doesn't start; the message holds the end of its log.
     """
 
     def __init__(
         self,
+        root: Path,
         *,
-        pool_bytes: int,
-        simulated_bytes: int | None = None,
-        vram_limit: int | None = None,
-        environment: Mapping[str, str] | None = None,
-        sections: Mapping[str, Any] | None = None,
-        log: Path | None = None,
+        settings: Mapping[str, object],
+        environment: Mapping[str, str],
         preamble: str = "",
         start_s: float = START_TIMEOUT_S,
-        store: Mapping[str, object] | None = None,
     ) -> None:
-        self._start_s = start_s
-        self._store = store
-        self._pool_bytes = pool_bytes
-        self._simulated_bytes = simulated_bytes
-        self._vram_limit = vram_limit
-        self._sections = dict(sections or {})
-        self._environment = {**os.environ, **(environment or {})}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_copy = log
-        self._preamble = preamble
-        self.root = _parent() / f"{_PREFIX}{secrets.token_hex(4)}"
-        self.state = StateDirectory(self.root / "state")
+        self.root = root
+        self.state = StateDirectory(root / "state")
         self.client = Client(self.state.socket)
+        self._settings = {"state_dir": str(self.state.root), **settings}
+        self._environment = dict(environment)
+        self._preamble = preamble
+        self._start_s = start_s
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            # A run that is told to end must clean up, too: what it leaves are mounts and processes.
-            signal.signal(signal.SIGTERM, _leave)
-        try:
-            self._configure()
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def configure(self, sections: Mapping[str, Any]) -> None:
+        """Write its kybernate.yaml anew, with these sections beside its own; it reads it at its start or when told to."""
+        self.configuration.write_text(yaml.safe_dump({"agent": self._settings, **sections}))
 
     @property
     def log(self) -> Path:
@@ -254,44 +100,12 @@ class OwnAgent:
         return self._process.pid
 
     @property
-    def simulation(self) -> dict[str, str]:
-        """What a process that is not a workload needs to find the simulated GPU; empty with a real one."""
-        if self._simulated_bytes is None:
-            return {}
-        return {name: self._environment[name] for name in ("LD_LIBRARY_PATH", simulated.VARIABLE)}
-
-    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
-
-    def _configure(self) -> None:
-        self.root.mkdir(mode=0o755)
-        (self.root / _OWNER).write_text(str(os.getpid()))
-        if self._simulated_bytes is not None:
-            gpu = simulated.make(self.root / "gpu", size_bytes=self._simulated_bytes)
-            self._environment = simulated.environment([gpu], self._environment)
-        self.state.root.mkdir(mode=0o755, exist_ok=True)
-        settings: dict[str, object] = {
-            "state_dir": str(self.state.root),
-            "pool": {"size": self._pool_bytes},
-        }
-        if not self._sections:
-            # Whoever is asked for runs at once, and what was paused stays so: the order of things is ours here.
-            settings["arbiter"] = {"min_run": 0, "auto_resume": False}
-        if self._vram_limit is not None:
-            settings["vram"] = {"limit": self._vram_limit}
-        if self._store is not None:
-            settings["store"] = dict(self._store)
-        self._agent_settings = settings
-        self.configure(self._sections)
 
     @property
     def configuration(self) -> Path:
         return self.root / "kybernate.yaml"
-
-    def configure(self, sections: Mapping[str, Any]) -> None:
-        """Write its kybernate.yaml anew, with these sections beside its own; it reads it at its start or when told to."""
-        self.configuration.write_text(yaml.safe_dump({"agent": self._agent_settings, **sections}))
 
     def start(self, *, environment: Mapping[str, str] | None = None) -> api.NodeView:
         """Start it (again) and wait until it answers and its pool is filled."""
@@ -344,6 +158,97 @@ class OwnAgent:
         with contextlib.suppress(OSError):
             return " | ".join(self.log.read_text(errors="replace").splitlines()[-count:])[-2000:]
         return ""
+
+    def end(self) -> None:
+        """SIGTERM, and a kill where that isn't enough. Its workloads run on."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.client.close()
+
+
+class OwnAgent(AgentProcess):
+    """`with OwnAgent(...) as agent:` an agent that is ready, with its pool filled.
+
+    Args:
+        pool_bytes: pinned host memory.
+        simulated_bytes: VRAM of the simulated GPU; None for the real one.
+        settings: further parts of its `agent` section, such as `{"vram": {"limit": BYTES}}`. Without a `store` its tiers lie in
+            `root`, so on a tmpfs for root.
+        environment: added to the agent's own.
+        sections: further sections of its kybernate.yaml: models, jobs, activator, serving. Its own rules for allocations are then
+            those of the settings.
+        log: where a copy of its output is left at the end.
+        preamble: Python run in the agent's process before it begins, for tests that inject faults.
+        start_s: seconds it may take to start.
+
+    Raises:
+        KybernateError: it doesn't start; the message holds the end of its log.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool_bytes: int,
+        simulated_bytes: int | None = None,
+        settings: Mapping[str, object] | None = None,
+        environment: Mapping[str, str] | None = None,
+        sections: Mapping[str, Any] | None = None,
+        log: Path | None = None,
+        preamble: str = "",
+        start_s: float = START_TIMEOUT_S,
+    ) -> None:
+        own: dict[str, object] = {"pool": {"size": pool_bytes}}
+        if not sections:
+            # Whoever is asked for runs at once, and what was paused stays so: the order of things is ours here.
+            own["arbiter"] = {"min_run": 0, "auto_resume": False}
+        root = _parent() / f"{_PREFIX}{secrets.token_hex(4)}"
+        super().__init__(
+            root,
+            settings={**own, **(settings or {})},
+            environment={**os.environ, **(environment or {})},
+            preamble=preamble,
+            start_s=start_s,
+        )
+        self._simulated_bytes = simulated_bytes
+        self._sections = dict(sections or {})
+        self._log_copy = log
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            # A run that is told to end must clean up, too: what it leaves are mounts and processes.
+            signal.signal(signal.SIGTERM, _leave)
+        try:
+            self._make()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def simulation(self) -> dict[str, str]:
+        """What a process that is not a workload needs to find the simulated GPU; empty with a real one."""
+        if self._simulated_bytes is None:
+            return {}
+        return {name: self._environment[name] for name in ("LD_LIBRARY_PATH", simulated.VARIABLE)}
+
+    def _make(self) -> None:
+        self.root.mkdir(mode=0o755)
+        (self.root / _OWNER).write_text(str(os.getpid()))
+        if self._simulated_bytes is not None:
+            gpu = simulated.make(self.root / "gpu", size_bytes=self._simulated_bytes)
+            self._environment = simulated.environment([gpu], self._environment)
+        self.state.root.mkdir(mode=0o755, exist_ok=True)
+        self.configure(self._sections)
 
     # -- workloads -----------------------------------------------------------------------------------------------
 
@@ -421,13 +326,7 @@ class OwnAgent:
             for workload in self.client.workloads():
                 with contextlib.suppress(KybernateError):
                     self.client.stop(workload.name, grace_s=0, remove=True)
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self.client.close()
+        self.end()
         if self._log_copy is not None:
             with contextlib.suppress(OSError):
                 shutil.copyfile(self.log, self._log_copy)

@@ -71,18 +71,17 @@ def pause(
     if plan.pool_bytes > (allowed := int(available_ram() * RAM_PART)):
         # Said and tried all the same: some virtual machines show less RAM than they get when they use it.
         say(f"a pool of {plan.pool_bytes / GIB:.1f} GiB may be too much: {allowed / GIB:.1f} GiB of RAM seem free")
+    settings = {"vram": {"limit": plan.vram_limit}}
     if plan.simulated_bytes is None:
         environment = helper_environment(None)
         link = measure_link(environment, GIB)
         say(f"link: {link['out']:.1f} GiB/s out, {link['in']:.1f} GiB/s in")
         measure_stock(plan, measured, environment, say=say)
-        with OwnAgent(pool_bytes=plan.pool_bytes, vram_limit=plan.vram_limit) as agent:
+        with OwnAgent(pool_bytes=plan.pool_bytes, settings=settings) as agent:
             say(f"agent ready, pool {plan.pool_bytes / GIB:.1f} GiB")
             _measure(plan, measured, agent, say)
     else:
-        with OwnAgent(
-            pool_bytes=plan.pool_bytes, simulated_bytes=plan.simulated_bytes, vram_limit=plan.vram_limit
-        ) as agent:
+        with OwnAgent(pool_bytes=plan.pool_bytes, simulated_bytes=plan.simulated_bytes, settings=settings) as agent:
             environment = helper_environment(agent)
             link = measure_link(environment, 64 * MIB)
             measure_stock(plan, measured, environment, say=say)

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kybernate.benchmarks.agent import Conversation, Output, OwnAgent, workload_command
+from kybernate.benchmarks.agent import OwnAgent, workload_command
+from kybernate.benchmarks.conversation import Conversation, Output
 from kybernate.benchmarks.results import Baseline, Case
 from kybernate.model import api
 from kybernate.model.errors import KybernateError, WorkloadLost

@@ -12,17 +12,18 @@ Words on stdout: `ready bytes=N kernels=yes|no`, `step N`, `done ID ...`, `MISMA
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import os
 import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from kybernate.benchmarks.commands import obey
 from kybernate.benchmarks.driver import Driver, DriverError, Kernels
 
 MASK = (1 << 32) - 1
@@ -30,7 +31,6 @@ PIECE_BYTES = 1 << 30
 """One allocation; models are made of many, none larger than some GiB."""
 BLOCK_BYTES = 2 << 20
 """Unit of dirtying, and of memset where there are no kernels."""
-POLL_S = 0.002
 
 
 def say(text: str) -> None:
@@ -204,28 +204,18 @@ def loop(memory: Memory, stop: Stop, *, fraction: float, pace_s: float) -> int:
     return steps
 
 
-def obey(memory: Memory, stop: Stop, *, commands: Path) -> int:
-    """Follow the commands file until SIGTERM."""
-    done = 0
-    while not stop.asked:
-        lines: list[str] = []
-        with contextlib.suppress(FileNotFoundError):
-            text = commands.read_text()
-            lines = text[: text.rfind("\n") + 1].splitlines()
-        if len(lines) <= done:
-            time.sleep(POLL_S)
-            continue
-        identity, verb, *rest = lines[done].split()
-        done += 1
-        started = time.monotonic()
+def follow(memory: Memory, stop: Stop, *, commands: Path) -> int:
+    """Do what the commands file says, until SIGTERM."""
+
+    def carry_out(identity: str, verb: str, words: Sequence[str]) -> None:
         if verb == "dirty":
-            memory.dirty(float(rest[0]))
+            memory.dirty(float(words[0]))
         elif verb == "verify":
             memory.verify(f"command {identity}")
         elif verb != "nothing":
-            mismatch(f"unknown command {lines[done - 1]!r}")
-        say(f"done {identity} {verb} seconds={time.monotonic() - started:.4f}")
-    return done
+            mismatch(f"unknown command {verb!r}")
+
+    return obey(commands, carry_out, stopped=lambda: stop.asked)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -250,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.loop is not None:
         steps = loop(memory, stop, fraction=options.loop, pace_s=options.pace)
     else:
-        steps = obey(memory, stop, commands=options.commands)
+        steps = follow(memory, stop, commands=options.commands)
     memory.verify("at the end")
     say(f"exact steps={steps}")
     return 0

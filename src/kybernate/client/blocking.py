@@ -1,4 +1,7 @@
-"""The client that blocks; the command line uses it."""
+"""The client that blocks; the command line uses it.
+
+Made of asynchronous.py by scripts/blocking_client.py: change that, then run this.
+"""
 
 from __future__ import annotations
 

@@ -65,11 +65,7 @@ def error_of(status: int, content: bytes) -> errors.KybernateError:
     kind = _by_code().get(view.code)
     if kind is None:
         kind = errors.BadInput if 400 <= status < 500 else errors.KybernateError
-    error = kind(view.message, hint=view.hint)
-    error.code = view.code
-    if view.exit_status is not None:
-        error.exit_status = view.exit_status
-    return error
+    return kind(view.message, hint=view.hint).reported_as(code=view.code, exit_status=view.exit_status)
 
 
 def _by_code() -> Mapping[str, type[errors.KybernateError]]:

@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Console
 
-from kybernate.benchmarks.agent import LOOK_S, OwnAgent, available_ram, until
+from kybernate.benchmarks.agent import LOOK_S, OwnAgent, available_ram
+from kybernate.benchmarks.conversation import until
 from kybernate.cli.common import Seconds
 from kybernate.demo import swap as demo_swap
 from kybernate.demo.alone import ask_alone, train_alone
@@ -118,7 +119,7 @@ def demo(
     with OwnAgent(
         pool_bytes=setting.pool,
         simulated_bytes=setting.limit if setting.fleet.simulated else None,
-        vram_limit=None if setting.fleet.simulated else setting.limit,
+        settings={"vram": {"limit": None if setting.fleet.simulated else setting.limit}},
         sections=setting.fleet.sections(listen=free_address(), serving=SERVING, hold_s=ANSWER_S),
     ) as agent:
         outcome, history, began = serve(agent, setting, asks, expected=expected, result=result, console=console)

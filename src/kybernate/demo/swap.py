@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from kybernate.benchmarks.agent import Output, OwnAgent, available_ram, workload_command
+from kybernate.benchmarks.agent import OwnAgent, available_ram, workload_command
+from kybernate.benchmarks.conversation import Output
 from kybernate.benchmarks.results import wide_console
 from kybernate.model import api
 from kybernate.model.errors import BadInput, KybernateError, Unsupported
@@ -100,7 +101,7 @@ def swap(*, turns: int = 10, limit: str | None = None, simulated: str | None = N
     with OwnAgent(
         pool_bytes=setting.pool,
         simulated_bytes=setting.limit if setting.simulated else None,
-        vram_limit=None if setting.simulated else setting.limit,
+        settings={"vram": {"limit": None if setting.simulated else setting.limit}},
     ) as agent:
         rows, ends = alternate(agent, setting, turns=turns, console=console)
     if json:

@@ -6,6 +6,8 @@ exit status and `http_status` the API's, so that one error means the same at eve
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class KybernateError(Exception):
     """Root of all errors the product raises on purpose."""
@@ -23,6 +25,14 @@ class KybernateError(Exception):
         """Say in the message which workload it is about, if it doesn't yet."""
         if name not in self.message:
             self.message = f"workload {name}: {self.message}"
+
+    def reported_as(self, *, code: str | None = None, exit_status: int | None = None) -> Self:
+        """The same error, as another process has reported it: with its code and exit status."""
+        if code is not None:
+            self.code = code
+        if exit_status is not None:
+            self.exit_status = exit_status
+        return self
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,38 +36,69 @@ _LOG_LINES = 5
 _DOING = {False: "waiting for the agent's end", True: "stopping all workloads, then the agent"}
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class UpOptions:
+    """What the agent's process is started with. A field here is all that a new option needs, besides what it does."""
+
+    file: Annotated[
+        Path | None,
+        Parameter(name=("--file", "-f"), help="kybernate.yaml. Default: settings that fit the machine."),
+    ] = None
+    simulated: Annotated[
+        str | None,
+        Parameter(
+            help="Use a simulated GPU of this size (default 8GiB). It proves logic on a machine without a GPU, never a speed."
+        ),
+    ] = None
+    pool: Annotated[str | None, Parameter(help="Size of the host pool, such as 40GiB. Overrides the file.")] = None
+    listen: Annotated[
+        str | None, Parameter(help="HOST:PORT of the API and the dashboard over TCP. Overrides the file.")
+    ] = None
+    log_format: Annotated[
+        LogFormat | None, Parameter(help="text for people, json for machines. Overrides the file.")
+    ] = None
+
+    @property
+    def words(self) -> list[str]:
+        """The same for another process, which may have another working directory."""
+        words = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is not None:
+                text = str(value.absolute()) if isinstance(value, Path) else str(value)
+                words.append(f"--{option.name.replace('_', '-')}={text}")
+        return words
+
+
+_OPTIONS = UpOptions()
+
+
 def up(
     *,
-    file: Annotated[Path | None, Parameter(name=("--file", "-f"))] = None,
     detach: Annotated[bool, Parameter(negative=())] = False,
-    simulated: str | None = None,
-    pool: str | None = None,
-    listen: str | None = None,
-    log_format: LogFormat | None = None,
+    options: UpOptions = _OPTIONS,
     common: Common = _COMMON,
 ) -> None:
     """Start the agent of this node, in the foreground or with --detach.
 
     Args:
-        file: kybernate.yaml. Default: settings that fit the machine.
         detach: Return when every address answers. Output goes to agent.log in the state directory.
-        simulated: Use a simulated GPU of this size (default 8GiB). It proves logic on a machine without a GPU, never a speed.
-        pool: Size of the host pool, such as 40GiB. Overrides the file.
-        listen: HOST:PORT of the API and the dashboard over TCP. Overrides the file.
-        log_format: text for people, json for machines. Overrides the file.
     """
     made = os.environ.pop(MADE_VARIABLE, None) is not None
-    whole, settings = _settings(file, pool, listen, common)
+    whole, settings = _settings(options, common)
     state = StateDirectory(settings.state_dir.absolute()) if settings.state_dir else common.state
-    command = _command(file=file, simulated=simulated, pool=pool, listen=listen, log_format=log_format, common=common)
-    if simulated is not None:
-        environment = simulated_environment(state, parse_size(simulated), os.environ)
+    command = [*isolation.python("kybernate.cli"), "up", *options.words]
+    if common.state_dir is not None:
+        command += ["--state-dir", str(common.state_dir.absolute())]
+    if options.simulated is not None:
+        environment = simulated_environment(state, parse_size(options.simulated), os.environ)
         if environment != dict(os.environ):
             # The loader reads LD_LIBRARY_PATH at the start of a process only.
             _restart(environment, command, detach=detach, common=common)
     with taken_away_on_failure(state) if made else contextlib.nullcontext():
         if detach:
-            _detach(command, settings=settings, pool=pool, file=file, common=common)
+            _detach(command, state=state, options=options, common=common)
             return
         from kybernate.agent.agent import serve
         from kybernate.ui.pages import pages
@@ -74,8 +106,8 @@ def up(
         serve(
             settings,
             whole=whole,
-            file=None if file is None else file.absolute(),
-            say=configure(log_format or settings.log.format),
+            file=None if options.file is None else options.file.absolute(),
+            say=configure(options.log_format or settings.log.format),
             pages=pages(),
         )
 
@@ -118,21 +150,19 @@ def _refuse_remains(state: StateDirectory) -> None:
         )
 
 
-def _settings(
-    file: Path | None, pool: str | None, listen: str | None, common: Common
-) -> tuple[Settings, AgentSettings]:
+def _settings(options: UpOptions, common: Common) -> tuple[Settings, AgentSettings]:
     """What the file says, and the agent's part of it with what the command line says over it."""
     from kybernate.settings import ApiSettings, PoolSettings, Settings, load
 
-    whole = load(file) if file is not None else Settings()
+    whole = load(options.file) if options.file is not None else Settings()
     settings = whole.agent
-    if pool is not None:
+    if (pool := options.pool) is not None:
         size = parse_size(pool)
         try:
             settings = settings.model_copy(update={"pool": PoolSettings(size=size)})
         except ValueError as e:
             raise BadInput(f"a host pool of {size} bytes makes no sense", hint="give 64MiB or more") from e
-    if listen is not None:
+    if (listen := options.listen) is not None:
         try:
             api = ApiSettings.model_validate({**settings.api.model_dump(exclude_unset=True), "listen": listen})
         except ValueError as e:
@@ -143,42 +173,12 @@ def _settings(
     return whole, settings
 
 
-def _command(
-    *,
-    file: Path | None,
-    simulated: str | None,
-    pool: str | None,
-    listen: str | None,
-    log_format: LogFormat | None,
-    common: Common,
-) -> list[str]:
-    command = [*isolation.python("kybernate.cli"), "up"]
-    if file is not None:
-        command += ["--file", str(file.absolute())]
-    if simulated is not None:
-        command += [f"--simulated={simulated}"]
-    if pool is not None:
-        command += ["--pool", pool]
-    if listen is not None:
-        command += ["--listen", listen]
-    if log_format is not None:
-        command += ["--log-format", log_format]
-    if common.state_dir is not None:
-        command += ["--state-dir", str(common.state_dir.absolute())]
-    return command
-
-
 def _restart(environment: dict[str, str], command: Sequence[str], *, detach: bool, common: Common) -> None:
     more = [*(["--detach"] if detach else []), *(["--json"] if common.json else [])]
     os.execve(command[0], [*command, *more], isolation.environment(environment))
 
 
-def _detach(
-    command: Sequence[str], *, settings: AgentSettings, file: Path | None, pool: str | None, common: Common
-) -> None:
-    state = common.state
-    if settings.state_dir is not None:
-        state = StateDirectory(settings.state_dir.absolute())
+def _detach(command: Sequence[str], *, state: StateDirectory, options: UpOptions, common: Common) -> None:
     try:
         state.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         log = os.open(state.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -194,7 +194,7 @@ def _detach(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            cwd="/" if file is None or file.is_absolute() else None,
+            cwd="/" if options.file is None or options.file.is_absolute() else None,
             env=isolation.environment(os.environ),
         )
     finally:
@@ -212,7 +212,8 @@ def _detach(
         return
     gpus = ", ".join(f"{g.name}{' (simulated)' if g.simulated else ''}" for g in node.gpus) or "no GPU"
     pool_text = "" if node.pool is None else f", host pool of {format_size(node.pool.size_bytes)}"
-    if pool is not None and node.pool is not None and node.pool.size_bytes > parse_size(pool):
+    wanted = None if options.pool is None else parse_size(options.pool)
+    if wanted is not None and node.pool is not None and node.pool.size_bytes > wanted:
         say(
             f"kybernate: the host pool keeps {format_size(node.pool.size_bytes)}: an earlier agent's content lies in it"
         )
@@ -243,11 +244,9 @@ def _wait_ready(client: Client, agent: subprocess.Popen[bytes], state: StateDire
             pass
         if (status := agent.poll()) is not None:
             words = [line.removeprefix("kybernate: ") for line in _tail(state.log, begin)]
-            error = KybernateError(
-                words[-1] if words else f"the agent ended with status {status}", hint=f"see {state.log}"
-            )
-            error.exit_status = status if status > 0 else 1
-            raise error
+            message = words[-1] if words else f"the agent ended with status {status}"
+            error = KybernateError(message, hint=f"see {state.log}")
+            raise error.reported_as(exit_status=status if status > 0 else 1)
         if time.monotonic() > deadline:
             if answers:
                 raise KybernateError(
