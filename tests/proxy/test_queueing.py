@@ -68,7 +68,7 @@ def test_deadlines() -> None:
 def test_retry_after_is_what_the_agent_expects() -> None:
     q = queue(queue=0)
     for expected, told in ((None, 5.0), (0.2, 1.0), (42.0, 42.0), (1e6, 120.0)):
-        q.stand(Status("m", "paused", expected_s=expected))
+        q.set_status(Status("m", "paused", expected_s=expected))
         refusal = q.arrive("a", now=0, size=1)
         assert isinstance(refusal, Refusal)
         assert refusal.retry_after_s == told
@@ -240,7 +240,7 @@ class Lives(RuleBasedStateMachine):
     def refuse(self, ends: bool) -> None:
         self.carry_out(self.q.refuse(Refuse("m", 503, "no")))
         if ends:
-            self.q.stand(Status("m", "paused"))
+            self.q.set_status(Status("m", "paused"))
 
     @invariant()
     def nobody_is_lost(self) -> None:

@@ -141,7 +141,7 @@ def _listener(address: str) -> socket.socket:
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _find_the_vanished(made)
+        _probe_clients(made)
         made.bind(where)
     except OSError as e:
         raise BadInput(
@@ -171,10 +171,10 @@ def _meter(directory: Path | None) -> Meter | None:
         return None
     directory.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)  # prometheus_client reads it once, when it is imported
-    from kybernate.proxy.counters import take_room_ahead
+    from kybernate.proxy.counters import preallocate_files
     from kybernate.proxy.metrics import Meter
 
-    take_room_ahead()
+    preallocate_files()
     return Meter()
 
 
@@ -188,7 +188,7 @@ def _tracing(url: str | None, *, worker: int) -> Tracing | None:
     return Tracing(url, worker=worker)
 
 
-def _find_the_vanished(listener: socket.socket) -> None:
+def _probe_clients(listener: socket.socket) -> None:
     """A client whose machine is gone says no goodbye, and a stream or websocket of its would keep the model from ever leaving. What
     is accepted inherits these, so that no connection pays for them."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

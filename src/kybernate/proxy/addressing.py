@@ -14,7 +14,7 @@ from kybernate.proxy.body import RequestBody
 from kybernate.proxy.codings import ACCEPTED, BadCoding, Decoder, coding_of, is_known
 from kybernate.proxy.forms import BadForm, ModelField, field_of
 from kybernate.proxy.heads import RequestHead
-from kybernate.proxy.refusals import Refusal, held_full, no_such_model, nothing_there, too_large
+from kybernate.proxy.refusals import Refusal, held_full, model_not_found, not_found, too_large
 from kybernate.proxy.routing import is_openais
 
 
@@ -48,7 +48,7 @@ class Unnamed(Protocol):
     def look_for_events(self, content: bytes) -> None:
         """Whether that JSON asks for a stream of events, whose client is told that it is waited for."""
 
-    def turn_down(self, refusal: Refusal) -> None:
+    def reject(self, refusal: Refusal) -> None:
         """Perhaps while its body is still to come."""
 
     def refuse(self, refusal: Refusal) -> None:
@@ -121,13 +121,13 @@ def _find(request: Unnamed, name: str) -> Backend | None:
     """None: there is none of that name for this client, and it was told so."""
     backend = request.find(name)
     if backend is None:
-        request.turn_down(no_such_model(name))
+        request.reject(model_not_found(name))
     return backend
 
 
 def _names_none(request: Unnamed, why: str) -> None:
     head = request.head
-    request.turn_down(Refusal(400, "invalid_body", why) if is_openais(head.path) else nothing_there(head))
+    request.reject(Refusal(400, "invalid_body", why) if is_openais(head.path) else not_found(head))
 
 
 class _Form:

@@ -104,7 +104,7 @@ class Backend:
             self.run(effects)
         self._changed(time.monotonic())
 
-    def hung_up(self, request: QueuedRequest) -> None:
+    def on_hung_up(self, request: QueuedRequest) -> None:
         self._ended += 1
         self._still -= request.still
         if self.pool is not None:
@@ -112,7 +112,7 @@ class Backend:
         self.run(self.queue.hang_up(request))
         self._changed(time.monotonic())
 
-    def stilled(self, request: QueuedRequest) -> None:
+    def on_still_changed(self, request: QueuedRequest) -> None:
         """It has become still, or moves again."""
         self._still += 1 if request.still else -1
         self._changed(time.monotonic())
@@ -133,7 +133,7 @@ class Backend:
             case Share():
                 self.run(self.queue.share(message.concurrency))
             case Status():
-                self.queue.stand(message)
+                self.queue.set_status(message)
             case Refuse():
                 self.run(self.queue.refuse(message))
         self._changed(now)

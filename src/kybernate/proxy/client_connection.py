@@ -25,13 +25,13 @@ class ClientConnection(ClientTransport):
     """One of them."""
 
     __slots__ = (
+        "_active",
         "_dispatcher",
         "_left",
         "_linger_until",
         "_reader",
         "_services",
         "_since",
-        "_stirred",
         "_unread_since",
         "phase",
         "request",
@@ -45,7 +45,7 @@ class ClientConnection(ClientTransport):
         self._services = services
         self._reader = HeadReader()
         self._dispatcher = Dispatcher(self, services)
-        self._stirred = False
+        self._active = False
         """Something came, or an answer was done, since the last sweep."""
         self._since = 0.0
         """When that was, by the sweep."""
@@ -80,7 +80,7 @@ class ClientConnection(ClientTransport):
         if not keep or self.phase is not ConnectionPhase.OPEN or self._services.clients.ending:
             self._end()
             return
-        self._stirred = True
+        self._active = True
         if self.write_paused:
             return  # the next request's answer would only be heaped up behind this one
         if self._reading_paused:
@@ -109,7 +109,7 @@ class ClientConnection(ClientTransport):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        self._stirred = True
+        self._active = True
         request = self.request
         if request is None and not self.write_paused:
             self._next(data)
@@ -132,8 +132,8 @@ class ClientConnection(ClientTransport):
         if self.request is not None:
             self.request.client_paused(False)
         elif self.phase is ConnectionPhase.OPEN:
-            self._stirred = True
-            self._reader.stir()
+            self._active = True
+            self._reader.restart_clock()
             self.resume_reading()
             if self._reader.data:
                 asyncio.get_running_loop().call_soon(self._next)
@@ -152,8 +152,8 @@ class ClientConnection(ClientTransport):
 
     def sweep(self, now: float) -> None:
         """Once a second."""
-        if self._stirred:
-            self._stirred = False
+        if self._active:
+            self._active = False
             self._since = now
         request, unsent = self.request, self.unsent
         if request is not None:

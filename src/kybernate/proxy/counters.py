@@ -30,7 +30,7 @@ class AllocatedDict(mmap_dict.MmapedDict):
         super()._init_value(key)  # type: ignore[no-untyped-call]
 
 
-def take_room_ahead() -> None:
+def preallocate_files() -> None:
     """From now on, for all metrics of this process. Before the first one has counted."""
     values.MmapedDict = AllocatedDict  # type: ignore[attr-defined]  # it has no setting for this
 

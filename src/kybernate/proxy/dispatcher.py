@@ -17,7 +17,7 @@ from kybernate.proxy.detours import BadQuery, ByItsBody, NoModel, ToModel, WithS
 from kybernate.proxy.heads import RequestHead
 from kybernate.proxy.keys import Keys, allows, token_of
 from kybernate.proxy.origins import is_preflight, permission
-from kybernate.proxy.refusals import Refusal, no_such_model, nothing_there
+from kybernate.proxy.refusals import Refusal, model_not_found, not_found
 from kybernate.proxy.request import Request
 from kybernate.proxy.routing import BY_BODY, OneModel, Page
 from kybernate.proxy.services import WorkerServices
@@ -110,7 +110,7 @@ class Dispatcher:
         if route is None and rules.upstream:
             return self._detour(asked)
         if route is not BY_BODY and (backend is None or not allows(key, backend.endpoint)):
-            return self._refuse(asked, nothing_there(head))
+            return self._refuse(asked, not_found(head))
         return self._begin(asked, backend)
 
     # -- to a model ------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Dispatcher:
         rules = directory.rules
         found = detour(rules.routes, head)
         if found is None:
-            return self._refuse(asked, nothing_there(head))
+            return self._refuse(asked, not_found(head))
         if not rules.keys.needed and not asked.page_allowed and _comes_from_elsewhere(head.named):
             return self._refuse(asked, _FOREIGN)
         match found:
@@ -130,11 +130,11 @@ class Dispatcher:
             case BadQuery(why):
                 return self._refuse(asked, Refusal(400, "bad_request", why))
             case NoModel(name):
-                return self._refuse(asked, no_such_model(name))
+                return self._refuse(asked, model_not_found(name))
             case ToModel(endpoint, name, target) | WithSlash(endpoint, name, target):
                 backend = directory.backends.get(endpoint.model)
                 if backend is None or not allows(asked.key, endpoint):
-                    return self._refuse(asked, no_such_model(name))
+                    return self._refuse(asked, model_not_found(name))
                 if isinstance(found, WithSlash):
                     location = b"location: %b\r\n" % target
                     return self._page(asked, 308, {"location": target.decode()}, fields=location)
@@ -171,7 +171,7 @@ class Dispatcher:
     def _one_model(self, asked: _Asked, name: str | None) -> int:
         backend = None if name is None else self._services.directory.backend_named(name)
         if name is None or backend is None or not allows(asked.key, backend.endpoint):
-            return self._refuse(asked, no_such_model(name or ""))
+            return self._refuse(asked, model_not_found(name or ""))
         return self._page(asked, 200, answers.model(name, backend.endpoint, backend.queue.status))
 
     def _health(self, asked: _Asked, backend: Backend) -> int:

@@ -28,7 +28,7 @@ class HeadReader:
         self.since = time.monotonic()
         return len(self.data) <= _PIPELINE_MAX
 
-    def stir(self) -> None:
+    def restart_clock(self) -> None:
         """The client could not be read from until now: that is none of its time."""
         self.since = time.monotonic()
 

@@ -42,7 +42,7 @@ class Addressee(Protocol):
 
     def take(self, data: bytes) -> int: ...
 
-    def spoil(self, refusal: Refusal) -> None: ...
+    def reject_body(self, refusal: Refusal) -> None: ...
 
     def refuse(self, refusal: Refusal) -> None: ...
 
@@ -96,7 +96,7 @@ class Intake:
         length = head.length
         body_max = self._services.directory.rules.body_max
         if length is not None and length > body_max:
-            request.spoil(too_large(body_max))
+            request.reject_body(too_large(body_max))
             return 0
         self._at_once = backend is not None or (length is not None and len(data) >= length)
         if backend is None:
@@ -114,7 +114,7 @@ class Intake:
         try:
             self._reader = reader_of(head)
         except Unaddressed as e:
-            request.spoil(e.refusal)
+            request.reject_body(e.refusal)
             return 0
         used = request.take(data)
         self.on_body()
@@ -138,11 +138,11 @@ class Intake:
         if every_s is not None and model_field.wants_events(content):
             self._beat_at = self._request.arrived + every_s
 
-    def turn_down(self, refusal: Refusal) -> None:
+    def reject(self, refusal: Refusal) -> None:
         if self.body.done:
             self._request.refuse(refusal)
         else:
-            self._request.spoil(refusal)
+            self._request.reject_body(refusal)
 
     def refuse(self, refusal: Refusal) -> None:
         self._request.refuse(refusal)

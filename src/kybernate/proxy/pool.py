@@ -127,7 +127,7 @@ class Pool(Generic[U]):
         """End what is kept for it."""
         upstream = self._idle.kept.pop(client, None)
         if upstream is not None:
-            upstream.say_farewell()
+            upstream.close_gracefully()
 
     def withdraw(self, user: U) -> bool:
         """It waits for a connection no longer. False: it didn't."""
@@ -148,25 +148,25 @@ class Pool(Generic[U]):
         if transport is None or transport.is_closing():
             return
         if not reusable or self._retired:
-            upstream.say_farewell()
+            upstream.close_gracefully()
         elif upstream.kept_for is not None:
             if upstream.kept_for in self._idle.kept:
                 self.forget(upstream.kept_for)  # one is enough
             if self._draining or (self._waiting and self._count >= CONNECTIONS_MAX):
-                upstream.say_farewell()
+                upstream.close_gracefully()
             else:
                 self._idle.put(upstream)
         elif self._waiting:
             upstream.serve(self._waiting.popleft()[0])
         elif self._draining:
-            upstream.say_farewell()
+            upstream.close_gracefully()
         else:
             self._idle.put(upstream)
 
     def close_idle(self, *, older_than: float | None = None) -> None:
         """`older_than`: only those idle since before that time."""
         for upstream in self._idle.take_since(older_than):
-            upstream.say_farewell()
+            upstream.close_gracefully()
 
     def drain(self) -> None:
         """Keep no connection that nobody uses, until `refill`: the model is to be paused as soon as there is none."""

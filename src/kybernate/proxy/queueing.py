@@ -220,7 +220,7 @@ class Queue(Generic[T]):
         self._capacity.configure(limits)
         return self._forward()
 
-    def stand(self, status: Status) -> None:
+    def set_status(self, status: Status) -> None:
         """How its model stands; whatever was refused is held again."""
         self.status = status
         self.refusal = None

@@ -20,12 +20,12 @@ class Refusal:
     retry_after_s: float | None = None
 
 
-def nothing_there(head: RequestHead) -> Refusal:
+def not_found(head: RequestHead) -> Refusal:
     where = f"{head.method.decode()} {head.path[:200].decode('latin-1')}"
     return Refusal(404, "not_found", f"nothing answers {where} here")
 
 
-def no_such_model(name: str) -> Refusal:
+def model_not_found(name: str) -> Refusal:
     return Refusal(404, "model_not_found", f"the model {name[:200]!r} does not exist here")
 
 

@@ -158,7 +158,7 @@ class Request:
         moved = self.bytes_in + self.bytes_out
         if watch.observe(now, moved=moved, left=left, begun=begun_body, limits=backend.endpoint.limits):
             self.still = watch.still
-            backend.stilled(self)
+            backend.on_still_changed(self)
 
     # -- the client's side -----------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Request:
         if upstream is not None:
             upstream.abort()
         if self.backend is not None and phase is not Phase.READING:
-            self.backend.hung_up(self)
+            self.backend.on_hung_up(self)
         self._account(499)
 
     def client_paused(self, paused: bool) -> None:
@@ -208,19 +208,19 @@ class Request:
             if e.whole:
                 self.refuse(e.refusal)
             else:
-                self.spoil(e.refusal)
+                self.reject_body(e.refusal)
             return e.used
         self.bytes_in += used
         return used
 
-    def spoil(self, refusal: Refusal) -> None:
+    def reject_body(self, refusal: Refusal) -> None:
         """The body is not to be passed on; what was, was only a beginning, which no server takes for the whole."""
         self.client.close_after_answer()
         if self.phase in (Phase.SENT, Phase.TUNNEL):
             self.cut(refusal)
             return
         if self.phase is not Phase.READING and self.backend is not None:
-            self.backend.hung_up(self)
+            self.backend.on_hung_up(self)
         self.refuse(refusal)
 
     # -- to the model ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Final, Protocol, cast
 
-_FAREWELL_S: Final = 2.0
+_CLOSE_S: Final = 2.0
 """How long the other side gets to close its end; then the connection is reset."""
 _HIGH_WATER: Final = 256 << 10
 _TCP_INFO_BYTES_ACKED: Final = 120
@@ -155,7 +155,7 @@ class Upstream(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def say_farewell(self) -> None:
+    def close_gracefully(self) -> None:
         """Close, so that the other side has closed too before the connection counts as gone."""
         transport = self.transport
         if self._ending or transport is None:
@@ -169,7 +169,7 @@ class Upstream(asyncio.Protocol):
         except (OSError, RuntimeError):
             transport.abort()
         else:
-            asyncio.get_running_loop().call_later(_FAREWELL_S, transport.abort)
+            asyncio.get_running_loop().call_later(_CLOSE_S, transport.abort)
 
     # -- asyncio ---------------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ _SWEEP_S: Final = 1.0
 _END_POLL_S: Final = 0.02
 _RESERVE: Final = 4096
 """Descriptors, or a quarter of all, that are not for clients: connections to models, their networks and the agent need them."""
-_FAREWELL_S: Final = 0.5
+_CLOSE_S: Final = 0.5
 """What models' servers get at the end to close their side."""
 _DEFAULTS: Final = Configure()
 
@@ -97,7 +97,7 @@ class Worker:
         pools = [backend.pool for backend in self._directory.all() if backend.pool is not None]
         for backend in self._directory.backends.values():
             backend.remove()
-        deadline = time.monotonic() + _FAREWELL_S
+        deadline = time.monotonic() + _CLOSE_S
         while any(pool.size for pool in pools) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_END_POLL_S)
         for pool in pools:
