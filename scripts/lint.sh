@@ -18,6 +18,8 @@ check mypy .venv/bin/mypy --python-version "$(.venv/bin/python -c 'import sys; p
 check import-linter .venv/bin/lint-imports
 check codespell .venv/bin/codespell src native tests bench examples docs scripts deploy ./*.md
 check clang-format scripts/clang-format.sh
+# A careless merge brings back old entries, whose lines were longer.
+check "lines of CHANGELOG.md <= 120" sh -c '! LC_ALL=C.UTF-8 grep -nE "^.{121,}" CHANGELOG.md'
 check bench-check .venv/bin/python bench/report.py --check
 check "C warnings (gcc)" scripts/native.sh build/native
 if command -v clang >/dev/null; then
