@@ -75,6 +75,12 @@ def test_a_models_prefix_takes_a_page_of_ours_only_where_it_is_as_long() -> None
     assert routes.of(b"GET", b"/healthz", b"") == chosen
 
 
+def test_who_claims_openais_own_prefix_gets_all_of_it() -> None:
+    claims = Endpoint("claims", 1, paths=("/v1/",))
+    assert Routes((claims,)).of(b"POST", b"/v1/chat/completions", b"") == claims
+    assert Routes((claims,)).of(b"GET", b"/v1/models", b"") == claims
+
+
 @pytest.mark.parametrize(
     ("name", "found"), [("long", LONG), ("org/long", LONG), ("short", SHORT), ("Long", None), ("", None)]
 )
