@@ -93,11 +93,8 @@ def clones(root: Path, memory: Path) -> None:
         node.resume("w")
         chunks = SIZE // CHUNK_BYTES
         names = ["one", "two", "three"]
-        packs = Path(node.space.medium.where) / "default" / "packs"
-        packs.rename(packs.with_name("away"))
         for name in names:
             node.revive("image", name, keep_staged=True)
-        packs.with_name("away").rename(packs)
         assert node.pool.free_slots == free, "once for all, the original included"
         for name in names:
             node.resume(name)

@@ -11,11 +11,11 @@ import pytest
 
 from kybernate.model.errors import BadInput, KybernateError, NotFound, Unsupported
 from kybernate.process import images
+from kybernate.process.bulk import holds_pages
 from kybernate.process.images import (
     Launched,
     NeededFile,
     TreeRecord,
-    holds_pages,
     layer_archive,
     read,
     read_launched,
@@ -85,8 +85,8 @@ def test_without_a_record_there_is_no_dump(tmp_path: Path) -> None:
 
 
 def test_another_format_is_said_as_that(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is of format 2, this Kybernate reads 1"):
-        read(written(tmp_path, raw(format=2)))
+    with pytest.raises(BadInput, match="is of format 3, this Kybernate reads up to 2"):
+        read(written(tmp_path, raw(format=3)))
 
 
 def test_fields_of_a_newer_version_are_left_out(tmp_path: Path) -> None:

@@ -193,7 +193,10 @@ class Endless:
         n = min(n, self.left); self.left -= n
         return random.randbytes(n)
 with open_writer(one, "s") as writer:
-    writer.add_stream("big", Endless()); writer.commit()
+    stream = Endless()
+    while content := stream.read(8 << 20):
+        writer.add_bytes("big-%d" % stream.left, content)
+    writer.commit()
 before = peak()
 move(one, two, "s")
 between = peak()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import stat
@@ -77,7 +76,7 @@ def test_what_goes_in_comes_out(
             writer.add_file("criu/pages-1.img", tmp_path / "large")
             writer.add_bytes("criu/sparse", sparse)
             writer.add_bytes("empty", b"")
-            assert writer.add_stream("layer.tar", io.BytesIO(large[:-5])) == len(large) - 5
+            writer.add_bytes("layer.tar", large[:-5])
             writer.commit(
                 state={"depth": "zero", "list": [1, None]},
                 needs=Needs(driver="580.1", gpus=(GpuNeed(name="NVIDIA H200"),), more={"x": 1}),

@@ -1,9 +1,10 @@
 """Capture: a paused workload is written into a store, GPU content and processes, and stays as it is.
 
-    look -> (dump the processes | write the extents) -> write the dump -> commit
+    look -> (dump the processes, their memory into the store | write the extents) -> write the small images -> commit
 
-The extents go from the pool's slots to the store without a copy of ours. Nothing is visible before `commit`, and nothing of
-the workload is changed by any of it: ending it is the caller's step, once its ledger says that it lies there.
+The extents go from the pool's slots to the store without a copy of ours, the processes' memory from CRIU (`host_memory`).
+Nothing is visible before `commit`, and nothing of the workload is changed by any of it: ending it is the caller's step, once
+its ledger says that it lies there.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from kybernate.engine.context import Clock, Parts, connections, every
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.extracting import FULL
 from kybernate.engine.host import Digests, driver_release, needs_of
+from kybernate.engine.host_memory import IntoStore
 from kybernate.engine.pause import FREEZE_SECONDS
 from kybernate.engine.stored import HASHES, PROCESS, DescribedExtent, Kind, StoredGpu, pack_hashes, state_of
 from kybernate.engine.target import Target, residual_pids
 from kybernate.model.errors import KybernateError, NoRoom, Unsupported
 from kybernate.model.types import CHUNK_BYTES, HostPid, StepTiming
-from kybernate.process import images
+from kybernate.process import images, procfs
 from kybernate.process.connections import half_connections
 from kybernate.process.dumping import DumpReport, dump
 from kybernate.process.preflight import Connections, dumpable
@@ -41,7 +43,7 @@ from kybernate.store import ProgressCallback, SnapshotWriter, Space, open_writer
 _SETTLE_S = 2.0
 _POLL_S = 0.005
 _RESERVE_BYTES = 64 << 20
-"""Guessed for the processes' images in the progress, before they are there."""
+"""Guessed for the processes' images in the progress, besides their memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +112,17 @@ class Capture:
             raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
         self._settle(tree)
         work, kept = self._work_directory(tree), False
-        dumping = self.parts.executor.submit(self._dump, tree, work / PROCESS, [str(gpu) for gpu in gpus])
         try:
-            total = sum(held.copy.size for held in self.manifest.extents) + _RESERVE_BYTES
+            total = sum(held.copy.size for held in self.manifest.extents) + _memory_bytes(tree)
             with (
                 open_writer(self.space, self.snapshot, total=total, progress=self.progress) as writer,
                 self.cancel.forwarded_to(writer.cancel) if self.cancel is not None else nullcontext(),
             ):
-                with self.clock.step("write"):
-                    extents = self._write_extents(tree, writer)
-                with self.clock.step("dump"):
-                    dumped = dumping.result()
-                    record = images.verify(work / PROCESS)
+                dumped, extents = self._write(tree, writer, work / PROCESS, [str(gpu) for gpu in gpus])
+                record = images.verify(work / PROCESS, bulk_elsewhere=True)
                 self.parts.faults.at("capture.dumped")
                 with self.clock.step("write the dump"):
-                    writer.add_directory(PROCESS, work / PROCESS, by_content=images.holds_pages)
+                    writer.add_directory(PROCESS, work / PROCESS)
                     writer.add_bytes(HASHES, pack_hashes([held.copy.hashes for held in self.manifest.extents]))
                 self.parts.faults.at("capture.written")
                 with self.clock.step("commit"):
@@ -153,7 +151,6 @@ class Capture:
                 kept = True
                 self.keep(committed, work)
         finally:
-            dumping.exception()  # it writes into the directory
             if not kept:
                 shutil.rmtree(work, ignore_errors=True)
         return self._report(dumped, record.bytes, committed.uid, committed.size, stored)
@@ -166,10 +163,29 @@ class Capture:
             text = f"the processes of {tree.name} can't be dumped into {self.scratch}: {e.strerror}"
             raise (NoRoom(text) if e.errno in FULL else KybernateError(text)) from e
 
-    def _dump(self, tree: Tree, directory: Path, gpu_directories: Sequence[str]) -> DumpReport:
+    def _write(
+        self, tree: Tree, writer: SnapshotWriter, directory: Path, gpu_directories: Sequence[str]
+    ) -> tuple[DumpReport, list[DescribedExtent]]:
+        """What is large: extents and processes, at the same time."""
+        sink = IntoStore(writer)
+        dumping = self.parts.executor.submit(self._dump, tree, sink, directory, gpu_directories)
+        try:
+            with self.clock.step("write"):
+                extents = self._write_extents(tree, writer)
+            with self.clock.step("dump"):
+                dumped = dumping.result()
+                sink.add()
+                return dumped, extents
+        except BaseException:
+            writer.cancel()
+            dumping.exception()  # it writes into the directory
+            raise
+
+    def _dump(self, tree: Tree, sink: IntoStore, directory: Path, gpu_directories: Sequence[str]) -> DumpReport:
         report = dump(
             tree,
             directory,
+            sink=sink,
             hold=True,
             connections=self.connections,
             allow_changes=self.allow_changes,
@@ -256,3 +272,8 @@ class Capture:
 def _extent(held: HeldExtent, inside: int) -> DescribedExtent:
     assert len(held.copy.slots) * CHUNK_BYTES == held.copy.size
     return DescribedExtent(inside, held.id, held.address, held.gpu, held.copy.rdma, held.copy.size)
+
+
+def _memory_bytes(tree: Tree) -> int:
+    """About as much as the processes' images will have, for the progress."""
+    return _RESERVE_BYTES + sum(procfs.own_bytes(pid) for pid in tree.pids())

@@ -1,4 +1,4 @@
-"""The processes' images of stored workloads, extracted into files for CRIU; once for all clones of one snapshot."""
+"""The small images of stored workloads' processes, extracted into files for CRIU; once for all clones of one snapshot."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import errno
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kybernate.engine import host_memory
 from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.stored import PROCESS
 from kybernate.model.errors import Busy, KybernateError
-from kybernate.process import images
 from kybernate.store import Manifest, ProgressCallback, Space, open_reader
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -25,6 +25,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class _Entry:
     turn: threading.Lock = field(default_factory=threading.Lock)
     directory: Path | None = None
+    whole: bool = False
+    """Everything is there, what is large, too."""
     users: int = 0
     kept: bool = False
 
@@ -51,7 +53,9 @@ class Extracted:
         progress: ProgressCallback | None = None,
         cancel: Cancellation | None = None,
     ) -> Iterator[Path]:
-        """The directory of a snapshot's images, for the block; with `keep` it stays until `drop`.
+        """The directory of a snapshot's small images, for the block; with `keep` it stays until `drop`.
+
+        With `keep` of a snapshot that lies far away, what is large is in it, too (`is_whole`): else each clone would fetch it.
 
         Raises:
             Damaged, TierAway, Cancelled: the store's. BadInput, NotFound: it holds no whole dump.
@@ -61,8 +65,15 @@ class Extracted:
             entry.users += 1
         try:
             with entry.turn:
+                whole = keep and space.medium.shared
+                if entry.directory is not None and whole and not entry.whole:  # adopted: its memory went there alone
+                    self._extract_into(
+                        entry.directory, space, manifest, host_memory.large_files(manifest), progress, cancel
+                    )
+                    entry.whole = True
                 if entry.directory is None:
-                    entry.directory = self._extract(space, manifest, progress, cancel)
+                    entry.directory = self._extract(space, manifest, whole, progress, cancel)
+                    entry.whole = whole
             if keep:
                 entry.kept = True
             yield entry.directory / PROCESS
@@ -102,25 +113,43 @@ class Extracted:
             shutil.rmtree(entry.directory, ignore_errors=True)
 
     def _extract(
-        self, space: Space, manifest: Manifest, progress: ProgressCallback | None, cancel: Cancellation | None
+        self,
+        space: Space,
+        manifest: Manifest,
+        whole: bool,
+        progress: ProgressCallback | None,
+        cancel: Cancellation | None,
     ) -> Path:
         try:
             directory = Path(tempfile.mkdtemp(prefix="revive-", dir=self.scratch))
         except OSError as e:
             raise _in_our_words(manifest, self.scratch, e) from e
+        wanted = host_memory.small_files(manifest) + (host_memory.large_files(manifest) if whole else [])
+        try:
+            self._extract_into(directory, space, manifest, wanted, progress, cancel)
+            host_memory.verify(manifest, directory / PROCESS)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return directory
+
+    def _extract_into(
+        self,
+        directory: Path,
+        space: Space,
+        manifest: Manifest,
+        paths: Sequence[str],
+        progress: ProgressCallback | None,
+        cancel: Cancellation | None,
+    ) -> None:
         try:
             with (
                 open_reader(space, manifest.name, progress=progress) as reader,
                 cancel.forwarded_to(reader.cancel) if cancel is not None else nullcontext(),
             ):
-                reader.extract(directory, [file.path for file in manifest.files if file.path.startswith(f"{PROCESS}/")])
-            images.verify(directory / PROCESS)
-        except BaseException as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise _in_our_words(manifest, self.scratch, error) from error
-            raise
-        return directory
+                reader.extract(directory, paths)
+        except OSError as error:
+            raise _in_our_words(manifest, self.scratch, error) from error
 
 
 def _in_our_words(manifest: Manifest, scratch: Path, error: OSError) -> KybernateError:

@@ -1,6 +1,6 @@
 """Reviving: a stored workload's processes are brought back, paused, with its content in the pool.
 
-    look -> (stage | extract -> CRIU) -> freeze -> bind -> save the manifest
+    look -> (stage | extract the small images -> CRIU, which is given the memory) -> freeze -> bind -> save the manifest
 
 What comes out is an ordinary workload that is paused in RAM, whether this agent resumes it or a later one. Its processes
 have run for a moment before they are frozen, up to the gates of their first GPU call. Until its manifest is saved, a
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Parts
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.extracting import Extracted
+from kybernate.engine.host_memory import FromStore, is_whole
 from kybernate.engine.pause import FREEZE_SECONDS
 from kybernate.engine.pooled import HostCopy, Pooled, Staged
 from kybernate.engine.staging import Stager
@@ -31,6 +33,7 @@ from kybernate.model.types import Depth, HostPid, WorkloadName
 from kybernate.process.restoring import restore
 from kybernate.process.specs import Network
 from kybernate.process.tree import DOOR, Tree
+from kybernate.store import open_reader
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +88,11 @@ class Reviving:
         return tree
 
     def _restore(self, staging: Future[tuple[Staged, int]]) -> Tree:
-        with self.extracted.using(
-            self.space, self.stored, keep=self.keep_staged, progress=self.progress, cancel=self.cancel
-        ) as images:
+        with (
+            self.extracted.using(self.space, self.stored, keep=self.keep_staged, cancel=self.cancel) as images,
+            open_reader(self.space, self.stored.name, progress=self.progress) as reader,
+            self.cancel.forwarded_to(reader.cancel) if self.cancel is not None else nullcontext(),
+        ):
             if not self.run_directory.exists():
                 self.undo.push("delete its run directory", self._delete_run_directory)
                 self.run_directory.mkdir(mode=0o755, parents=True)
@@ -104,6 +109,7 @@ class Reviving:
                 images,
                 name=self.name,
                 run_directory=self.run_directory,
+                source=None if is_whole(self.stored, images) else FromStore(reader),
                 layers_at=self.layers_at,
                 network=self.network,
                 output_bytes=self.parts.output_bytes,

@@ -32,19 +32,29 @@ _TIME = "KYBERNATE.mtime_ns"
 _SKIPPED_XATTRS = ("system.", "trusted.overlay.origin", "trusted.overlay.uuid", "trusted.overlay.impure")
 """An overlay's memory of the file system it was made on; a lie on any other, and it does without."""
 
+_LARGE_COPIES: dict[str, Any] = {"copybufsize": _COPY_BYTES}
 _NO_FILTER: dict[str, Any] = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
 """Before Python 3.11.4 there are none, and the argument isn't known."""
 
 
 def save(directory: int, file: BinaryIO) -> int:
-    """Write the content of the open directory `directory` as tar into `file`. Returns how many entries there are.
+    """Write the content of the open directory `directory` as tar into `file`, which may be a pipe. Returns how many entries
+    there are.
 
     Raises:
         OSError: something in it can't be read, was changed meanwhile, or lies too deep to be laid again.
     """
     count = 0
     links: dict[tuple[int, int], str] = {}
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
+    out = _Counted(file)
+    # copybufsize: of what it writes at once, too.
+    with tarfile.TarFile(
+        fileobj=out,  # type: ignore[arg-type]
+        mode="w",
+        format=tarfile.PAX_FORMAT,
+        encoding="utf-8",
+        copybufsize=_COPY_BYTES,
+    ) as archive:
         for found in _walk(directory):
             if stat.S_ISSOCK(found.status.st_mode):
                 continue
@@ -55,6 +65,8 @@ def save(directory: int, file: BinaryIO) -> int:
 
 def lay(file: BinaryIO, into: str | Path) -> None:
     """Extract what `save` wrote into the existing, empty directory, as the same users by number. Needs root for most of it.
+
+    The file is read from the front to the end: it may be a pipe.
 
     Until it is whole nobody but root can enter the directory.
 
@@ -67,7 +79,7 @@ def lay(file: BinaryIO, into: str | Path) -> None:
     top: tarfile.TarInfo | None = None
     times: list[tuple[Path, tarfile.TarInfo]] = []
     kinds: dict[str, bytes] = {".": tarfile.DIRTYPE}
-    with tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8", copybufsize=_COPY_BYTES) as archive:
+    with tarfile.open(fileobj=file, mode="r|", bufsize=_COPY_BYTES, encoding="utf-8", **_LARGE_COPIES) as archive:
         for entry in archive:
             _check(entry, kinds)
             if entry.name == ".":
@@ -88,6 +100,21 @@ def lay(file: BinaryIO, into: str | Path) -> None:
         os.chown(directory, top.uid, top.gid, follow_symlinks=False)
         _set(directory, top)
         _set_time(directory, top)
+
+
+class _Counted:
+    """A file to write to that knows where it is, as a pipe doesn't."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._at = 0
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, content: bytes) -> int:
+        self._at += len(content)
+        return self._file.write(content)
 
 
 def _set(target: Path, entry: tarfile.TarInfo) -> None:

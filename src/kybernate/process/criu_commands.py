@@ -69,7 +69,8 @@ def dump_arguments(
 
     Args:
         pid: as seen inside.
-        images, plugins: descriptors of directories; the second is empty.
+        images, plugins: descriptors of directories; in the first somebody takes the images (`image_stream`), the second
+            is empty.
         script: path of a program that CRIU runs at its stations ($CRTOOLS_SCRIPT_ACTION), of importance: post-dump,
             when all images are written, the processes still stand, and /dev/shm still has CRIU's own links.
         cgroup: descriptor of the workload's frozen cgroup, through a mount where it may be written.
@@ -82,6 +83,7 @@ def dump_arguments(
         "dump",
         f"--tree={pid}",
         f"--images-dir=/proc/self/fd/{images}",
+        "--stream",
         "--log-file=dump.log",
         f"--libdir=/proc/self/fd/{plugins}",
         f"--action-script={script}",
@@ -95,13 +97,18 @@ def dump_arguments(
     ]
 
 
-def restore_arguments(criu: Path, *, images: int, work: int) -> list[str]:
-    """Restore a tree and leave it running. `work`: descriptor of a directory for log and statistics, and empty before."""
+def restore_arguments(criu: Path, *, work: int) -> list[str]:
+    """Restore a tree and leave it running.
+
+    Args:
+        work: descriptor of a directory where somebody gives the images (`image_stream`), for log and statistics; without
+            anything else.
+    """
     return [
         str(criu),
         "restore",
-        f"--images-dir=/proc/self/fd/{images}",
-        f"--work-dir=/proc/self/fd/{work}",
+        f"--images-dir=/proc/self/fd/{work}",
+        "--stream",
         "--log-file=restore.log",
         f"--libdir=/proc/self/fd/{work}",
         "--restore-detached",

@@ -7,7 +7,7 @@ entry; a missing page image leaves the page map's sum unanswered. Contents are b
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kybernate.model.errors import BadInput
@@ -26,8 +26,12 @@ _RAW = ("pages-", "ghost-file-", "tcp-stream-", "pipes-data", "fifo-data", "sk-q
 """Their entries are followed by data of a length that only the entry says; their sizes are in our own record."""
 
 
-def check(directory: Path, *, root: int) -> None:
-    """Check all images of a directory. `root`: the pid of the tree's first process, as dumped.
+def check(directory: Path, *, root: int, pages: Mapping[str, int] | None = None) -> None:
+    """Check all images of a directory.
+
+    Args:
+        root: the pid of the tree's first process, as dumped.
+        pages: bytes of each page image as CRIU reads it, by name; None: they lie there as CRIU has written them.
 
     Raises:
         BadInput: something is missing or cut off; the message names the file.
@@ -44,7 +48,9 @@ def check(directory: Path, *, root: int) -> None:
     for process in processes:
         for thread in _threads(process):
             _require(directory / f"core-{thread}.img")
-    _check_pages(directory)
+    if pages is None:
+        pages = {path.name: path.stat().st_size for path in directory.glob("pages-*.img")}
+    _check_pages(directory, pages)
 
 
 def processes(directory: Path) -> list[int]:
@@ -92,7 +98,7 @@ def entries(path: Path, *, kind: int | None = None) -> Iterator[bytes]:
         raise _damaged(path, "it is missing") from e
 
 
-def _check_pages(directory: Path) -> None:
+def _check_pages(directory: Path, there: Mapping[str, int]) -> None:
     wanted: dict[int, int] = {}
     for path in sorted(directory.glob("pagemap-*.img")):
         numbers = entries(path, kind=_PAGEMAP)
@@ -108,10 +114,11 @@ def _check_pages(directory: Path) -> None:
         wanted[identity] = wanted.get(identity, 0) + pages
     for identity, pages in wanted.items():
         path = directory / f"pages-{identity}.img"
-        if pages == 0 and not path.exists():
+        if pages == 0 and path.name not in there:
             continue
-        _require(path)
-        if (size := path.stat().st_size) != pages * PAGE_BYTES:
+        if path.name not in there:
+            raise _damaged(path, "it is missing")
+        if (size := there[path.name]) != pages * PAGE_BYTES:
             raise _damaged(path, f"it has {size} bytes, its map says {pages * PAGE_BYTES}")
 
 

@@ -10,8 +10,7 @@ Only anonymous private memory: in a mapped file a page that isn't in the dump is
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +19,11 @@ from numpy.typing import NDArray
 
 from kybernate.model.errors import BadInput
 from kybernate.process import criu_images
+from kybernate.process.bulk import Zeros
 from kybernate.process.criu_images import PAGE_BYTES, Fields, integer
 
-_WORDS = PAGE_BYTES // 8
-_BLOCK_PAGES = 8192
-_THREADS = 4
 _LEAST_GAIN = 0.05
-"""Of the pages; for less nothing is written anew."""
+"""Of the pages; for less the map is left as it is, since each stretch of it costs a call of CRIU's."""
 
 _VADDR, _COMPATIBLE, _PARENT, _FLAGS, _COUNT = 1, 2, 3, 4, 5
 """Fields of an entry of a page map."""
@@ -56,58 +53,62 @@ class _Entry:
         return criu_images.message(fields)
 
 
-def drop(directory: Path) -> int:
-    """Rewrite a dump without them. Returns the bytes that it is shorter now.
+def leave_out(directory: Path, zero: Mapping[str, NDArray[np.bool_]]) -> dict[str, Zeros]:
+    """Rewrite the page maps of a dump whose page images came without any pages of zeros, for those that may stay away.
+
+    Args:
+        zero: of each page image, by name: which of the pages that CRIU wrote were zeros.
+
+    Returns:
+        Of each: where the others have to be put in when it is restored: offset in what CRIU reads, length; bytes, ascending.
 
     Raises:
-        BadInput: it is damaged.
+        BadInput: the dump is damaged.
     """
-    saved = 0
-    maps: dict[int, list[Path]] = {}
+    maps: dict[str, list[Path]] = {}
     for path in directory.glob("pagemap-*.img"):
-        maps.setdefault(_pages_id(path), []).append(path)
-    for identity, paths in maps.items():
+        maps.setdefault(f"pages-{_pages_id(path)}.img", []).append(path)
+    found: dict[str, Zeros] = {}
+    for name, pages in zero.items():
+        paths = maps.get(name, [])
+        kept = np.ones(len(pages), dtype=np.bool_)
         # Shared memory has a map of its own, called otherwise.
         if len(paths) == 1 and (pid := paths[0].stem.removeprefix("pagemap-")).isdigit():
-            saved += _drop(directory, paths[0], directory / f"pages-{identity}.img", int(pid))
-    return saved
+            kept = _leave_out(directory / f"mm-{pid}.img", paths[0], name, pages)
+        stretches = tuple((first * PAGE_BYTES, (end - first) * PAGE_BYTES) for first, end in _runs(pages[kept]))
+        if stretches:
+            found[name] = stretches
+    return found
 
 
-def _drop(directory: Path, page_map: Path, pages: Path, pid: int) -> int:
-    mm = directory / f"mm-{pid}.img"
-    if not pages.exists() or not pages.stat().st_size or not mm.exists():
-        return 0
+def _leave_out(mm: Path, page_map: Path, name: str, zero: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns which pages the map still has."""
+    kept = np.ones(len(zero), dtype=np.bool_)
+    if not mm.exists():
+        return kept
     head, *rest = criu_images.entries(page_map)
     found = [_entry(message) for message in rest]
     if any(integer(entry.fields, _PARENT, 0) for entry in found):
-        return 0  # of a dump that builds on another
-    content: NDArray[np.uint64] = np.memmap(pages, dtype="<u8", mode="r").reshape(-1, _WORDS)
-    if len(content) != sum(entry.pages for entry in found if entry.present):
-        raise BadInput(f"the dump in {directory} is damaged: {pages.name} has {len(content)} pages")
-    zero = _zero_pages(content)
+        return kept  # of a dump that builds on another
+    if len(zero) != sum(entry.pages for entry in found if entry.present):
+        raise BadInput(f"the dump in {page_map.parent} is damaged: {name} has {len(zero)} pages")
     areas = _anonymous(mm)
-    kept = np.ones(len(content), dtype=np.bool_)
     messages = [head]
     at = 0
     for entry in found:
         if not entry.present:
             messages.append(entry.part(0, entry.pages))
             continue
-        droppable = zero[at : at + entry.pages] & areas.covers(entry)
+        droppable = zero[at : at + entry.pages]
+        if droppable.any():
+            droppable = droppable & areas.covers(entry)
         kept[at : at + entry.pages] = ~droppable
         messages += [entry.part(first, last - first) for first, last in _runs(~droppable)]
         at += entry.pages
-    gone = len(content) - int(np.count_nonzero(kept))
-    if gone < _LEAST_GAIN * len(content):
-        return 0
-    new = pages.with_suffix(".new")
-    with new.open("xb") as file:
-        new.chmod(pages.stat().st_mode & 0o7777)
-        for first, last in _runs(kept):
-            file.write(content[first:last].data.cast("B"))
-    new.replace(pages)
+    if len(zero) - int(np.count_nonzero(kept)) < _LEAST_GAIN * len(zero):
+        return np.ones(len(zero), dtype=np.bool_)
     criu_images.rewrite(page_map, messages)
-    return gone * PAGE_BYTES
+    return kept
 
 
 def _pages_id(page_map: Path) -> int:
@@ -160,18 +161,6 @@ def _anonymous(mm: Path) -> _Areas:
                 found.append((integer(fields, _START), integer(fields, _END)))
     found.sort()
     return _Areas([start for start, _ in found], [end for _, end in found])
-
-
-def _zero_pages(content: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    zero = np.empty(len(content), dtype=np.bool_)
-
-    def look(first: int) -> None:
-        block = content[first : first + _BLOCK_PAGES]
-        zero[first : first + len(block)] = block.max(axis=1) == 0
-
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="kybernate-zeros") as threads:
-        list(threads.map(look, range(0, len(content), _BLOCK_PAGES)))
-    return zero
 
 
 def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

@@ -34,6 +34,7 @@ from kybernate.process import (
     criu_commands,
     criu_repair,
     criu_timers,
+    image_stream,
     images,
     in_flight,
     kernel_reading,
@@ -132,8 +133,10 @@ def _guide(job: dict[str, Any], inherited: Sequence[int]) -> NoReturn:
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        for number in (*_HARMLESS, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (*_HARMLESS, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+        # Where nobody takes the images any more it must fail, and let go of the processes, and not be killed.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         os.setsid()
         command = criu_commands.dump_arguments(
             Path(job["criu"]),
@@ -158,22 +161,25 @@ def _guide(job: dict[str, Any], inherited: Sequence[int]) -> NoReturn:
 
 def _save(job: dict[str, Any]) -> dict[str, Any]:
     """Everything but CRIU's images, while nothing moves."""
-    into = Path(job["images"])
     root = f"/proc/{job['supervisor_pid']}/root"
-    _archive(f"{root}/dev/shm", into / images.SHARED_MEMORY)
-    _archive(job["control"], into / images.CONTROL)
-    for number, layer in enumerate(job["layers"]):
-        _archive(layer, into / images.layer_archive(number))
+    client = image_stream.Client(f"/proc/self/fd/{job['descriptors'][0]}", image_stream.CAPTURE)
+    try:
+        _archive(f"{root}/dev/shm", client, images.SHARED_MEMORY)
+        _archive(job["control"], client, images.CONTROL)
+        for number, layer in enumerate(job["layers"]):
+            _archive(layer, client, images.layer_archive(number))
+    finally:
+        client.close()
     pids = WorkloadCgroup(Path(job["cgroup"])).pids()
     needed = needs.needed_files(pids, root=Path(root), own=job["own"])
     return {"needs": [asdict(file) for file in needed], "processes": [procfs.command(pid) for pid in pids]}
 
 
-def _archive(directory: str, path: Path) -> None:
+def _archive(directory: str, client: image_stream.Client, name: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        with path.open("xb") as file:
-            archives.save(descriptor, file)
+        with os.fdopen(client.open(name), "wb") as pipe:
+            archives.save(descriptor, pipe)
     finally:
         os.close(descriptor)
 

@@ -16,14 +16,13 @@ import errno
 import fcntl
 import json
 import os
-import platform
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ import kybernate
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError, NoRoom, Unsupported
 from kybernate.process import (
     criu_commands,
-    criu_images,
     criu_repair,
     criu_timers,
     criu_zeros,
@@ -40,12 +38,16 @@ from kybernate.process import (
     network_lock,
     records,
 )
+from kybernate.process.bulk import Sink, Taken, Zeros, holds_pages
 from kybernate.process.criu import Criu, find_criu
-from kybernate.process.images import Launched, NeededFile, TreeRecord
+from kybernate.process.directory_bulk import DirectoryBulk
+from kybernate.process.dump_record import write_record
+from kybernate.process.image_server import Capture
+from kybernate.process.images import Launched, TreeRecord
 from kybernate.process.preflight import Connections, close_connections, dumpable, unsent, would_change
 from kybernate.process.records import SupervisorRecord
 from kybernate.process.specs import Network
-from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach
+from kybernate.process.tree import CONTROL, Tree, attach
 
 MARK = "dump.json"
 """In the run directory while a dump runs; locked by the programs that make it."""
@@ -77,6 +79,7 @@ def dump(
     tree: Tree,
     images_directory: Path,
     *,
+    sink: Sink | None = None,
     hold: bool = False,
     connections: Connections = Connections.REFUSE,
     gpu_directories: Sequence[str] = (),
@@ -88,6 +91,7 @@ def dump(
 
     Args:
         images_directory: must not exist; its parent must.
+        sink: where its bulk goes; None: into the directory, too.
         hold: leave the tree frozen on success, so that nothing it does after the dump is lost when it is killed.
             Otherwise, and after a failure, it is as frozen or running as it was.
         connections: what to do about TCP connections that lead out of the workload.
@@ -114,9 +118,10 @@ def dump(
     launched = images.read_launched(tree.run_directory)
     if settle(tree.run_directory, wait_s=0.0) is Settled.BUSY:
         raise Conflict(f"workload {tree.name} is being dumped")
-    partial = _make_partial(images_directory)
+    partial = _partial_of(images_directory)
     try:
         with _mark(tree, partial) as mark:
+            _make(partial)  # only now: who finds the mark knows what to delete
             job = _job(
                 tree,
                 record,
@@ -129,9 +134,13 @@ def dump(
             )
             try:
                 notes = would_change(tree, serious=False) + (would_change(tree, serious=True) if allow_changes else [])
-                closed, report = _dump_when_calm(tree, job, partial, mark, connections)
-                _mend(tree, partial)
-                written = _write_record(tree, record, launched, partial, criu=criu, report=report)
+                closed, report, taken = _dump_when_calm(
+                    tree, job, partial, mark, sink or DirectoryBulk(partial), connections
+                )
+                zeros = _mend(tree, partial, taken)
+                written = write_record(
+                    tree, record, launched, partial, criu=criu, report=report, taken=taken, zeros=zeros
+                )
                 _publish(partial, images_directory)
             except BaseException:
                 _leave_as_it_was(tree, was_frozen=job["was_frozen"])
@@ -150,9 +159,10 @@ def dump(
 
 
 def _dump_when_calm(
-    tree: Tree, job: dict[str, Any], partial: Path, mark: int, connections: Connections
-) -> tuple[list[str], dict[str, Any]]:
-    """Let it run for a moment, and try again, while data is on its way that can't be kept. Returns what was closed, too."""
+    tree: Tree, job: dict[str, Any], partial: Path, mark: int, sink: Sink, connections: Connections
+) -> tuple[list[str], dict[str, Any], dict[str, Taken]]:
+    """Let it run for a moment, and try again, while data is on its way that can't be kept. Returns what was closed, the
+    dumper's report, and the bulk."""
     timeout_s = job["freeze_timeout_s"]
     deadline = time.monotonic() + timeout_s
     wait_s, closed = _FIRST_WAIT_S, list[str]()
@@ -161,10 +171,11 @@ def _dump_when_calm(
         if not job["hold_back"]:
             _refuse_unsent(tree, timeout_s)
         try:
-            return closed, _run_dumper(tree, job, partial, mark)
+            return closed, *_run(tree, job, partial, mark, sink)
         except _OnItsWay:
             if time.monotonic() + wait_s > deadline:
                 raise
+        sink.forget()
         for path in partial.iterdir():
             path.unlink()
         tree.thaw()
@@ -263,27 +274,26 @@ def _leave_as_it_was(tree: Tree, *, was_frozen: bool) -> None:
         tree.thaw()
 
 
-def _make_partial(images_directory: Path) -> Path:
-    """Beside its later place, so that a rename is enough; for root only, since memory holds secrets."""
+def _partial_of(images_directory: Path) -> Path:
+    """Beside its later place, so that a rename is enough. Raises BadInput."""
     if images_directory.exists() or images_directory.is_symlink():
         raise BadInput(f"{images_directory} exists already", hint="a dump needs a new directory")
+    return images_directory.parent.resolve() / f".{images_directory.name}.{secrets.token_hex(4)}.partial"
+
+
+def _make(directory: Path) -> None:
+    """For root only, since memory holds secrets."""
     try:
-        made = tempfile.mkdtemp(
-            prefix=f".{images_directory.name}.", suffix=".partial", dir=images_directory.parent.resolve()
-        )
+        directory.mkdir(mode=0o700)
     except OSError as e:
-        raise _not_made(images_directory, e) from e
-    return Path(made)
+        raise _not_made(directory, e) from e
 
 
 @contextlib.contextmanager
 def _empty_directory(partial: Path) -> Iterator[Path]:
     """Beside the dump, so that it goes with it when the agent is killed."""
     path = _empty_beside(partial)
-    try:
-        path.mkdir(mode=0o700)
-    except OSError as e:
-        raise _not_made(path, e) from e
+    _make(path)
     try:
         yield path
     finally:
@@ -370,6 +380,28 @@ def _job(
     }
 
 
+def _run(
+    tree: Tree, job: dict[str, Any], partial: Path, mark: int, sink: Sink
+) -> tuple[dict[str, Any], dict[str, Taken]]:
+    """The dumper's report, and the bulk."""
+    try:
+        capture = Capture(partial, sink)
+    except OSError as e:
+        raise _not_made(partial, e) from e
+    try:
+        with capture:
+            report = _run_dumper(tree, job, partial, mark)
+    except KybernateError as e:
+        if isinstance(capture.error, KybernateError):  # CRIU knows only that nobody took any more
+            raise capture.error from e
+        raise
+    if isinstance(capture.error, KybernateError):
+        raise capture.error
+    if capture.error is not None:
+        raise _failed(tree, partial, str(capture.error)) from capture.error
+    return report, capture.taken
+
+
 def _run_dumper(tree: Tree, job: dict[str, Any], partial: Path, mark: int) -> dict[str, Any]:
     """Run dumper.py to its end and return its report."""
     with contextlib.ExitStack() as stack, _empty_directory(partial) as plugins:
@@ -439,46 +471,13 @@ def _room_left(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _mend(tree: Tree, partial: Path) -> None:
+def _mend(tree: Tree, partial: Path, taken: Mapping[str, Taken]) -> dict[str, Zeros]:
+    """Returns the zeros that are to be put in again."""
     try:
         criu_timers.rearm(partial)
-        criu_zeros.drop(partial)
+        return criu_zeros.leave_out(partial, {name: found.zero for name, found in taken.items() if holds_pages(name)})
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (NoRoom if full else KybernateError)(
             f"the dump of workload {tree.name} can't be written to {partial.parent}: {e.strerror}"
         ) from e
-
-
-def _write_record(
-    tree: Tree, record: SupervisorRecord, launched: Launched, partial: Path, *, criu: Criu, report: dict[str, Any]
-) -> TreeRecord:
-    inside = record.run_directory_inside or tree.run_directory.resolve()
-    output = tree.run_directory / OUTPUT
-    written = TreeRecord(
-        name=tree.name,
-        main_inside=record.main_inside,
-        last_inside=max(criu_images.processes(partial)),
-        run_directory=str(inside),
-        state_directory=str(inside.parents[1]),
-        launched=launched,
-        processes=tuple(report["processes"]),
-        needs=tuple(NeededFile(**file) for file in report["needs"]),
-        output_bytes=output.stat().st_size if output.exists() else 0,
-        taken=time.time(),
-        criu=criu.version_text,
-        kernel=platform.release(),
-        machine=platform.machine(),
-        cpu_flags=_cpu_flags(),
-        files=images.sizes(partial),
-    )
-    written.write(partial)
-    return written
-
-
-def _cpu_flags() -> tuple[str, ...]:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return tuple(sorted(line.partition(":")[2].split()))
-    return ()

@@ -20,23 +20,20 @@ from typing import Any
 
 from kybernate.model.errors import BadInput, KybernateError, NotFound, Unsupported
 from kybernate.process import criu_images
+from kybernate.process.bulk import Zeros, holds_pages, is_bulk
 from kybernate.process.records import LAUNCH
 
 RECORD = "tree.json"
 SHARED_MEMORY = "shm.tar"
 CONTROL = "control.tar"
 LOG = "dump.log"
-FORMAT = 1
+FORMAT = 2
+"""2: pages of zeros may be left out of page images. 1 had none left out."""
 
 
 def layer_archive(number: int) -> str:
     """The tar of a workload's layer, counted from 0."""
     return f"layer-{number}.tar"
-
-
-def holds_pages(name: str) -> bool:
-    """Whether a file of a dump is the processes' memory, page by page."""
-    return name.startswith("pages-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,9 @@ class TreeRecord:
     cpu_flags: tuple[str, ...]
     """What the processor could; programs choose their code by it when they start, and never look again."""
     files: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of each of the dump's other files."""
+    """Bytes of each of the dump's other files, as they are stored."""
+    zeros: Mapping[str, Zeros] = field(default_factory=dict)
+    """What is put into its page images on the way to CRIU."""
 
     @property
     def bytes(self) -> int:
@@ -121,17 +120,20 @@ def read(directory: Path) -> TreeRecord:
     except (ValueError, RecursionError) as e:
         raise BadInput(f"{path} is damaged: {e}") from e
     try:
-        if raw["format"] != FORMAT:
-            raise BadInput(f"{path} is of format {raw['format']}, this Kybernate reads {FORMAT}")
+        if raw["format"] not in range(1, FORMAT + 1):
+            raise BadInput(f"{path} is of format {raw['format']}, this Kybernate reads up to {FORMAT}")
         return _parse(raw)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise BadInput(f"{path} is damaged: {e!r}") from e
 
 
-def verify(directory: Path) -> TreeRecord:
+def verify(directory: Path, *, bulk_elsewhere: bool = False) -> TreeRecord:
     """Whether a dump is whole: every file there with its size, CRIU's images well formed and not one of them missing.
 
     Contents are not hashed; the store does that. Takes milliseconds: page images are measured, not read.
+
+    Args:
+        bulk_elsewhere: what is large (`bulk.is_bulk`) isn't looked for here; its sizes are as the record says.
 
     Raises:
         NotFound: no dump.
@@ -139,12 +141,19 @@ def verify(directory: Path) -> TreeRecord:
     """
     record = read(directory)
     for name, size in record.files.items():
+        if bulk_elsewhere and is_bulk(name):
+            continue
         path = directory / name
         if not path.is_file():
             raise BadInput(f"the dump in {directory} is damaged: {name} is missing")
         if (found := path.stat().st_size) != size:
             raise BadInput(f"the dump in {directory} is damaged: {name} has {found} bytes instead of {size}")
-    criu_images.check(directory, root=record.main_inside)
+    pages = {
+        name: size + sum(length for _, length in record.zeros.get(name, ()))
+        for name, size in record.files.items()
+        if holds_pages(name)
+    }
+    criu_images.check(directory, root=record.main_inside, pages=pages)
     return record
 
 
@@ -174,6 +183,10 @@ def _parse(raw: Mapping[str, Any]) -> TreeRecord:
         machine=_text(raw["machine"]),
         cpu_flags=_texts(raw["cpu_flags"]),
         files={_file_name(name): _number(size) for name, size in raw["files"].items()},
+        zeros={
+            _file_name(name): tuple((_number(at), _number(length, least=1)) for at, length in stretches)
+            for name, stretches in (raw["zeros"] if raw["format"] > 1 else {}).items()
+        },
     )
 
 

@@ -28,9 +28,9 @@ from typing import Any
 
 import kybernate
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound, Unsupported
-from kybernate.process import archives, output, procfs, records
+from kybernate.process import output, procfs, records
 from kybernate.process.cgroups import WorkloadCgroup, cgroup_mounts
-from kybernate.process.reports import FULL, RESTORE, check_reports, full
+from kybernate.process.reports import FULL, check_reports, full
 from kybernate.process.specs import LAYERS, LaunchSpec, Network, Restored
 from kybernate.process.tree import CONTROL, OUTPUT, Tree, attach, clear, locked, sweep_locked
 
@@ -91,29 +91,41 @@ def _launch(spec: LaunchSpec, *, isolated: bool, made: bool) -> Tree:
     with contextlib.suppress(OSError):  # of a life whose supervisor was killed
         output.close_up(str(spec.run_directory / OUTPUT))
     group: WorkloadCgroup | None = None
-    try:
-        (spec.run_directory / records.EXIT).unlink(missing_ok=True)
-        _make_control_directory(spec)
-        if isolated:
-            _make_layers(spec)
-        if spec.restored is not None:
-            _make_output(spec)
-        _write_papers(spec)
-        if isolated:
-            group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
-        _start_supervisor(spec, group)
-        if spec.restored is not None:
-            spec.restored.came_back(spec.run_directory / RESTORE)
-        shutil.rmtree(spec.run_directory / RESTORE, ignore_errors=True)
-        return attach(spec.run_directory)
-    except BaseException:
-        _undo(spec, group)
-        if not had_output:
-            (spec.run_directory / OUTPUT).unlink(missing_ok=True)
-        if made:
-            with contextlib.suppress(OSError):  # somebody else put something there
-                spec.run_directory.rmdir()
-        raise
+    # Left after everything that was begun has ended: then nobody waits for it.
+    with contextlib.ExitStack() as serving:
+        try:
+            (spec.run_directory / records.EXIT).unlink(missing_ok=True)
+            _make_control_directory(spec)
+            if isolated:
+                _make_layers(spec)
+            if spec.restored is not None:
+                _make_output(spec)
+            _write_papers(spec)
+            if isolated:
+                group = WorkloadCgroup.create(state_directory=spec.state_directory.resolve(), name=spec.name)
+            if spec.restored is not None:
+                serving.enter_context(spec.restored.serving(_make_work_directory(spec)))
+            _start_supervisor(spec, group)
+            if spec.restored is not None:
+                spec.restored.came_back(spec.run_directory / records.RESTORE)
+            shutil.rmtree(spec.run_directory / records.RESTORE, ignore_errors=True)
+            return attach(spec.run_directory)
+        except BaseException:
+            _undo(spec, group)
+            if not had_output:
+                (spec.run_directory / OUTPUT).unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # somebody else put something there
+                    spec.run_directory.rmdir()
+            raise
+
+
+def _make_work_directory(spec: LaunchSpec) -> Path:
+    """Of a restore. What one that was cut off has left in it goes."""
+    work = spec.run_directory / records.RESTORE
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700)
+    return work
 
 
 def _make_run_directory(spec: LaunchSpec) -> bool:
@@ -141,7 +153,7 @@ def _make_control_directory(spec: LaunchSpec) -> None:
         shutil.rmtree(control)
     control.mkdir(mode=0o700, exist_ok=True)
     if spec.restored is not None:
-        _lay(spec.restored.images / spec.restored.control, control)
+        spec.restored.lay(spec.restored.control, control)
     if os.geteuid() == 0:
         os.chown(control, spec.uid, spec.gid, follow_symlinks=False)
 
@@ -165,16 +177,11 @@ def _make_layers(spec: LaunchSpec) -> None:
                 shutil.rmtree(directory)
             directory.mkdir(parents=True, mode=0o700)
         if spec.restored is not None:  # with the owner and mode that it had
-            _lay(spec.restored.images / spec.restored.layers[number], upper)
+            spec.restored.lay(spec.restored.layers[number], upper)
             continue
         like = spec.layers[number].stat()
         os.chown(upper, like.st_uid, like.st_gid)
         upper.chmod(like.st_mode & 0o7777)
-
-
-def _lay(archive: Path, directory: Path) -> None:
-    with archive.open("rb") as file:
-        archives.lay(file, directory)
 
 
 def _write_papers(spec: LaunchSpec) -> None:
@@ -223,7 +230,8 @@ def _restore_job(restored: Restored, descriptors: Sequence[int]) -> dict[str, An
         "run_directory": str(restored.run_directory),
         "state_directory": str(restored.state_directory),
         "shared_memory": restored.shared_memory,
-        "command": list(restored.command(images, work)),
+        "shared_memory_bytes": restored.shared_memory_bytes,
+        "command": list(restored.command(work)),
     }
 
 
@@ -316,12 +324,8 @@ def _start_supervisor(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
 
 
 def _directories_to_pass(spec: LaunchSpec) -> list[Path]:
-    """Of a restore: the images, and where CRIU writes its log. Their paths may be hidden inside."""
-    if spec.restored is None:
-        return []
-    work = spec.run_directory / RESTORE
-    work.mkdir(mode=0o700, exist_ok=True)
-    return [spec.restored.images, work]
+    """Of a restore: the dump, and where CRIU gets its images and writes its log. Their paths may be hidden inside."""
+    return [] if spec.restored is None else [spec.restored.images, spec.run_directory / records.RESTORE]
 
 
 @contextlib.contextmanager
@@ -345,7 +349,11 @@ def _undo(spec: LaunchSpec, group: WorkloadCgroup | None) -> None:
         if group is not None:
             group.remove(_START_TIMEOUT_S)
     clear(spec.run_directory)
-    for directory in (spec.run_directory / RESTORE, spec.run_directory / LAYERS, *_flat(spec.layer_directories)):
+    for directory in (
+        spec.run_directory / records.RESTORE,
+        spec.run_directory / LAYERS,
+        *_flat(spec.layer_directories),
+    ):
         shutil.rmtree(directory, ignore_errors=True)
     for name in (records.EXIT, f"{records.EXIT}.new", records.LAUNCH, records.IDENTITY):
         (spec.run_directory / name).unlink(missing_ok=True)

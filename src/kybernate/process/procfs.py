@@ -77,6 +77,15 @@ def catches(pid: int, number: int) -> bool:
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
+def own_bytes(pid: int) -> int:
+    """Of memory that it has in RAM and that no file has: anonymous and shared memory. 0 where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith(("RssAnon:", "RssShmem:")))
+
+
 def command(pid: int) -> str:
     """The command line with blanks between the words, at most 200 characters; the name of a process without one."""
     try:

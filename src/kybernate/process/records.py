@@ -27,6 +27,8 @@ EXIT = "exit.json"
 _LARGEST = 1 << 20
 LAUNCH = "launch.json"
 """How the workload was started, for a dump; root's, since it holds the environment."""
+RESTORE = "restore"
+"""Directory of CRIU's log and of the socket that it gets its images from, while a restore runs."""
 IDENTITY = "identity.env"
 """What tells this life of the workload from every other: lines NAME=VALUE, which it may read when it likes."""
 

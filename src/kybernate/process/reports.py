@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kybernate.model.errors import BadInput, KybernateError, NoRoom, Unsupported
+from kybernate.process.records import RESTORE
 from kybernate.process.specs import LaunchSpec
-
-RESTORE = "restore"
-"""Directory of CRIU's log, below the run directory, while a restore runs."""
-
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

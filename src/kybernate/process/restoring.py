@@ -7,15 +7,23 @@ it a new output.log, new sockets and a new identity.env, by which a clone can te
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tarfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kybernate.model.errors import BadInput, KybernateError
 from kybernate.model.types import WorkloadName
-from kybernate.process import criu_commands, criu_images, images, kernel_setting, kernel_state, needs
+from kybernate.process import archives, criu_commands, criu_images, images, kernel_setting, kernel_state, needs
+from kybernate.process.bulk import Source
 from kybernate.process.criu import Criu, find_criu
+from kybernate.process.directory_bulk import DirectoryBulk
+from kybernate.process.image_server import Serving
+from kybernate.process.image_stream import Whole
 from kybernate.process.images import TreeRecord
 from kybernate.process.launching import launch
 from kybernate.process.specs import OUTPUT_BYTES, LaunchSpec, Network, Restored
@@ -42,6 +50,7 @@ def restore(
     *,
     name: WorkloadName,
     run_directory: Path,
+    source: Source | None = None,
     layers_at: Path | None = None,
     network: Network | None = None,
     output_bytes: int = OUTPUT_BYTES,
@@ -53,6 +62,7 @@ def restore(
     Args:
         images_directory: a dump; it is only read, so any number may be restored from it at once.
         run_directory: STATE/workloads/NAME, as for a launch; it need not be where the dumped one was.
+        source: where its bulk comes from; None: it lies in the directory, too.
         layers_at: as for a launch.
         network: None: as it was.
         output_bytes: as for a launch.
@@ -63,9 +73,11 @@ def restore(
         Conflict: a workload of that name runs.
         Unsupported: no root, no CRIU; or its connections have bytes to send, and this kernel can't hold packets back.
         KybernateError: CRIU failed; the message says why. Nothing is left behind.
+        whatever the source raised.
     """
     began = time.monotonic()
-    record = images.verify(images_directory)
+    record = images.verify(images_directory, bulk_elsewhere=source is not None)
+    given = _Given(images_directory, source or DirectoryBulk(images_directory), record)
     if lacking := needs.differences(record.needs):
         more = f", and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise BadInput(f"workload {name} can't be restored here: {'; '.join(lacking[:3])}{more}")
@@ -95,9 +107,12 @@ def restore(
             run_directory=Path(record.run_directory),
             state_directory=Path(record.state_directory),
             shared_memory=images.SHARED_MEMORY,
+            shared_memory_bytes=record.files.get(images.SHARED_MEMORY, 0),
             control=images.CONTROL,
             layers=[images.layer_archive(number) for number in range(len(launched.layers))],
-            command=lambda images_, work: criu_commands.restore_arguments(program, images=images_, work=work),
+            lay=given.lay,
+            serving=given.serving,
+            command=lambda work: criu_commands.restore_arguments(program, work=work),
             failure=lambda work: criu_commands.sentence(work / LOG),
             came_back=lambda work: notes.extend(kernel_setting.notes(work)),
             timeout_s=timeout_s or _TIMEOUT_S + record.bytes / _SLOWEST_BYTES_S,
@@ -106,9 +121,66 @@ def restore(
     _make_mount_point(spec, Path(record.state_directory))
     try:
         tree = launch(spec)
-    except (tarfile.TarError, OSError) as e:
-        raise KybernateError(f"workload {name} could not be restored: {e}") from e
+    except (tarfile.TarError, OSError, KybernateError) as e:
+        if isinstance(cause := given.error, KybernateError):  # CRIU knows only that there came no more
+            raise cause from e
+        if isinstance(e, KybernateError):
+            raise
+        raise KybernateError(f"workload {name} could not be restored: {cause or e}") from e
     return RestoreReport(tree=tree, record=record, seconds=time.monotonic() - began, notes=tuple(notes))
+
+
+class _Given:
+    """The files of a dump, for one restore."""
+
+    def __init__(self, directory: Path, source: Source, record: TreeRecord) -> None:
+        self._directory = directory
+        self._source = source
+        self._record = record
+        self._errors: list[BaseException] = []
+
+    @property
+    def error(self) -> BaseException | None:
+        """What went wrong first on this side of the pipes."""
+        return self._errors[0] if self._errors else None
+
+    @contextlib.contextmanager
+    def serving(self, at: Path) -> Iterator[None]:
+        """See `Restored.serving`."""
+        server = Serving(
+            at,
+            directory=self._directory,
+            source=self._source,
+            names=self._record.files,
+            zeros=self._record.zeros,
+        )
+        try:
+            with server:
+                yield
+        finally:
+            if server.error is not None:
+                self._errors.append(server.error)
+
+    def lay(self, archive: str, directory: Path) -> None:
+        """See `Restored.lay`."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+
+        def send() -> None:
+            try:
+                self._source.send(archive, writer, ())
+            except BaseException as e:  # it belongs to who restores
+                self._errors.append(e)
+            finally:
+                os.close(writer)
+
+        sending = threading.Thread(target=send, name=f"kybernate-{archive}")
+        sending.start()
+        try:
+            with Whole(reader, self._record.files.get(archive, 0)) as file:
+                archives.lay(file, directory)
+                file.finish()
+        finally:
+            sending.join()
 
 
 def _make_mount_point(spec: LaunchSpec, around: Path) -> None:

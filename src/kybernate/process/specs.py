@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Restored:
     """What CRIU brings back instead of a program that is started. Made by `restoring`."""
 
     images: Path
-    """The dump."""
+    """The dump's directory."""
     pid: int
     """Of the first process, as it sees itself."""
     last_pid: int
@@ -48,13 +49,18 @@ class Restored:
     state_directory: Path
     """Hidden around it."""
     shared_memory: str
-    """Name of the tar of /dev/shm in `images`."""
+    """Name of the tar of /dev/shm in the dump."""
+    shared_memory_bytes: int
     control: str
     """Name of the tar of the run directory's part that is the workload's."""
     layers: Sequence[str]
-    """Names of the tars of the layers in `images`, one for each layer."""
-    command: Callable[[int, int], Sequence[str]]
-    """CRIU's command line, given the descriptors of the images and of a directory for its log."""
+    """Names of the tars of the layers in the dump, one for each layer."""
+    lay: Callable[[str, Path], None]
+    """Lays one of these tars into an empty directory."""
+    serving: Callable[[Path], AbstractContextManager[object]]
+    """Gives the dump's files in a directory (`image_stream`), for a block."""
+    command: Callable[[int], Sequence[str]]
+    """CRIU's command line, given the descriptor of that directory, where its log is to be, too."""
     failure: Callable[[Path], str]
     """What went wrong, in a sentence, given the directory with the log."""
     came_back: Callable[[Path], None]

@@ -256,15 +256,16 @@ def _become_criu(restore: Job, command: list[str], tasks: int | None) -> None:
     if tasks is not None:
         os.write(tasks, b"0")
     if restore["shared_memory"]:
-        from kybernate.process import archives  # here alone: it takes 20 ms and memory
+        from kybernate.process import archives, image_stream  # here alone: it takes 20 ms and memory
 
-        descriptor = os.open(restore["shared_memory"], os.O_RDONLY | os.O_CLOEXEC, dir_fd=restore["images"])
-        with open(descriptor, "rb") as file:
+        client = image_stream.Client(f"/proc/self/fd/{restore['work']}", image_stream.SERVE)
+        with image_stream.Whole(client.open(restore["shared_memory"]), restore["shared_memory_bytes"]) as file:
             archives.lay(file, "/dev/shm")
+            file.finish()
+        client.close()
     os.setsid()
     _forget_signals()
-    for kept in (restore["images"], restore["work"]):
-        os.set_inheritable(kept, True)
+    os.set_inheritable(restore["work"], True)
     os.execv(command[0], command)
 
 

@@ -251,6 +251,7 @@ def sweep_locked(run_directory: Path) -> None:
     state_directory = run_directory.parents[1].resolve()
     for group in WorkloadCgroup.existing(state_directory=state_directory, name=name):
         group.remove(_REMOVE_TIMEOUT_S)
+    shutil.rmtree(run_directory / records.RESTORE, ignore_errors=True)  # of a restore that was cut off
 
 
 def clear(run_directory: Path) -> None:

@@ -7,6 +7,7 @@ from kybernate.store.budget import Usage
 from kybernate.store.catalog import Catalog
 from kybernate.store.checking import Problem, Verified, verify
 from kybernate.store.errors import Cancelled, Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
+from kybernate.store.feeding import Feeds
 from kybernate.store.gc import Swept, collect
 from kybernate.store.local import LocalMedium
 from kybernate.store.manifests import Manifest, StoredExtent, StoredFile
@@ -14,6 +15,7 @@ from kybernate.store.memory import view_at
 from kybernate.store.moving import Step, copy, move
 from kybernate.store.needs import FileNeed, GpuNeed, Host, Needs, differences
 from kybernate.store.objects import ObjectMedium
+from kybernate.store.piping import Piped
 from kybernate.store.progress import Progress, ProgressCallback
 from kybernate.store.reading import SnapshotReader
 from kybernate.store.sessions import open_reader, open_writer
@@ -41,6 +43,7 @@ __all__ = [
     "Catalog",
     "Changes",
     "Damaged",
+    "Feeds",
     "FileNeed",
     "GpuNeed",
     "Host",
@@ -49,6 +52,7 @@ __all__ = [
     "Manifest",
     "Needs",
     "ObjectMedium",
+    "Piped",
     "Problem",
     "Progress",
     "ProgressCallback",

@@ -6,12 +6,13 @@ Used by whoever writes a snapshot (writing.py), copies one (moving.py) or compac
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding
-from kybernate.store.memory import Buffer, BufferPool
+from kybernate.store.memory import PAGE_BYTES, Buffer, BufferPool, address_of, view_at
 from kybernate.store.packing import PackWriter
-from kybernate.store.packs import Codec, PackId, Record
+from kybernate.store.packs import TIGHT_BELOW, Codec, PackId, Record
 from kybernate.store.progress import Cancel
 from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId
@@ -62,6 +63,50 @@ class ChunkWriter:
                 return True
             self._seen.add(chunk)
         return self._space.packs.share(chunk, self._pins)
+
+    def put_all(self, pieces: Sequence[tuple[ChunkId, memoryview]]) -> int:
+        """Store those of these chunks that aren't there yet. Returns their bytes.
+
+        They lie behind each other in aligned memory, which may change once this returns. Each but the last has whole pages.
+        """
+        with self._lock:
+            wanted = [(chunk, view) for chunk, view in pieces if chunk not in self._seen]
+            self._seen.update(chunk for chunk, _ in wanted)
+        there = self._space.packs.share_all([chunk for chunk, _ in wanted], self._pins)
+        stored = 0
+        run: list[tuple[ChunkId, memoryview]] = []
+        for chunk, view in _once(wanted, there):
+            if self._plain(view):
+                if run and address_of(run[-1][1]) + len(run[-1][1]) != address_of(view):
+                    stored += self._put_run(run)
+                    run = []
+                run.append((chunk, view))
+            else:
+                stored += self.put(chunk, *self._copied(view))
+        return stored + self._put_run(run)
+
+    def _plain(self, content: memoryview) -> bool:
+        """Whether it is stored as it lies there."""
+        return (
+            not (self._space.keys.encrypted or self._space.medium.keeps_views)
+            and len(content) >= TIGHT_BELOW
+            and len(content) % PAGE_BYTES == 0
+            and not coding.shrinks(content, below=self._space.compress_below)
+        )
+
+    def _put_run(self, run: Sequence[tuple[ChunkId, memoryview]]) -> int:
+        if not run:
+            return 0
+        first = address_of(run[0][1])
+        total = sum(len(view) for _, view in run)
+        self._packer.put_run([(chunk, len(view)) for chunk, view in run], view_at(first, total))
+        return total
+
+    def _copied(self, content: memoryview) -> tuple[memoryview, Buffer]:
+        buffer = self.buffers.take()
+        view = buffer.view[: len(content)]
+        view[:] = content
+        return view, buffer
 
     def put(self, chunk: ChunkId, content: memoryview, owner: Buffer | None) -> int:
         """Store what `has` said isn't there: compressed where it pays, encrypted where there is a key. Returns its bytes."""
@@ -124,3 +169,12 @@ class ChunkWriter:
         self._space.packs.add(pack, size, records)
         with self._lock:
             self.own.add(pack)
+
+
+def _once(pieces: Sequence[tuple[ChunkId, memoryview]], there: set[ChunkId]) -> Iterator[tuple[ChunkId, memoryview]]:
+    """Those that aren't there, each once."""
+    seen = set(there)
+    for chunk, view in pieces:
+        if chunk not in seen:
+            seen.add(chunk)
+            yield chunk, view

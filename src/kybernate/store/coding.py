@@ -35,15 +35,21 @@ def compressed(content: memoryview, *, below: float) -> bytes | None:
     Args:
         below: the largest part of its size that is worth it, such as 0.85; 0 never compresses.
     """
-    if below <= 0 or len(content) < 512:
+    if not shrinks(content, below=below):
         return None
+    packed = zstd.compress(content, _LEVEL)
+    return packed if len(packed) <= below * len(content) else None
+
+
+def shrinks(content: memoryview, *, below: float) -> bool:
+    """Whether `compressed` will try it."""
+    if below <= 0 or len(content) < 512:
+        return False
     if len(content) > 4 * _SAMPLES * _SAMPLE_BYTES:
         step = len(content) // _SAMPLES
         samples = b"".join(bytes(content[k * step : k * step + _SAMPLE_BYTES]) for k in range(_SAMPLES))
-        if len(zstd.compress(samples, _LEVEL)) > below * len(samples):
-            return None
-    packed = zstd.compress(content, _LEVEL)
-    return packed if len(packed) <= below * len(content) else None
+        return len(zstd.compress(samples, _LEVEL)) <= below * len(samples)
+    return True
 
 
 def encrypt(

@@ -8,7 +8,6 @@ own sum, whatever stands before it; one in 64 is such a page. Pages stay whole, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,41 +25,60 @@ _SHIFT = np.uint64(64 - 6)
 """One page in 2^6 ends a chunk."""
 
 
+class Cutter:
+    """Finds the cuts of a file of pages as its pages come."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+        """Pages seen since the last cut."""
+
+    def cut(self, sums: NDArray[np.uint64]) -> list[int]:
+        """Bytes of each chunk that ends within the next pages, of which these are the sums of their words."""
+        # A page of zeros, of which there may be very many, has the sum 0 and must not end a chunk: hence the 1.
+        mixed = (sums + np.uint64(1)) * _MIXER
+        begun = -self._begun
+        found = []
+        for end in np.flatnonzero(mixed >> _SHIFT == 0).tolist():
+            while end + 1 - begun > _MOST_PAGES:
+                found.append(CHUNK_BYTES)
+                begun += _MOST_PAGES
+            if end + 1 - begun >= LEAST_PAGES:
+                found.append((end + 1 - begun) * PAGE_BYTES)
+                begun = end + 1
+        while len(sums) - begun > _MOST_PAGES:
+            found.append(CHUNK_BYTES)
+            begun += _MOST_PAGES
+        self._begun = len(sums) - begun
+        return found
+
+    @property
+    def rest(self) -> int:
+        """Bytes of the pages behind the last cut: at the end, the last chunk."""
+        return self._begun * PAGE_BYTES
+
+
 def cuts(fd: int, size: int) -> tuple[int, ...]:
     """Bytes of each chunk of a file of `size` bytes. Raises BadInput when it is shorter."""
-    pages = -(-size // PAGE_BYTES)
-    found = [*_lengths(_ends(fd, size), pages)]
-    if found and size % PAGE_BYTES:
-        found[-1] -= PAGE_BYTES - size % PAGE_BYTES
-    return tuple(found)
-
-
-def _ends(fd: int, size: int) -> Iterator[int]:
-    """Numbers of the pages that end a chunk; the last one, if it isn't whole, never does."""
+    cutter = Cutter()
+    found: list[int] = []
     buffer = bytearray(min(_BLOCK_BYTES, max(size, 1)))
     for start in range(0, size, _BLOCK_BYTES):
         wanted = min(_BLOCK_BYTES, size - start)
         _read(fd, memoryview(buffer)[:wanted], start)
-        whole = wanted // PAGE_BYTES
-        words: NDArray[np.uint64] = np.frombuffer(buffer, dtype="<u8", count=whole * PAGE_BYTES // 8)
-        sums = words.reshape(whole, PAGE_BYTES // 8).sum(axis=1, dtype=np.uint64)
-        # A page of zeros, of which there may be very many, has the sum 0 and must not end a chunk: hence the 1.
-        mixed = (sums + np.uint64(1)) * _MIXER
-        yield from (np.flatnonzero(mixed >> _SHIFT == 0) + start // PAGE_BYTES).tolist()
+        found += cutter.cut(sums(memoryview(buffer)[: wanted // PAGE_BYTES * PAGE_BYTES]))
+    # A last page that isn't whole never ends a chunk.
+    rest = cutter.rest + size % PAGE_BYTES
+    if rest > CHUNK_BYTES:
+        found.append(CHUNK_BYTES)
+        rest -= CHUNK_BYTES
+    return (*found, rest) if rest else tuple(found)
 
 
-def _lengths(ends: Iterator[int], pages: int) -> Iterator[int]:
-    begun = 0
-    for end in ends:
-        while end + 1 - begun > _MOST_PAGES:
-            yield CHUNK_BYTES
-            begun += _MOST_PAGES
-        if end + 1 - begun >= LEAST_PAGES:
-            yield (end + 1 - begun) * PAGE_BYTES
-            begun = end + 1
-    while pages > begun:
-        yield min(_MOST_PAGES, pages - begun) * PAGE_BYTES
-        begun = min(pages, begun + _MOST_PAGES)
+def sums(pages: memoryview) -> NDArray[np.uint64]:
+    """Of each page, which are whole, its words."""
+    words: NDArray[np.uint64] = np.frombuffer(pages, dtype="<u8")
+    found: NDArray[np.uint64] = words.reshape(-1, PAGE_BYTES // 8).sum(axis=1, dtype=np.uint64)
+    return found
 
 
 def _read(fd: int, view: memoryview, offset: int) -> None:

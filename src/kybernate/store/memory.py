@@ -48,7 +48,7 @@ def padded(length_bytes: int) -> int:
 
 
 class Buffer:
-    """A page-aligned buffer that holds a chunk, its tag and two pages more.
+    """A page-aligned buffer. Unless told otherwise it holds a chunk, its tag and two pages more.
 
     Where a content is handed on, an argument `owner: Buffer | None` goes with it: whoever has the content last gives that
     buffer back to its pool. None is memory of the caller's, which stays as it is until all is written.
@@ -56,8 +56,8 @@ class Buffer:
 
     __slots__ = ("_map", "view")
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, CHUNK_BYTES + _SPARE_BYTES)
+    def __init__(self, size_bytes: int = CHUNK_BYTES + _SPARE_BYTES) -> None:
+        self._map = mmap.mmap(-1, size_bytes)
         self.view = memoryview(self._map)
 
     def close(self) -> None:
@@ -69,9 +69,10 @@ class Buffer:
 class BufferPool:
     """At most `maximum` buffers, made when first needed, reused, freed by `close`. Thread-safe."""
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, size_bytes: int = CHUNK_BYTES + _SPARE_BYTES) -> None:
         self._free: list[Buffer] = []
         self._unmade = maximum
+        self._size_bytes = size_bytes
         self._changed = threading.Condition()
         self._closed = False
 
@@ -83,7 +84,7 @@ class BufferPool:
                     raise Cancelled("the step was given up")
                 if self._unmade:
                     self._unmade -= 1
-                    return Buffer()
+                    return Buffer(self._size_bytes)
                 self._changed.wait()
             return self._free.pop()
 

@@ -127,6 +127,14 @@ class PackIndex:
             pins.add(location.pack)
             return True
 
+    def share_all(self, chunks: Sequence[ChunkId], pins: PinSet) -> set[ChunkId]:
+        """Which of the chunks are there already; their packs are pinned then."""
+        with self.pins.lock:
+            found = self._catalog.undamaged(chunks)
+            for pack in set(found.values()):
+                pins.add(pack)
+        return set(found)
+
     def add(self, pack: PackId, size: int, records: list[Record]) -> None:
         self._catalog.add_pack(pack, size, records)
 

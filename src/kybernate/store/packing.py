@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -112,6 +112,19 @@ class PackWriter:
             self._fail(e)
             raise
 
+    def put_run(self, chunks: Sequence[tuple[ChunkId, int]], content: memoryview) -> None:
+        """Store raw chunks, each of a length in whole pages, that lie behind each other in aligned memory, with few writes.
+
+        Where the medium keeps views that memory must stay as it is until `finish`.
+        """
+        try:
+            done = 0
+            while done < len(chunks):
+                done, content = self._put_part(chunks, done, content)
+        except BaseException as e:
+            self._fail(e)
+            raise
+
     def finish(self) -> None:
         """Finish what is open and wait for all packs. Nothing may be put after it."""
         with self._changed:
@@ -149,6 +162,30 @@ class PackWriter:
                     self._write_tight(pack)
         finally:
             self._buffers.give(owner)
+
+    def _put_part(
+        self, chunks: Sequence[tuple[ChunkId, int]], done: int, content: memoryview
+    ) -> tuple[int, memoryview]:
+        """As many as fit into one pack. Returns how many are done, and what is left."""
+        with self._changed:
+            pack = self._pack_for(chunks[done][1])
+            first, at = pack.end, pack.end
+            while done < len(chunks) and pack.fits(at - first + chunks[done][1]):
+                chunk, length = chunks[done]
+                pack.records.append(Record(chunk, at, length, length, Codec.RAW))
+                at += length
+                done += 1
+            pack.end = at
+            pack.pending += 1
+            self.stored += at - first
+        try:
+            pack.file.write(first, content[: at - first])
+        finally:
+            with self._changed:
+                pack.pending -= 1
+                if pack.full and pack.pending == 0:
+                    self._submit(pack)
+        return done, content[at - first :]
 
     def _put_aligned(self, record: Record, content: memoryview, owner: Buffer | None) -> None:
         length = padded(len(content))

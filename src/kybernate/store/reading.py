@@ -80,12 +80,26 @@ class SnapshotReader:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, requests: Iterable[Request], *, done: ChunkCallback | None = None, what: str = "reading") -> None:
+    def meter(self, what: str, total: int) -> Meter:
+        """For reading in several steps so many bytes, of which the reader's caller is told as of one."""
+        return Meter(f"{what} {self.manifest.name} from {self._space.medium.where}", total, self._progress)
+
+    def read(
+        self,
+        requests: Iterable[Request],
+        *,
+        done: ChunkCallback | None = None,
+        what: str = "reading",
+        meter: Meter | None = None,
+    ) -> None:
         """Fill views with chunks; those of zeros with zeros. Returns when all are filled and checked.
+
+        Args:
+            meter: where this is one of several steps.
 
         Raises:
             BadInput: a view has another length than its chunk, or there is no such chunk.
-            Damaged: a chunk is missing or isn't what was stored, wherever it is known to be.
+            Damaged: a chunk is missing or isn't what was stored, in every place it is known to be.
             TierAway, Cancelled.
         """
         wanted: dict[ChunkId, list[Request]] = {}
@@ -101,7 +115,7 @@ class SnapshotReader:
                 zeros.append((index, view))
             else:
                 wanted.setdefault(chunk, []).append((index, view))
-        meter = Meter(f"{what} {self.manifest.name} from {self._space.medium.where}", total, self._progress)
+        meter = meter or self.meter(what, total)
         self._run(partial(self._read_group, group, done, meter) for group in self._plan(wanted))
         for index, view in zeros:
             _clear(view)

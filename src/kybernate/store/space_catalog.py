@@ -99,6 +99,19 @@ class SpaceCatalog:
         )
         return None if row is None else _location(row)
 
+    def undamaged(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, PackId]:
+        """A pack of each of these chunks that lies in one, as far as known undamaged."""
+        found: dict[ChunkId, PackId] = {}
+        for start in range(0, len(chunks), _BATCH):
+            batch = chunks[start : start + _BATCH]
+            rows = self._database.all(
+                "SELECT c.id, name FROM chunks c JOIN packs p ON p.id = c.pack"
+                f" WHERE c.space = ? AND c.id IN ({','.join('?' * len(batch))}) AND NOT damaged",
+                (self._space, *batch),
+            )
+            found.update((ChunkId(chunk), PackId(name)) for chunk, name in rows)
+        return found
+
     def find_all(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, list[ChunkLocation]]:
         """All locations of each of these chunks, undamaged ones first."""
         found: dict[ChunkId, list[ChunkLocation]] = {}

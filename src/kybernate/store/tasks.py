@@ -9,7 +9,7 @@ from typing import Any
 
 
 class BoundedTasks:
-    """One caller submits and finishes; tasks run in threads of their own."""
+    """Tasks run in threads of their own. Any thread may submit some."""
 
     def __init__(self, threads: int, name: str, failed: Callable[[], None]) -> None:
         """
@@ -30,6 +30,11 @@ class BoundedTasks:
             self._room.release()
             raise self._error
         self._executor.submit(task, *arguments).add_done_callback(self._done)
+
+    def check(self) -> None:
+        """Raises the first error of any task so far."""
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> None:
         """Wait for all. Raises the first error of any task."""

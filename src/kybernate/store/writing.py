@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 
@@ -36,6 +36,7 @@ from kybernate.store.manifests import Manifest
 from kybernate.store.media import key_of_manifest
 from kybernate.store.memory import Buffer, is_zero
 from kybernate.store.needs import Needs
+from kybernate.store.piping import Pipes
 from kybernate.store.progress import Cancel, Meter, ProgressCallback
 from kybernate.store.space_catalog import SnapshotRow
 from kybernate.store.spaces import Space
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class SnapshotWriter:
-    """See the module. `add_*` and `commit` are called by one thread; `cancel` by any."""
+    """See the module. `add_*` and `commit` are called by one thread; `pipes.take` and `cancel` by any."""
 
     def __init__(
         self,
@@ -75,8 +76,10 @@ class SnapshotWriter:
         self.chunks = ChunkWriter(space, self.stop)
         """For who brings chunks that are known by their ids already, and then calls `adopt`."""
         # After an error nobody shall wait for what that task won't give back.
-        self._tasks = BoundedTasks(space.medium.threads, "kybernate-write", self.chunks.buffers.close)
+        self._tasks = BoundedTasks(space.medium.threads, "kybernate-write", self._wake)
         self._draft = Draft(name)
+        self.pipes = Pipes(self._draft, self.chunks, space.keys, self._meter, submit=self._submit, check=self._check)
+        """For content that comes out of pipes."""
         self._over = False
 
     def __enter__(self) -> Self:
@@ -91,11 +94,6 @@ class SnapshotWriter:
     def stored(self) -> int:
         """Bytes really written so far: without zeros and what was there already, compressed."""
         return self.chunks.stored
-
-    @property
-    def done(self) -> int:
-        """Bytes of content dealt with so far."""
-        return self._meter.done
 
     # -- content -----------------------------------------------------------------------------------------------------
 
@@ -176,27 +174,6 @@ class SnapshotWriter:
         for number, length in enumerate(_lengths(len(content))):
             self._submit(self._store, first + number, whole[number * CHUNK_BYTES :][:length], None)
 
-    def add_stream(self, path: str, stream: BinaryIO, *, mode: int = 0o600) -> int:
-        """Store what a stream gives until its end, such as a tar archive. Returns how many bytes that were.
-
-        Raises BadInput for a bad or repeated path; what the stream raises comes through.
-        """
-        self._draft.check_new(path)
-        first = self._draft.end
-        size = 0
-        while True:
-            buffer = self.chunks.buffers.take()
-            length = _fill(stream, buffer.view[:CHUNK_BYTES])
-            if length == 0:
-                self.chunks.buffers.give(buffer)
-                break
-            self._submit(self._store, self._draft.grow(1), buffer.view[:length], buffer)
-            size += length
-            if length < CHUNK_BYTES:
-                break
-        self._draft.add_file(path, mode=mode, first=first, size=size)
-        return size
-
     def adopt(self, manifest: Manifest) -> None:
         """Consist of what another manifest says; its chunks were brought by `chunks`."""
         self._draft.adopt(manifest)
@@ -228,6 +205,7 @@ class SnapshotWriter:
         """
         self._tasks.finish()
         self.stop.check(self._what)
+        self.pipes.put_ids()
         self.chunks.finish()
         try:
             manifest = self._draft.manifest(
@@ -253,6 +231,7 @@ class SnapshotWriter:
             log.warning("snapshot %s is stored, but not listed before the next start: %s", self.name, e)
         self._meter.tell()
         self._over = True
+        self.pipes.close()
         self.chunks.release()
         self._closed()
         return manifest
@@ -260,7 +239,7 @@ class SnapshotWriter:
     def cancel(self) -> None:
         """Make the writing thread stop soon with Cancelled. Any thread may call it, at any time."""
         self.stop.set()
-        self.chunks.buffers.close()  # wakes who waits for one
+        self._wake()
 
     def abort(self) -> None:
         """Forget everything; does nothing after `commit`. Called by leaving the `with` block."""
@@ -268,7 +247,7 @@ class SnapshotWriter:
             return
         self._over = True
         self.stop.set()
-        self.chunks.buffers.close()
+        self._wake()
         self._tasks.wait()  # they see the cancel, and give back what they hold
         try:
             self.chunks.abort()
@@ -303,6 +282,15 @@ class SnapshotWriter:
             raise
 
     # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Who waits for a buffer."""
+        self.pipes.close()
+        self.chunks.buffers.close()
+
+    def _check(self) -> None:
+        self._tasks.check()
+        self.stop.check(self._what)
 
     def _submit(self, task: Callable[..., None], *arguments: Any) -> None:
         if self._over:
@@ -368,15 +356,3 @@ def _lengths(size: int) -> Iterator[int]:
     while size > 0:
         yield min(size, CHUNK_BYTES)
         size -= CHUNK_BYTES
-
-
-def _fill(stream: BinaryIO, view: memoryview) -> int:
-    """How much there was; less than the view only at the end of the stream."""
-    done = 0
-    while done < len(view):
-        content = stream.read(len(view) - done)
-        if not content:
-            break
-        view[done : done + len(content)] = content
-        done += len(content)
-    return done
