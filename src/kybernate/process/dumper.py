@@ -43,6 +43,7 @@ from kybernate.process import (
     needs,
     network_lock,
     procfs,
+    sleeping_calls,
 )
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.stations import Stations
@@ -74,7 +75,9 @@ def main() -> NoReturn:
             known = kernel_reading.look(group.pids(), supervisor=supervisor, orphans=dropped.waiting_clients)
             kernel_state.write(Path(job["images"]), known)
             report["notes"] = dropped.notes
+            sleeping = sleeping_calls.let_go_on(group.pids(), for_dump=True)
             report |= _dump(job)
+            sleeping_calls.take_back(sleeping)
     except Exception as e:  # a process of its own: the other side must hear of it
         report |= {"status": 1, "error": str(e), "busy": isinstance(e, Busy)}
     if report["status"]:

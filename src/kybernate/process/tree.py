@@ -20,7 +20,7 @@ from typing import Protocol
 
 from kybernate.model.errors import BadInput, Busy, Conflict, NotFound
 from kybernate.model.types import HostPid, WorkloadName, workload_name
-from kybernate.process import procfs, records
+from kybernate.process import procfs, records, sleeping_calls
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.records import ExitRecord, SupervisorRecord
 from kybernate.process.sessions import SessionGroup
@@ -110,6 +110,8 @@ class Tree:
         if self.exit() is not None:
             raise Conflict(f"workload {self.name} has ended")
         self._group.freeze(timeout_s)
+        if self.isolated:
+            sleeping_calls.let_go_on(self.pids())
 
     def thaw(self) -> None:
         """Let them go on. Does nothing to what isn't frozen or has ended."""
