@@ -23,9 +23,9 @@ from aiohttp import web
 import kybernate
 from kybernate.agent.alone import api_listener, only_agent, raise_descriptor_limit
 from kybernate.agent.api.api import Api
-from kybernate.agent.api.connection_limits import Reception
+from kybernate.agent.api.connection_limits import ConnectionLimits
 from kybernate.agent.api.http_server import Runner
-from kybernate.agent.api.tcp import Door, Guard, Pages, dress, open_door
+from kybernate.agent.api.tcp import Guard, Pages, TcpEndpoint, dress, open_endpoint
 from kybernate.agent.api_side import ApiSide
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.views import gpu_view, pool_view
@@ -136,8 +136,8 @@ class _Agent:
 
         self._say = tell
         self._pages = pages
-        self._door: Door | None = None
-        self._reception: Reception | None = None
+        self._endpoint: TcpEndpoint | None = None
+        self._connection_limits: ConnectionLimits | None = None
         self._started = time.time()
         self._notes: list[str] = []
         self._base = base = lay_foundation(
@@ -161,7 +161,7 @@ class _Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_end)
         loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
-        self._door = await open_door(self._settings.api, self._state)
+        self._endpoint = await open_endpoint(self._settings.api, self._state)
         self._side = side = await self._open_gpu_side()
         async with asyncio.TaskGroup() as group:
             tasks = self._tasks = Tasks(group, events=self._events, clock=self._base.clock)
@@ -199,8 +199,8 @@ class _Agent:
             self._state.socket.unlink(missing_ok=True)
             await parts.serving.life.end()
             await parts.workloads.drain()
-            if self._reception is not None:
-                await self._reception.stop()
+            if self._connection_limits is not None:
+                await self._connection_limits.stop()
             for runner in runners:
                 await runner.cleanup()
             tasks.cancel()
@@ -220,7 +220,7 @@ class _Agent:
         self._ready = True
         address = self._parts.serving.activator.address
         places = [str(self._state.socket)]
-        places += [] if self._door is None else [self._door.url]
+        places += [] if self._endpoint is None else [self._endpoint.url]
         places += [] if address is None else [f"{address.listen} (models)"]
         self._say(f"ready on {' and '.join(places)}")
         self._manager.ready()
@@ -272,8 +272,8 @@ class _Agent:
             without_library=[entry.name for entry in entries if without_library(entry)],
             workloads=dict(Counter(str(entry.state) for entry in entries)),
             tiers=self._base.stores.views(),
-            url=None if self._door is None else self._door.url,
-            token_file=None if self._door is None else str(self._door.token.path),
+            url=None if self._endpoint is None else self._endpoint.url,
+            token_file=None if self._endpoint is None else str(self._endpoint.token.path),
             state=self._state_room.view(),
             tasks=self._tasks.views(),
             workers_missing=serving.activator.missing(),
@@ -314,18 +314,20 @@ class _Agent:
         runners: list[web.AppRunner] = [Runner(application, shutdown_timeout=_SHUTDOWN_S)]
         await runners[0].setup()
         await web.SockSite(runners[0], api_listener(self._state, self._settings.api.group)).start()
-        if (door := self._door) is not None:
-            reception: Reception  # it needs the server, whose application needs the guard
-            guard = Guard(door, self._pages, on_admitted=lambda transport: reception.admit(transport))
+        if (endpoint := self._endpoint) is not None:
+            limits: ConnectionLimits  # it needs the server, whose application needs the guard
+            guard = Guard(endpoint, self._pages, on_admitted=lambda transport: limits.admit(transport))
             application = api.application(guard.check)
             application.on_response_prepare.append(dress)
             runners.insert(0, Runner(application, shutdown_timeout=_SHUTDOWN_S))
             await runners[0].setup()
             server = runners[0].server
             assert server is not None
-            most = self._settings.api.connections
-            reception = self._reception = Reception(door.listener, server, tls=door.tls, most=most)
-            reception.start(self._tasks.keep)
+            maximum = self._settings.api.connections
+            limits = self._connection_limits = ConnectionLimits(
+                endpoint.listener, server, tls=endpoint.tls, maximum=maximum
+            )
+            limits.start(self._tasks.keep)
         return runners
 
     async def _report_pool(self, hardware: Hardware) -> None:

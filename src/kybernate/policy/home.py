@@ -22,7 +22,7 @@ WORTH = 0.25
 """A switch must be expected to save this part of its own time at the next request: it may always be for nothing, and whoever asks
 for the one that leaves meanwhile waits twice."""
 _AGAIN_S = 5.0
-CONSIDERED_MOST = 6
+CONSIDERED_MAX = 6
 """Of those that are away, the likeliest."""
 
 
@@ -35,7 +35,7 @@ def go_home(draft: Draft, streams: Mapping[WorkloadName, Stream]) -> None:
     chances = {m.name: streams.get(m.name, SILENT).chance(HORIZON_S) for m in members if m.klass is Class.INTERACTIVE}
     able = [m for m in members if m.phase is Phase.AWAY and m.name in chances and not m.pinned]
     away = [m for m in able if chances[m.name] > 0 and not out_of_time(m, node.now)]
-    away = sorted(away, key=lambda m: (-chances[m.name], m.name))[:CONSIDERED_MOST]
+    away = sorted(away, key=lambda m: (-chances[m.name], m.name))[:CONSIDERED_MAX]
     if not away:
         return
     idle: list[Member] = []

@@ -24,7 +24,7 @@ from kybernate.policy.settings import PolicySettings
 ARRIVALS_SHOWN = 256
 """As many as the agent shows."""
 _SERVICE_WEIGHT = 0.2
-_TURNS_MOST = 50
+_TURNS_MAX = 50
 """Plans in a row at one moment before the policy is taken to be going in circles."""
 
 
@@ -297,7 +297,7 @@ class Simulation:
 
     def _think(self) -> None:
         plan = Plan()
-        for _ in range(_TURNS_MOST):
+        for _ in range(_TURNS_MAX):
             plan = self._policy(self.node_state(), self._settings)
             moves = [action for action in plan.actions if isinstance(action, Bring | Leave)]
             for action in moves:

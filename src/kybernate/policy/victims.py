@@ -16,7 +16,7 @@ from kybernate.policy.settings import PolicySettings
 
 SETTLING_WAIT_S = 0.1
 """How soon to look again while somebody is switching; short against a switch, long against the look."""
-_SEARCHED_MOST = 10
+_SEARCHED_MAX = 10
 """Sets of so many candidates are tried one by one (1,024 of them); more are taken in order of price, which is nearly as good."""
 
 
@@ -79,7 +79,7 @@ def cover(candidates: Iterable[Candidate], needed: Mapping[GpuUuid, int]) -> tup
         return None
     if len(useful) == 1:
         return tuple(useful)
-    if len(useful) > _SEARCHED_MOST:
+    if len(useful) > _SEARCHED_MAX:
         return _in_order(useful, lacking)
     sets = itertools.chain.from_iterable(itertools.combinations(useful, count) for count in range(1, len(useful) + 1))
     return min((chosen for chosen in sets if frees(chosen, lacking)), key=_expense)

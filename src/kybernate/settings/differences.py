@@ -17,8 +17,8 @@ def _differing(old: Section, new: Section, under: str) -> Iterator[str]:
         before, after = getattr(old, name), getattr(new, name)
         if before == after:
             continue
-        place = f"{under}.{field.alias or name}"
+        setting = f"{under}.{field.alias or name}"
         if isinstance(before, Section) and isinstance(after, Section):
-            yield from _differing(before, after, place)
+            yield from _differing(before, after, setting)
         else:
-            yield place
+            yield setting

@@ -22,8 +22,8 @@ def hinted(served: Served, gpus: Sequence[GpuUuid], visible: str | None) -> dict
     if not gpus:
         return {}
     seen = _seen(gpus, served.program.environment.get(VISIBLE), visible)
-    places = [*seen, *(GpuUuid(f"no GPU {i}") for i in range(len(seen), len(served.vram)))]
-    return {uuid: size for uuid, size in zip(places, served.vram, strict=False) if size}
+    targets = [*seen, *(GpuUuid(f"no GPU {i}") for i in range(len(seen), len(served.vram)))]
+    return {uuid: size for uuid, size in zip(targets, served.vram, strict=False) if size}
 
 
 def least_gpus(served: Sequence[Served]) -> int:
@@ -40,10 +40,10 @@ def _seen(gpus: Sequence[GpuUuid], own: str | None, visible: str | None) -> list
     numbers = [str(i) for i in range(len(gpus))] if visible is None else _words(visible)
     found: list[GpuUuid] = []
     for word in _words(own):
-        places = [i for i, uuid in enumerate(gpus) if (i < len(numbers) and numbers[i] == word) or _is(uuid, word)]
-        if len(places) != 1:
+        indices = [i for i, uuid in enumerate(gpus) if (i < len(numbers) and numbers[i] == word) or _is(uuid, word)]
+        if len(indices) != 1:
             break
-        found.append(gpus[places[0]])
+        found.append(gpus[indices[0]])
     return found
 
 

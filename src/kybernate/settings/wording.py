@@ -87,11 +87,11 @@ _BOUNDS = {
 
 
 def all_of(error: ValidationError, whole: type[Section]) -> list[tuple[Location, str]]:
-    """Where and what, each setting once: of the several kinds that a value may be, the first one's error is told. One that is
+    """Where and what, each setting once: of the several kinds that a value may be, the first one's error counts. One that is
     missing where another doesn't exist is that one, mistyped."""
     found: list[Any] = error.errors(include_url=False)
     meant: set[tuple[str | int, ...]] = set()
-    told: dict[tuple[str | int, ...], tuple[Location, str]] = {}
+    first: dict[tuple[str | int, ...], tuple[Location, str]] = {}
     for each in found:
         where = tuple(each["loc"])
         text = _words(each)
@@ -101,9 +101,9 @@ def all_of(error: ValidationError, whole: type[Section]) -> list[tuple[Location,
             text += _suggestion(name)
         elif where[-1:] == ("[key]",):
             text += _as_a_name(where)
-        told.setdefault(_setting(where), (where, text))
+        first.setdefault(_setting(where), (where, text))
     absent = {tuple(each["loc"]) for each in found if each["type"] == "missing"}
-    return [each for key, each in told.items() if not (key in absent and key in meant)]
+    return [each for key, each in first.items() if not (key in absent and key in meant)]
 
 
 def _setting(where: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -18,7 +18,7 @@ from tests.agent.conftest import AgentProcess, agent_process
 from tests.certificates import self_signed
 from tests.conftest import Eventually
 
-from kybernate.agent.api.connection_limits import Reception
+from kybernate.agent.api.connection_limits import ConnectionLimits
 
 MOST = 8
 
@@ -74,9 +74,9 @@ def test_one_too_many_is_told_so(agent: AgentProcess, eventually: Eventually) ->
 
 
 @asynccontextmanager
-async def reception(
+async def limits(
     *, most: int, admission_s: float, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[tuple[int, Reception]]:
+) -> AsyncIterator[tuple[int, ConnectionLimits]]:
     """A server that lets in whoever asks for /in."""
 
     async def answer(request: web.Request) -> web.Response:
@@ -91,7 +91,7 @@ async def reception(
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     assert runner.server is not None
-    made = Reception(listener, runner.server, tls=tls, most=most, admission_s=admission_s)
+    made = ConnectionLimits(listener, runner.server, tls=tls, maximum=most, admission_s=admission_s)
     made.start(lambda work, *, name: asyncio.create_task(work(), name=name))
     try:
         yield listener.getsockname()[1], made
@@ -121,7 +121,7 @@ async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: 
 @pytest.mark.parametrize("secure", [False, True])
 async def test_who_is_not_let_in_is_closed(tmp_path: Path, secure: bool) -> None:
     server, client = tls_pair(tmp_path) if secure else (None, None)
-    async with reception(most=4, admission_s=0.5, tls=server) as (port, _), AsyncExitStack() as stack:
+    async with limits(most=4, admission_s=0.5, tls=server) as (port, _), AsyncExitStack() as stack:
 
         async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
@@ -147,7 +147,7 @@ async def test_all_that_there_may_be_are_let_in_however_close_they_come(
 ) -> None:
     """`turns` of the server's loop apart."""
     server, client = tls_pair(tmp_path) if secure else (None, None)
-    async with reception(most=MOST, admission_s=60, tls=server) as (port, _), AsyncExitStack() as stack:
+    async with limits(most=MOST, admission_s=60, tls=server) as (port, _), AsyncExitStack() as stack:
 
         async def served(connection: socket.socket) -> bytes:
             name = "localhost" if secure else None
@@ -165,7 +165,7 @@ async def test_all_that_there_may_be_are_let_in_however_close_they_come(
 
 
 async def test_a_crowd_is_closed_without_a_word() -> None:
-    async with reception(most=1, admission_s=20) as (port, made), AsyncExitStack() as stack:
+    async with limits(most=1, admission_s=20) as (port, made), AsyncExitStack() as stack:
         said = []
         for _ in range(40):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.agent.conftest import AgentProcess, agent_process
 
-from kybernate.agent.api.tcp import open_door
+from kybernate.agent.api.tcp import open_endpoint
 from kybernate.agent.api.tokens import TokenFile
 from kybernate.model.errors import BadInput
 from kybernate.model.layout import StateDirectory
@@ -251,14 +251,14 @@ def test_files_that_are_no_token(tmp_path: Path, content: bytes, mode: int, says
 )
 async def test_what_should_not_be_listened_on(tmp_path: Path, settings: dict[str, object], says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        await open_door(ApiSettings.model_validate(settings), StateDirectory(tmp_path))
+        await open_endpoint(ApiSettings.model_validate(settings), StateDirectory(tmp_path))
 
 
 async def test_plaintext_must_be_said(tmp_path: Path) -> None:
     settings = ApiSettings.model_validate({"listen": "0.0.0.0:0", "plaintext": True})
-    door = await open_door(settings, StateDirectory(tmp_path))
-    assert door is not None
-    door.listener.close()
+    endpoint = await open_endpoint(settings, StateDirectory(tmp_path))
+    assert endpoint is not None
+    endpoint.listener.close()
 
 
 @pytest.mark.parametrize("listen", ["7070", "localhost", ":7070", "a:b", "::1:7070", "localhost:99999", "localhost:-1"])

@@ -255,5 +255,5 @@ class WorkloadsApi:
         return http.answer(await self._agent.external.resume(wanted.pid, caller=caller))
 
     def _still_runs(self, entry: Entry) -> bool:
-        now = self._agent.ledger.get(entry.name)
-        return now is not None and not now.ended and not self._agent.closing.is_set()
+        known = self._agent.ledger.get(entry.name)
+        return known is not None and not known.ended and not self._agent.closing.is_set()

@@ -43,8 +43,8 @@ class Keep(Protocol):
     def __call__(self, work: Callable[[], Coroutine[Any, Any, Any]], *, name: str) -> asyncio.Task[None]: ...
 
 
-class Reception:
-    """Hands connections to `server`, `most` at once. Its own is the listener."""
+class ConnectionLimits:
+    """Hands connections to `server`, `maximum` at once. Its own is the listener."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class Reception:
         server: web.Server,
         *,
         tls: ssl.SSLContext | None,
-        most: int,
+        maximum: int,
         admission_s: float = ADMISSION_S,
     ) -> None:
         self._listener = listener
         self._server = server
         self._tls = tls
-        self._most = most
+        self._maximum = maximum
         self._admission_s = admission_s
         self._coming: set[asyncio.Task[None]] = set()
         self._handlers: set[Any] = set()
@@ -110,7 +110,7 @@ class Reception:
                         transport.abort()
 
     def _take(self, connection: socket.socket) -> None:
-        if len(self._handlers.union(self._server.connections)) < self._most:
+        if len(self._handlers.union(self._server.connections)) < self._maximum:
             handler = self._server()
             self._handlers.add(handler)  # now: the next one may be here before this one's task begins
             self._start(self._coming, self._hand_over(connection, handler))
@@ -134,7 +134,7 @@ class Reception:
             self._unknown[transport] = time.monotonic()
 
     async def _turn_away(self, connection: socket.socket) -> None:
-        transport = await self._connect(connection, lambda: _Full(self._most))
+        transport = await self._connect(connection, lambda: _Full(self._maximum))
         if transport is not None:
             try:
                 await asyncio.sleep(_FAREWELL_S)
@@ -155,14 +155,14 @@ class Reception:
 class _Full(asyncio.Protocol):
     """Says why, whatever is asked."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
         view = ErrorView(
             code="too_many_connections",
-            message=f"{self._most} connections to the API over TCP are open already",
+            message=f"{self._maximum} connections to the API over TCP are open already",
             hint="close some, or raise agent.api.connections; the Unix socket has no such limit",
             exit_status=1,
         )

@@ -79,7 +79,7 @@ Pages = Mapping[str, Page]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class TcpEndpoint:
     """A bound socket and what is needed to answer there."""
 
     listener: socket.socket
@@ -90,7 +90,7 @@ class Door:
     """Hosts that are ours, in lower case; IP addresses besides."""
 
 
-async def open_door(settings: ApiSettings, state: StateDirectory) -> Door | None:
+async def open_endpoint(settings: ApiSettings, state: StateDirectory) -> TcpEndpoint | None:
     """None where the settings name no address.
 
     Raises:
@@ -122,7 +122,7 @@ async def open_door(settings: ApiSettings, state: StateDirectory) -> Door | None
     names = frozenset(
         name.lower() for name in ("localhost", socket.gethostname(), socket.getfqdn(), host, *settings.hosts)
     )
-    return Door(listener=listener, url=url, token=token, tls=tls, names=names)
+    return TcpEndpoint(listener=listener, url=url, token=token, tls=tls, names=names)
 
 
 async def _resolve(host: str, port: int) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
@@ -163,10 +163,10 @@ class Guard:
     """The middleware: answers for the dashboard's files, lets in who may, names the caller."""
 
     def __init__(
-        self, door: Door, pages: Pages, *, on_admitted: Callable[[asyncio.BaseTransport | None], None]
+        self, endpoint: TcpEndpoint, pages: Pages, *, on_admitted: Callable[[asyncio.BaseTransport | None], None]
     ) -> None:
         """`on_admitted`: told of each connection on which somebody was let in."""
-        self._door = door
+        self._endpoint = endpoint
         self._pages = pages
         self._on_admitted = on_admitted
 
@@ -185,7 +185,7 @@ class Guard:
     def _refuse_foreign_host(self, request: web.Request) -> None:
         given = request.headers.getall("Host", [])
         host = _host(given[0]) if len(given) == 1 else None
-        if host is None or not (host in self._door.names or _is_address(host)):
+        if host is None or not (host in self._endpoint.names or _is_address(host)):
             raise Misdirected(
                 f"this is not {(given or ['the host that was meant'])[0][:100]!r}",
                 hint="use localhost or an IP address, or name the host in agent.api.hosts",
@@ -193,10 +193,10 @@ class Guard:
 
     def _refuse_unknown(self, request: web.Request) -> None:
         transport = request.transport
-        if self._door.tls is not None and transport is not None and transport.get_extra_info("peercert"):
+        if self._endpoint.tls is not None and transport is not None and transport.get_extra_info("peercert"):
             return
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self._door.token.matches(token.strip()):
+        if scheme.lower() != "bearer" or not self._endpoint.token.matches(token.strip()):
             raise NoToken(
                 "the token is missing or wrong",
                 hint="`kybernate token` prints it; send it as `Authorization: Bearer TOKEN`",

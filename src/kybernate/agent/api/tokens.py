@@ -15,7 +15,7 @@ from kybernate.model.errors import BadInput
 _BYTES = 32
 _LEAST = 16
 """Characters; a shorter one could be guessed."""
-_MOST = 4096
+_BYTES_MAX = 4096
 
 
 class TokenFile:
@@ -74,7 +74,7 @@ class TokenFile:
                     raise BadInput(f"others may read the token file {self.path}", hint=f"chmod 600 {self.path}")
                 if found.st_uid not in (0, os.geteuid()):
                     raise BadInput(f"the token file {self.path} belongs to user {found.st_uid}", hint="chown it")
-                text = file.read(_MOST).decode("ascii").strip()
+                text = file.read(_BYTES_MAX).decode("ascii").strip()
         except OSError as e:
             raise BadInput(f"can't read the token file {self.path}: {e.strerror}", hint="remove it") from e
         except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from kybernate.agent.serving.status_text import Failed
 from kybernate.model.types import WorkloadName
 
 _AGAIN_S = 1.0
-_AGAIN_MOST_S = 60.0
+_AGAIN_MAX_S = 60.0
 _STEADY_S = 60.0
 """Who failed so long ago begins with a short pause again."""
 
@@ -32,7 +32,7 @@ class Backoff:
         """It failed just now. `public`: what everybody may know of the reason, where that isn't all of it."""
         before, now = self._last.get(name), self._clock()
         fresh = before is None or now - before.until > _STEADY_S
-        pause = _AGAIN_S if before is None or fresh else min(2 * before.pause_s, _AGAIN_MOST_S)
+        pause = _AGAIN_S if before is None or fresh else min(2 * before.pause_s, _AGAIN_MAX_S)
         failure = self._last[name] = Failure(now + pause, pause, reason, reason if public is None else public)
         return failure
 

@@ -52,9 +52,9 @@ def load_keys(path: Path) -> tuple[Key, ...]:
 
 
 def _key(name: str, value: Any, path: Path) -> Key:
-    said = value if isinstance(value, dict) else {"key": value}
-    key, digest, models = said.get("key"), said.get("sha256"), said.get("models", [])
-    if set(said) - {"key", "sha256", "models"} or (key is None) == (digest is None):
+    client = value if isinstance(value, dict) else {"key": value}
+    key, digest, models = client.get("key"), client.get("sha256"), client.get("models", [])
+    if set(client) - {"key", "sha256", "models"} or (key is None) == (digest is None):
         raise BadInput(f"client {name[:60]!r} in {path}: give `key` or `sha256`, and perhaps `models`")
     if key is not None and (not isinstance(key, str) or len(key) < _SHORTEST):
         raise BadInput(f"client {name[:60]!r} in {path}: a key is a text of {_SHORTEST} characters at least")

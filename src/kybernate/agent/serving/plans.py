@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from kybernate.model import api_serving as words
+from kybernate.model.api_serving import ActionView, PlanView
 from kybernate.model.types import WorkloadName
 from kybernate.policy.node_state import Action, Bring, Leave, NodeState, Phase, Plan, Prefetch
 
@@ -16,7 +16,7 @@ def plan_view(
     policy: str,
     asked: Collection[WorkloadName] = (),
     refused: Mapping[WorkloadName, str] | None = None,
-) -> words.PlanView:
+) -> PlanView:
     """
     Args:
         asked: each has one request in the node that nobody made.
@@ -24,7 +24,7 @@ def plan_view(
     """
     refused = refused or {}
     there = [name for name in asked if name not in refused and node.members[name].phase is Phase.RESIDENT]
-    return words.PlanView(
+    return PlanView(
         policy=policy,
         actions=[_action(node, action, asked) for action in plan.actions],
         reasons={str(name): reason for name, reason in plan.reasons.items()},
@@ -34,7 +34,7 @@ def plan_view(
     )
 
 
-def _action(node: NodeState, action: Action, asked: Collection[WorkloadName]) -> words.ActionView:
+def _action(node: NodeState, action: Action, asked: Collection[WorkloadName]) -> ActionView:
     member = node.members.get(action.name)
     victims = action.victims if isinstance(action, Bring) else ()
     expected: float | None = None
@@ -49,7 +49,7 @@ def _action(node: NodeState, action: Action, asked: Collection[WorkloadName]) ->
     # A policy's reason counts who waits: of a request that nobody made that would be no reason.
     imagined = action.name in asked and member is not None and member.waiting <= 1
     kind = {Bring: "bring", Leave: "leave", Prefetch: "stage"}.get(type(action), "unstage")
-    return words.ActionView(
+    return ActionView(
         action=kind,
         workload=action.name,
         victims=list(victims),

@@ -39,7 +39,7 @@ _PASSED_ON = re.compile(
 )
 _LOOK_S = 0.05
 _AGAIN_S = 0.2
-_AGAIN_MOST_S = 30.0
+_AGAIN_MAX_S = 30.0
 _STEADY_S = 60.0
 """A worker that lived so long begins with a short pause when it crashes after all."""
 _LATE_S = 10.0
@@ -222,7 +222,7 @@ class Processes:
         slot = self._slots[number]
         if self._clock() - slot.began > _STEADY_S:
             slot.again_s = _AGAIN_S
-        pause, slot.again_s = slot.again_s, min(2 * slot.again_s, _AGAIN_MOST_S)
+        pause, slot.again_s = slot.again_s, min(2 * slot.again_s, _AGAIN_MAX_S)
         text = f"activator worker {number} {what}; the next one starts in {pause:g} s"
         self._events.record("activator", f"{text} (its log: {self._paths.log})", data={"worker": number})
         self._tasks.keep(lambda: self._start_again(number, pause), name=f"activator worker {number}")
@@ -245,7 +245,7 @@ class Processes:
 
     async def _all_listen(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AGAIN_MOST_S):
+            async with asyncio.timeout(_AGAIN_MAX_S):
                 await self._workers.wait_for({worker.pid for worker in self.all()})
 
     @staticmethod

@@ -38,24 +38,24 @@ def node_of(
             continue
         for gpu, size in sizes.items():
             if size > capacity.get(gpu, 0):
-                most = format_size(capacity[gpu]) if gpu in capacity else "nothing"
-                raise BadInput(f"{name} needs {format_size(size)} on {gpu}, which hands out {most}")
+                largest = format_size(capacity[gpu]) if gpu in capacity else "nothing"
+                raise BadInput(f"{name} needs {format_size(size)} on {gpu}, which hands out {largest}")
         found.append(_workload(each, sizes, costs.get(name)))
     return Trace("configuration", capacity, tuple(found), ())
 
 
-def _workload(each: Served, sizes: Mapping[GpuUuid, int], cost: Cost | None) -> Workload:
+def _workload(served: Served, sizes: Mapping[GpuUuid, int], cost: Cost | None) -> Workload:
     if cost is None:
-        cost = Costs().cost(each.name, size=sum(sizes.values()), source=TierName.RAM)
-    limit = 0 if each.endpoint is None else each.endpoint.limits.concurrency
+        cost = Costs().cost(served.name, size=sum(sizes.values()), source=TierName.RAM)
+    limit = 0 if served.endpoint is None else served.endpoint.limits.concurrency
     return Workload(
-        name=each.name,
+        name=served.name,
         bytes=sizes,
         leave=cost.leave,
         come=cost.come_prefetched,
-        klass=each.klass,
-        priority=each.priority,
+        klass=served.klass,
+        priority=served.priority,
         concurrency=limit or _UNLIMITED,
-        wanted=each.kind is Kind.JOB,
-        idle=each.idle_s,
+        wanted=served.kind is Kind.JOB,
+        idle=served.idle_s,
     )
