@@ -94,7 +94,7 @@ def test_numbers_that_nobody_recorded_are_left_out() -> None:
 
 
 def test_what_is_staged_is_said_to_be_half_way_back() -> None:
-    assert said(paused(tier=TierName.NVME), staged=True).text.endswith(
+    assert said(paused(tier=TierName.NVME), prefetched=True).text.endswith(
         "It lies in nvme; its GPU content is in host memory again, its processes come with the resume."
     )
 

@@ -223,7 +223,7 @@ class WorkloadsApi:
                 events=events,
                 resident_bytes=view.resident_bytes,
                 now=now,
-                staged=view.staged,
+                prefetched=view.staged,
                 waits_for=served.waits_for(entry, now, caller),
                 is_model=served.is_model(entry.name),
             )

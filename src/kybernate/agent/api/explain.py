@@ -18,7 +18,7 @@ def explain(
     events: Sequence[EventView],
     resident_bytes: int,
     now: float,
-    staged: bool = False,
+    prefetched: bool = False,
     waits_for: str = "",
     is_model: bool = False,
 ) -> ExplainView:
@@ -33,7 +33,7 @@ def explain(
         text += f": {entry.reason}"
     text += f". {_numbers(entry, resident_bytes)}".rstrip()
     if entry.state is WorkloadState.PAUSED and entry.tier is not TierName.RAM:
-        text += f" {_away(entry, events, staged=staged)}"
+        text += f" {_away(entry, events, prefetched=prefetched)}"
     if entry.kept:
         text += (
             f" Kept of what it was: {', '.join(entry.kept)}; `kybernate clone {entry.kept[-1]} NEW` makes a workload of it, "
@@ -71,12 +71,12 @@ def _numbers(entry: Entry, resident_bytes: int) -> str:
     return ""
 
 
-def _away(entry: Entry, events: Sequence[EventView], *, staged: bool) -> str:
+def _away(entry: Entry, events: Sequence[EventView], *, prefetched: bool) -> str:
     """Where it lies, and what a resume from there will cost."""
     parked = next((e for e in reversed(events) if e.kind == "parked"), None)
     size = parked.data.get("bytes_total") if parked is not None else None
     how_much = f" ({format_size(size)})" if isinstance(size, int) else ""
-    if staged:
+    if prefetched:
         return f"It lies in {entry.tier}{how_much}; its GPU content is in host memory again, its processes come with the resume."
     restored = next((e for e in reversed(events) if e.kind == "restored"), None)
     took = restored.data.get("seconds") if restored is not None else None

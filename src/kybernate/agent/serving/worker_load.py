@@ -10,7 +10,7 @@ from kybernate.model.messages import Load
 from kybernate.model.types import WorkloadName
 
 _ARRIVALS = 300
-"""What staging predicts from: more would only be older."""
+"""What prefetching predicts from: more would only be older."""
 
 
 @dataclass(frozen=True, slots=True)
