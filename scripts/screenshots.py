@@ -157,7 +157,11 @@ def node() -> Iterator[Node]:
         finally:
             made.end()
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        # An agent's memory outlives it, for the next one.
+        for line in Path("/proc/mounts").read_text().splitlines():
+            if (point := line.split()[1]).startswith(str(home)):
+                subprocess.run(["umount", point], check=True)
+        shutil.rmtree(home)
 
 
 def save(page: Page, path: Path, *, whole: bool) -> None:
