@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from kybernate.demo import openai
-from kybernate.demo.load import Ask, Told, ask_once, drive, free_address, in_turn, prompts, session, zipf
+from kybernate.demo.load import Ask, Told, ask_once, drive, free_address, in_turn, prompts, quantile, session, zipf
 
 
 class Model:
@@ -111,3 +113,25 @@ def test_pauses_in_a_trace_come_on_top_of_its_time() -> None:
     rested = zipf(["a"], count=200, seconds=100, seed=1, tokens=1, every=20.0, gap=50.0)
     assert [ask.at for ask in rested] == [ask.at + ask.at // 20.0 * 50.0 for ask in plain]
     assert not any(20.0 <= ask.at < 70.0 for ask in rested), "nobody asks in the pause"
+
+
+@pytest.mark.unit
+def test_a_trace_is_that_of_its_seed_and_follows_zipf() -> None:
+    models = ["a", "b", "c", "d"]
+    trace = zipf(models, count=4000, seconds=100, seed=1, tokens=4)
+    assert trace == zipf(models, count=4000, seconds=100, seed=1, tokens=4)
+    assert trace != zipf(models, count=4000, seconds=100, seed=2, tokens=4)
+    assert [ask.at for ask in trace] == sorted(ask.at for ask in trace)
+    assert math.isclose(trace[-1].at, 100, rel_tol=0.1)
+    counted = Counter(ask.model for ask in trace)
+    for rank, model in enumerate(models, 1):
+        assert math.isclose(counted[model] * rank, counted["a"], rel_tol=0.15)
+    assert len({ask.prompt for ask in trace}) == 8 * len(models)
+
+
+@pytest.mark.unit
+def test_quantiles() -> None:
+    values = [float(k) for k in range(1, 101)]
+    assert (quantile(values, 0.5), quantile(values, 0.99), quantile([3.0], 0.99)) == (51.0, 100.0, 3.0)
+    with pytest.raises(ValueError, match="nothing"):
+        quantile([], 0.5)

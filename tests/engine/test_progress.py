@@ -36,7 +36,12 @@ def test_of_nothing_nothing_is_left() -> None:
 
 def test_threads_lose_no_byte() -> None:
     progress = Progress(1 << 40)
-    threads = [threading.Thread(target=lambda: [progress.add(3) for _ in range(2000)]) for _ in range(4)]
+
+    def count() -> None:
+        for _ in range(2000):
+            progress.add(3)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,79 +1,17 @@
-"""Parts of the demo that need no agent: traces, the chart, the size of a transformer."""
+"""The demo's transformer: its size, and that it says the same whoever asks beside. Most of it needs PyTorch."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kybernate.cli.chart import chart, rows
-from kybernate.demo.load import quantile, zipf
 from kybernate.demo.torch_server import Computing
 from kybernate.demo.transformer import CHUNK, SLOTS, Transformer, shape_for
-from kybernate.model.api_history import IntervalView
 from kybernate.model.types import GIB, MIB
 
 pytestmark = pytest.mark.unit
-
-
-def interval(workload: str, place: str, began: float, ended: float | None) -> IntervalView:
-    return IntervalView(id=1, workload=workload, place=place, began=began, ended=ended)
-
-
-def test_a_slice_shows_where_most_of_it_was_spent() -> None:
-    known = [
-        interval("a", "vram", 100, 104),
-        interval("a", "switching", 104, 104.4),
-        interval("a", "ram", 104.4, None),
-        interval("b", "switching", 102, 104.9),
-        interval("b", "vram", 104.9, 106),
-    ]
-    assert rows(known, ["a", "b", "c"], since=100, until=108, width=8) == {
-        "a": "████····",
-        "b": "  ▒▒▒█  ",
-        "c": "        ",
-    }
-    drawn = chart(known, ["a", "b"], since=100, until=108, width=8)
-    assert drawn[0] == "a ████····"
-    assert len(drawn) == 4
-
-
-def test_a_chart_by_the_clock() -> None:
-    noon = time.mktime((2026, 11, 25, 12, 0, 0, 0, 0, -1))
-    known = [interval("a", "object", noon, None)]
-
-    def scale(seconds: float, width: int) -> str:
-        return chart(known, ["a"], since=noon, until=noon + seconds, width=width, clock=True)[1]
-
-    assert scale(120, 40) == "  |12:00:00   |12:00:36   |12:01:12"
-    assert scale(7200, 24) == "  |12:00      |13:00"
-    assert scale(4 * 86400, 24) == "  |Wed 12:00  |Fri 12:00"
-    assert scale(120, 20) == "  |12:00:00", "the next would stand out"
-    assert chart(known, ["a"], since=noon, until=noon + 9, width=9, clock=True)[0] == "a ========="
-
-
-def test_a_trace_is_that_of_its_seed_and_follows_zipf() -> None:
-    models = ["a", "b", "c", "d"]
-    trace = zipf(models, count=4000, seconds=100, seed=1, tokens=4)
-    assert trace == zipf(models, count=4000, seconds=100, seed=1, tokens=4)
-    assert trace != zipf(models, count=4000, seconds=100, seed=2, tokens=4)
-    assert [ask.at for ask in trace] == sorted(ask.at for ask in trace)
-    assert math.isclose(trace[-1].at, 100, rel_tol=0.1)
-    counted = Counter(ask.model for ask in trace)
-    for rank, model in enumerate(models, 1):
-        assert math.isclose(counted[model] * rank, counted["a"], rel_tol=0.15)
-    assert len({ask.prompt for ask in trace}) == 8 * len(models)
-
-
-def test_quantiles() -> None:
-    values = [float(k) for k in range(1, 101)]
-    assert (quantile(values, 0.5), quantile(values, 0.99), quantile([3.0], 0.99)) == (51.0, 100.0, 3.0)
-    with pytest.raises(ValueError, match="nothing"):
-        quantile([], 0.5)
 
 
 @pytest.mark.parametrize("size", [256 * MIB, GIB, 4 * GIB, 24 * GIB, 70 * GIB])
