@@ -76,7 +76,7 @@ class Dispatcher:
             asked = _Asked(head, rest, request_id, rules.origins.fields(origin), rules.origins.allow(origin))
         path = head.path
         host = named.get(b"host", b"")
-        if not rules.hosts.allows(host):
+        if not rules.hosts.any and not rules.hosts.allows(host):
             text = f"this is not {host[:100].decode('latin-1')!r}: name it in activator.hosts"
             return self._refuse(asked, Refusal(421, "misdirected", text))
         if asked.page_allowed and is_preflight(head.method, named):

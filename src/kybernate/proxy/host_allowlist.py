@@ -20,6 +20,7 @@ class HostAllowlist:
     """`names` None: any. Else these, and this machine by addresses and `localhost`."""
 
     def __init__(self, names: Iterable[str] | None) -> None:
+        self.any = names is None
         self._names = None if names is None else frozenset(name.lower().encode() for name in (*_LOCAL, *names))
 
     def allows(self, host: bytes) -> bool:

@@ -94,8 +94,7 @@ class Intake:
         """`backend` None: the body names it. `data` is what came behind the head; how much of it was used."""
         head, request = self.head, self._request
         length = head.length
-        body_max = self._services.directory.rules.body_max
-        if length is not None and length > body_max:
+        if length is not None and length > (body_max := self._services.directory.rules.body_max):
             request.reject_body(too_large(body_max))
             return 0
         self._at_once = backend is not None or (length is not None and len(data) >= length)

@@ -61,11 +61,11 @@ class Routes:
         """A host of its own wins, then the longest prefix; ours are prefixes like any other. None: nobody's."""
         if self._hosts and (found := self._hosts.get(without_port(host).lower())):
             return found
-        shortest = len(_OPENAI) if _is_below(path, _OPENAI) or path in _PAGES else -1
+        shortest = len(_OPENAI) if path in _PAGES or (path.startswith(_OPENAI) and _is_below(path, _OPENAI)) else -1
         for prefix, endpoint in self._paths:
             if len(prefix) < shortest:
                 break
-            if _is_below(path, prefix):
+            if path.startswith(prefix) and _is_below(path, prefix):
                 return endpoint
         return _own(method, path)
 
