@@ -16,11 +16,12 @@ from kybernate.agent.serving.build_state import Seen, bytes_of, member_of, phase
 from kybernate.agent.serving.controller_state import Acting
 from kybernate.agent.serving.worker_load import Demand
 from kybernate.agent.serving.workload_stats import Stats
-from kybernate.model.types import GIB, Class, GpuUuid, TierName, WorkloadState
+from kybernate.model.types import GIB, Backend, Class, GpuUuid, TierName, WorkloadName, WorkloadState
 from kybernate.policy.costs import Costs, Direction
 from kybernate.policy.node_state import Member, Phase
 from kybernate.policy.schedule import parse_schedule
-from kybernate.settings.specs import Served
+from kybernate.settings import parse
+from kybernate.settings.specs import Served, served_of
 
 pytestmark = pytest.mark.unit
 
@@ -245,3 +246,38 @@ def test_what_its_coming_costs_goes_by_where_it_comes_from(what: Seen, place: Ti
     for number, each in enumerate([*TierName, None]):
         costs = costs.observed(A, Direction.COME, each, seconds=number + 1.0)
     assert member(what, costs=costs).cost.come == costs.estimate(A, Direction.COME, place, size=0)
+
+
+def test_a_job_that_was_paused_in_an_allocation_needs_back_what_it_asked_for_too() -> None:
+    """And all that is said for it, while it runs as well."""
+    gpu, name = GpuUuid("GPU-0"), WorkloadName("job")
+    away = Entry(
+        name=name,
+        state=WorkloadState.PAUSED,
+        since=0.0,
+        backend=Backend.BROKER,
+        last_use=0.0,
+        paused_by=ARBITER,
+        evicted={gpu: 40 * GIB},
+    )
+
+    def needs(entry: Entry, **known: object) -> int:
+        seen = Seen(name=name, entry=entry, served=None, **known)  # type: ignore[arg-type]
+        return member_of(seen, costs=Costs(), gpus=[gpu], auto_resume=True, now=1.0).bytes[gpu]
+
+    assert needs(away) == 40 * GIB
+    assert needs(away, wanted={gpu: 10 * GIB}) == 50 * GIB
+    assert needs(away, wanted={gpu: 10 * GIB}, reserved={gpu: 70 * GIB}) == 70 * GIB
+    runs = replace(away, state=WorkloadState.RUNNING, evicted={})
+    assert needs(runs, resident={gpu: 30 * GIB}, reserved={gpu: 70 * GIB}) == 70 * GIB
+
+
+def test_what_a_person_stopped_is_neither_wanted_nor_brought() -> None:
+    name = WorkloadName("j")
+    served = served_of(parse("jobs: {j: {command: 'true'}}", origin="here"))[name]
+    for held in (False, True):
+        seen = Seen(name=name, entry=None, served=served, stopped=held)
+        member = member_of(seen, costs=Costs(), gpus=[], auto_resume=True, now=0.0)
+        assert (member.wanted, member.pinned) == (not held, held)
+    asked = member_of(replace(seen, stopped=False, requested=True), costs=Costs(), gpus=[], auto_resume=True, now=0.0)
+    assert (asked.wanted, asked.pinned) == (True, False)
