@@ -13,7 +13,7 @@ from kybernate.proxy.model_field import BadName, model_in, wants_events, with_mo
 
 pytestmark = pytest.mark.unit
 
-DEEP = b'{"x": ' + b"[" * 100_000
+DEEP = b'{"x": ' + b"[" * 1_000_000
 
 NUMBERS = st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
