@@ -21,7 +21,7 @@ from tests.guardian import guarded
 
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.events import Events
-from kybernate.agent.state_room import rotate_own
+from kybernate.agent.state_watch import rotate_own
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.client import Client
 from kybernate.doctor.doctor import Check, of_agent

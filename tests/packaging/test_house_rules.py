@@ -34,9 +34,7 @@ TYPED_CLIENTS = {"client.asynchronous.AsyncClient", "client.blocking.Client"}
 """One method for each thing that the API can do."""
 
 KNOWN: dict[str, set[str]] = {
-    "modules": {
-        "agent.wiring",
-    },
+    "modules": set(),
     "methods": set(),
     "parameters": set(),
     "attributes": set(),

@@ -33,9 +33,10 @@ from kybernate.agent.service_manager import ServiceManager
 from kybernate.agent.serving.configuration import Configured, configured
 from kybernate.agent.serving.metrics import workers_text
 from kybernate.agent.startup import Hardware, describe_pool
-from kybernate.agent.state_room import StateRoom
+from kybernate.agent.state_watch import StateWatch
 from kybernate.agent.vram.unmanaged import without_library
-from kybernate.agent.wiring import GpuSide, Parts, lay_foundation, no_gpu_side, open_gpu_side, wire
+from kybernate.agent.wiring.foundation import GpuSide, lay_foundation, no_gpu_side, open_gpu_side
+from kybernate.agent.wiring.parts import Parts, wire
 from kybernate.agent.workloads.stopping import stop_all
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.threads import in_thread
@@ -108,7 +109,7 @@ def _gpu_views(side: GpuSide) -> list[GpuView]:
 
 
 class _Agent:
-    """Its life; the parts are made in wiring.py."""
+    """Its life; the parts are made in wiring/."""
 
     def __init__(
         self,
@@ -144,7 +145,7 @@ class _Agent:
             settings=settings, state=state, database=database, clock=time.time, tier_changed=self._tier_changed
         )
         self._ledger, self._events = base.ledger, base.events
-        self._state_room = StateRoom(
+        self._state_watch = StateWatch(
             state=state,
             database=database,
             events=base.events,
@@ -184,10 +185,10 @@ class _Agent:
             runners = await self._answer(Api(ApiSide(self._base, parts, node=self)))
             tasks.keep(parts.tier_maintenance.run, name="tiers")
             tasks.keep(parts.history.run, name="history")
-            tasks.keep(self._state_room.run, name="state directory")
+            tasks.keep(self._state_watch.run, name="state directory")
             if side.hardware is not None:
                 tasks.start(self._report_pool(side.hardware), name="pool progress")
-                tasks.keep(parts.auto_resumes.run, name="automatic resume")
+                tasks.keep(parts.auto_resumer.run, name="automatic resume")
                 tasks.keep(parts.unmanaged.run, name="processes without the library")
             self._events.record("agent-up", f"agent {kybernate.__version__} is up", data={"pid": os.getpid()})
             tasks.keep(self._become_ready, name="readiness")
@@ -219,10 +220,10 @@ class _Agent:
         await self._parts.serving.activator.wait_listening()
         self._ready = True
         address = self._parts.serving.activator.address
-        places = [str(self._state.socket)]
-        places += [] if self._endpoint is None else [self._endpoint.url]
-        places += [] if address is None else [f"{address.listen} (models)"]
-        self._say(f"ready on {' and '.join(places)}")
+        addresses = [str(self._state.socket)]
+        addresses += [] if self._endpoint is None else [self._endpoint.url]
+        addresses += [] if address is None else [f"{address.listen} (models)"]
+        self._say(f"ready on {' and '.join(addresses)}")
         self._manager.ready()
 
     async def stop_all(self, grace_s: float) -> None:
@@ -274,7 +275,7 @@ class _Agent:
             tiers=self._base.stores.views(),
             url=None if self._endpoint is None else self._endpoint.url,
             token_file=None if self._endpoint is None else str(self._endpoint.token.path),
-            state=self._state_room.view(),
+            state=self._state_watch.view(),
             tasks=self._tasks.views(),
             workers_missing=serving.activator.missing(),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from kybernate.agent.wiring import Foundation, Parts
+from kybernate.agent.wiring.foundation import Foundation
+from kybernate.agent.wiring.parts import Parts
 from kybernate.model.api import NodeView
 
 

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from kybernate.agent.records.history import switched_view
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.records.residency import Place
+from kybernate.agent.records.residency import Residency
 from kybernate.model.api import JobView, NodeView, WorkloadView
 from kybernate.model.api_history import LinkView
 from kybernate.model.types import SwitchReport, TierName, WorkloadName, WorkloadState
@@ -66,8 +66,8 @@ class Metrics:
         """More to say whenever somebody asks."""
         self._registry.register(collector)
 
-    def stayed(self, name: WorkloadName, place: Place, seconds: float) -> None:
-        self._places.labels(name, place).inc(seconds)
+    def stayed(self, name: WorkloadName, residency: Residency, seconds: float) -> None:
+        self._places.labels(name, residency).inc(seconds)
 
     def changed(self, old: Entry | None, new: Entry | None) -> None:
         """Count a pause or resume that has just been reported."""

@@ -14,7 +14,7 @@ from kybernate.agent.records import history as module
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.history import History, switched_view
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.records.residency import Place, place_of
+from kybernate.agent.records.residency import Residency, residency_of
 from kybernate.model.api_history import HistoryView, IntervalView
 from kybernate.model.types import MIB, Backend, Depth, StepTiming, SwitchReport, TierName, WorkloadName, WorkloadState
 
@@ -52,7 +52,7 @@ class Rig:
         )
         self.entries: dict[str, Entry] = {}
 
-    def _stayed(self, name: WorkloadName, place: Place, seconds: float) -> None:
+    def _stayed(self, name: WorkloadName, place: Residency, seconds: float) -> None:
         self.stayed[name, place] = self.stayed.get((name, place), 0.0) + seconds
 
     def put(self, name: str, state: WorkloadState, **changes: object) -> None:
@@ -88,12 +88,12 @@ def test_places() -> None:
         last_use=0,
         tier=TierName.NVME,
     )
-    assert place_of(entry) is Place.NVME
-    found = {state: place_of(dataclasses.replace(entry, state=state)) for state in WorkloadState}
-    assert found[WorkloadState.RUNNING] is Place.VRAM
-    assert found[WorkloadState.EXITED] is found[WorkloadState.LOST] is place_of(None) is None
+    assert residency_of(entry) is Residency.NVME
+    found = {state: residency_of(dataclasses.replace(entry, state=state)) for state in WorkloadState}
+    assert found[WorkloadState.RUNNING] is Residency.VRAM
+    assert found[WorkloadState.EXITED] is found[WorkloadState.LOST] is residency_of(None) is None
     assert {found[s] for s in WorkloadState if s in ("starting", "pausing", "resuming", "stopping")} == {
-        Place.SWITCHING
+        Residency.SWITCHING
     }
 
 
@@ -161,7 +161,7 @@ def test_it_is_bounded_in_time(rig: Rig, tmp_path: Path) -> None:
 
 
 def test_it_is_bounded_in_number_and_says_from_when_it_is_whole(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWERED_MOST", 10)
+    monkeypatch.setattr(module, "ANSWERED_MAX", 10)
     for _ in range(10):
         rig.cycle("a")
     view = rig.history.view(0)

@@ -98,7 +98,7 @@ def test_what_a_person_asked_for_is_never_needless() -> None:
     jobs = Jobs()
     with (
         jobs.begin("stage", "a") as own,
-        jobs.begin("stage", "a", asked=True) as asked,
+        jobs.begin("stage", "a", by_person=True) as asked,
         jobs.begin("park", "a") as other,
     ):
         jobs.cancel("stage", "a")
@@ -107,7 +107,7 @@ def test_what_a_person_asked_for_is_never_needless() -> None:
 
 def test_an_agent_that_goes_down_stops_everything() -> None:
     jobs = Jobs()
-    with jobs.begin("stage", "a", asked=True) as one, jobs.begin("park", "b") as two:
+    with jobs.begin("stage", "a", by_person=True) as one, jobs.begin("park", "b") as two:
         jobs.cancel_all()
         assert stopped(one)
         assert stopped(two)

@@ -10,7 +10,7 @@ from tests.agent.building import GPU, NOW, entry, paused, report
 
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.ledger import ARBITER, Entry
-from kybernate.agent.records.ledger_rows import Records
+from kybernate.agent.records.ledger_rows import LedgerRows
 from kybernate.model.api import RunRequest
 from kybernate.model.types import Depth, EndedBy, TierName, WorkloadState
 
@@ -50,13 +50,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.mark.parametrize("one", [FULL, entry("bare"), entry("old", WorkloadState.LOST)], ids=lambda one: str(one.name))
 def test_every_field_comes_back(database: Database, one: Entry) -> None:
-    records = Records(database)
+    records = LedgerRows(database)
     records.write(None, one)
     assert records.load() == [one]
 
 
 def test_the_newest_word_counts_and_what_was_removed_is_gone(database: Database) -> None:
-    records = Records(database)
+    records = LedgerRows(database)
     for each in (entry("a"), entry("b"), entry("a", WorkloadState.EXITED)):
         records.write(None, each)
     records.write(entry("b"), None)
@@ -65,7 +65,7 @@ def test_the_newest_word_counts_and_what_was_removed_is_gone(database: Database)
 
 
 def test_they_come_by_name_whatever_their_order(database: Database) -> None:
-    records = Records(database)
+    records = LedgerRows(database)
     for name in ("c", "a", "b"):
         records.write(None, entry(name))
     assert [one.name for one in records.load()] == ["a", "b", "c"]
@@ -75,7 +75,7 @@ def test_they_come_by_name_whatever_their_order(database: Database) -> None:
 def test_what_another_version_wrote_and_this_one_can_not_read_costs_nobody_else(
     database: Database, record: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    records = Records(database)
+    records = LedgerRows(database)
     records.write(None, entry("good"))
     database.write("INSERT INTO workloads (name, record) VALUES (?, ?)", ("bad", record))
     assert [one.name for one in records.load()] == ["good"]
@@ -83,7 +83,7 @@ def test_what_another_version_wrote_and_this_one_can_not_read_costs_nobody_else(
 
 
 async def test_a_flush_returns_when_all_of_it_is_written(database: Database) -> None:
-    records = Records(database)
+    records = LedgerRows(database)
     for number in range(200):
         records.write(None, entry(f"a{number}"))
     await records.flush(refuse=True)

@@ -29,7 +29,7 @@ class Node:
         wanted: Callable[[WorkloadName], Mapping[GpuUuid, int]] = lambda _: {},
     ) -> None:
         self.held = Held()
-        vram = Vram(gpus=[gpu()], settings=VramSettings(reserve=0), holdings=self.held, clock=Clock())
+        vram = Vram(gpus=[gpu()], settings=VramSettings(reserve=0), usage=self.held, clock=Clock())
         self.resumes = AutoResume(vram=vram, settings=settings, wanted=wanted)
 
     def hold(self, gib: float) -> None:

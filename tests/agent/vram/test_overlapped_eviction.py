@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from tests.agent.building import GPU, OTHER_GPU, A, B
 
-from kybernate.agent.vram.overlapped_eviction import Departure, Leave
+from kybernate.agent.vram.overlapped_eviction import Leave, OverlappedEviction
 from kybernate.agent.workloads.orders import Freed
 from kybernate.model.errors import Busy, NoRoom
 from kybernate.model.types import GpuUuid, WorkloadName
@@ -20,16 +20,16 @@ RESIDENT = {A: {GPU: 10, OTHER_GPU: 4}, B: {GPU: 7}}
 
 def departure(
     leave: Leave, *, victims: tuple[WorkloadName, ...] = (A,), spare: Mapping[GpuUuid, int] | None = None
-) -> Departure:
-    return Departure(victims=victims, resident=RESIDENT, spare=spare or {}, leave=leave)
+) -> OverlappedEviction:
+    return OverlappedEviction(victims=victims, resident=RESIDENT, spare=spare or {}, leave=leave)
 
 
-def taken(departing: Departure, gpu: GpuUuid) -> int:
+def taken(departing: OverlappedEviction, gpu: GpuUuid) -> int:
     """All that can be taken there now that nobody is on its way any more."""
     total = 0
     try:
         while True:
-            departing.handover.take(gpu, 1)
+            departing.handoff.take(gpu, 1)
             total += 1
     except NoRoom:
         return total
@@ -75,7 +75,7 @@ async def test_what_is_free_already_can_be_taken_before_anybody_left() -> None:
         await gone.wait()
 
     departing = departure(leave, spare={GPU: 5})
-    departing.handover.take(GPU, 5)
+    departing.handoff.take(GPU, 5)
     gone.set()
     assert await departing.settled()
     assert taken(departing, GPU) == 10
@@ -90,8 +90,8 @@ async def test_a_victim_that_stays_ends_the_waiting_with_its_reason() -> None:
     departing = departure(leave, victims=(A, B))
     assert not await departing.settled()
     with pytest.raises(NoRoom, match="10 bytes of VRAM are needed and 7 became free: a has requests in flight"):
-        departing.handover.take(GPU, 10)
-    departing.handover.take(GPU, 7)
+        departing.handoff.take(GPU, 10)
+    departing.handoff.take(GPU, 7)
 
 
 async def test_victims_leave_side_by_side() -> None:

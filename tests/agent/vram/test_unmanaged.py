@@ -12,7 +12,7 @@ import pytest
 from kybernate.agent.api.explain import explain
 from kybernate.agent.records.ledger import Entry
 from kybernate.agent.vram.unmanaged import Bare, shares
-from kybernate.agent.vram.vram import Books
+from kybernate.agent.vram.vram import VramUsage
 from kybernate.cuda.driver import Gpu
 from kybernate.cuda.processes import DriverList, SimulatedList
 from kybernate.cuda.simulated import SimulatedGpu
@@ -84,7 +84,7 @@ def entry(name: WorkloadName = A, **fields: Any) -> Entry:
 def test_the_books_count_it_for_as_long_as_it_is_in_vram(
     state: WorkloadState, depth: Depth | None, external: bool, counts: bool
 ) -> None:
-    books = Books(Extents().resident_bytes)
+    books = VramUsage(Extents().resident_bytes)
     books.changed(None, entry(unmanaged={G: 5}))
     books.changed(None, entry(B, unmanaged={G: 3, H: 1}))
     assert books.resident_bytes(None, gpu(G)) == 28

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.agent.building import GPU, OTHER_GPU, A, B, C, Clock, Held, changed, entry, gpu, paused
 
 from kybernate.agent.vram.arbiter import Fit
-from kybernate.agent.vram.vram import Books, Vram, default_reserve, holds_unmanaged
+from kybernate.agent.vram.vram import Vram, VramUsage, default_reserve, holds_unmanaged
 from kybernate.cuda.driver import Gpu
 from kybernate.model.types import GIB, MIB, Depth, GpuUuid, WorkloadState
 from kybernate.settings import VramSettings
@@ -37,7 +37,7 @@ class Node:
         self.vram = Vram(
             gpus=self.gpus,
             settings=VramSettings(limit=limit, reserve=reserve),
-            holdings=self.held,
+            usage=self.held,
             clock=self.clock,
         )
 
@@ -193,9 +193,9 @@ def test_a_claim_is_never_negative_nor_more_than_was_promised(
 
 def test_what_was_said_of_one_is_kept_for_it_only_while_it_runs() -> None:
     node = Node({("a", GPU): 10 * GIB})
-    node.vram.keep({A: {GPU: 40 * GIB}})
+    node.vram.keep_for({A: {GPU: 40 * GIB}})
     assert node.vram.reserved_for_others(B, node.gpu) == 0
-    node.vram.runs([A])
+    node.vram.set_running([A])
     assert node.vram.reserved_for_others(B, node.gpu) == 30 * GIB, "what it holds of that included"
     assert node.vram.reserved_for_others(A, node.gpu) == 0
     assert node.vram.would_free(A, node.gpu) == 40 * GIB
@@ -206,8 +206,8 @@ def test_what_was_said_of_one_is_kept_for_it_only_while_it_runs() -> None:
 
 def test_of_what_is_kept_and_what_is_promised_the_larger_counts_not_the_sum() -> None:
     node = Node()
-    node.vram.keep({A: {GPU: 30 * GIB}})
-    node.vram.runs([A])
+    node.vram.keep_for({A: {GPU: 30 * GIB}})
+    node.vram.set_running([A])
     node.vram.reserve(A, GPU, 40 * GIB, for_s=5)
     assert node.vram.reserved_for_others(B, node.gpu) == 40 * GIB
     assert node.vram.numbers()[GPU].reserved == {A: 40 * GIB}
@@ -217,9 +217,9 @@ def test_of_what_is_kept_and_what_is_promised_the_larger_counts_not_the_sum() ->
 
 def test_what_is_said_anew_replaces_all_that_was_said() -> None:
     node = Node()
-    node.vram.keep({A: {GPU: 1}})
-    node.vram.keep({B: {GPU: 2}})
-    assert (node.vram.said(A), node.vram.said(B)) == ({}, {GPU: 2})
+    node.vram.keep_for({A: {GPU: 1}})
+    node.vram.keep_for({B: {GPU: 2}})
+    assert (node.vram.kept_for(A), node.vram.kept_for(B)) == ({}, {GPU: 2})
 
 
 def test_numbers_of_a_gpu_are_what_a_policy_may_count_on() -> None:
@@ -252,7 +252,7 @@ def test_what_is_written_of_unmanaged_vram_is_there_only_in_some_states(one: obj
 
 
 def test_books_add_what_the_broker_does_not_know() -> None:
-    books = Books(Held({("a", GPU): 10 * MIB, ("b", GPU): MIB}).resident_bytes)
+    books = VramUsage(Held({("a", GPU): 10 * MIB, ("b", GPU): MIB}).resident_bytes)
     running = entry("a", unmanaged={GPU: 3 * MIB, OTHER_GPU: 2 * MIB})
     books.changed(None, running)
     assert books.resident_bytes(A) == 15 * MIB
@@ -262,7 +262,7 @@ def test_books_add_what_the_broker_does_not_know() -> None:
 
 
 def test_books_follow_the_ledger_through_a_pause_and_an_end() -> None:
-    books = Books(Held().resident_bytes)
+    books = VramUsage(Held().resident_bytes)
     running = entry("a", unmanaged={GPU: 3})
     other = entry("b", unmanaged={GPU: 4})
     books.changed(None, running)

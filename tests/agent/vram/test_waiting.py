@@ -11,7 +11,7 @@ from tests.agent.building import GPU, NOW, OTHER_GPU, A, B, C, Clock, Held, entr
 from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.vram.vram import Vram
-from kybernate.agent.vram.waiting import RESERVED_S, Waiting
+from kybernate.agent.vram.waiting import RESERVED_S, WaitingAllocations
 from kybernate.cuda.driver import Gpu
 from kybernate.model.types import GIB, GpuUuid, WorkloadName, WorkloadState
 from kybernate.settings import VramSettings
@@ -28,11 +28,11 @@ class Node:
         self.held = Held({key: size * GIB for key, size in (held or {}).items()})
         used = self.held.resident_bytes(None, gpu())
         self.gpus: list[Gpu] = [gpu(free=100 * GIB - used), gpu(OTHER_GPU, index=1)]
-        self.vram = Vram(gpus=self.gpus, settings=VramSettings(reserve=0), holdings=self.held, clock=self.clock)
+        self.vram = Vram(gpus=self.gpus, settings=VramSettings(reserve=0), usage=self.held, clock=self.clock)
         self.busy: set[WorkloadName] = set()
         self.refused: dict[WorkloadName, float] = {}
         self.interactive: set[WorkloadName] = set()
-        self.waiting = Waiting(
+        self.waiting = WaitingAllocations(
             vram=self.vram,
             ledger=self.ledger,
             clock=self.clock,
@@ -51,13 +51,13 @@ class Node:
 
 def test_somebody_waits_for_as_long_as_the_allocation_does() -> None:
     node = Node(entry("a"))
-    assert not node.waiting.anybody()
-    with node.waiting.asks(A, node.gpu, GIB):
-        assert node.waiting.anybody()
-        with node.waiting.asks(A, node.gpu, GIB):
+    assert not node.waiting.somebody_waits()
+    with node.waiting.while_waiting(A, node.gpu, GIB):
+        assert node.waiting.somebody_waits()
+        with node.waiting.while_waiting(A, node.gpu, GIB):
             pass
-        assert node.waiting.anybody(), "of two equal ones only one has ended"
-    assert not node.waiting.anybody()
+        assert node.waiting.somebody_waits(), "of two equal ones only one has ended"
+    assert not node.waiting.somebody_waits()
 
 
 # -- what stands in the way ----------------------------------------------------------------------------------------------
@@ -94,10 +94,10 @@ def test_whoever_ranks_higher_stands_in_the_way_only_of_one_that_can_be_paused_m
 
 def test_two_that_wait_for_each_other_are_a_circle_and_the_younger_gives_way() -> None:
     node = Node(entry("a"), entry("b"), held={("a", GPU): 40, ("b", GPU): 40})
-    with node.waiting.asks(A, node.gpu, 50 * GIB):
+    with node.waiting.while_waiting(A, node.gpu, 50 * GIB):
         assert node.waiting.gives_way() is None, "one alone waits for nobody who waits"
         node.clock.passes(1)
-        with node.waiting.asks(B, node.gpu, 50 * GIB):
+        with node.waiting.while_waiting(B, node.gpu, 50 * GIB):
             assert node.waiting.gives_way() == B
             node.busy.add(B)
             assert node.waiting.gives_way() == A, "B can't be paused now"
@@ -105,7 +105,7 @@ def test_two_that_wait_for_each_other_are_a_circle_and_the_younger_gives_way() -
 
 def test_there_is_no_circle_where_a_third_can_make_room() -> None:
     node = Node(entry("a"), entry("b"), entry("c"), held={("a", GPU): 20, ("b", GPU): 20, ("c", GPU): 40})
-    with node.waiting.asks(A, node.gpu, 50 * GIB), node.waiting.asks(B, node.gpu, 50 * GIB):
+    with node.waiting.while_waiting(A, node.gpu, 50 * GIB), node.waiting.while_waiting(B, node.gpu, 50 * GIB):
         assert node.waiting.gives_way() is None
         node.refused[C] = math.inf
         assert node.waiting.gives_way() == A, "both have waited for as long: then it is the first by name"
@@ -113,27 +113,27 @@ def test_there_is_no_circle_where_a_third_can_make_room() -> None:
 
 def test_who_waited_before_and_got_nothing_is_no_younger_for_it() -> None:
     node = Node(entry("a"), entry("b"), held={("a", GPU): 40, ("b", GPU): 40})
-    with node.waiting.asks(A, node.gpu, 50 * GIB):
+    with node.waiting.while_waiting(A, node.gpu, 50 * GIB):
         pass
     node.clock.passes(5)
-    with node.waiting.asks(B, node.gpu, 50 * GIB):
+    with node.waiting.while_waiting(B, node.gpu, 50 * GIB):
         node.clock.passes(5)
-        with node.waiting.asks(A, node.gpu, 50 * GIB):
+        with node.waiting.while_waiting(A, node.gpu, 50 * GIB):
             assert node.waiting.gives_way() == B, "A has waited since long before"
-            node.waiting.got(A)
-    with node.waiting.asks(B, node.gpu, 50 * GIB), node.waiting.asks(A, node.gpu, 50 * GIB):
+            node.waiting.satisfied(A)
+    with node.waiting.while_waiting(B, node.gpu, 50 * GIB), node.waiting.while_waiting(A, node.gpu, 50 * GIB):
         assert node.waiting.gives_way() == A, "it got what it waited for: this is another wait"
 
 
 def test_who_has_the_room_is_said_in_words() -> None:
     node = Node(entry("a"), entry("b"), paused("c"), entry("d", external=True), held={("b", GPU): 60, ("d", GPU): 5})
     node.vram.reserve(C, GPU, 2 * GIB, for_s=60)
-    with node.waiting.asks(B, node.gpu, GIB):
-        assert node.waiting.in_the_way(A, node.gpu) == (
+    with node.waiting.while_waiting(B, node.gpu, GIB):
+        assert node.waiting.describe_obstacles(A, node.gpu) == (
             "b (running, holds 60.0 GiB, waits for more itself), c (paused, holds 0 B, has 2.0 GiB reserved), "
             "d (running, holds 5.0 GiB, can't be paused)"
         )
-    assert node.waiting.in_the_way(A, node.gpus[1]) == "nobody whom this agent could pause"
+    assert node.waiting.describe_obstacles(A, node.gpus[1]) == "nobody whom this agent could pause"
 
 
 # -- what was paused in its call -----------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def come_back(node: Node) -> None:
 
 def test_what_it_asked_for_when_it_was_paused_is_remembered_and_promised_when_it_is_back() -> None:
     node = Node(entry("a"))
-    with node.waiting.asks(A, node.gpu, 30 * GIB), node.waiting.asks(A, node.gpus[1], GIB):
+    with node.waiting.while_waiting(A, node.gpu, 30 * GIB), node.waiting.while_waiting(A, node.gpus[1], GIB):
         give_way(node)
     assert node.waiting.wanted(A) == {GPU: 30 * GIB, OTHER_GPU: GIB}
     come_back(node)
@@ -163,7 +163,7 @@ def test_what_it_asked_for_when_it_was_paused_is_remembered_and_promised_when_it
 
 def test_what_does_not_fit_any_more_is_not_promised() -> None:
     node = Node(entry("a"), entry("b"))
-    with node.waiting.asks(A, node.gpu, 30 * GIB):
+    with node.waiting.while_waiting(A, node.gpu, 30 * GIB):
         give_way(node)
     node.held.sizes = {("b", GPU): 80 * GIB}
     come_back(node)
@@ -178,7 +178,7 @@ def test_one_that_was_paused_in_no_call_wants_nothing_more() -> None:
 
 def test_one_that_has_ended_is_forgotten() -> None:
     node = Node(entry("a"))
-    with node.waiting.asks(A, node.gpu, GIB):
+    with node.waiting.while_waiting(A, node.gpu, GIB):
         give_way(node)
     node.waiting.forget(A)
     assert node.waiting.wanted(A) == {}

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(180 * SLOWER)
 
 A, B = WorkloadName("a"), WorkloadName("b")
 BACK = ResumeOrder(may_evict=False, wait_s=0.0, why="resumed by the arbiter")
-PERSON = ResumeOrder(may_evict=True, wait_s=30.0, why="resumed by order", asked=True)
+PERSON = ResumeOrder(may_evict=True, wait_s=30.0, why="resumed by order", by_person=True)
 EVICT = PauseOrder(depth=Depth.ZERO, by=ARBITER, why="paused by the arbiter", timeout_s=5.0)
 PAUSE = PauseOrder(depth=Depth.ZERO, by=USER, why="paused by order", timeout_s=30.0)
 
@@ -33,7 +33,7 @@ def test_a_resume_is_as_strong_as_all_who_ordered_it() -> None:
     policy = ResumeOrder(may_evict=True, wait_s=5.0, why="resumed by the policy", victims=(A,))
     both = policy.joined(ResumeOrder(may_evict=True, wait_s=1.0, why="x", take_over=True, victims=(B, A)))
     assert both == ResumeOrder(may_evict=True, wait_s=5.0, why=policy.why, take_over=True, victims=(A, B))
-    assert policy.joined(PERSON).asked
+    assert policy.joined(PERSON).by_person
 
 
 def test_a_pause_becomes_a_persons_and_never_the_arbiters() -> None:
@@ -73,7 +73,7 @@ def test_the_shorter_grace_and_the_persons_word_hold() -> None:
 
 
 def test_a_prefetch_that_a_person_wants_is_not_given_up() -> None:
-    assert PrefetchOrder(asked=False).joined(PrefetchOrder(asked=True)).asked
+    assert PrefetchOrder(by_person=False).joined(PrefetchOrder(by_person=True)).by_person
 
 
 class Room:

@@ -42,7 +42,6 @@ from kybernate.model.api import (
     WorkloadView,
 )
 from kybernate.model.errors import Conflict
-from kybernate.process.preflight import Connections
 
 _ONE = "/v1/workloads/{name}"
 _WAIT_MAX_S = 3600.0
@@ -100,14 +99,13 @@ class WorkloadsApi:
     async def pause(self, request: web.Request) -> web.Response:
         wanted = await http.body(request, PauseRequest)
         name = self._access.own(request)
-        connections = None if wanted.connections is None else Connections(wanted.connections)
         return http.answer(
             await self._agent.switching.pause(
                 name,
                 depth=wanted.depth,
                 timeout_s=wanted.timeout_s,
                 tier=wanted.tier,
-                options=DumpOptions(connections, wanted.allow_changes),
+                options=DumpOptions.of(wanted.connections, wanted.allow_changes),
             )
         )
 

@@ -20,7 +20,6 @@ from kybernate.model import api
 from kybernate.model.errors import Conflict
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import TierName, WorkloadName, WorkloadState
-from kybernate.process.preflight import Connections
 
 
 class Images:
@@ -60,8 +59,7 @@ class Images:
         entry = self._ledger.entry(name)
         self._capture.refuse_early(entry)
         _refuse_image(entry)
-        connections = None if wanted.connections is None else Connections(wanted.connections)
-        options = DumpOptions(connections, wanted.allow_changes)
+        options = DumpOptions.of(wanted.connections, wanted.allow_changes)
         await self._catalog.refuse_taken(wanted.image, wanted.tier)
         began = self._clock()
         if path is not None or wanted.ready_command:

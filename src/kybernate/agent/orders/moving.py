@@ -15,7 +15,6 @@ from kybernate.model import api
 from kybernate.model.caller import Caller
 from kybernate.model.errors import Conflict
 from kybernate.model.types import TierName, WorkloadName
-from kybernate.process.preflight import Connections
 
 
 class Moving:
@@ -43,8 +42,7 @@ class Moving:
         entry = self._ledger.get(WorkloadName(subject))
         if entry is not None and not entry.ended:
             caller.require_owner(entry.uid, f"workload {subject}")
-            connections = None if wanted.connections is None else Connections(wanted.connections)
-            options = DumpOptions(connections, wanted.allow_changes)
+            options = DumpOptions.of(wanted.connections, wanted.allow_changes)
             return await self._tiering.move(entry.name, wanted.tier, options=options, keep=wanted.keep)
         source, manifest = await self._catalog.readable(subject, caller)
         if manifest.labels.get("kind") == Kind.PARKED and (holder := self._catalog.holder(manifest.name)) is not None:
@@ -55,7 +53,7 @@ class Moving:
         )
         if wanted.tier is TierName.RAM:
             gpu = need_gpu(self._gpu, so="it takes and restores no snapshots")
-            already = not await self._transfers.stage(gpu, subject, source)
+            already = not await self._transfers.prefetch(gpu, subject, source)
         else:
             already = source is wanted.tier
             if not already:

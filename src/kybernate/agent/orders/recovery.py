@@ -121,8 +121,8 @@ class Recovery:
             why = "found by a new agent without a GPU"
             ledger.apply(name, Event.FOUND_PAUSED if entry.depth else Event.FOUND_RUNNING, reason=why)
             return ledger.entry(name).state, why
-        door = self._workloads.run_directory(name) / DOOR
-        await in_thread(f"door {name}", lambda: gpu.broker.listen(name, door, uid=entry.uid, gid=entry.gid))
+        socket = self._workloads.run_directory(name) / DOOR
+        await in_thread(f"listen {name}", lambda: gpu.broker.listen(name, socket, uid=entry.uid, gid=entry.gid))
         target = await look_at(entry, tree)
         try:
             state = await in_thread(f"recover {name}", lambda: gpu.engine.recover(target))

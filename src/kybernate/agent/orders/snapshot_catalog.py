@@ -7,7 +7,7 @@ import os
 from kybernate import store
 from kybernate.agent.records.events import Events
 from kybernate.agent.records.ledger import Entry, Ledger
-from kybernate.agent.tiers import staged
+from kybernate.agent.tiers import prefetched
 from kybernate.agent.tiers.store_discovery import labels_in, number_in, rows
 from kybernate.agent.tiers.stores import Stores
 from kybernate.agent.workloads.threads import in_thread
@@ -88,7 +88,7 @@ class SnapshotCatalog:
             raise NotFound(f"there is no snapshot {checked} in {tier}", hint="`kybernate snapshots` lists them")
         if self._engine is not None:
             if tier is None:
-                staged.drop_of(self._engine, checked)
+                prefetched.drop_snapshot(self._engine, checked)
             else:
                 await self.drop_gone()
         self._events.record("snapshot-removed", f"snapshot {checked} from {', '.join(removed)}")
@@ -100,7 +100,7 @@ class SnapshotCatalog:
         """What is staged of snapshots that are no more."""
         engine = self._engine
         if engine is not None:
-            await in_thread("look what is staged", lambda: staged.drop_gone(engine, self._stores))
+            await in_thread("look what is staged", lambda: prefetched.drop_gone(engine, self._stores))
 
     def tiers(self, wanted: TierName | None) -> list[TierName]:
         """Those that are in use; of one that was named it is said if it isn't there."""

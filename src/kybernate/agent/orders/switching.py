@@ -120,7 +120,9 @@ class Switching:
             NoRoom: it doesn't fit; paused as before.
             WorkloadLost: it could not be brought back.
         """
-        wanted = ResumeOrder(may_evict=True, wait_s=timeout_s, why="resumed by order", take_over=take_over, asked=True)
+        wanted = ResumeOrder(
+            may_evict=True, wait_s=timeout_s, why="resumed by order", take_over=take_over, by_person=True
+        )
         return await self._order_resume(name, wanted, begin_within_s=max(timeout_s, 1.0))
 
     async def _order_resume(
@@ -133,19 +135,24 @@ class Switching:
         if wanted.may_evict:
             self._workloads.make_way(name)
 
-        def it_is_asked_for(order: Standing[ResumeOrder]) -> None:
+        def tell_request(order: Standing[ResumeOrder]) -> None:
             entry = ledger.get(name)
-            if order.now.asked and entry is not None and not entry.ended and entry.state is not WorkloadState.STOPPING:
+            if (
+                order.now.by_person
+                and entry is not None
+                and not entry.ended
+                and entry.state is not WorkloadState.STOPPING
+            ):
                 self._gate().on_requested(name)
 
         async def resume(order: Standing[ResumeOrder]) -> SwitchView:
             refuse_ended(ledger.entry(name), "resumed")  # a stop that was in line before has come to nothing otherwise
             starts.refuse()
-            it_is_asked_for(order)
+            tell_request(order)
             try:
                 return await self._resuming.resume(gpu, name, order)
             finally:
-                it_is_asked_for(order)
+                tell_request(order)
 
         return await self._workloads.order(name, "resume", resume, wanted, begin_within_s=begin_within_s)
 

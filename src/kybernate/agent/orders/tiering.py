@@ -55,19 +55,19 @@ class Tiering:
 
         return await self._workloads.submit(name, "move", move, detail=(tier, options, keep))
 
-    async def prefetch(self, name: WorkloadName, *, asked: bool = True) -> StoredView:
+    async def prefetch(self, name: WorkloadName, *, by_person: bool = True) -> StoredView:
         """Read a workload's content from the store into the pool, so that its resume is quick. In RAM already is fine.
 
         Args:
-            asked: by a person; else the agent may give it up for something else.
+            by_person: else the agent may give it up for something else.
         """
         gpu = need_gpu(self._gpu)
         refuse_ended(self._ledger.entry(name), "prefetched")
 
         async def prefetch(order: Standing[PrefetchOrder]) -> StoredView:
-            return await self._prefetch(gpu, name, asked=order.now.asked)
+            return await self._prefetch(gpu, name, by_person=order.now.by_person)
 
-        return await self._workloads.order(name, "prefetch", prefetch, PrefetchOrder(asked=asked))
+        return await self._workloads.order(name, "prefetch", prefetch, PrefetchOrder(by_person=by_person))
 
     async def prepare(self, entry: Entry, tier: TierName, options: DumpOptions) -> None:
         """Before a pause that is to end below RAM. Raises what hinders that."""
@@ -91,7 +91,7 @@ class Tiering:
         if entry.state is not WorkloadState.PAUSED:
             raise Conflict(f"workload {name} is {entry.state}", hint=f"`kybernate pause {name} --tier {tier}`")
         if tier is TierName.RAM:
-            return await self._prefetch(gpu, name, asked=True)
+            return await self._prefetch(gpu, name, by_person=True)
         was, stored = entry.tier, 0
         notes: list[str] = []
         if entry.tier is TierName.RAM:
@@ -102,12 +102,12 @@ class Tiering:
         else:
             manifest = await self._transfers.move(name, tier, keep=keep)
             total = 0 if manifest is None else manifest.size
-        now = self._ledger.entry(name)
+        entry = self._ledger.entry(name)
         return StoredView(
             subject=name,
             operation="move",
             tier=tier,
-            snapshot=now.snapshot,
+            snapshot=entry.snapshot,
             seconds=self._clock() - began,
             bytes_total=total,
             bytes_stored=stored,
@@ -116,10 +116,10 @@ class Tiering:
             notes=notes,
         )
 
-    async def _prefetch(self, gpu: GpuRuntime, name: WorkloadName, *, asked: bool) -> StoredView:
-        """`asked`: by a person."""
+    async def _prefetch(self, gpu: GpuRuntime, name: WorkloadName, *, by_person: bool) -> StoredView:
+        """`by_person`: not by the agent's own idea."""
         began = self._clock()
-        already, size = await self._unparking.stage(gpu, name, asked=asked)
+        already, size = await self._unparking.prefetch(gpu, name, by_person=by_person)
         entry = self._ledger.entry(name)
         return StoredView(
             subject=name,

@@ -19,16 +19,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.ledger import Entry
-from kybernate.agent.records.residency import Place, place_of
+from kybernate.agent.records.residency import Residency, residency_of
 from kybernate.model.api import StepView
 from kybernate.model.api_history import HistoryView, IntervalView, LinkView, SwitchedView
 from kybernate.model.types import SwitchReport, WorkloadName
 
 log = logging.getLogger(__name__)
 
-MOST = 50_000
+KEPT_MAX = 50_000
 """Intervals, and switches, kept at most, whatever their age: some 20 MB."""
-ANSWERED_MOST = 10_000
+ANSWERED_MAX = 10_000
 """In one answer: what a page can draw and load in a moment. The newest."""
 _LOOK_S = 1.0
 _PRUNE_EVERY = 500
@@ -42,7 +42,7 @@ _SWITCHED: TypeAdapter[SwitchedView] = TypeAdapter(SwitchedView)
 class _Interval:
     id: int
     workload: WorkloadName
-    place: Place
+    residency: Residency
     began: float
     bytes: int
     ended: float | None = None
@@ -51,7 +51,7 @@ class _Interval:
         return IntervalView(
             id=self.id,
             workload=self.workload,
-            place=self.place,
+            place=self.residency,
             began=self.began,
             ended=self.ended,
             bytes=self.bytes,
@@ -74,7 +74,7 @@ class History:
         keep_s: float,
         resident: Callable[[WorkloadName], int],
         links: Callable[[], list[LinkView]],
-        ended: Callable[[WorkloadName, Place, float], None],
+        ended: Callable[[WorkloadName, Residency, float], None],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -82,10 +82,10 @@ class History:
         self._resident = resident
         self._links = links
         self._ended = ended
-        self._past: deque[_Interval] = deque(maxlen=MOST)
+        self._past: deque[_Interval] = deque(maxlen=KEPT_MAX)
         """In the order of their ends."""
         self._open: dict[WorkloadName, _Interval] = {}
-        self._switches: deque[SwitchedView] = deque(maxlen=MOST)
+        self._switches: deque[SwitchedView] = deque(maxlen=KEPT_MAX)
         self._counted_from: dict[WorkloadName, float] = {}
         self._last_id = 0
         self._load()
@@ -100,18 +100,18 @@ class History:
                     self._switched(after)
         entry = new or old
         assert entry is not None
-        place = place_of(new)
+        residency = residency_of(new)
         open_ = self._open.get(entry.name)
-        if open_ is not None and open_.place is place:
+        if open_ is not None and open_.residency is residency:
             if new is not None and (size := sum(new.evicted.values())):
                 open_.bytes = size
             return
         now = self._clock()
         if open_ is not None:
             self._close(open_, now)
-        if new is not None and place is not None:
+        if new is not None and residency is not None:
             size = sum(new.evicted.values()) or (0 if open_ is None else open_.bytes)
-            self._begin(entry.name, place, began=now, size=size)
+            self._begin(entry.name, residency, began=now, size=size)
 
     def settle(self, entries: Iterable[Entry]) -> None:
         """After the recovery: what the predecessor left open and isn't there any more has ended."""
@@ -128,7 +128,7 @@ class History:
     def _look(self) -> None:
         now = self._clock()
         for interval in self._open.values():
-            if interval.place is Place.VRAM:
+            if interval.residency is Residency.VRAM:
                 interval.bytes = max(interval.bytes, self._resident(interval.workload))
             self._count(interval, now)
 
@@ -138,28 +138,28 @@ class History:
         """What was since then, what began before and went on included."""
         first = bisect.bisect_left(self._past, since, key=_end)
         past = list(itertools.islice(self._past, first, None))
-        if first == 0 and len(self._past) == MOST:
+        if first == 0 and len(self._past) == KEPT_MAX:
             since = max(since, _end(past[0]))
-        if len(past) > ANSWERED_MOST:
-            since = max(since, _end(past[-ANSWERED_MOST - 1]))
-        intervals = sorted([*past[-ANSWERED_MOST:], *self._open.values()], key=lambda interval: interval.id)
+        if len(past) > ANSWERED_MAX:
+            since = max(since, _end(past[-ANSWERED_MAX - 1]))
+        intervals = sorted([*past[-ANSWERED_MAX:], *self._open.values()], key=lambda interval: interval.id)
         return HistoryView(
             now=self._clock(),
             since=since,
             intervals=[interval.view() for interval in intervals],
-            switches=[switch for switch in self._switches if switch.time >= since][-ANSWERED_MOST:],
+            switches=[switch for switch in self._switches if switch.time >= since][-ANSWERED_MAX:],
             links=self._links(),
         )
 
     # -- keeping -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, name: WorkloadName, place: Place, *, began: float, size: int) -> None:
+    def _begin(self, name: WorkloadName, residency: Residency, *, began: float, size: int) -> None:
         self._last_id += 1
-        interval = self._open[name] = _Interval(self._last_id, name, place, began, size)
+        interval = self._open[name] = _Interval(self._last_id, name, residency, began, size)
         self._counted_from[name] = began
         self._database.write(
             "INSERT INTO intervals (id, workload, place, began, ended, bytes) VALUES (?, ?, ?, ?, NULL, ?)",
-            (interval.id, name, place, began, size),
+            (interval.id, name, residency, began, size),
         )
         if self._last_id % _PRUNE_EVERY == 0:
             self._prune()
@@ -180,7 +180,7 @@ class History:
     def _count(self, interval: _Interval, now: float) -> None:
         counted_from = self._counted_from.get(interval.workload, now)
         if now > counted_from:
-            self._ended(interval.workload, interval.place, now - counted_from)
+            self._ended(interval.workload, interval.residency, now - counted_from)
             self._counted_from[interval.workload] = now
 
     def _switched(self, report: SwitchReport) -> None:
@@ -200,11 +200,12 @@ class History:
     def _prune(self) -> None:
         oldest = self._clock() - self._keep_s
         self._database.write(
-            "DELETE FROM intervals WHERE ended IS NOT NULL AND (ended < ? OR id <= ?)", (oldest, self._last_id - MOST)
+            "DELETE FROM intervals WHERE ended IS NOT NULL AND (ended < ? OR id <= ?)",
+            (oldest, self._last_id - KEPT_MAX),
         )
         self._database.write(
             "DELETE FROM switches WHERE time < ? OR rowid <= (SELECT coalesce(max(rowid), 0) FROM switches) - ?",
-            (oldest, MOST),
+            (oldest, KEPT_MAX),
         )
 
     def _load(self) -> None:
@@ -212,11 +213,11 @@ class History:
             "SELECT id, workload, place, began, ended, bytes FROM intervals ORDER BY ended, id"
         )
         now = self._clock()
-        for number, workload, place, began, ended, size in rows:
+        for number, workload, residency, began, ended, size in rows:
             self._last_id = max(self._last_id, number)
-            if place not in Place.__members__.values():
+            if residency not in Residency.__members__.values():
                 continue
-            interval = _Interval(number, WorkloadName(workload), Place(place), began, size, ended)
+            interval = _Interval(number, WorkloadName(workload), Residency(residency), began, size, ended)
             if ended is not None:
                 self._past.append(interval)
             else:

@@ -22,7 +22,7 @@ class Job:
     """The workload, snapshot or tier it is about."""
     yielding: bool = False
     """The agent's own idea: an order for its subject may stop it."""
-    asked: bool = False
+    by_person: bool = False
     """A person's order, which isn't needless because of what the agent finds more likely."""
     stop: Cancellation = field(default_factory=Cancellation)
     began_at: float = field(default_factory=time.monotonic)
@@ -61,8 +61,8 @@ class Jobs:
         self._running: list[Job] = []
 
     @contextlib.contextmanager
-    def begin(self, kind: str, subject: str, *, yielding: bool = False, asked: bool = False) -> Iterator[Job]:
-        job = Job(kind, subject, yielding, asked)
+    def begin(self, kind: str, subject: str, *, yielding: bool = False, by_person: bool = False) -> Iterator[Job]:
+        job = Job(kind, subject, yielding, by_person)
         self._running.append(job)
         try:
             yield job
@@ -85,7 +85,7 @@ class Jobs:
     def cancel(self, kind: str, subject: str) -> None:
         """This one, unless a person asked for it, turned out to be needless."""
         for job in self._running:
-            if (job.kind, job.subject) == (kind, subject) and not job.asked:
+            if (job.kind, job.subject) == (kind, subject) and not job.by_person:
                 job.stop.cancel()
 
     def cancel_all(self) -> None:

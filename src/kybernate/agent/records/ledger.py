@@ -111,7 +111,7 @@ Observer = Callable[[Entry | None, Entry | None], None]
 
 
 class Flush(Protocol):
-    """See `Records.flush`."""
+    """See `LedgerRows.flush`."""
 
     def __call__(self, *, refuse: bool = False) -> Awaitable[None]: ...
 

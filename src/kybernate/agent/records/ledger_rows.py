@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
-class Records:
+class LedgerRows:
     """A ledger observer that writes through, and the reader for start-up."""
 
     def __init__(self, database: Database) -> None:

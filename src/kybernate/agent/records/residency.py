@@ -8,7 +8,7 @@ from kybernate.agent.records.ledger import Entry
 from kybernate.model.types import TierName, WorkloadState
 
 
-class Place(enum.StrEnum):
+class Residency(enum.StrEnum):
     VRAM = "vram"
     RAM = "ram"
     NVME = "nvme"
@@ -17,13 +17,13 @@ class Place(enum.StrEnum):
     """On its way from one to another; starting and stopping, too."""
 
 
-_OF_TIER = {TierName.RAM: Place.RAM, TierName.NVME: Place.NVME, TierName.OBJECT: Place.OBJECT}
+_OF_TIER = {TierName.RAM: Residency.RAM, TierName.NVME: Residency.NVME, TierName.OBJECT: Residency.OBJECT}
 
 
-def place_of(entry: Entry | None) -> Place | None:
+def residency_of(entry: Entry | None) -> Residency | None:
     """None where it isn't any more."""
     if entry is None or entry.ended:
         return None
     if entry.state is WorkloadState.RUNNING:
-        return Place.VRAM
-    return _OF_TIER[entry.tier] if entry.state is WorkloadState.PAUSED else Place.SWITCHING
+        return Residency.VRAM
+    return _OF_TIER[entry.tier] if entry.state is WorkloadState.PAUSED else Residency.SWITCHING

@@ -6,17 +6,62 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kybernate.agent.records.jobs import Job
 from kybernate.agent.records.ledger import Entry
-from kybernate.engine.progress import Progress
 from kybernate.model.api import GpuView, OperationView, PoolView, StepView, SwitchView, WorkloadView
-from kybernate.model.types import CHUNK_BYTES, SwitchReport, TierName, WorkloadState
+from kybernate.model.types import CHUNK_BYTES, GpuUuid, SwitchReport, TierName, WorkloadState
 
-if TYPE_CHECKING:
-    from kybernate.cuda.driver import Gpu
-    from kybernate.cuda.pool import PinnedPool
+
+class Progress(Protocol):
+    """How far a switch has come."""
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def done_bytes(self) -> int: ...
+
+    @property
+    def bytes_per_s(self) -> float: ...
+
+    @property
+    def seconds_left(self) -> float | None: ...
+
+
+class Gpu(Protocol):
+    """What is shown of a GPU."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def uuid(self) -> GpuUuid: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def simulated(self) -> bool: ...
+
+    def free_bytes(self) -> int: ...
+
+
+class Pool(Protocol):
+    """What is shown of the host pool."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def ready_bytes(self) -> int: ...
+
+    @property
+    def free_slots(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,5 +189,5 @@ def gpu_view(gpu: Gpu, *, limit_bytes: int, resident_bytes: int) -> GpuView:
     )
 
 
-def pool_view(pool: PinnedPool) -> PoolView:
+def pool_view(pool: Pool) -> PoolView:
     return PoolView(size_bytes=pool.size_bytes, ready_bytes=pool.ready_bytes, free_bytes=pool.free_slots * CHUNK_BYTES)

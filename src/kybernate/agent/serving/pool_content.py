@@ -35,4 +35,4 @@ class PoolContent:
         self._engine.drop_staged(uid)
 
     async def prefetch(self, name: WorkloadName) -> StoredView:
-        return await self._tiering.prefetch(name, asked=False)
+        return await self._tiering.prefetch(name, by_person=False)

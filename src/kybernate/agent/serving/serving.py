@@ -1,4 +1,4 @@
-"""Serving's life: begun with the agent, ended with it. What its parts are, wiring_serving.py shows."""
+"""Serving's life: begun with the agent, ended with it. What its parts are, wiring/serving.py shows."""
 
 from __future__ import annotations
 

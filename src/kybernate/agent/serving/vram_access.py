@@ -36,7 +36,7 @@ class VramAccess:
 
     def reserved_for(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
         """What is kept for it while it runs, what it holds of that included."""
-        return self._vram.said(name)
+        return self._vram.kept_for(name)
 
     def refused_until(self, name: WorkloadName) -> float:
         """Until when it is left alone, since it could not be paused."""
@@ -53,7 +53,7 @@ class VramAccess:
     def reserve_for_jobs(self, served: Mapping[WorkloadName, Served]) -> None:
         """The configuration's jobs have their `vram` for themselves while they run: they grow, and nobody asks them how far."""
         jobs = [each for each in served.values() if each.kind is Kind.JOB]
-        self._vram.keep({each.name: sizes for each in jobs if (sizes := self.hinted(each))})
+        self._vram.keep_for({each.name: sizes for each in jobs if (sizes := self.hinted(each))})
 
     async def clear_room(self, name: WorkloadName, victims: Sequence[WorkloadName]) -> None:
         """Pause these before a workload comes that will ask for their room."""

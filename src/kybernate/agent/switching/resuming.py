@@ -13,7 +13,7 @@ from kybernate.agent.switching.failure_recovery import FailureRecovery
 from kybernate.agent.switching.gate import RequestGate
 from kybernate.agent.switching.surroundings import Restored, StoredState
 from kybernate.agent.vram.admission import VramAdmission
-from kybernate.agent.vram.overlapped_eviction import Departure
+from kybernate.agent.vram.overlapped_eviction import OverlappedEviction
 from kybernate.agent.vram.vram import Vram
 from kybernate.agent.workloads.operations import Standing
 from kybernate.agent.workloads.orders import ResumeOrder
@@ -88,11 +88,11 @@ class Resuming:
         try:
             target = to_resume = await look_at(entry, self._workloads.tree(entry.name))
             overlapping = order.now.may_evict and not gpu.engine.unfinished(name)
-            departure = await self._admission.begin_room_for_resume(entry, order.now.victims) if overlapping else None
+            overlapped = await self._admission.begin_room_for_resume(entry, order.now.victims) if overlapping else None
             began: SwitchReport | None = None
-            if departure is not None:
-                began = await self._resume_while_others_leave(gpu, to_resume, departure, entry.unmanaged)
-                made_room = list(departure.victims)
+            if overlapped is not None:
+                began = await self._resume_while_others_leave(gpu, to_resume, overlapped, entry.unmanaged)
+                made_room = list(overlapped.victims)
             if began is None:
                 self._vram.release(name)  # of what didn't leave: others would wait for it in vain
                 now = order.now
@@ -149,17 +149,17 @@ class Resuming:
         )
 
     async def _resume_while_others_leave(
-        self, gpu: GpuRuntime, target: Target, departure: Departure, unmanaged: Mapping[GpuUuid, int]
+        self, gpu: GpuRuntime, target: Target, overlapped: OverlappedEviction, unmanaged: Mapping[GpuUuid, int]
     ) -> SwitchReport | None:
         """None: a victim would not leave, and the workload is paused as before; others may make room."""
         try:
             return await in_thread(
                 f"resume {target.name}",
-                lambda: gpu.engine.resume(target, grant=departure.handover.take, unmanaged=unmanaged),
+                lambda: gpu.engine.resume(target, grant=overlapped.handoff.take, unmanaged=unmanaged),
             )
         except NoRoom:
-            if await departure.settled():
+            if await overlapped.settled():
                 raise
             return None
         finally:
-            await departure.settled()
+            await overlapped.settled()

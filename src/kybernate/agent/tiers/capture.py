@@ -34,6 +34,11 @@ class DumpOptions:
     allow_changes: bool | None = None
     """Whether it is dumped although something of it will be different afterwards."""
 
+    @classmethod
+    def of(cls, connections: str | None, allow_changes: bool | None) -> DumpOptions:
+        """As the API has them."""
+        return cls(None if connections is None else Connections(connections), allow_changes)
+
 
 class SnapshotCapture:
     """Use it in the loop's thread."""

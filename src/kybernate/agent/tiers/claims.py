@@ -89,19 +89,19 @@ class Claims:
         """
         claimed: list[Space] = []
         try:
-            for place in dict.fromkeys((tier, entry.tier, *entry.also)):
+            for other in dict.fromkeys((tier, entry.tier, *entry.also)):
                 try:
-                    space = self._stores.space(place)
+                    space = self._stores.space(other)
                     if not space.medium.shared:
                         continue
-                    if place is not tier:
-                        self.still_there(entry, snapshot, place)
+                    if other is not tier:
+                        self.still_there(entry, snapshot, other)
                     take(space, snapshot, by=self.by, take_over=take_over)
                     claimed.append(space)
                 except (Taken, TierAway, TierWiped, WrongKey) as e:
-                    if place is not tier and take_over:
+                    if other is not tier and take_over:
                         continue
-                    if place is not tier and not isinstance(e, Taken):
+                    if other is not tier and not isinstance(e, Taken):
                         e.hint = f"`kybernate resume --take-over {entry.name}` takes the copy in {tier} and asks nobody"
                     raise
         except BaseException:
@@ -109,14 +109,14 @@ class Claims:
             raise
         return claimed
 
-    def still_there(self, entry: Entry, snapshot: str, place: TierName) -> None:
+    def still_there(self, entry: Entry, snapshot: str, tier: TierName) -> None:
         """Raises Taken, and what the tier says."""
         with contextlib.suppress(Damaged, TooNew):
             try:
-                self._stores.space(place).manifest(snapshot)
+                self._stores.space(tier).manifest(snapshot)
             except NotFound as e:
                 raise Taken(
-                    f"the copy of workload {entry.name} in {place} has gone: another agent resumed it, or somebody removed it",
+                    f"the copy of workload {entry.name} in {tier} has gone: another agent resumed it, or somebody removed it",
                     hint=f"if no other agent has it: `kybernate resume --take-over {entry.name}`",
                 ) from e
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from kybernate import store
 from kybernate.agent.records.ledger import Entry, Ledger
-from kybernate.agent.tiers import claims, staged
+from kybernate.agent.tiers import claims, prefetched
 from kybernate.agent.tiers.stores import Stores
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.engine.engine import Engine
@@ -74,8 +74,8 @@ class StaleSnapshots:
         for entry in list(self._ledger.entries().values()):
             if entry.snapshot is not None and _has_left(entry):
                 self.left_behind(entry.name)
-            now = self._ledger.get(entry.name)
-            if now is not None and now.stale and self._idle(entry.name):
+            current = self._ledger.get(entry.name)
+            if current is not None and current.stale and self._idle(entry.name):
                 await self.sweep(entry.name)
         if any(entry.stale and not self._idle(entry.name) for entry in self._ledger.entries().values()):
             self.due.set()
@@ -88,9 +88,9 @@ class StaleSnapshots:
             return True
         for snapshot in entry.stale:
             if await in_thread(f"forget {name}", lambda snapshot=snapshot: self.delete_everywhere(snapshot)):  # type: ignore[misc]
-                now = ledger.get(name)
-                if now is not None:
-                    ledger.update(name, stale=tuple(other for other in now.stale if other != snapshot))
+                current = ledger.get(name)
+                if current is not None:
+                    ledger.update(name, stale=tuple(other for other in current.stale if other != snapshot))
         left = ledger.get(name)
         return left is None or not left.stale
 
@@ -101,7 +101,7 @@ class StaleSnapshots:
             if tier is not TierName.NVME or self._stores.exists(tier):
                 gone = self.delete(snapshot, tier) and gone
         if gone and self._engine is not None:
-            staged.drop_of(self._engine, snapshot)
+            prefetched.drop_snapshot(self._engine, snapshot)
         return gone
 
     def delete(self, snapshot: str, tier: TierName) -> bool:

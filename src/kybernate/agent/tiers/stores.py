@@ -57,7 +57,7 @@ def default_directory(state: StateDirectory, environment: Mapping[str, str] = os
 
 
 @dataclass(slots=True)
-class _Place:
+class _TierSlot:
     """One tier, open or not."""
 
     name: TierName
@@ -97,16 +97,16 @@ class Stores:
         """For processes' images on their way in and out: on the disk, since they may be as large as the RAM that is used; one
         an agent, since each empties its own."""
         self._at_start = settings.directory is not None or directory.is_dir()
-        self._places = {TierName.NVME: _Place(TierName.NVME, str(directory), lambda: self._local(directory))}
+        self._slots = {TierName.NVME: _TierSlot(TierName.NVME, str(directory), lambda: self._local(directory))}
         if settings.object.url is not None:
             url = settings.object.url
-            self._places[TierName.OBJECT] = _Place(TierName.OBJECT, url, lambda: self._object(url, settings.object))
+            self._slots[TierName.OBJECT] = _TierSlot(TierName.OBJECT, url, lambda: self._object(url, settings.object))
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[TierName]:
         """The tiers that this agent is to have, best first."""
-        return [name for name in BELOW_RAM if name in self._places]
+        return [name for name in BELOW_RAM if name in self._slots]
 
     def open_all(self) -> None:
         """What is there already, or was asked for; failures are remembered and told."""
@@ -122,25 +122,25 @@ class Stores:
         """This agent's part of a tier, opened if need be.
 
         Args:
-            accept_loss: take a place that has lost all its snapshots as a new one.
+            accept_loss: take a slot that has lost all its snapshots as a new one.
 
         Raises:
             Unsupported: there is no such tier.
             TierAway, TierWiped, WrongKey, BadInput, Busy and others: it can't be used now.
         """
-        place = self._places.get(name)
-        if place is None:
+        slot = self._slots.get(name)
+        if slot is None:
             raise Unsupported(f"this agent has no {name} tier", hint="set agent.store.object.url and start it again")
-        with place.lock:
-            if place.space is None:
-                self._open(place, accept_loss=accept_loss)
-            assert place.space is not None
-            return place.space
+        with slot.lock:
+            if slot.space is None:
+                self._open(slot, accept_loss=accept_loss)
+            assert slot.space is not None
+            return slot.space
 
     def ready(self, name: TierName) -> Space | None:
         """The same where it is open already; never blocks."""
-        place = self._places.get(name)
-        return None if place is None else place.space
+        slot = self._slots.get(name)
+        return None if slot is None else slot.space
 
     def exists(self, name: TierName) -> bool:
         """Whether that tier is in use, or was asked for: the agent's own ideas make no store."""
@@ -151,11 +151,11 @@ class Stores:
         if not isinstance(error, TierAway | TierWiped):
             return
         where = error.where if isinstance(error, TierAway) else None
-        there = [place for place in self._places.values() if place.space and place.space.medium.where == where]
-        place = there[0] if there else self._places[name]
-        told, place.problem = place.problem is not None, _problem(error)
+        there = [slot for slot in self._slots.values() if slot.space and slot.space.medium.where == where]
+        slot = there[0] if there else self._slots[name]
+        told, slot.problem = slot.problem is not None, _problem(error)
         if not told:
-            self._changed(place.name, place.problem)
+            self._changed(slot.name, slot.problem)
 
     def ask(self) -> None:
         """Ask each tier that is in use, or was asked for, whether it answers; what it says is in `views` then."""
@@ -170,50 +170,50 @@ class Stores:
 
     def look_again(self) -> None:
         """Try what could not be used, or didn't answer."""
-        for place in self._places.values():
-            if place.problem is None:
+        for slot in self._slots.values():
+            if slot.problem is None:
                 continue
             try:
-                space = self.space(place.name)
+                space = self.space(slot.name)
                 space.refresh(packs_too=False)
             except KybernateError as e:
-                log.info("tier %s still can't be used: %s", place.name, e)
+                log.info("tier %s still can't be used: %s", slot.name, e)
                 continue
-            if place.problem is not None:
-                place.problem = None
-                self._changed(place.name, None)
+            if slot.problem is not None:
+                slot.problem = None
+                self._changed(slot.name, None)
 
     def close(self) -> None:
         """Nothing may be reading or writing."""
-        for place in self._places.values():
-            if place.tier is not None:
-                place.tier.close()
-                place.tier = place.space = None
+        for slot in self._slots.values():
+            if slot.tier is not None:
+                slot.tier.close()
+                slot.tier = slot.space = None
         if self._catalog is not None:
             self._catalog.close()
 
-    def _open(self, place: _Place, *, accept_loss: bool) -> None:
-        place.state = "opening"
+    def _open(self, slot: _TierSlot, *, accept_loss: bool) -> None:
+        slot.state = "opening"
         tier: Tier | None = None
         try:
             keys = self._load_keys()
-            tier = place.make()
+            tier = slot.make()
             tier.open(accept_loss=accept_loss)
-            place.space = tier.space(keys)
-            place.tier = tier
+            slot.space = tier.space(keys)
+            slot.tier = tier
         except Exception as e:
             if tier is not None:
                 tier.close()
-            place.state = "away"
+            slot.state = "away"
             text = _problem(e)
-            if place.problem != text:
-                place.problem = text
-                self._changed(place.name, text)
+            if slot.problem != text:
+                slot.problem = text
+                self._changed(slot.name, text)
             if not isinstance(e, KybernateError):
-                raise KybernateError(f"tier {place.name} at {place.where} can't be opened: {text}") from e
+                raise KybernateError(f"tier {slot.name} at {slot.where} can't be opened: {text}") from e
             raise
-        place.state, place.problem = "ready", None
-        self._changed(place.name, None)
+        slot.state, slot.problem = "ready", None
+        self._changed(slot.name, None)
 
     def _local(self, directory: Path) -> Tier:
         if self._settings.directory is None:
@@ -253,13 +253,13 @@ class Stores:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def views(self) -> list[TierView]:
-        """Every tier as it stands; never waits for a place that doesn't answer."""
-        return [self._view(self._places[name]) for name in self.names()]
+        """Every tier as it stands; never waits for a slot that doesn't answer."""
+        return [self._view(self._slots[name]) for name in self.names()]
 
-    def _view(self, place: _Place) -> TierView:
-        state = "away" if place.problem is not None and place.state == "ready" else place.state
-        view = TierView(tier=place.name, where=place.where, state=state, problem=place.problem)
-        tier, space = place.tier, place.space
+    def _view(self, slot: _TierSlot) -> TierView:
+        state = "away" if slot.problem is not None and slot.state == "ready" else slot.state
+        view = TierView(tier=slot.name, where=slot.where, state=state, problem=slot.problem)
+        tier, space = slot.tier, slot.space
         if tier is None or space is None:
             return view
         usage = tier.usage()

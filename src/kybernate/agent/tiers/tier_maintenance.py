@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from kybernate.agent.records.ledger import Ledger
-from kybernate.agent.tiers import staged
+from kybernate.agent.tiers import prefetched
 from kybernate.agent.tiers.demotion import idle_too_long
 from kybernate.agent.tiers.pool_eviction import PoolEviction
 from kybernate.agent.tiers.stale_snapshots import StaleSnapshots
@@ -79,7 +79,7 @@ class TierMaintenance:
     async def _drop_gone(self) -> None:
         engine = self._engine
         if engine is not None:
-            await in_thread("look what is staged", lambda: staged.drop_gone(engine, self._stores))
+            await in_thread("look what is staged", lambda: prefetched.drop_gone(engine, self._stores))
 
 
 class IdleDemotion:

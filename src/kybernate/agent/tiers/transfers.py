@@ -86,7 +86,7 @@ class Transfers:
             await in_thread(f"forget {snapshot}", lambda: self._stale_snapshots.delete(snapshot, source))
         self._events.record("moved", f"snapshot {snapshot} from {source} to {tier}{', too' if keep else ''}")
 
-    async def stage(self, gpu: GpuRuntime, snapshot: str, source: TierName) -> int:
+    async def prefetch(self, gpu: GpuRuntime, snapshot: str, source: TierName) -> int:
         """Read its content into the pool, beside. Returns how many bytes were read: 0 where it was there already."""
         with self._jobs.begin("stage", snapshot) as job:
             report = await in_thread(

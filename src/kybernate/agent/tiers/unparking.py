@@ -74,11 +74,11 @@ class Unparking:
         self._claims = claims
         self._pool_eviction = pool_eviction
 
-    async def stage(self, gpu: GpuRuntime, name: WorkloadName, *, asked: bool) -> tuple[bool, int]:
+    async def prefetch(self, gpu: GpuRuntime, name: WorkloadName, *, by_person: bool) -> tuple[bool, int]:
         """Read a parked workload's content into the pool, ahead of its resume. In its owner task.
 
         Args:
-            asked: by a person, so that the agent doesn't give it up for something else.
+            by_person: by a person, so that the agent doesn't give it up for something else.
 
         Returns whether it was there already, and its bytes.
 
@@ -88,10 +88,10 @@ class Unparking:
         entry = self._ledger.entry(name)
         if entry.tier is TierName.RAM or entry.snapshot is None:
             return True, 0
-        if self.staged(gpu, entry):
+        if self.is_prefetched(gpu, entry):
             return True, 0
         snapshot = entry.snapshot
-        with self._jobs.begin("stage", name, asked=asked) as job:
+        with self._jobs.begin("stage", name, by_person=by_person) as job:
             errors: list[KybernateError] = []
             for tier in self._order(entry):
                 try:
@@ -117,7 +117,7 @@ class Unparking:
                     return False, size
         raise errors[0] if errors else self._gone(entry)
 
-    def staged(self, gpu: GpuRuntime, entry: Entry) -> bool:
+    def is_prefetched(self, gpu: GpuRuntime, entry: Entry) -> bool:
         return entry.snapshot is not None and any(view.snapshot == entry.snapshot for view in gpu.engine.staged())
 
     async def unpark(self, gpu: GpuRuntime, name: WorkloadName, *, take_over: bool = False) -> Restored:

@@ -15,9 +15,9 @@ from kybernate.agent.vram.arbiter import Fit
 from kybernate.agent.vram.auto_resume import AutoResume
 from kybernate.agent.vram.eviction import Eviction
 from kybernate.agent.vram.out_of_memory import OutOfMemory
-from kybernate.agent.vram.overlapped_eviction import Departure
+from kybernate.agent.vram.overlapped_eviction import OverlappedEviction
 from kybernate.agent.vram.vram import Vram
-from kybernate.agent.vram.waiting import Waiting
+from kybernate.agent.vram.waiting import WaitingAllocations
 from kybernate.cuda.driver import Gpu
 from kybernate.model.errors import NoRoom
 from kybernate.model.quantities import format_size
@@ -45,7 +45,7 @@ class VramAdmission:
         clock: Callable[[], float],
         settings: ArbiterSettings,
         eviction: Eviction,
-        waiting: Waiting,
+        waiting: WaitingAllocations,
         auto_resume: AutoResume,
         refusals: OutOfMemory,
     ) -> None:
@@ -116,7 +116,9 @@ class VramAdmission:
                     await asyncio.sleep(min(choice.wait_s or _LOOK_S, _LOOK_S))
         return paused
 
-    async def begin_room_for_resume(self, entry: Entry, preferred: Sequence[WorkloadName] = ()) -> Departure | None:
+    async def begin_room_for_resume(
+        self, entry: Entry, preferred: Sequence[WorkloadName] = ()
+    ) -> OverlappedEviction | None:
         """Let victims begin to leave where that is all it takes, so that the resume can begin at once.
 
         None: everything fits already, or it takes more than victims that can be paused now; `make_room_for_resume` sees to
@@ -131,7 +133,7 @@ class VramAdmission:
         """Until `size` bytes may be asked for again. False: never, or not within the wait limit."""
         waited = 0.0
         sure_since: float | None = None
-        with self._waiting.asks(name, gpu, size):
+        with self._waiting.while_waiting(name, gpu, size):
             while True:
                 began = self._clock()
                 entry = self._ledger.get(name)
@@ -149,7 +151,7 @@ class VramAdmission:
                     break
                 choice = await self._eviction.step(name, gpu, size, min_run_s=self._settings.min_run, may_evict=True)
                 if choice is None:
-                    self._waiting.got(name)
+                    self._waiting.satisfied(name)
                     return True
                 if choice.victims or not self._waiting.hopeless(name, gpu, size):
                     sure_since = None
@@ -163,14 +165,14 @@ class VramAdmission:
                     await self._ease(entry, gpu, size, waited=waited)
                     await asyncio.sleep(min(choice.wait_s or _LOOK_S, _LOOK_S))
                 waited += self._clock() - began
-        self._waiting.got(name)
+        self._waiting.satisfied(name)
         self._refusals.in_vain(
             name,
             gpu,
             size,
             waited_s=waited,
             hopeless=sure_since is not None,
-            holders=self._waiting.in_the_way(name, gpu),
+            holders=self._waiting.describe_obstacles(name, gpu),
         )
         return False
 
@@ -183,7 +185,7 @@ class VramAdmission:
 
     def changed(self, _old: Entry | None, _new: Entry | None) -> None:
         """Observer of the ledger."""
-        self._vram.runs(entry.name for entry in self._ledger.entries().values() if entry.state in _HOLDING)
+        self._vram.set_running(entry.name for entry in self._ledger.entries().values() if entry.state in _HOLDING)
 
     async def _ease(self, entry: Entry, gpu: Gpu, size: int, *, waited: float) -> None:
         """Nobody can be paused for an allocation just now: pause somebody who waits, where only that lets anybody go on."""

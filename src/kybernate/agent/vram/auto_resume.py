@@ -1,7 +1,7 @@
 """Who is resumed unasked: what the arbiter paused, and what waits for its recovery, once it has fitted for a while; and what was
 paused in its call so that others could go on, after a turn of theirs.
 
-`AutoResume` decides only; `AutoResumes` asks it a few times a second and has them resumed.
+`AutoResume` decides only; `AutoResumer` asks it a few times a second and has them resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kybernate.agent.records.ledger import ARBITER, RECOVERY, Entry, Ledger
 from kybernate.agent.vram.arbiter import Parked, choose_resume
 from kybernate.agent.vram.eviction import Eviction
 from kybernate.agent.vram.vram import Vram
-from kybernate.agent.vram.waiting import Waiting
+from kybernate.agent.vram.waiting import WaitingAllocations
 from kybernate.model.errors import KybernateError
 from kybernate.model.quantities import together
 from kybernate.model.types import GpuUuid, WorkloadName, WorkloadState
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
 _AGAIN_S = 2.0
-_AGAIN_MOST_S = 60.0
+_AGAIN_MAX_S = 60.0
 """A resume that fails again and again is tried at most so seldom."""
 
 
@@ -87,7 +87,7 @@ class AutoResume:
 
     def failed(self, name: WorkloadName, *, now: float) -> None:
         """Its resume did: it is left alone for a while, longer each time."""
-        again = self._again_after[name] = min(2 * self._again_after.get(name, _AGAIN_S / 2), _AGAIN_MOST_S)
+        again = self._again_after[name] = min(2 * self._again_after.get(name, _AGAIN_S / 2), _AGAIN_MAX_S)
         self._fits_since[name] = now + again
         if name in self._gave_way:
             self._gave_way[name] = now
@@ -102,7 +102,7 @@ class AutoResume:
         self._gave_way.pop(name, None)
 
 
-class AutoResumes:
+class AutoResumer:
     """Resumes those whom `AutoResume` chooses. Use it in the loop's thread."""
 
     def __init__(
@@ -111,7 +111,7 @@ class AutoResumes:
         ledger: Ledger,
         clock: Callable[[], float],
         choosing: AutoResume,
-        waiting: Waiting,
+        waiting: WaitingAllocations,
         eviction: Eviction,
         idle: Callable[[WorkloadName], bool],
         bring_back: BringBack,
@@ -129,7 +129,7 @@ class AutoResumes:
         while True:
             await asyncio.sleep(_LOOK_S)
             entries = self._ledger.entries()
-            waits, by_policy = self._waiting.anybody(), self._eviction.by_policy
+            waits, by_policy = self._waiting.somebody_waits(), self._eviction.by_policy
             name = self._choosing.choose(entries.values(), now=self._clock(), somebody_waits=waits, by_policy=by_policy)
             if name is not None:
                 await self._bring_back(name, may_evict=False)

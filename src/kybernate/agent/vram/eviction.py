@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.vram.arbiter import Fit, Rank
-from kybernate.agent.vram.overlapped_eviction import Departure
+from kybernate.agent.vram.overlapped_eviction import OverlappedEviction
 from kybernate.agent.vram.victims import Pauser, VictimPolicy
 from kybernate.agent.vram.vram import Vram
 from kybernate.agent.vram.waiting import RESERVED_S
@@ -121,7 +121,7 @@ class Eviction:
 
     async def begin(
         self, name: WorkloadName, needed: Mapping[GpuUuid, int], preferred: Sequence[WorkloadName]
-    ) -> Departure | None:
+    ) -> OverlappedEviction | None:
         """Let victims begin to leave where that is all it takes. None: it fits already, or takes more than that.
 
         Args:
@@ -148,14 +148,14 @@ class Eviction:
                 return None
             for uuid, size in needed.items():
                 self._vram.reserve(name, uuid, size, for_s=_DEPARTURE_S, leaving=victims, spare=spare.get(uuid, 0))
-            departure = Departure(
+            overlapped = OverlappedEviction(
                 victims=victims,
                 resident={victim: self._vram.held_by(victim) for victim in victims},
                 spare=spare,
                 leave=lambda victim, freed: self._pause(victim, requester=name, freed=freed),
             )
             await asyncio.sleep(0)  # the victims' orders are in line before anybody else chooses
-            return departure
+            return overlapped
 
     async def ease(self, whom: Callable[[], tuple[WorkloadName, str] | None]) -> WorkloadName | None:
         """Nobody can be paused for an allocation just now: pause somebody who waits, in its call.

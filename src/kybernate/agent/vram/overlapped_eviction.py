@@ -15,7 +15,7 @@ Leave = Callable[[WorkloadName, Freed], Coroutine[Any, Any, None]]
 """Pauses a victim, telling of its memory as it becomes free; raises when it could not be paused."""
 
 
-class Departure:
+class OverlappedEviction:
     """Victims on their way out, and the handover of what they free. Made and awaited in the event loop."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Departure:
     ) -> None:
         """`resident`: bytes each victim holds now; `spare`: bytes free already."""
         self.victims = tuple(victims)
-        self.handover = VramHandoff(spare)
+        self.handoff = VramHandoff(spare)
         self._leave = leave
         self._tasks = [asyncio.create_task(self._one(victim, resident[victim])) for victim in victims]
         self._end = asyncio.create_task(self._close())
@@ -38,20 +38,20 @@ class Departure:
 
         def freed(gpu: GpuUuid, size: int) -> None:
             left[gpu] = left.get(gpu, 0) - size
-            self.handover.give(gpu, size)
+            self.handoff.give(gpu, size)
 
         try:
             await self._leave(victim, freed)
         except BaseException as error:
-            self.handover.fail(error)
+            self.handoff.fail(error)
             raise
         for gpu, size in left.items():
             if size > 0:  # a pause that was under way already tells nobody
-                self.handover.give(gpu, size)
+                self.handoff.give(gpu, size)
 
     async def _close(self) -> None:
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.handover.close()
+        self.handoff.close()
 
     async def settled(self) -> bool:
         """Wait until no victim is on its way any more. Whether all of them left."""

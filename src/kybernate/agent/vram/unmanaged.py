@@ -1,8 +1,8 @@
 """VRAM that workloads' processes hold without our library: their command dropped LD_PRELOAD (`env -i`, sudo, a static launcher).
 
 Such a process asks nobody for memory and has no gates: the driver's checkpoint is all that moves it, slowly. So that it counts as a
-workload like others, its VRAM is found out and written into the ledger, where the books (`Books`, vram.py) take it from. A workload
-that is left to the driver by choice (the driver backend) is counted in the same way.
+workload like others, its VRAM is found out and written into the ledger, where `VramUsage` (vram.py) takes it from. A workload that
+is left to the driver by choice (the driver backend) is counted in the same way.
 
 It is looked for only when more of a GPU is in use than the books explain, before a decision that would say no, and once a second
 for as long as there is such a process. Never in an allocation, nor in the pause of any other workload.
@@ -118,9 +118,9 @@ class Unmanaged:
         while self._processes is not None:
             await asyncio.sleep(_LOOK_S)
             if self._worth_a_look():
-                await self.look()
+                await self.refresh()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Bring the ledger up to date. Who asks while somebody else's look is under way gets that one's."""
         if self._processes is None:
             return

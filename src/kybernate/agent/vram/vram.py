@@ -16,13 +16,13 @@ from kybernate.model.types import GIB, Depth, GpuUuid, WorkloadName, WorkloadSta
 from kybernate.settings import VramSettings
 
 
-class Holdings(Protocol):
-    """Who knows what workloads hold: `Books`. In bytes; None: of all."""
+class UsageSource(Protocol):
+    """Who knows what workloads hold: `VramUsage`. In bytes; None: of all."""
 
     def resident_bytes(self, workload: WorkloadName | None = None, gpu: Gpu | None = None) -> int: ...
 
 
-class Books:
+class VramUsage:
     """What workloads hold: their extents, and what their processes hold without our library, as far as the ledger knows. Also asked
     in the broker's threads, for each allocation."""
 
@@ -101,15 +101,15 @@ class Vram:
     """See the module."""
 
     def __init__(
-        self, *, gpus: Sequence[Gpu], settings: VramSettings, holdings: Holdings, clock: Callable[[], float]
+        self, *, gpus: Sequence[Gpu], settings: VramSettings, usage: UsageSource, clock: Callable[[], float]
     ) -> None:
         self.gpus: Mapping[GpuUuid, Gpu] = {gpu.uuid: gpu for gpu in gpus}
         self._settings = settings
         self._clock = clock
         self._reserved: dict[tuple[WorkloadName, GpuUuid], _Promise] = {}
-        self._said: Mapping[WorkloadName, Mapping[GpuUuid, int]] = {}
+        self._kept_sizes: Mapping[WorkloadName, Mapping[GpuUuid, int]] = {}
         self._running: frozenset[WorkloadName] = frozenset()
-        self._holdings = holdings
+        self._usage = usage
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Vram:
 
     def resident(self, name: WorkloadName | None, gpu: Gpu) -> int:
         """What a workload holds there, in bytes. None: all of them."""
-        return self._holdings.resident_bytes(name, gpu)
+        return self._usage.resident_bytes(name, gpu)
 
     def held_by(self, name: WorkloadName) -> dict[GpuUuid, int]:
         held = {uuid: self.resident(name, gpu) for uuid, gpu in self.gpus.items()}
@@ -140,7 +140,7 @@ class Vram:
         found = {}
         for uuid, gpu in self.gpus.items():
             capacity = self.capacity(gpu)
-            promised = {name: left for name in self._said if (left := self._kept(name, gpu))}
+            promised = {name: left for name in self._kept_sizes if (left := self._kept(name, gpu))}
             for (name, where), promise in list(self._reserved.items()):
                 if where == uuid and promise.until > now:
                     promised[name] = max(promise.size, promised.get(name, 0))
@@ -200,18 +200,18 @@ class Vram:
         for key in [key for key in self._reserved if key[0] == name]:
             self._reserved.pop(key, None)
 
-    def keep(self, said: Mapping[WorkloadName, Mapping[GpuUuid, int]]) -> None:
+    def keep_for(self, sizes: Mapping[WorkloadName, Mapping[GpuUuid, int]]) -> None:
         """What workloads have for themselves while they run, even before they ask for it, in bytes by GPU. In place of what was
         said before."""
-        self._said = said
+        self._kept_sizes = sizes
 
-    def runs(self, names: Iterable[WorkloadName]) -> None:
+    def set_running(self, names: Iterable[WorkloadName]) -> None:
         """Only for these is anything kept."""
         self._running = frozenset(names)
 
-    def said(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
+    def kept_for(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
         """What is kept for it while it runs, what it holds of that included."""
-        return self._said.get(name, {})
+        return self._kept_sizes.get(name, {})
 
     def would_free(self, name: WorkloadName, gpu: Gpu) -> int:
         """What others may have there once it is paused: what it holds, and what is kept for it."""
@@ -219,7 +219,7 @@ class Vram:
 
     def reserved_for_others(self, name: WorkloadName, gpu: Gpu) -> int:
         now = self._clock()
-        claims = {holder: self._kept(holder, gpu) for holder in self._said}
+        claims = {holder: self._kept(holder, gpu) for holder in self._kept_sizes}
         for (holder, uuid), promise in list(self._reserved.items()):
             if uuid == gpu.uuid and promise.until > now:
                 held = sum(self.resident(other, gpu) for other in promise.leaving)
@@ -230,7 +230,7 @@ class Vram:
         """What is still to come of what is kept for it."""
         if name not in self._running:
             return 0
-        return max(0, self.said(name).get(gpu.uuid, 0) - self.resident(name, gpu))
+        return max(0, self.kept_for(name).get(gpu.uuid, 0) - self.resident(name, gpu))
 
     def _reserve(self, gpu: Gpu) -> int:
         return default_reserve(gpu.total_bytes) if self._settings.reserve is None else self._settings.reserve

@@ -102,9 +102,9 @@ class VramLeaks:
             "vram-held", text, workload=entry.name, data={"bytes": size, "pids": [pid for pid, _ in holders]}
         )
         log.warning("workload %s: %s", entry.name, text)
-        while self._still(entry) and (now := self._held(entry, before)):
-            if now != held:
-                held = now
+        while self._still(entry) and (current_held := self._held(entry, before)):
+            if current_held != held:
+                held = current_held
                 self._ledger.update(entry.name, held=held)
             await asyncio.sleep(_AGAIN_S)
         current = self._ledger.get(entry.name)
@@ -116,8 +116,8 @@ class VramLeaks:
 
     def _still(self, entry: Entry) -> bool:
         """It is in that very pause."""
-        now = self._ledger.get(entry.name)
-        return now is not None and now.state is WorkloadState.PAUSED and now.since == entry.since
+        current = self._ledger.get(entry.name)
+        return current is not None and current.state is WorkloadState.PAUSED and current.since == entry.since
 
     def _held(self, entry: Entry, before: dict[GpuUuid, int]) -> dict[GpuUuid, int]:
         now = self._unaccounted()

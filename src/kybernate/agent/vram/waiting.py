@@ -29,7 +29,7 @@ class _Question:
     size: int
 
 
-class Waiting:
+class WaitingAllocations:
     def __init__(
         self,
         *,
@@ -57,7 +57,7 @@ class Waiting:
         self._wanted: dict[WorkloadName, dict[GpuUuid, int]] = {}
 
     @contextlib.contextmanager
-    def asks(self, name: WorkloadName, gpu: Gpu, size: int) -> Iterator[None]:
+    def while_waiting(self, name: WorkloadName, gpu: Gpu, size: int) -> Iterator[None]:
         """For as long as one of its allocations waits."""
         question = _Question(name, gpu.uuid, size)
         self._open.append(question)
@@ -67,7 +67,7 @@ class Waiting:
         finally:
             self._open.remove(question)
 
-    def got(self, name: WorkloadName) -> None:
+    def satisfied(self, name: WorkloadName) -> None:
         """What it waited for."""
         self._since.pop(name, None)
 
@@ -76,7 +76,7 @@ class Waiting:
         self._since.pop(name, None)
         self._wanted.pop(name, None)
 
-    def anybody(self) -> bool:
+    def somebody_waits(self) -> bool:
         return bool(self._open)
 
     def wanted(self, name: WorkloadName) -> Mapping[GpuUuid, int]:
@@ -114,7 +114,7 @@ class Waiting:
         }
         return arbiter.gives_way(asking, reachable=reachable)
 
-    def in_the_way(self, name: WorkloadName, gpu: Gpu) -> str:
+    def describe_obstacles(self, name: WorkloadName, gpu: Gpu) -> str:
         """In words."""
         reserved = self._vram.numbers()[gpu.uuid].reserved
         found = []

@@ -61,19 +61,19 @@ class ResumeOrder:
     """Also if another agent said that it resumes it."""
     victims: tuple[WorkloadName, ...] = ()
     """Who shall make room, if that suffices."""
-    asked: bool = False
+    by_person: bool = False
     """A person's."""
 
     def joined(self, other: ResumeOrder) -> ResumeOrder:
         """Whatever one of them may, both may."""
-        stronger = (other.may_evict, other.asked) > (self.may_evict, self.asked)
+        stronger = (other.may_evict, other.by_person) > (self.may_evict, self.by_person)
         return ResumeOrder(
             may_evict=self.may_evict or other.may_evict,
             wait_s=max(self.wait_s, other.wait_s),
             why=other.why if stronger else self.why,
             take_over=self.take_over or other.take_over,
             victims=tuple(dict.fromkeys((*self.victims, *other.victims))),
-            asked=self.asked or other.asked,
+            by_person=self.by_person or other.by_person,
         )
 
 
@@ -105,8 +105,8 @@ class StopOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefetchOrder:
-    asked: bool
+    by_person: bool
     """A person's: the agent doesn't give it up for something else."""
 
     def joined(self, other: PrefetchOrder) -> PrefetchOrder:
-        return PrefetchOrder(asked=self.asked or other.asked)
+        return PrefetchOrder(by_person=self.by_person or other.by_person)

@@ -16,7 +16,7 @@ from kybernate.model.api import TaskView
 log = logging.getLogger(__name__)
 
 _AGAIN_S = 0.5
-_AGAIN_MOST_S = 30.0
+_AGAIN_MAX_S = 30.0
 _STEADY_S = 60.0
 """A task that ran so long begins with a short pause when it fails after all."""
 _TOLD_AGAIN_S = 300.0
@@ -113,6 +113,6 @@ class Tasks:
             else:
                 return
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _AGAIN_MOST_S)
+            pause = min(2 * pause, _AGAIN_MAX_S)
             if (failure := self._failures.get(name)) is not None:
                 failure.up = True

@@ -1,4 +1,4 @@
-"""How serving's parts are put together, in the order in which they need each other; wiring.py calls `wire_serving`.
+"""How serving's parts are put together, in the order in which they need each other; parts.py calls `wire_serving`.
 
 First leases and what is known of workloads, then the gate that switching asks, then who decides and who is started.
 """

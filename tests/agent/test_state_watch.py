@@ -12,7 +12,7 @@ from tests.agent.building import Clock
 
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.events import Events
-from kybernate.agent.state_room import FULL_BYTES, StateRoom, rotate_own
+from kybernate.agent.state_watch import FULL_BYTES, StateWatch, rotate_own
 from kybernate.model.api import EventView
 from kybernate.model.layout import StateDirectory
 from kybernate.model.types import MIB
@@ -41,7 +41,7 @@ class Room:
     def __init__(self, root: Path, database: Database) -> None:
         self.root = root
         self.events = Events(database=database, clock=Clock(), keep=1000)
-        self.room = StateRoom(
+        self.room = StateWatch(
             state=StateDirectory(root),
             database=database,
             events=self.events,
@@ -70,7 +70,7 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 async def test_with_room_there_is_nothing_to_say(room: Room, disk: Disk) -> None:
     assert room.room.view() is None, "nobody has looked yet"
-    room.room.look()
+    room.room.check()
     view = room.room.view()
     assert view is not None
     assert (view.total_bytes, view.free_bytes, view.problem) == (100 * MIB, 50 * MIB, None)
@@ -82,7 +82,7 @@ async def test_a_full_one_is_said_once_with_its_largest_files(room: Room, disk: 
     (room.root / "workloads" / "a" / "output.log").write_bytes(b"x" * 3 * MIB)
     disk.free = FULL_BYTES - 4096
     for _ in range(3):
-        room.room.look()
+        room.room.check()
     view = room.room.view()
     assert view is not None
     assert view.problem is not None
@@ -93,21 +93,21 @@ async def test_a_full_one_is_said_once_with_its_largest_files(room: Room, disk: 
 
 async def test_it_does_not_flicker_at_the_border(room: Room, disk: Disk) -> None:
     disk.free = FULL_BYTES - 4096
-    room.room.look()
+    room.room.check()
     disk.free = FULL_BYTES + MIB
-    room.room.look()
+    room.room.check()
     view = room.room.view()
     assert view is not None
     assert view.problem is not None, "still the same trouble"
     assert view.free_bytes == FULL_BYTES + MIB, "with the number of now"
     disk.free = 2 * FULL_BYTES
-    room.room.look()
+    room.room.check()
     assert [event.kind for event in await room.said()] == ["state-full", "state-room"]
 
 
 async def test_a_disk_without_room_for_names_is_full_too(room: Room, disk: Disk) -> None:
     disk.files_free = 15
-    room.room.look()
+    room.room.check()
     view = room.room.view()
     assert view is not None
     assert view.problem is not None
@@ -115,10 +115,10 @@ async def test_a_disk_without_room_for_names_is_full_too(room: Room, disk: Disk)
 
 
 def test_logs_of_others_are_bounded_and_one_that_is_not_there_is_fine(room: Room, disk: Disk) -> None:
-    room.room.look()
+    room.room.check()
     log = room.root / "worker.log"
     log.write_bytes(b"x" * 100_000)
-    room.room.look()
+    room.room.check()
     assert log.stat().st_blocks * 512 < 100_000
 
 

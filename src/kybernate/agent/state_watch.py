@@ -22,13 +22,13 @@ from kybernate.process import output
 _LOOK_S = 1.0
 FULL_BYTES = 2 * MIB
 """Less than this is full: a workload's start takes some files, a worker's counters half of it."""
-_ROOM_BYTES = 4 * MIB
+_ENOUGH_BYTES = 4 * MIB
 """With so much it isn't any more: it must not flicker."""
 _FULL_FILES = 16
 _LARGEST_SHOWN = 3
 
 
-class StateRoom:
+class StateWatch:
     """`run` is a task's body. Use it in the loop's thread."""
 
     def __init__(
@@ -49,13 +49,13 @@ class StateRoom:
     async def run(self) -> None:
         """Ends by cancellation."""
         while True:
-            self.look()
+            self.check()
             await asyncio.sleep(_LOOK_S)
 
     def view(self) -> StateView | None:
         return self._view
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raises OSError where the directory itself is gone."""
         rotate_own(self._state.log, self._log_bytes // 2)
         for path in self._bounded:
@@ -74,7 +74,7 @@ class StateRoom:
         total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
         was_full = self._view is not None and self._view.problem is not None
         few_files = found.f_files > 0 and found.f_favail < _FULL_FILES
-        if free >= (_ROOM_BYTES if was_full else FULL_BYTES) and not few_files:
+        if free >= (_ENOUGH_BYTES if was_full else FULL_BYTES) and not few_files:
             return StateView(total_bytes=total, free_bytes=free)
         if was_full:
             assert self._view is not None

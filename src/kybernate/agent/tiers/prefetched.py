@@ -16,7 +16,7 @@ from kybernate.model.errors import KybernateError
 log = logging.getLogger(__name__)
 
 
-def drop_of(engine: Engine, snapshot: str) -> None:
+def drop_snapshot(engine: Engine, snapshot: str) -> None:
     """That snapshot has gone from every tier. What is in use stays."""
     for view in engine.staged():
         if view.snapshot == snapshot:
