@@ -346,13 +346,6 @@ ROWS = [
         "NUMA policy (interleave:0)",
     ),
     Row(
-        "MADV_FREE",
-        Fate.NOTED,
-        "address = memory(1 << 20); ctypes.memset(address, 120, 1 << 20); call(28, address, 1 << 20, 8)",
-        "area(address, 'LazyFree')",
-        "MADV_FREE",
-    ),
-    Row(
         "MLOCK_ONFAULT",
         Fate.NOTED,
         "address = memory(1 << 16); call(325, address, 1 << 16, 1)",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from kybernate.process.open_files import OpenFile
 
 _LANDLOCK_CREATE_RULESET, _ASK_FOR_VERSION = 444, 1
 _CAP_SYS_ADMIN = 21
-_HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) [0-9a-f]+ \S+ (\d+)\s*(.*)")
-_FIELD = re.compile(r"(\w+):\s+(.*)")
+_HEAD = re.compile(r"[0-9a-f]+-[0-9a-f]+ (\S{4}) [0-9a-f]+ \S+ (\d+)\s*(.*)")
+_HEXADECIMAL = "0123456789abcdef"
+"""An area's line begins so; its fields begin with a capital."""
 _OF_THE_KERNEL = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[uprobes]")
 
 _DEFAULT_POLICIES = {"default", "local"}
@@ -48,24 +49,26 @@ class Area:
     inode: int
     name: str
     flags: frozenset[str]
-    lazily_freed_bytes: int
 
 
-def changes(pid: HostPid, *, supervisor: HostPid, files: list[OpenFile]) -> list[Change]:
+def changes(pid: HostPid, *, supervisor: HostPid, files: Iterable[OpenFile], thorough: bool = True) -> list[Change]:
     """Of one process. What the workload's supervisor has in the same way it will have again.
 
     Args:
         files: what it has open.
+        thorough: False: leave out what has the kernel look at each page of it (some 0.1 s a GiB).
     """
     found: list[Change] = []
     with contextlib.suppress(OSError):
-        found += of_mappings(parse_smaps(Path(f"/proc/{pid}/smaps").read_text(errors="replace")))
+        status = _status(pid)
+        found += of_status(status, common=_status(supervisor), landlock=_has_landlock())
+        if thorough or not status.get("VmLck", "0").startswith("0"):
+            found += of_mappings(parse_smaps(Path(f"/proc/{pid}/smaps").read_text(errors="replace")))
     with contextlib.suppress(OSError):
-        found += of_memory_policy(_policies(pid), common=_policies(supervisor), nodes=_nodes())
+        policies = _policies(pid, thorough=thorough)
+        found += of_memory_policy(policies, common=_policies(supervisor, thorough=False), nodes=_nodes())
     with contextlib.suppress(OSError):
         found += of_personality(_personality(pid), common=_personality(supervisor))
-    with contextlib.suppress(OSError):
-        found += of_status(_status(pid), common=_status(supervisor), landlock=_has_landlock())
     with contextlib.suppress(OSError):
         found += of_merging(Path(f"/proc/{pid}/ksm_stat").read_text())
     for file in files:
@@ -78,19 +81,12 @@ def changes(pid: HostPid, *, supervisor: HostPid, files: list[OpenFile]) -> list
 def parse_smaps(text: str) -> Iterator[Area]:
     """Pure."""
     head: re.Match[str] | None = None
-    fields: dict[str, str] = {}
-    for line in [*text.splitlines(), ""]:
-        if (match := _HEAD.match(line)) or not line:
+    for line in text.splitlines():
+        if line.startswith("VmFlags:"):
             if head is not None:
-                yield _mapping(head, fields)
-            head, fields = match, {}
-        elif field := _FIELD.match(line):
-            fields[field[1]] = field[2]
-
-
-def _mapping(head: re.Match[str], fields: Mapping[str, str]) -> Area:
-    kilobytes = fields.get("LazyFree", "0").split()[0]
-    return Area(head[3], int(head[4]), head[5], frozenset(fields.get("VmFlags", "").split()), int(kilobytes) << 10)
+                yield Area(head[1], int(head[2]), head[3], frozenset(line.split()[1:]))
+        elif line[0] in _HEXADECIMAL:
+            head = _HEAD.match(line)
 
 
 def of_mappings(areas: Iterator[Area]) -> Iterator[Change]:
@@ -105,11 +101,6 @@ def of_mappings(areas: Iterator[Area]) -> Iterator[Change]:
         )
     if any("lf" in area.flags for area in own):
         yield Change("locks memory when it is touched (MLOCK_ONFAULT): all of it would be locked", serious=False)
-    if freed := sum(area.lazily_freed_bytes for area in own):
-        yield Change(
-            f"has {freed >> 10} KiB that the kernel may take (MADV_FREE), which would be kept like any other",
-            serious=False,
-        )
 
 
 def _is_code(area: Area) -> bool:
@@ -122,12 +113,13 @@ def of_memory_policy(policies: set[str], *, common: set[str], nodes: int) -> Ite
         yield Change(f"has a NUMA policy ({', '.join(own[:3])}), which would be the default one", serious=nodes > 1)
 
 
-def _policies(pid: HostPid) -> set[str]:
+def _policies(pid: HostPid, *, thorough: bool) -> set[str]:
     """Also its threads' own, each of which counts for what that thread is the first to touch."""
     found = set()
     with contextlib.suppress(FileNotFoundError):  # a kernel without CONFIG_NUMA
-        for line in Path(f"/proc/{pid}/numa_maps").read_text(errors="replace").splitlines():
-            found.add(line.split()[1])
+        if thorough:
+            for line in Path(f"/proc/{pid}/numa_maps").read_text(errors="replace").splitlines():
+                found.add(line.split()[1])
         for thread in threads_of(pid):
             # Its beginning alone: the program's own code, for which the thread's policy stands. The kernel counts pages.
             with contextlib.suppress(ProcessLookupError), Path(f"/proc/{thread}/numa_maps").open("rb", 0) as file:

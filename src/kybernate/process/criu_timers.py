@@ -7,14 +7,14 @@ time. CRIU writes that down as it stands, and a time of zero given to timerfd_se
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
 from kybernate.process import criu_images
 from kybernate.process.criu_images import Fields, integer
 from kybernate.process.descriptor_copies import copies
-from kybernate.process.open_files import open_files
+from kybernate.process.open_files import OpenFile
 
 _FILES = "files.img"
 _TIMERFD = 12
@@ -26,12 +26,12 @@ _ITIMERSPEC_BYTES = 32
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def count_expirations(pids: Iterable[HostPid]) -> None:
+def count_expirations(held: Mapping[HostPid, Sequence[OpenFile]]) -> None:
     """Have the kernel count what has expired and start those timers again, in phase: timerfd_gettime(2) does, and the
     processes can't tell. What expires after that has a period shorter than a dump takes to look at it."""
     found = ctypes.create_string_buffer(_ITIMERSPEC_BYTES)
-    for pid in pids:
-        for _, copy in copies(pid, [file.number for file in open_files(pid) if file.target == _LINK]):
+    for pid, files in held.items():
+        for _, copy in copies(pid, [file.number for file in files if file.target == _LINK]):
             _libc.timerfd_gettime(copy, found)
 
 

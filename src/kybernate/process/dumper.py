@@ -46,6 +46,7 @@ from kybernate.process import (
     sleeping_calls,
 )
 from kybernate.process.cgroups import WorkloadCgroup
+from kybernate.process.open_files import open_files
 from kybernate.process.stations import Stations
 
 _NAMESPACES = (
@@ -69,10 +70,11 @@ def main() -> NoReturn:
         began = time.monotonic()
         group.freeze(job["freeze_timeout_s"])
         with contextlib.closing(network_lock.hold(group.tasks)) if job["hold_back"] else contextlib.nullcontext():
-            criu_timers.count_expirations(group.pids())
+            held = {pid: list(open_files(pid)) for pid in group.pids()}
+            criu_timers.count_expirations(held)
             supervisor = HostPid(job["supervisor_pid"])
-            dropped = in_flight.look(group.pids())
-            known = kernel_reading.look(group.pids(), supervisor=supervisor, orphans=dropped.waiting_clients)
+            dropped = in_flight.look(held)
+            known = kernel_reading.look(held, supervisor=supervisor, orphans=dropped.waiting_clients)
             kernel_state.write(Path(job["images"]), known)
             report["notes"] = dropped.notes
             sleeping = sleeping_calls.let_go_on(group.pids(), for_dump=True)

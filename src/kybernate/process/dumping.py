@@ -44,7 +44,7 @@ from kybernate.process.directory_bulk import DirectoryBulk
 from kybernate.process.dump_record import write_record
 from kybernate.process.image_server import Capture
 from kybernate.process.images import Launched, TreeRecord
-from kybernate.process.preflight import Connections, close_connections, dumpable, unsent, would_change
+from kybernate.process.preflight import Connections, close_connections, dumpable, refusals, unsent, would_change
 from kybernate.process.records import SupervisorRecord
 from kybernate.process.specs import Network
 from kybernate.process.tree import CONTROL, Tree, attach
@@ -109,9 +109,9 @@ def dump(
     began = time.monotonic()
     if tree.exit() is not None or tree.main_pid() is None:
         raise Conflict(f"workload {tree.name} has ended")
-    if problems := dumpable(
-        tree, connections=connections, gpu_directories=gpu_directories, allow_changes=allow_changes
-    ):
+    changes = would_change(tree)
+    problems = dumpable(tree, connections=connections, gpu_directories=gpu_directories, allow_changes=True)
+    if problems := problems + ([] if allow_changes else refusals(changes)):
         raise Unsupported(f"workload {tree.name} can't be dumped: {'; '.join(problems)}")
     criu = criu or find_criu()
     record = records.read_supervisor(tree.run_directory)
@@ -133,7 +133,6 @@ def dump(
                 freeze_timeout_s=freeze_timeout_s,
             )
             try:
-                notes = would_change(tree, serious=False) + (would_change(tree, serious=True) if allow_changes else [])
                 closed, report, taken = _dump_when_calm(
                     tree, job, partial, mark, sink or DirectoryBulk(partial), connections
                 )
@@ -154,7 +153,7 @@ def dump(
         frozen_s=report["frozen_s"],
         criu_s=report["criu_s"],
         closed=tuple(closed),
-        notes=(*notes, *report["notes"]),
+        notes=(*(change.text for change in changes), *report["notes"]),
     )
 
 

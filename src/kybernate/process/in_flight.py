@@ -14,13 +14,13 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kybernate.model.types import HostPid
 from kybernate.process import procfs
 from kybernate.process.descriptor_copies import copies
-from kybernate.process.open_files import OpenFile, open_files
+from kybernate.process.open_files import OpenFile
 
 _TCP_INFO, _INFO_BYTES = 11, 104
 _ESTABLISHED, _LISTEN = 1, 10
@@ -48,12 +48,12 @@ class InFlight:
     """Processes and descriptors of connections whose other end nobody has accepted."""
 
 
-def look(pids: Iterable[HostPid]) -> InFlight:
-    """Of processes that stand still."""
+def look(held: Mapping[HostPid, Sequence[OpenFile]]) -> InFlight:
+    """Of what processes hold that stand still."""
     found = _Found()
     seen: set[str] = set()
-    for pid in pids:
-        files = {file.number: file for file in open_files(pid) if _may_hold(file) and file.target not in seen}
+    for pid, all_files in held.items():
+        files = {file.number: file for file in all_files if _may_hold(file) and file.target not in seen}
         for number, copy in copies(pid, files):
             file = files[number]
             if file.socket_inode is not None:

@@ -7,14 +7,14 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
 from kybernate.process import kernel_calls, procfs, socket_options
 from kybernate.process.descriptor_copies import copies
 from kybernate.process.kernel_state import DescriptorState, KernelState, ThreadState, TimerState
-from kybernate.process.open_files import OpenFile, open_files
+from kybernate.process.open_files import OpenFile
 
 _TIMER, _EPOLL = "anon_inode:[timerfd]", "anon_inode:[eventpoll]"
 _REALTIME_CLOCKS = (0, 8)
@@ -22,8 +22,10 @@ _REALTIME_CLOCKS = (0, 8)
 _ABSOLUTE = 1
 
 
-def look(pids: Iterable[HostPid], *, supervisor: HostPid, orphans: Iterable[tuple[HostPid, int]] = ()) -> KernelState:
-    """Of these processes, beside what their supervisor has. `orphans`: connections that are to be reset."""
+def look(
+    held: Mapping[HostPid, Sequence[OpenFile]], *, supervisor: HostPid, orphans: Iterable[tuple[HostPid, int]] = ()
+) -> KernelState:
+    """Of processes and what they hold, beside what their supervisor has. `orphans`: connections that are to be reset."""
     common = thread_state(supervisor)
     common_filter = core_dump_filter(supervisor)
     threads: dict[int, ThreadState] = {}
@@ -33,7 +35,7 @@ def look(pids: Iterable[HostPid], *, supervisor: HostPid, orphans: Iterable[tupl
     for holder, descriptor in orphans:
         if (known := _inside(holder)) is not None:
             descriptors.append(DescriptorState(known, descriptor, orphan=True))
-    for pid in pids:
+    for pid, files in held.items():
         inside = _inside(pid)
         if inside is None:
             continue
@@ -44,7 +46,7 @@ def look(pids: Iterable[HostPid], *, supervisor: HostPid, orphans: Iterable[tupl
         found = core_dump_filter(pid)
         if found is not None and found != common_filter:
             filters[inside] = found
-        descriptors += _descriptors(pid, inside, seen)
+        descriptors += _descriptors(pid, inside, files, seen)
     return KernelState(threads, filters, tuple(descriptors))
 
 
@@ -81,11 +83,11 @@ def _inside(pid: int) -> int | None:
     return numbers[-1] if numbers else None
 
 
-def _descriptors(pid: HostPid, inside: int, seen: set[int]) -> Iterator[DescriptorState]:
+def _descriptors(pid: HostPid, inside: int, held: Sequence[OpenFile], seen: set[int]) -> Iterator[DescriptorState]:
     """`seen`: inodes of sockets whose options have been read."""
     files = {
         file.number: file
-        for file in open_files(pid)
+        for file in held
         if file.target in (_TIMER, _EPOLL) or (file.socket_inode is not None and file.socket_inode not in seen)
     }
     for number, copy in copies(pid, files):

@@ -11,7 +11,7 @@ import enum
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
@@ -94,19 +94,28 @@ def dumpable(
         f"it uses {found}, which belong to no process and are not dumped" for found in sysvipc.objects_of(tree)
     ]
     if not allow_changes:
-        problems += [f"{line} (unless --allow-changes is given)" for line in would_change(tree, serious=True)]
+        problems += refusals(would_change(tree, thorough=False))
     return list(dict.fromkeys(problems))
 
 
-def would_change(tree: Tree, *, serious: bool) -> list[str]:
-    """A line for each thing that would be another after a restore: what a program may notice in its results or its safety, or
-    the rest."""
+def would_change(tree: Tree, *, thorough: bool = True) -> list[changes.Change]:
+    """What would be another after a restore, each in a whole sentence.
+
+    Args:
+        thorough: False: leave out what takes time with the size of its memory.
+    """
     return [
-        f"{_who(tree, pid)} {change.text}"
+        changes.Change(f"{_who(tree, pid)} {change.text}", serious=change.serious)
         for pid in tree.pids()
-        for change in changes.changes(pid, supervisor=HostPid(tree.supervisor_pid), files=list(open_files(pid)))
-        if change.serious is serious
+        for change in changes.changes(
+            pid, supervisor=HostPid(tree.supervisor_pid), files=open_files(pid), thorough=thorough
+        )
     ]
+
+
+def refusals(found: Iterable[changes.Change]) -> list[str]:
+    """A line for each that hinders a dump, unless it is allowed."""
+    return [f"{change.text} (unless --allow-changes is given)" for change in found if change.serious]
 
 
 def close_connections(tree: Tree) -> list[str]:

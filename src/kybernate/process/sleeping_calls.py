@@ -41,7 +41,9 @@ _REGISTERS = struct.Struct("=27Q")
 """struct user_regs_struct of x86-64."""
 _R10, _AX, _DX, _SI, _DI, _ORIG_AX, _CS = 7, 10, 12, 13, 14, 15, 17
 _CODE_64 = 0x33
-_STOP_S, _POLL_S = 1.0, 0.0002
+_STOP_S, _POLL_S, _SPINS = 1.0, 0.0002, 200
+"""It stops within some ten microseconds."""
+_LINE_BYTES = 256
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -111,7 +113,8 @@ def let_go_on(pids: Iterable[HostPid], *, for_dump: bool = False) -> list[Change
     for pid in pids:
         with contextlib.suppress(OSError):
             for thread in map(int, os.listdir(f"/proc/{pid}/task")):  # noqa: PTH208 - the names alone
-                if _number(thread) not in _KNOWN:
+                standing = _standing(thread)
+                if standing is None or not _may_change(standing, for_dump=for_dump):
                     continue
                 with contextlib.suppress(OSError):
                     before = _change(thread, for_dump=for_dump)
@@ -129,13 +132,22 @@ def take_back(changed: Iterable[Changed]) -> None:
                 stopped.write(each.before)
 
 
-def _number(thread: int) -> int | None:
-    """Of the system call in which it stands; None: in none."""
+def _standing(thread: int) -> Call | None:
+    """The call in which it stands, without its answer, which only a tracer sees; None: in none."""
+    descriptor = os.open(f"/proc/{thread}/syscall", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        first = Path(f"/proc/{thread}/syscall").read_text().split()[0]
-    except (OSError, IndexError):
+        words = os.read(descriptor, _LINE_BYTES).split()
+    finally:
+        os.close(descriptor)
+    if len(words) < 5 or not words[0].isdigit():
         return None
-    return int(first) if first.isdigit() else None
+    first, second, third, fourth = (int(word, 16) for word in words[1:5])
+    return Call(EINTR, int(words[0]), first, second, third, fourth)
+
+
+def _may_change(call: Call, *, for_dump: bool) -> bool:
+    """Worth a look: to stop a thread takes longer than to read where it stands."""
+    return call.number in _KNOWN and (_waits_for_ever(call) or (for_dump and call.number not in _ENDED_BY_A_FREEZE))
 
 
 def _change(thread: int, *, for_dump: bool) -> bytes | None:
@@ -196,14 +208,17 @@ class _Stopped:
         self._detach()
 
     def _wait(self) -> None:
-        until = time.monotonic() + _STOP_S
+        until, tries = time.monotonic() + _STOP_S, 0
         while time.monotonic() < until:
             found, status = os.waitpid(self._thread, _WALL | os.WNOHANG)
             if found:
                 if os.WIFSTOPPED(status) and status >> 16 != _EVENT_STOP and os.WSTOPSIG(status) != signal.SIGTRAP:
                     self._signal = os.WSTOPSIG(status)  # of its own, which it gets
                 return
-            time.sleep(_POLL_S)
+            if (tries := tries + 1) > _SPINS:
+                time.sleep(_POLL_S)
+            else:
+                os.sched_yield()
         raise TimeoutError(f"thread {self._thread} doesn't stop")
 
     def _detach(self) -> None:
