@@ -56,7 +56,11 @@ def start(workloads: Workloads, eventually: Eventually, program: str, **fields: 
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        pytest.param("call(425, 4, ctypes.create_string_buffer(120))", "uses io_uring", id="io_uring"),
+        pytest.param(
+            "call(425, 4, ctypes.create_string_buffer(120))",
+            "uses io_uring (start it without --io-uring",
+            id="io_uring",
+        ),
         pytest.param(
             "call(298, struct.pack('IIQ', 1, 112, 0) + bytes(96), 0, -1, -1, 0)", "performance counter", id="perf"
         ),
@@ -70,8 +74,9 @@ def start(workloads: Workloads, eventually: Eventually, program: str, **fields: 
         pytest.param("call(29, 0, 4096, 0o1600)", "uses System V shared memory (1)", id="system-v not mapped"),
         pytest.param("call(64, 0, 1, 0o1600)", "uses System V semaphores (1)", id="semaphores"),
         pytest.param("call(68, 0, 0o1600)", "uses System V message queues (1)", id="message queues"),
+        pytest.param("call(41, socket.AF_VSOCK, socket.SOCK_STREAM, 0)", "socket of a kind .* (AF_VSOCK)", id="socket"),
         pytest.param(
-            "held = call(41, socket.AF_INET, socket.SOCK_STREAM, 262)", "socket of a kind .* (MPTCP)", id="socket"
+            "held = call(41, socket.AF_INET, socket.SOCK_DGRAM, 1)", "socket of a kind .* (PING, for pings", id="ping"
         ),
         pytest.param(
             "held = open('/dev/kvm' if os.path.exists('/dev/kvm') else '/dev/vda')", "has the device", id="dev"
@@ -135,7 +140,7 @@ def test_what_can_not_be_dumped_is_named(
 
 def start_with_arguments(workloads: Workloads, eventually: Eventually, program: str, tmp_path: Path) -> Tree:
     run_directory = workloads.state_directory / "workloads/work"
-    tree = workloads.python(HEAD + program + TAIL, str(run_directory / "agent.sock"), str(tmp_path))
+    tree = workloads.python(HEAD + program + TAIL, str(run_directory / "agent.sock"), str(tmp_path), io_uring=True)
     eventually(lambda: "ready" in output(tree) or tree.exit() is not None)
     if tree.exit_status() == 77:
         pytest.skip(output(tree).strip())

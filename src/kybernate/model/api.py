@@ -70,6 +70,7 @@ class RunRequest(Request):
     """Namespaces of its own. None: where the agent may (it runs as root)."""
     layers: Annotated[list[Directory], Field(max_length=64)] = []
     """Directories whose files it sees, but writes into a layer of its own that snapshots take along."""
+    io_uring: Annotated[Flag, Field(description="let it use io_uring; while it does, it can't leave RAM")] = False
     cold_start: Flag = False
     """Start it anew when it is resumed and no copy of its state can be used any more."""
 

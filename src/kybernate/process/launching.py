@@ -272,6 +272,7 @@ def _job(spec: LaunchSpec, group: WorkloadCgroup | None, descriptors: Sequence[i
         "groups": list(spec.groups),
         "network": str(spec.network),
         "isolated": isolated,
+        "io_uring": spec.io_uring,
         "cgroup": None if group is None else str(group.path),
         "cgroup_roots": [] if group is None else [str(point) for point in cgroup_mounts()],
         "output_bytes": spec.output_bytes,

@@ -29,7 +29,7 @@ _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 """Not time: a restored process has one of its own, in which the monotonic clock goes on where it stood."""
 _ANONYMOUS = ("[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "inotify", "[fanotify]", "[pidfd]", "bpf-map")
 _ANONYMOUS_NAMES = {
-    "[io_uring]": "io_uring (many libraries can do without: UV_USE_IO_URING=0 for libuv and uvloop)",
+    "[io_uring]": "io_uring (start it without --io-uring or `io_uring: true`: then libraries do without)",
     "[perf_event]": "a performance counter (perf_event_open)",
     "[userfaultfd]": "userfaultfd",
     "bpf-prog": "a BPF program",
@@ -39,6 +39,11 @@ _SCHEDULING = {os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SC
 _ULP, _ULP_BYTES, _UDP_CORK = 31, 16, 1
 """TCP_ULP, the length of its name, and UDP_CORK."""
 _SOCKETS = ("UNIX", "TCP", "UDP", "NETLINK", "PACKET", "RAW")
+_WITHOUT = {
+    "MPTCP": ": start it anew, or Go programs with GODEBUG=multipathtcp=0",
+    "PING": ", for pings without rights: close it after use, or take a raw socket, as root may",
+}
+"""What to do about other kinds."""
 _DEVICES = {
     *((1, number) for number in (3, 5, 7, 8, 9, 11)),  # null, zero, full, random, urandom, kmsg
     (5, 0),  # tty
@@ -213,7 +218,10 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
 
 def _of_protocol(file: OpenFile) -> str | None:
     name = file.socket_protocol
-    return None if not name or name.startswith(_SOCKETS) else f"has a socket of a kind that can't be dumped ({name})"
+    if not name or name.startswith(_SOCKETS):
+        return None
+    advice = next((text for kind, text in _WITHOUT.items() if name.startswith(kind)), "")
+    return f"has a socket of a kind that can't be dumped ({name}{advice})"
 
 
 def _of_mapping(mapping: MappedFile, *, gpu: Sequence[str], gpu_released: bool) -> str | None:

@@ -95,6 +95,8 @@ class LaunchSpec:
     the host's files, as any program does. What is mounted below a layer isn't seen in it."""
     layers_at: Path | None = None
     """Keep the layers here instead of below the run directory, which often lies in RAM. Laid anew at each launch."""
+    io_uring: bool = False
+    """It may use io_uring, and can't be dumped while it does."""
     output_bytes: int = OUTPUT_BYTES
     """Of output.log, the newest so many stay."""
     restored: Restored | None = None

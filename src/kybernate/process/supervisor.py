@@ -33,7 +33,7 @@ import signal
 import sys
 import time
 
-from kybernate.process import namespaces, network_lock
+from kybernate.process import call_filter, namespaces, network_lock
 from kybernate.process.output import Bounded
 from kybernate.process.stations import Stations
 
@@ -306,6 +306,8 @@ def _become_workload(job: Job, status: int, gate_reader: int, tasks: int | None)
     with _step("user"):
         if job["isolated"]:
             namespaces.drop_capabilities()
+            with contextlib.suppress(OSError):  # without it, it runs all the same; it may not be dumped then
+                call_filter.install(io_uring=job["io_uring"])
         if privileged:
             os.setgroups(job["groups"])
             os.setresgid(job["gid"], job["gid"], job["gid"])

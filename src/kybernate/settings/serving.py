@@ -109,6 +109,8 @@ class ProgramSettings(Section):
     network: Literal["none", "host"] = "none"
     """`none`: a network of its own with loopback only; the activator reaches its port, and two programs may use the
     same port. `host`: the host's network."""
+    io_uring: bool = False
+    """Let it use io_uring. Without, its libraries take epoll; with it, it can't go below RAM while it uses it."""
     user: Annotated[str, Field(min_length=1)] | None = None
     """User that runs it; only an agent that runs as root may choose. Left out: the agent's user."""
     priority: Annotated[int, Field(ge=-1000, le=1000), NO_FLAG] = 0

@@ -31,6 +31,7 @@ class Program:
     layers: tuple[str, ...]
     network: str
     user: str | None
+    io_uring: bool = False
 
     def fingerprint(self, image: str | None) -> str:
         """Equal for equal programs, whatever agent asks."""
@@ -42,6 +43,7 @@ class Program:
             self.network,
             self.user,
             image,
+            *(["io_uring"] if self.io_uring else []),  # appended, so that nobody else's changes
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -159,6 +161,7 @@ def _base(name: WorkloadName, kind: Kind, settings: ModelSettings | JobSettings,
         layers=tuple(str(layer) for layer in settings.layers),
         network=settings.network,
         user=settings.user,
+        io_uring=settings.io_uring,
     )
     return Served(
         name=name,

@@ -90,3 +90,13 @@ def test_the_rest_is_as_the_file_says() -> None:
         ["/data"],
         False,
     )
+
+
+def test_io_uring_is_let_where_the_file_says_so_and_changes_no_others_program() -> None:
+    asked = program("serve", io_uring=True)
+    assert run_request(model(program=asked), NOBODY_KNOWS, {}).io_uring
+    assert not run_request(model(), NOBODY_KNOWS, {}).io_uring
+    without = program("serve")
+    known = "7d3a16be"  # of the version before: a new agent must not start it anew
+    assert without.fingerprint(None).startswith(known)
+    assert asked.fingerprint(None) != without.fingerprint(None)

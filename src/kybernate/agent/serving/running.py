@@ -55,5 +55,6 @@ def run_request(served: Served, owner: Caller, own: Mapping[str, str] = os.envir
         environment={**environment, **program.environment},
         network=program.network,
         layers=list(program.layers),
+        io_uring=program.io_uring,
         cold_start=served.cold_start,
     )

@@ -61,6 +61,7 @@ class Launcher:
             network=Network(request.network),
             isolated=request.isolated is not False,
             layers=[Path(layer) for layer in request.layers],
+            io_uring=request.io_uring,
             output_bytes=self._output_bytes,
         )
 

@@ -27,6 +27,7 @@ def run(
     isolated: bool | None = None,
     directory: Path | None = None,
     layer: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    io_uring: Annotated[bool, Parameter(negative=())] = False,
     cold_start: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
 ) -> int:
@@ -40,6 +41,7 @@ def run(
         isolated: Run it in namespaces of its own. Default: yes, if the agent has the rights.
         directory: Working directory. Default: the current one.
         layer: Directory whose changes go into a private layer, which snapshots contain. May be repeated.
+        io_uring: Let it use io_uring. Without, its libraries take epoll; with it, it can't go below RAM while it uses it.
         cold_start: Start it again from the beginning if it is resumed and no copy of its state can be used.
     """
     workload_name(name)
@@ -56,6 +58,7 @@ def run(
         network=network,
         isolated=isolated,
         layers=[str(each.absolute()) for each in layer or ()],
+        io_uring=io_uring,
         cold_start=cold_start,
     )
     with common.client() as client:
