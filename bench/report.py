@@ -17,7 +17,7 @@ from typing import Any
 
 import report_serving
 import report_summary
-from report_targets import BARS, FLOORS, bar, missed
+from report_targets import BARS, FLOORS, WORDS, bar, missed
 from report_text import digits, markdown, quantity, size, where, wrapped
 
 TOP = Path(__file__).resolve().parents[1]
@@ -209,6 +209,23 @@ def snapshots_table(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def memory_table(content: dict[str, Any]) -> list[str]:
+    """Empty where it wasn't measured."""
+    cases = [case for case in content["cases"] if case["case"].startswith("host_memory.")]
+    if not cases:
+        return []
+    rows = []
+    for case in cases:
+        value = size(int(case["value"])) if case["unit"] == "B" else digits(case["value"])
+        rows.append([WORDS.get(case["case"], case["case"]), value, bar(case)])
+    return [
+        "",
+        *markdown(["host memory, to a local disk and back", "", "target"], rows, right=(1, 2)),
+        "",
+        f"{'; '.join(content['host_memory']['notes'])}. {where(content['host_memory'])}.",
+    ]
+
+
 def benchmarks_page() -> str | None:
     """docs/benchmarks.md as it should be; None when nothing was measured."""
     parts: list[str] = []
@@ -219,7 +236,7 @@ def benchmarks_page() -> str | None:
     if tiers := load("tiers"):
         parts += ["## Below RAM, and images", "", *tiers_table(tiers), ""]
     if snapshots := load("snapshots"):
-        parts += ["## Restored to the last byte", "", *snapshots_table(snapshots), ""]
+        parts += ["## Restored to the last byte", "", *snapshots_table(snapshots), *memory_table(snapshots), ""]
     if multiplex := load("multiplex"):
         parts += ["## Five models on one GPU", "", *serving_table(multiplex), ""]
     if activator := load("activator"):
@@ -257,6 +274,7 @@ def benchmarks_page() -> str | None:
             "",
             "    python bench/activator.py",
             "    python bench/snapshots.py",
+            "    python bench/snapshots_memory.py",
             "",
         ]
     )

@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import snapshots_memory
+
 from kybernate.benchmarks import results
 from kybernate.benchmarks.results import Case
 from kybernate.model.errors import KybernateError
@@ -240,7 +242,7 @@ def main() -> int:
         *(f"lost: {why}" for why in tally.failures[:10]),
     ]
     content = results.document("snapshots", cases(tally), simulated=False, notes=notes)
-    results.write(arguments.output, content | {"commit": commit})
+    results.write(arguments.output, snapshots_memory.kept_memory(arguments.output, content | {"commit": commit}))
     print(json.dumps(content["cases"], indent=1))
     return bool(tally.failures or tally.bytes_wrong)
 

@@ -1,4 +1,6 @@
-"""Host memory between a process and packs on a disk, beside what the disk itself does: a part of bench/snapshots.py.
+"""Host memory between a process and packs on a disk: `python bench/snapshots_memory.py`, into bench/results/snapshots.json.
+
+Needs root, no GPU, and a disk of its own to be worth something.
 
 A process with random private memory is dumped into a store and restored from it, as a workload below RAM is, but for the GPU's
 part; dd with O_DIRECT writes and reads as much on the same disk before and after. And processes with very many threads,
@@ -13,7 +15,9 @@ mappings and descriptors: the time that CRIU itself takes with its images in a s
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import os
 import re
 import resource
@@ -27,11 +31,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from kybernate.benchmarks import results
 from kybernate.benchmarks.results import Baseline, Case
 from kybernate.engine import host_memory
 from kybernate.engine.stored import PROCESS
 from kybernate.model.errors import KybernateError
+from kybernate.model.quantities import format_size, parse_size
 from kybernate.model.types import WorkloadName
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.dumping import dump
@@ -42,8 +49,11 @@ from kybernate.process.tree import CONTROL, OUTPUT, Tree
 from kybernate.store import DEFAULT_TENANT, Catalog, LocalMedium, Space, Tier, keys_of, open_reader, open_writer
 
 PROGRAM = Path(__file__).resolve().parent / "programs" / "large_process.py"
-THINGS = {"threads": 2_000, "mappings": 65_000, "descriptors": 20_000}
+THINGS = {"threads": 2_000, "mappings": 65_000, "descriptors": 19_900}
 PATIENCE_S = 600.0
+RESULTS = Path(__file__).resolve().parent / "results" / "snapshots.json"
+PREFIX = "host_memory."
+BLOCK_BYTES = 16 << 20
 _POLL_S = 0.02
 _CRIU = """#!/bin/sh
 # CRIU with its images in files instead of a stream, where PLAIN names their directory; its seconds go to TIMES.
@@ -335,3 +345,49 @@ def measure(root: Path, size: int, rounds: int) -> list[Case]:
     for what, number in THINGS.items():
         cases += many_things(place, what, number)
     return cases
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", default="6GiB", help="of the memory")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    commit = results.commit()
+    size = parse_size(arguments.size) // BLOCK_BYTES * BLOCK_BYTES
+    root = Path(tempfile.mkdtemp(prefix="kyb-mem-", dir=arguments.directory)).resolve()
+    root.chmod(0o755)
+    began = os.getloadavg()[0]
+    try:
+        cases = measure(root, size, arguments.rounds)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    notes = [
+        f"{format_size(size)} of random private memory, {arguments.rounds} rounds; dd with O_DIRECT before and after each",
+        f"{os.cpu_count()} cores, load {began:.1f} when it began",
+    ]
+    content = results.document("snapshots", cases, simulated=False, notes=notes)
+    results.write(arguments.output, with_memory(arguments.output, content | {"commit": commit}))
+    print(json.dumps(content["cases"], indent=1))
+    return 0
+
+
+def with_memory(path: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """What is there of the restores, with this of the host memory."""
+    cases = measured.pop("cases")
+    content = json.loads(path.read_text()) if path.exists() else measured | {"notes": [], "cases": []}
+    content["cases"] = [case for case in content["cases"] if not case["case"].startswith(PREFIX)] + cases
+    content["host_memory"] = {key: measured[key] for key in ("commit", "date", "host", "notes")}
+    return content
+
+
+def kept_memory(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The restores, measured anew, with what is there of the host memory."""
+    old = json.loads(path.read_text()) if path.exists() else {"cases": []}
+    cases = content["cases"] + [case for case in old["cases"] if case["case"].startswith(PREFIX)]
+    return content | {"cases": cases} | ({"host_memory": old["host_memory"]} if "host_memory" in old else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,6 +20,8 @@ from kybernate.process import bulk, image_stream
 from kybernate.process.bulk import Sink, Source, Taken, Zeros
 
 _READ_BYTES = 64 << 10
+_ALWAYS_BYTES = 4 << 10
+"""An empty pipe takes that much without waiting, however many pipes there are."""
 
 
 class _Server:
@@ -184,43 +186,37 @@ class Serving(_Server):
         Raises:
             OSError.
         """
-        super().__init__(at, image_stream.SERVE)
-        self._directory = directory
+        # CRIU waits for each answer, and has a request for each thread: the files are read before.
+        self._small = {name: (directory / name).read_bytes() for name in names if not bulk.is_bulk(name)}
+        self._large = {name for name in names if bulk.is_bulk(name)}
         self._source = source
-        self._names = frozenset(names)
         self._zeros = zeros
+        super().__init__(at, image_stream.SERVE)
 
     def _answer(self, name: str, connection: socket.socket) -> None:
-        exists = name in self._names
-        image_stream.answer(connection, exists=exists)
-        if not exists:
+        content = self._small.get(name)
+        if content is None and name not in self._large:
+            image_stream.answer(connection, exists=False)
             return
+        image_stream.answer(connection, exists=True)
         pipe = image_stream.receive_pipe(connection)
-        if bulk.is_bulk(name):
+        if content is None:
             image_stream.enlarge(pipe)
             self._begin(self._send, name, pipe)
-            return
-        try:
-            content = (self._directory / name).read_bytes()
-            os.set_blocking(pipe, False)
-            done = os.write(pipe, content) if content else 0
-            os.set_blocking(pipe, True)
-        except BlockingIOError:
-            done = 0
-        except BaseException:
-            os.close(pipe)
-            raise
-        if done == len(content):
-            os.close(pipe)
+        elif len(content) <= _ALWAYS_BYTES:
+            try:
+                os.write(pipe, content)
+            except BrokenPipeError:
+                pass  # CRIU needs none of it
+            finally:
+                os.close(pipe)
         else:
-            rest = memoryview(content)[done:]
-            self._begin(lambda _, pipe: _write(pipe, rest), name, pipe)
+            self._begin(lambda _, pipe: _write(pipe, content), name, pipe)
 
     def _send(self, name: str, pipe: int) -> None:
         self._source.send(name, pipe, self._zeros.get(name, ()))
 
 
-def _write(pipe: int, content: memoryview) -> None:
-    os.set_blocking(pipe, True)
+def _write(pipe: int, content: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):  # CRIU needs no more of it
         bulk.write_all(pipe, content)
