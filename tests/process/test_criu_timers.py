@@ -103,9 +103,9 @@ def test_afterwards_every_periodic_timer_runs(
 
 
 def test_a_dump_without_files_or_with_half_of_them_is_damaged(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="files.img"):
+    with pytest.raises(BadInput, match=r"files\.img"):
         rearm(tmp_path)
     path = write(tmp_path, timer(value_ns=0, interval_ns=S))
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(BadInput, match="files.img"):
+    with pytest.raises(BadInput, match=r"files\.img"):
         rearm(tmp_path)
