@@ -12,7 +12,7 @@ from tests.process.conftest import Leftovers, Workloads
 
 from kybernate.model.errors import KybernateError, NoRoom
 from kybernate.model.types import WorkloadName
-from kybernate.process import images
+from kybernate.process import images, restoring
 from kybernate.process.bulk import Taken, Zeros, holds_pages, is_bulk
 from kybernate.process.directory_bulk import DirectoryBulk
 from kybernate.process.dumping import MARK, dump
@@ -22,6 +22,12 @@ from kybernate.process.tree import Tree
 from .dumps import FEATURES, feature, finish, wait_ready
 
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(params=[0, restoring.FILES_BYTES], ids=["stream", "files"])
+def given(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How CRIU gets what it restores: large processes' images in a stream, small ones' in files."""
+    monkeypatch.setattr(restoring, "FILES_BYTES", request.param)
 
 
 @pytest.fixture
@@ -61,6 +67,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+@pytest.mark.usefixtures("given")
 @pytest.mark.parametrize("tree", ["zeros", "saturated"], indirect=True)
 def test_what_is_large_lies_elsewhere(tree: Tree, tmp_path: Path, workloads: Workloads) -> None:
     elsewhere = Elsewhere(tmp_path / "elsewhere")
@@ -107,6 +114,7 @@ def test_connections_survive_a_sink_that_fails(tree: Tree, tmp_path: Path) -> No
     finish(tree)
 
 
+@pytest.mark.usefixtures("given")
 @pytest.mark.parametrize(
     ("fails_at", "after"), [("pages-", 0), ("pages-", 20000), ("shm.tar", 512), ("control.tar", 0)]
 )
@@ -140,6 +148,7 @@ def older(directory: Path) -> None:
     (directory / "tree.json").write_text(json.dumps(record | {"format": 1}))
 
 
+@pytest.mark.usefixtures("given")
 def test_a_dump_of_the_older_format_is_restored(tree: Tree, tmp_path: Path, workloads: Workloads) -> None:
     record = dump(tree, tmp_path / "images", hold=True).record
     assert record.zeros

@@ -97,18 +97,18 @@ def dump_arguments(
     ]
 
 
-def restore_arguments(criu: Path, *, work: int) -> list[str]:
+def restore_arguments(criu: Path, *, work: int, stream: bool) -> list[str]:
     """Restore a tree and leave it running.
 
     Args:
-        work: descriptor of a directory where somebody gives the images (`image_stream`), for log and statistics; without
-            anything else.
+        work: descriptor of a directory for log and statistics, where the images lie, too.
+        stream: instead, somebody gives them there (`image_stream`).
     """
     return [
         str(criu),
         "restore",
         f"--images-dir=/proc/self/fd/{work}",
-        "--stream",
+        *(["--stream"] if stream else []),
         "--log-file=restore.log",
         f"--libdir=/proc/self/fd/{work}",
         "--restore-detached",
