@@ -22,7 +22,18 @@ Fields = dict[int, list[int | bytes]]
 _PRESENT = 4
 _LARGEST_ENTRY = 64 << 20
 """Bytes. The largest entries CRIU writes (a process's map of its memory) have some MB."""
-_RAW = ("pages-", "ghost-file-", "tcp-stream-", "pipes-data", "fifo-data", "sk-queues", "bpfmap-data", "ghost-chunk-")
+_RAW = (
+    "pages-",
+    "ghost-file-",
+    "tcp-stream-",
+    "pipes-data",
+    "fifo-data",
+    "sk-queues",
+    "bpfmap-data",
+    "ghost-chunk-",
+    "ipcns-msg-",
+    "ipcns-sem-",
+)
 """Their entries are followed by data of a length that only the entry says; their sizes are in our own record."""
 
 

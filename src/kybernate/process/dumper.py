@@ -44,6 +44,7 @@ from kybernate.process import (
     network_lock,
     procfs,
     sleeping_calls,
+    sysvipc,
 )
 from kybernate.process.cgroups import WorkloadCgroup
 from kybernate.process.open_files import open_files
@@ -130,7 +131,11 @@ def _guide(job: dict[str, Any], inherited: Sequence[int]) -> NoReturn:
     images_, cgroup, plugins = job["descriptors"]
     for descriptor in (images_, cgroup, plugins, *inherited):
         os.set_inheritable(descriptor, True)
+    own = os.open("/proc/self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
     namespaces.setns(job["supervisor"], _NAMESPACES)
+    if sysvipc.any_here():
+        namespaces.setns(own, namespaces.NEW_IPC)  # from there CRIU takes the other one along
+    os.close(own)
     os.chdir("/")
     # The pid namespace is only entered by the next child.
     criu = os.fork()

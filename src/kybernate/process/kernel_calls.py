@@ -21,11 +21,19 @@ _ITIMERSPEC = struct.Struct("=qqqq")
 _SECOND_NS = 10**9
 _SET_TICKS = 0x40085400
 """TFD_IOC_SET_TICKS; needs CONFIG_CHECKPOINT_RESTORE, as CRIU does."""
+_MQUEUE_MAGIC = 0x19800202
 _EPOLL_SET, _EPOLL_GET = 0x40088A01, 0x80088A02
 _EPOLL_BYTES = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+
+
+def is_message_queue(path: str) -> bool:
+    """Whether the file is a POSIX message queue (statfs(2), MQUEUE_MAGIC)."""
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_libc.statfs(os.fsencode(path), buffer))
+    return int.from_bytes(buffer.raw[:8], "little") == _MQUEUE_MAGIC
 
 
 def _checked(result: int) -> int:

@@ -225,6 +225,12 @@ def _opened_without_links(path: str) -> int:
     return descriptor
 
 
+def mount_message_queues() -> None:
+    """Those of the calling process's IPC namespace."""
+    if os.path.isdir("/dev/mqueue"):
+        mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
 def own_mounts(*, cgroup_roots: Sequence[str]) -> None:
     """Lay /proc, /dev/shm, /dev/pts and /dev/mqueue anew for new pid and ipc namespaces; make the cgroups read-only.
 
@@ -238,7 +244,6 @@ def own_mounts(*, cgroup_roots: Sequence[str]) -> None:
     if os.path.isdir("/dev/pts"):
         # Terminals of one's own: a restore wants their numbers back.
         mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
-    if os.path.isdir("/dev/mqueue"):
-        mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount_message_queues()
     for root in cgroup_roots:  # one that is left out would be the way to thaw itself
         mount("", root, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)

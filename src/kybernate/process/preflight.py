@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
-from kybernate.process import changes, images, network_lock, procfs, records, sysvipc
+from kybernate.process import changes, images, kernel_calls, network_lock, procfs, records
 from kybernate.process import connections as links
 from kybernate.process.criu_commands import GHOST_LIMIT
 from kybernate.process.descriptor_copies import copies
@@ -50,6 +50,7 @@ _DEVICES = {
     (5, 2),  # ptmx
 }
 _TERMINALS = range(136, 144)
+_QUEUES = "/dev/mqueue"
 _GPU = ("/dev/nvidia", "/dev/dri")
 
 
@@ -95,9 +96,7 @@ def dumpable(
         lines += [_of_mapping(mapping, gpu=gpu, gpu_released=gpu_released) for mapping in mapped_files(pid)]
         problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
     problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR, asked_at=asked_at)
-    problems += [
-        f"it uses {found}, which belong to no process and are not dumped" for found in sysvipc.objects_of(tree)
-    ]
+    problems += _of_queues(tree)
     if not allow_changes:
         problems += refusals(would_change(tree, thorough=False))
     return list(dict.fromkeys(problems))
@@ -208,12 +207,30 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
         if stat.S_ISCHR(found.st_mode) and (device in _DEVICES or device[0] in _TERMINALS):
             return None
         return f"has the device {file.target} open"
+    if stat.S_ISREG(found.st_mode) and _is_queue(file):
+        return f"has the POSIX message queue {file.target} open"
     if file.deleted and stat.S_ISREG(found.st_mode):
         if found.st_size > GHOST_LIMIT:
             return f"has the deleted file {file.target} open, which is too large to keep ({found.st_size >> 30} GiB)"
         if found.st_nlink and not is_below(file.target, *own):
             return f"has {file.target} open, which was deleted but has other names; only in a layer such a file can be kept"
     return None
+
+
+def _is_queue(file: OpenFile) -> bool:
+    """mq_open(3) shows it right below the root, wherever it is mounted."""
+    if file.target.count("/") > 1 and not is_below(file.target, _QUEUES):
+        return False
+    with contextlib.suppress(OSError):
+        return kernel_calls.is_message_queue(str(file.link))
+    return False
+
+
+def _of_queues(tree: Tree) -> Iterator[str]:
+    """Those that nobody has open stay in the namespace. Where they are mounted nowhere, nobody can see them."""
+    with contextlib.suppress(OSError):
+        if os.path.ismount(root := f"/proc/{tree.supervisor_pid}/root{_QUEUES}") and (names := os.listdir(root)):  # noqa: PTH208
+            yield f"it has POSIX message queues ({len(names)}), which can't be dumped"
 
 
 def _of_protocol(file: OpenFile) -> str | None:

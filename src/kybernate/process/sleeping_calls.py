@@ -1,6 +1,6 @@
 """System calls that a freeze or CRIU would end early, as if a signal had come: they go on instead, wherever Linux lets them.
 
-A frozen thread stands at the end of its call. epoll_wait(2) and sigtimedwait(2) answer EINTR then, although no handler ran.
+A frozen thread stands at the end of its call. epoll_wait(2), sigtimedwait(2) and semop(2) answer EINTR then, without any handler.
 nanosleep(2) and poll(2) would go on, by a block that the kernel keeps; but CRIU ends them with EINTR, in the image and in the
 workload that runs on. What the call answers stands in the thread's registers, and ERESTARTNOHAND there means: call again, unless
 a signal has a handler. Kernel and CRIU both do that.
@@ -27,8 +27,9 @@ from kybernate.model.types import HostPid
 
 _POLL, _NANOSLEEP, _CLOCK_NANOSLEEP, _SIGTIMEDWAIT = 7, 35, 230, 128
 _EPOLL_WAIT, _EPOLL_PWAIT, _EPOLL_PWAIT2 = 232, 281, 441
-_KNOWN = frozenset({_POLL, _NANOSLEEP, _CLOCK_NANOSLEEP, _SIGTIMEDWAIT, _EPOLL_WAIT, _EPOLL_PWAIT, _EPOLL_PWAIT2})
-_ENDED_BY_A_FREEZE = frozenset({_SIGTIMEDWAIT, _EPOLL_WAIT, _EPOLL_PWAIT, _EPOLL_PWAIT2})
+_SEMOP, _SEMTIMEDOP = 65, 220
+_ENDED_BY_A_FREEZE = frozenset({_SIGTIMEDWAIT, _EPOLL_WAIT, _EPOLL_PWAIT, _EPOLL_PWAIT2, _SEMOP, _SEMTIMEDOP})
+_KNOWN = _ENDED_BY_A_FREEZE | {_POLL, _NANOSLEEP, _CLOCK_NANOSLEEP}
 EINTR, CALL_AGAIN, GO_ON = -4, -514, -516
 """EINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK, as the kernel has them in a register."""
 _ABSOLUTE = 1
@@ -89,7 +90,9 @@ def _waits_for_ever(call: Call) -> bool:
     match call.number:
         case n if n in (_EPOLL_WAIT, _EPOLL_PWAIT):
             return bool(call.fourth & 1 << 31)  # an int
-        case n if n == _EPOLL_PWAIT2:
+        case n if n == _SEMOP:
+            return True
+        case n if n in (_EPOLL_PWAIT2, _SEMTIMEDOP):
             return call.fourth == 0
         case n if n == _SIGTIMEDWAIT:
             return call.third == 0

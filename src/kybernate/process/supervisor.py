@@ -33,7 +33,7 @@ import signal
 import sys
 import time
 
-from kybernate.process import call_filter, namespaces, network_lock
+from kybernate.process import call_filter, namespaces, network_lock, sysvipc
 from kybernate.process.output import Bounded
 from kybernate.process.stations import Stations
 
@@ -214,6 +214,9 @@ def _restore(job: Job, tasks: int | None) -> tuple[int, None]:
     if number := os.waitstatus_to_exitcode(wait_status):
         how = f"killed by signal {-number}" if number < 0 else f"exit status {number}"
         raise _StepFailed("restore", OSError(0, f"CRIU: {how}"))
+    with _step("IPC namespace"):
+        if sysvipc.join(restore["pid"]):
+            sysvipc.show_queues()
     # Whatever starts later gets pids above all of these, so that the next restore finds them free.
     with contextlib.suppress(OSError):
         _write("/proc/sys/kernel/ns_last_pid", str(max(restore["last_pid"], _LAST_PID_BEFORE_WORKLOAD)))
@@ -225,9 +228,10 @@ def _set_kernel_state(restore: Job) -> None:
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            from kybernate.process import kernel_setting
+            from kybernate.process import kernel_setting, removed_segments
 
             kernel_setting.run(restore["images"], restore["work"])
+            removed_segments.remove_again(restore["images"], restore["pid"])
         os._exit(0)
     os.waitpid(child, 0)
 

@@ -1,58 +1,48 @@
 """System V objects of a workload: shared memory, semaphores and message queues belong to its IPC namespace, not to a process.
 
-CRIU dumps what processes hold, and runs inside of the namespaces, so these would be missing after a restore, and the
-first call on one of them would fail. Hence they are found beforehand.
+CRIU takes a namespace along where it isn't in it itself, and maps the shared memory again; in the restore it makes a new one.
+The supervisor then moves there, so that it is the workload's. All of that only where there are such objects.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
-from pathlib import Path
 
-from kybernate.model.errors import WorkloadLost
 from kybernate.process import namespaces
-from kybernate.process.tree import Tree
 
-_KINDS = {
-    "shm": "System V shared memory",
-    "sem": "System V semaphores",
-    "msg": "System V message queues",
-}
+_KINDS = ("shm", "sem", "msg")
+_QUEUES = "/dev/mqueue"
 
 
-def objects_of(tree: Tree) -> list[str]:
-    """What it has of each kind, in a few words; empty is none. Takes about 0.1 ms.
+def any_here() -> bool:
+    """Whether the calling process's IPC namespace has any. Takes about 0.1 ms."""
+    for kind in _KINDS:
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/sysvipc/{kind}") as file:  # noqa: PTH123
+            file.readline()  # a heading, then a line each
+            if file.readline():
+                return True
+    return False
 
-    Raises:
-        WorkloadLost: it has ended.
+
+def join(pid: int) -> bool:
+    """Move the calling process into the IPC namespace of another, if that isn't its own.
+
+    Returns whether it did. Raises OSError.
     """
+    path = f"/proc/{pid}/ns/ipc"
+    if os.stat(path).st_ino == os.stat("/proc/self/ns/ipc").st_ino:  # noqa: PTH116
+        return False
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        descriptor = os.open(f"/proc/{tree.supervisor_pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as e:
-        raise WorkloadLost(f"workload {tree.name} has ended") from e
-    texts: dict[str, str] = {}
-    failures: list[OSError] = []
-
-    def look() -> None:
-        try:
-            namespaces.setns(descriptor, namespaces.NEW_IPC)
-            texts.update({kind: Path(f"/proc/sysvipc/{kind}").read_text() for kind in _KINDS})
-        except FileNotFoundError:
-            texts.clear()  # a kernel without them
-        except OSError as e:
-            failures.append(e)
-
-    try:
-        if not tree.alive:  # after opening: so the pid wasn't another process's
-            raise WorkloadLost(f"workload {tree.name} has ended")
-        # A thread of its own that ends here: its namespace must not stick to a thread that is used again.
-        thread = threading.Thread(target=look, name="kybernate-setns")
-        thread.start()
-        thread.join()
+        namespaces.setns(descriptor, namespaces.NEW_IPC)
     finally:
         os.close(descriptor)
-    if failures:
-        raise failures[0]
-    counts = {kind: len(text.splitlines()) - 1 for kind, text in texts.items()}  # a heading, then a line each
-    return [f"{words} ({counts[kind]})" for kind, words in _KINDS.items() if counts.get(kind, 0) > 0]
+    return True
+
+
+def show_queues() -> None:
+    """At /dev/mqueue those of the calling process's namespace: the mount shows the one in which it was made."""
+    if os.path.ismount(_QUEUES):
+        namespaces.detach_mount(_QUEUES)
+        namespaces.mount_message_queues()
