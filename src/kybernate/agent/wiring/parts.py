@@ -31,9 +31,18 @@ from kybernate.agent.vram.auto_resume import AutoResumer
 from kybernate.agent.vram.unmanaged import Unmanaged
 from kybernate.agent.vram.vram_leaks import VramLeaks
 from kybernate.agent.wiring.foundation import Foundation, GpuSide
-from kybernate.agent.wiring.rooms import wire_processes, wire_switches, wire_tiers
-from kybernate.agent.wiring.serving import AgentParts, Early, Rooms, wire_serving
-from kybernate.agent.workloads.ending import EndHooks, Ending
+from kybernate.agent.wiring.orders import OrderParts, wire_ending, wire_orders
+from kybernate.agent.wiring.rooms import (
+    ProcessParts,
+    SwitchParts,
+    TierParts,
+    wire_processes,
+    wire_switches,
+    wire_tiers,
+)
+from kybernate.agent.wiring.serving import wire_serving
+from kybernate.agent.wiring.serving_base import AgentParts, Early, Rooms
+from kybernate.agent.workloads.ending import Ending
 from kybernate.agent.workloads.process_watch import ProcessWatch
 from kybernate.agent.workloads.starting import Starting
 from kybernate.agent.workloads.tasks import Tasks
@@ -92,151 +101,129 @@ def wire(
     """
     serving: Serving
     ending: Ending
-    ledger, clock, gpu = base.ledger, base.clock, side.runtime
-    early = Early(CurrentConfiguration(), ActiveVictimPolicy())
+    current = CurrentConfiguration()
+    early = Early(current, ActiveVictimPolicy())
     processes = wire_processes(base, side, tasks, on_ended=lambda name, tree: ending.ended(name, tree))
-    workloads = processes.workloads
-    tiers = wire_tiers(
-        base,
-        side,
-        tasks,
-        processes,
-        keeps_in_ram=early.current.keeps_in_ram,
-        port_of=early.current.port_of,
-    )
+    tiers = wire_tiers(base, side, tasks, processes, keeps_in_ram=current.keeps_in_ram, port_of=current.port_of)
     switches = wire_switches(base, side, processes, tiers, gate=lambda: serving.gate, policy=early.victim_policy)
-    switching, admission = switches.switching, switches.admission
+    ending = wire_ending(
+        base, side, processes, tiers, switches, before_stop=lambda name, grace_s: serving.before_stop(name, grace_s)
+    )
+    orders = wire_orders(base, side, processes, tiers, switches)
+    rooms = _rooms(base, side, processes, tiers, switches, ending, orders)
+    serving = _wire_serving(base, tasks, early, rooms=rooms, began_with=began_with, file=file)
+    reports = _wire_reports(base, side, processes.workloads, serving, node=node, links=links)
+    leaks = _vram_leaks(base, side, tasks, processes.workloads)
+    base.ledger.observed_by(_observers(base, side, processes, tiers, switches, reports, serving, leaks))
+    return Parts(
+        workloads=processes.workloads,
+        workload_views=reports.workload_views,
+        starting=processes.starting,
+        ending=ending,
+        switching=switches.switching,
+        external=orders.external,
+        tiering=switches.tiering,
+        discovery=tiers.discovery,
+        catalog=orders.catalog,
+        moving=orders.moving,
+        images=orders.images,
+        clones=orders.clones,
+        store_check=orders.store_check,
+        serving=serving,
+        history=reports.history,
+        metrics=reports.metrics,
+        recovery=orders.recovery,
+        tier_maintenance=tiers.maintenance,
+        unmanaged=processes.unmanaged,
+        admission=switches.admission,
+        auto_resumer=switches.auto_resumer,
+        process_watch=_process_watch(side, tasks),
+    )
 
-    def forget_vram(name: WorkloadName) -> None:
-        admission.forget(name)
-        side.requests.forget(name)
 
-    hooks = EndHooks(
-        resume_to_end=switching.resume_to_end,
-        before_stop=lambda name, grace_s: serving.before_stop(name, grace_s),
-        fall_back=lambda name: tiers.fallback.ended_in_ram(gpu, name),
-        forget_snapshots=tiers.stale_snapshots.forget,
-        forget_vram=forget_vram,
-    )
-    ending = Ending(
-        ledger=ledger, events=base.events, gpu=gpu, workloads=workloads, launcher=processes.launcher, hooks=hooks
-    )
-    catalog = SnapshotCatalog(
-        ledger=ledger, events=base.events, stores=base.stores, engine=None if gpu is None else gpu.engine
-    )
-    images = Images(
-        gpu=gpu,
-        ledger=ledger,
-        events=base.events,
-        clock=clock,
-        catalog=catalog,
-        workloads=workloads,
-        switching=switching,
-        capture=tiers.capture,
-    )
-    clones = Clones(
-        gpu=gpu,
-        ledger=ledger,
-        clock=clock,
-        starts=base.starts,
-        workloads=workloads,
-        switching=switching,
-        catalog=catalog,
-        image_restore=tiers.image_restore,
-    )
-    serving = _wire_serving(
-        base,
-        tasks,
-        early,
-        rooms=Rooms(
-            workloads=workloads,
-            run=processes.starting.run,
-            stop=ending.stop,
-            switches=switching,
-            catalog=catalog,
-            images=images,
-            clones=clones,
-            find_snapshot=lambda name: base.stores.find(name, one=True),
-            demoter=tiers.pool_eviction,
-            vram=VramAccess(
-                gpus=() if gpu is None else [each.uuid for each in gpu.gpus], vram=side.vram, admission=admission
-            ),
-            pool=_pool_content(side, switches.tiering),
+def _rooms(
+    base: Foundation,
+    side: GpuSide,
+    processes: ProcessParts,
+    tiers: TierParts,
+    switches: SwitchParts,
+    ending: Ending,
+    orders: OrderParts,
+) -> Rooms:
+    gpu = side.runtime
+    return Rooms(
+        workloads=processes.workloads,
+        run=processes.starting.run,
+        stop=ending.stop,
+        switches=switches.switching,
+        catalog=orders.catalog,
+        images=orders.images,
+        clones=orders.clones,
+        find_snapshot=lambda name: base.stores.find(name, one=True),
+        demoter=tiers.pool_eviction,
+        vram=VramAccess(
+            gpus=() if gpu is None else [each.uuid for each in gpu.gpus], vram=side.vram, admission=switches.admission
         ),
-        began_with=began_with,
-        file=file,
+        pool=_pool_content(side, switches.tiering),
     )
-    views = WorkloadViews(workloads=workloads, gpu=gpu, jobs=base.jobs, resident_bytes=side.vram.held)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reports:
+    workload_views: WorkloadViews
+    metrics: Metrics
+    history: History
+
+
+def _wire_reports(
+    base: Foundation,
+    side: GpuSide,
+    workloads: Workloads,
+    serving: Serving,
+    *,
+    node: Callable[[], NodeView],
+    links: Callable[[], list[LinkView]],
+) -> _Reports:
+    views = WorkloadViews(workloads=workloads, gpu=side.runtime, jobs=base.jobs, resident_bytes=side.vram.held)
     metrics = Metrics(
         node=node,
-        workloads=lambda: [views.of(entry) for entry in ledger.entries().values()],
+        workloads=lambda: [views.of(entry) for entry in base.ledger.entries().values()],
         links=links,
         jobs=base.jobs.views,
     )
-    metrics.register(ServingCollector(lambda: serving.views.view(clock())))
+    metrics.register(ServingCollector(lambda: serving.views.view(base.clock())))
     history = History(
         database=base.database,
-        clock=clock,
+        clock=base.clock,
         keep_s=base.settings.history.keep,
         resident=side.vram.held,
         links=links,
         ended=metrics.stayed,
     )
-    leaks = _vram_leaks(base, side, tasks, workloads)
-    observers: tuple[Observer, ...] = (
+    return _Reports(views, metrics, history)
+
+
+def _observers(
+    base: Foundation,
+    side: GpuSide,
+    processes: ProcessParts,
+    tiers: TierParts,
+    switches: SwitchParts,
+    reports: _Reports,
+    serving: Serving,
+    leaks: VramLeaks | None,
+) -> tuple[Observer, ...]:
+    return (
         side.usage.changed,  # first: whoever decides asks what it counts
         switches.waiting.changed,
-        admission.changed,
-        workloads.changed,
+        switches.admission.changed,
+        processes.workloads.changed,
         tiers.stale_snapshots.changed,
         *(() if leaks is None else (leaks.changed,)),
         base.records.write,
-        history.changed,  # before the metrics, which forget a removed workload: its last interval counts
-        metrics.changed,
+        reports.history.changed,  # before the metrics, which forget a removed workload: its last interval counts
+        reports.metrics.changed,
         serving.on_changed,  # last: it decides by all of the above
-    )
-    ledger.observed_by(observers)
-    return Parts(
-        workloads=workloads,
-        workload_views=views,
-        starting=processes.starting,
-        ending=ending,
-        switching=switching,
-        external=ExternalSwitching(
-            gpu=gpu, ledger=ledger, workloads=workloads, external=processes.external, switching=switching
-        ),
-        tiering=switches.tiering,
-        discovery=tiers.discovery,
-        catalog=catalog,
-        moving=Moving(
-            gpu=gpu,
-            ledger=ledger,
-            clock=clock,
-            tiering=switches.tiering,
-            transfers=tiers.transfers,
-            catalog=catalog,
-        ),
-        images=images,
-        clones=clones,
-        store_check=StoreCheck(ledger=ledger, events=base.events, jobs=base.jobs, stores=base.stores, catalog=catalog),
-        serving=serving,
-        history=history,
-        metrics=metrics,
-        recovery=Recovery(
-            ledger=ledger,
-            events=base.events,
-            clock=clock,
-            gpu=gpu,
-            workloads=workloads,
-            launcher=processes.launcher,
-            external=processes.external,
-            fallback=tiers.fallback,
-        ),
-        tier_maintenance=tiers.maintenance,
-        unmanaged=processes.unmanaged,
-        admission=admission,
-        auto_resumer=switches.auto_resumer,
-        process_watch=_process_watch(side, tasks),
     )
 
 

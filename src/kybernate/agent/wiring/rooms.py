@@ -36,6 +36,7 @@ from kybernate.agent.workloads.launching import Launcher
 from kybernate.agent.workloads.starting import Starting
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.workloads import OnEnded, Workloads
+from kybernate.engine.engine import Engine
 from kybernate.model.types import WorkloadName
 
 
@@ -118,7 +119,7 @@ def wire_tiers(
     port_of: Callable[[WorkloadName], int | None],
 ) -> TierParts:
     """`keeps_in_ram`: see `PoolEviction`; `port_of`: see `SnapshotCapture`."""
-    ledger, events, clock, stores, jobs = base.ledger, base.events, base.clock, base.stores, base.jobs
+    ledger, events, stores, jobs = base.ledger, base.events, base.stores, base.jobs
     gpu, workloads, settings = side.runtime, processes.workloads, base.settings.store
     engine = None if gpu is None else gpu.engine
     simulation = None if side.hardware is None else side.hardware.simulation
@@ -154,16 +155,7 @@ def wire_tiers(
         parking=parking,
         fallback=StoredFallback(ledger=ledger, events=events, stores=stores, workloads=workloads),
         pool_eviction=pool_eviction,
-        unparking=Unparking(
-            ledger=ledger,
-            events=events,
-            clock=clock,
-            jobs=jobs,
-            stores=stores,
-            workloads=workloads,
-            claims=claims,
-            pool_eviction=pool_eviction,
-        ),
+        unparking=_unparking(base, processes, claims, pool_eviction),
         image_restore=ImageRestore(
             ledger=ledger,
             events=events,
@@ -175,15 +167,42 @@ def wire_tiers(
             pool_eviction=pool_eviction,
         ),
         discovery=discovery,
-        maintenance=TierMaintenance(
-            clock=clock,
-            stores=stores,
-            engine=engine,
-            discovery=discovery,
-            stale_snapshots=stale_snapshots,
-            demotion=IdleDemotion(ledger=ledger, clock=clock, pool_eviction=pool_eviction, idle_s=settings.demote.idle),
-            tasks=tasks,
-        ),
+        maintenance=_maintenance(base, engine, tasks, discovery, stale_snapshots, pool_eviction),
+    )
+
+
+def _unparking(base: Foundation, processes: ProcessParts, claims: Claims, pool_eviction: PoolEviction) -> Unparking:
+    return Unparking(
+        ledger=base.ledger,
+        events=base.events,
+        clock=base.clock,
+        jobs=base.jobs,
+        stores=base.stores,
+        workloads=processes.workloads,
+        claims=claims,
+        pool_eviction=pool_eviction,
+    )
+
+
+def _maintenance(
+    base: Foundation,
+    engine: Engine | None,
+    tasks: Tasks,
+    discovery: WorkloadDiscovery,
+    stale_snapshots: StaleSnapshots,
+    pool_eviction: PoolEviction,
+) -> TierMaintenance:
+    demotion = IdleDemotion(
+        ledger=base.ledger, clock=base.clock, pool_eviction=pool_eviction, idle_s=base.settings.store.demote.idle
+    )
+    return TierMaintenance(
+        clock=base.clock,
+        stores=base.stores,
+        engine=engine,
+        discovery=discovery,
+        stale_snapshots=stale_snapshots,
+        demotion=demotion,
+        tasks=tasks,
     )
 
 
@@ -197,8 +216,7 @@ def wire_switches(
     policy: Callable[[], VictimPolicy | None],
 ) -> SwitchParts:
     """`gate`: see `Switching`; `policy`: see `Eviction`."""
-    ledger, clock, arbiter = base.ledger, base.clock, base.settings.arbiter
-    gpu, vram, workloads = side.runtime, side.vram, processes.workloads
+    ledger, clock, gpu, workloads = base.ledger, base.clock, side.runtime, processes.workloads
     recovery = FailureRecovery(
         ledger=ledger,
         events=base.events,
@@ -216,7 +234,59 @@ def wire_switches(
         find_unmanaged=processes.unmanaged.refresh,
         gate=gate,
     )
-    pause_orders = PauseOrders(gpu=gpu, workloads=workloads, pausing=pausing, settings=arbiter)
+    pause_orders = PauseOrders(gpu=gpu, workloads=workloads, pausing=pausing, settings=base.settings.arbiter)
+    room = _wire_vram(base, side, processes, pause_orders, policy=policy)
+    resuming = Resuming(
+        ledger=ledger,
+        clock=clock,
+        workloads=workloads,
+        vram=side.vram,
+        admission=room.admission,
+        stored_state=StoredStates(unparking=tiers.unparking, stale_snapshots=tiers.stale_snapshots),
+        recovery=recovery,
+        gate=gate,
+    )
+    tiering = _tiering(base, side, processes, tiers)
+    switching = Switching(
+        gpu=gpu,
+        ledger=ledger,
+        starts=base.starts,
+        workloads=workloads,
+        pause_orders=pause_orders,
+        resuming=resuming,
+        tiering=tiering,
+        gate=gate,
+    )
+    auto_resumer = AutoResumer(
+        ledger=ledger,
+        clock=clock,
+        choosing=room.auto_resume,
+        waiting=room.waiting,
+        eviction=room.eviction,
+        idle=workloads.idle,
+        bring_back=switching.bring_back,
+    )
+    return SwitchParts(room.waiting, room.admission, auto_resumer, tiering, switching)
+
+
+@dataclass(frozen=True, slots=True)
+class _VramParts:
+    eviction: Eviction
+    waiting: WaitingAllocations
+    auto_resume: AutoResume
+    admission: VramAdmission
+
+
+def _wire_vram(
+    base: Foundation,
+    side: GpuSide,
+    processes: ProcessParts,
+    pause_orders: PauseOrders,
+    *,
+    policy: Callable[[], VictimPolicy | None],
+) -> _VramParts:
+    ledger, clock, arbiter = base.ledger, base.clock, base.settings.arbiter
+    vram, workloads = side.vram, processes.workloads
     eviction = Eviction(
         vram=vram,
         ledger=ledger,
@@ -244,42 +314,16 @@ def wire_switches(
         auto_resume=auto_resume,
         refusals=side.refusals,
     )
-    resuming = Resuming(
-        ledger=ledger,
-        clock=clock,
-        workloads=workloads,
-        vram=vram,
-        admission=admission,
-        stored_state=StoredStates(unparking=tiers.unparking, stale_snapshots=tiers.stale_snapshots),
-        recovery=recovery,
-        gate=gate,
-    )
-    tiering = Tiering(
-        gpu=gpu,
-        ledger=ledger,
-        clock=clock,
-        workloads=workloads,
+    return _VramParts(eviction, waiting, auto_resume, admission)
+
+
+def _tiering(base: Foundation, side: GpuSide, processes: ProcessParts, tiers: TierParts) -> Tiering:
+    return Tiering(
+        gpu=side.runtime,
+        ledger=base.ledger,
+        clock=base.clock,
+        workloads=processes.workloads,
         parking=tiers.parking,
         unparking=tiers.unparking,
         transfers=tiers.transfers,
     )
-    switching = Switching(
-        gpu=gpu,
-        ledger=ledger,
-        starts=base.starts,
-        workloads=workloads,
-        pause_orders=pause_orders,
-        resuming=resuming,
-        tiering=tiering,
-        gate=gate,
-    )
-    auto_resumer = AutoResumer(
-        ledger=ledger,
-        clock=clock,
-        choosing=auto_resume,
-        waiting=waiting,
-        eviction=eviction,
-        idle=workloads.idle,
-        bring_back=switching.bring_back,
-    )
-    return SwitchParts(waiting, admission, auto_resumer, tiering, switching)
