@@ -85,8 +85,8 @@ def test_without_a_record_there_is_no_dump(tmp_path: Path) -> None:
 
 
 def test_another_format_is_said_as_that(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is of format 3, this Kybernate reads up to 2"):
-        read(written(tmp_path, raw(format=3)))
+    with pytest.raises(BadInput, match="is of format 4, this Kybernate reads up to 3"):
+        read(written(tmp_path, raw(format=4)))
 
 
 def test_fields_of_a_newer_version_are_left_out(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_a_damaged_archive(
         ),
         pytest.param(lambda d: (d / "tree.json").write_text("{}"), "is damaged", id="empty-record"),
         pytest.param(
-            lambda d: (d / "tree.json").write_text((d / "tree.json").read_text().replace('"format": 2', '"format": 3')),
-            "is of format 3",
+            lambda d: (d / "tree.json").write_text((d / "tree.json").read_text().replace('"format": 3', '"format": 4')),
+            "is of format 4",
             id="newer",
         ),
         pytest.param(

@@ -37,6 +37,7 @@ from kybernate.process import images, procfs
 from kybernate.process.connections import half_connections
 from kybernate.process.dumping import DumpReport, dump
 from kybernate.process.preflight import Connections, dumpable
+from kybernate.process.sharing import describe
 from kybernate.process.tree import Tree
 from kybernate.store import ProgressCallback, SnapshotWriter, Space, open_writer
 
@@ -264,7 +265,7 @@ class Capture:
             bytes_stored=stored,
             frozen_s=dumped.frozen_s,
             closed=dumped.closed,
-            notes=dumped.notes,
+            notes=(*dumped.notes, *(describe(dumped.record.shared) if self.kind is Kind.IMAGE else ())),
             steps=tuple(self.clock.steps),
         )
 

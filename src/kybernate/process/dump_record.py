@@ -45,6 +45,7 @@ def write_record(
         launched=launched,
         processes=tuple(report["processes"]),
         needs=tuple(NeededFile(**file) for file in report["needs"]),
+        shared=tuple(images.parse_shared(each) for each in report["shared"]),
         output_bytes=output.stat().st_size if output.exists() else 0,
         taken=time.time(),
         criu=criu.version_text,

@@ -6,7 +6,7 @@ packets; runs CRIU in the workload's namespaces; and while CRIU waits at its end
 files. Then it prints one JSON object and ends:
 
     status         0, or why not: `error` and `busy` then say more, or CRIU's log does
-    frozen_s, criu_s, needs, processes, notes
+    frozen_s, criu_s, needs, shared, processes, notes
 
 When the agent is gone by then (its end of stdin is closed), nobody wants the dump: it is deleted, and a workload that
 ran runs on. `dumping.settle` does the same where this program was killed too.
@@ -43,6 +43,7 @@ from kybernate.process import (
     needs,
     network_lock,
     procfs,
+    sharing,
     sleeping_calls,
     sysvipc,
 )
@@ -182,7 +183,11 @@ def _save(job: dict[str, Any]) -> dict[str, Any]:
         client.close()
     pids = WorkloadCgroup(Path(job["cgroup"])).pids()
     needed = needs.needed_files(pids, root=Path(root), own=job["own"])
-    return {"needs": [asdict(file) for file in needed], "processes": [procfs.command(pid) for pid in pids]}
+    return {
+        "needs": [asdict(file) for file in needed],
+        "shared": [asdict(each) for each in sharing.shared_by(pids, own=job["own"])],
+        "processes": [procfs.command(pid) for pid in pids],
+    }
 
 
 def _archive(directory: str, client: image_stream.Client, name: str) -> None:

@@ -12,6 +12,7 @@ All are regular files without subdirectories, so a store needs no more than name
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,8 +28,8 @@ RECORD = "tree.json"
 SHARED_MEMORY = "shm.tar"
 CONTROL = "control.tar"
 LOG = "dump.log"
-FORMAT = 2
-"""2: pages of zeros may be left out of page images. 1 had none left out."""
+FORMAT = 3
+"""3: what lives would share is named. 2: pages of zeros may be left out of page images. 1 had none left out."""
 
 
 def layer_archive(number: int) -> str:
@@ -62,6 +63,39 @@ class NeededFile:
     """Open for writing, or mapped shared and writable: clones would share it."""
 
 
+class How(enum.StrEnum):
+    """In what way lives would share something."""
+
+    WRITTEN = "written"
+    DELETED = "deleted"
+    LOCKED = "locked"
+    BOUND = "bound"
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """One lock on a file, in bytes from its beginning; `length` 0: to the end, however far that is."""
+
+    kind: str
+    exclusive: bool
+    start: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One thing that lives would share, by the path that the workload knows it by."""
+
+    path: str
+    how: How
+    lock: Lock | None = None
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether lives that come back at the same moment would be in each other's way."""
+        return self.how is not How.WRITTEN
+
+
 @dataclass(frozen=True, slots=True)
 class TreeRecord:
     """tree.json: all that an agent which never saw the workload must know to restore it."""
@@ -89,6 +123,8 @@ class TreeRecord:
     """What the processor could; programs choose their code by it when they start, and never look again."""
     files: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each of the dump's other files, as they are stored."""
+    shared: tuple[Shared, ...] = ()
+    """What lives that come of it would share."""
     zeros: Mapping[str, Zeros] = field(default_factory=dict)
     """What is put into its page images on the way to CRIU."""
 
@@ -183,6 +219,7 @@ def _parse(raw: Mapping[str, Any]) -> TreeRecord:
         machine=_text(raw["machine"]),
         cpu_flags=_texts(raw["cpu_flags"]),
         files={_file_name(name): _number(size) for name, size in raw["files"].items()},
+        shared=tuple(parse_shared(each) for each in (raw["shared"] if raw["format"] > 2 else [])),
         zeros={
             _file_name(name): tuple((_number(at), _number(length, least=1)) for at, length in stretches)
             for name, stretches in (raw["zeros"] if raw["format"] > 1 else {}).items()
@@ -218,6 +255,18 @@ def parse_launched(raw: Mapping[str, Any]) -> Launched:
         groups=tuple(_number(group) for group in raw["groups"]),
         network=_text(raw["network"]),
         layers=tuple(_path(layer) for layer in raw["layers"]),
+    )
+
+
+def parse_shared(raw: Mapping[str, Any]) -> Shared:
+    """From JSON. Raises KeyError, TypeError or ValueError where that is damaged."""
+    lock = raw["lock"]
+    return Shared(
+        path=_path(raw["path"]),
+        how=How(raw["how"]),
+        lock=None
+        if lock is None
+        else Lock(_text(lock["kind"]), bool(lock["exclusive"]), _number(lock["start"]), _number(lock["length"])),
     )
 
 

@@ -13,19 +13,28 @@ import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.errors import BadInput, Conflict, KybernateError
 from kybernate.model.types import WorkloadName
-from kybernate.process import archives, criu_commands, criu_images, images, kernel_setting, kernel_state, needs
+from kybernate.process import (
+    archives,
+    criu_commands,
+    criu_images,
+    images,
+    kernel_setting,
+    kernel_state,
+    needs,
+    sharing,
+)
 from kybernate.process.bulk import Source, is_bulk
 from kybernate.process.criu import Criu, find_criu
 from kybernate.process.directory_bulk import DirectoryBulk
 from kybernate.process.image_server import Serving
 from kybernate.process.image_stream import PIPE_BYTES, Whole
-from kybernate.process.images import TreeRecord
+from kybernate.process.images import Shared, TreeRecord
 from kybernate.process.launching import launch
 from kybernate.process.specs import OUTPUT_BYTES, LaunchSpec, Network, Restored
 from kybernate.process.tree import Tree
@@ -36,6 +45,7 @@ _SLOWEST_BYTES_S = 100 << 20
 FILES_BYTES = 192 << 20
 """So much memory is given to CRIU in files, which lie beside its log meanwhile: out of a pipe it can't place pages where they
 belong at once, but moves each mapping there. Measured, 65,000 mappings take 2.3 s instead of 0.3."""
+_TURN = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ def restore(
 
     Raises:
         NotFound, BadInput: the dump isn't whole, or a file that it needs is missing here; nothing was done.
-        Conflict: a workload of that name runs.
+        Conflict: a workload of that name runs; or another life has a Unix socket or a lock that this one had.
         Unsupported: no root, no CRIU; or its connections have bytes to send, and this kernel can't hold packets back.
         KybernateError: CRIU failed; the message says why. Nothing is left behind.
         whatever the source raised.
@@ -82,7 +92,7 @@ def restore(
     began = time.monotonic()
     record = images.verify(images_directory, bulk_elsewhere=source is not None)
     given = _Given(images_directory, source or DirectoryBulk(images_directory), record)
-    if lacking := needs.differences(record.needs):
+    if lacking := [*needs.differences(record.needs), *sharing.missing(record.shared)]:
         more = f", and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise BadInput(f"workload {name} can't be restored here: {'; '.join(lacking[:3])}{more}")
     criu = criu or find_criu()
@@ -122,9 +132,10 @@ def restore(
             timeout_s=timeout_s or _TIMEOUT_S + record.bytes / _SLOWEST_BYTES_S,
         ),
     )
-    _make_mount_point(spec, Path(record.state_directory))
     try:
-        tree = launch(spec)
+        with _in_turn(name, record.shared):
+            _make_mount_point(spec, Path(record.state_directory))
+            tree = launch(spec)
     except (tarfile.TarError, OSError, KybernateError) as e:
         if isinstance(cause := given.error, KybernateError):  # CRIU knows only that there came no more
             raise cause from e
@@ -210,6 +221,24 @@ class _Given:
                 file.finish()
         finally:
             sending.join()
+
+
+@contextlib.contextmanager
+def _in_turn(name: WorkloadName, shared: Sequence[Shared]) -> Iterator[None]:
+    """One restore after the other, where lives would get in each other's way: CRIU makes a deleted file again at its old path,
+    for a moment, and between a look at a lock and taking it nobody else may.
+
+    Raises:
+        Conflict: somebody holds what it would need.
+    """
+    with _TURN if any(each.exclusive for each in shared) else contextlib.nullcontext():
+        if held := sharing.held_by_others(shared):
+            more = f", and {len(held) - 3} more" if len(held) > 3 else ""
+            raise Conflict(
+                f"workload {name} can't be restored while another life has what it had: {'; '.join(held[:3])}{more}",
+                hint="end that program; or have a layer there, of which each life has its own",
+            )
+        yield
 
 
 def _make_mount_point(spec: LaunchSpec, around: Path) -> None:

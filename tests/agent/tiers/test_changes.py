@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import tempfile
 
 import pytest
 from tests.agent.conftest import MakeAgent, kybernate
@@ -46,3 +48,37 @@ def test_a_change_is_refused_until_it_is_allowed(make_agent: MakeAgent, eventual
     again = json.loads(kybernate(agent, "pause", "counts", "--tier", "nvme", "--json").stdout)
     assert again["notes"] == []
     agent.client.stop("counts", remove=True)
+
+
+BOUND = """
+import socket, sys
+bound = socket.socket(socket.AF_UNIX)
+bound.bind(sys.argv[1])
+bound.listen()
+print("ready", flush=True)
+while True:
+    bound.accept()[0].close()
+"""
+
+
+def test_what_clones_would_share_is_told_and_not_taken_away(make_agent: MakeAgent, eventually: Eventually) -> None:
+    agent = make_agent()
+    with tempfile.TemporaryDirectory(prefix="kyb-bound-") as place:
+        path = f"{place}/socket"
+        agent.run("binds", sys.executable, "-c", BOUND, path)
+        eventually(lambda: "ready" in agent.output("binds"), timeout_s=60, what="it runs")
+        taken = json.loads(kybernate(agent, "snapshot", "binds", "--as", "gold", "--json").stdout)
+        assert any(path in note for note in taken["notes"])
+        refused = kybernate(agent, "clone", "gold", "again")
+        assert refused.returncode != 0
+        assert f"the Unix socket {path} is bound by a program that runs" in refused.stderr
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            assert client.recv(1) == b"", "the original has it"
+        paused = json.loads(kybernate(agent, "pause", "binds", "--tier", "nvme", "--json").stdout)
+        assert paused["notes"] == []
+        agent.client.resume("binds")
+        agent.client.stop("binds", remove=True)
+        made = kybernate(agent, "clone", "gold", "again")
+        assert made.returncode == 0, made.stdout + made.stderr
+        agent.client.stop("again", remove=True)

@@ -1,0 +1,138 @@
+"""What clones would share: each has its own in a layer; outside of one they are refused with the path, or come back in turn."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.conftest import Eventually
+from tests.process.conftest import Workloads
+
+from kybernate.model.errors import BadInput, Conflict
+from kybernate.model.types import WorkloadName
+from kybernate.process.dumping import dump
+from kybernate.process.images import How, Lock, Shared
+from kybernate.process.restoring import restore
+from kybernate.process.sharing import describe
+from kybernate.process.tree import Tree
+
+from .conftest import ENVIRONMENT
+from .dumps import FEATURES, feature, finish, wait_ready
+
+pytestmark = pytest.mark.root
+
+NEEDS = {"bound_socket": (How.BOUND, "socket"), "a_lock": (How.LOCKED, "locked")}
+CLONES = ["first", "second"]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Where the programs make their files; a short path, since sockets lie below it."""
+    made = Path(tempfile.mkdtemp(prefix="kyb-place-")).resolve()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def start(workloads: Workloads, place: Path, eventually: Eventually) -> Callable[..., Tree]:
+    """Run a program of features/ until it is set up; `apart`: with a layer over its place."""
+
+    def begin(program: str, *, apart: bool) -> Tree:
+        tree = workloads.launch(
+            *feature(program), directory=FEATURES, environment=ENVIRONMENT | {"PLACE": str(place)},
+            layers=[place] if apart else [],
+        )  # fmt: skip
+        wait_ready(tree, eventually)
+        return tree
+
+    return begin
+
+
+@pytest.fixture
+def clone(elsewhere: Workloads, tmp_path: Path) -> Callable[[str], Tree]:
+    """Restore the dump in `images`."""
+
+    def order(name: str) -> Tree:
+        run_directory = elsewhere.state_directory / "workloads" / name
+        tree = restore(tmp_path / "images", name=WorkloadName(name), run_directory=run_directory).tree
+        elsewhere.trees.append(tree)
+        return tree
+
+    return order
+
+
+@pytest.mark.parametrize("program", ["bound_socket", "a_lock", "deleted", "process_pool"])
+def test_clones_have_their_own_in_a_layer(
+    program: str, start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    tree = start(program, apart=True)
+    assert dump(tree, tmp_path / "images").record.shared == ()
+    with ThreadPoolExecutor(2) as pool:
+        lives = list(pool.map(clone, CLONES))
+    for life in (*lives, tree):
+        finish(life)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", NEEDS)
+def test_what_the_original_holds_is_not_taken_away(
+    program: str, start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    how, name = NEEDS[program]
+    tree = start(program, apart=False)
+    record = dump(tree, tmp_path / "images").record
+    assert (str(place / name), how) in {(each.path, each.how) for each in record.shared}
+    with pytest.raises(Conflict, match=f"{place / name} is .* by a program that runs"):
+        clone("first")
+    finish(tree)
+    life = clone("first")
+    with pytest.raises(Conflict, match=f"{place / name} is .* by a program that runs"):
+        clone("second")
+    finish(life)
+
+
+def test_deleted_files_of_a_shared_directory(
+    start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    tree = start("deleted", apart=False)
+    record = dump(tree, tmp_path / "images").record
+    assert Shared(str(place / "deleted"), How.DELETED) in record.shared
+    with ThreadPoolExecutor(4) as pool:
+        lives = list(pool.map(clone, [*CLONES, "third", "fourth"]))
+    for life in (*lives, tree):
+        finish(life)
+    assert list(place.iterdir()) == []
+
+
+def test_a_directory_that_is_not_there(
+    start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    tree = start("deleted", apart=False)
+    dump(tree, tmp_path / "images", hold=True)
+    tree.remove()
+    place.rmdir()
+    with pytest.raises(BadInput, match=f"the directory {place} is missing, where it had deleted"):
+        clone("first")
+    place.mkdir()
+    finish(clone("first"))
+
+
+def test_what_is_written_is_named(workloads: Workloads, tmp_path: Path, place: Path, eventually: Eventually) -> None:
+    tree = workloads.python(
+        f"import time; log = open({str(place / 'log')!r}, 'a'); print('ready', flush=True); time.sleep(1000)"
+    )
+    wait_ready(tree, eventually)
+    record = dump(tree, tmp_path / "images").record
+    assert record.shared == (Shared(str(place / "log"), How.WRITTEN),)
+    assert describe(record.shared) == [f"clones would all write {place / 'log'}, which lies in no layer"]
+
+
+def test_many_are_summed_up() -> None:
+    shared = [Shared(f"/data/{number}", How.LOCKED, Lock("FLOCK", exclusive=True)) for number in range(25)]
+    lines = describe(shared + shared)
+    assert len(lines) == 21
+    assert lines[-1] == "and so with 5 more files, locks and sockets"
