@@ -35,6 +35,7 @@ _EXPLANATIONS = (
         "a device is open that can't be dumped",
     ),
     (r"anon_inode:\[io_uring\]|io_uring", "io_uring is in use, which CRIU can't dump"),
+    (r"OOM storing pipe", "it has more than 1024 pipes, CRIU's limit"),
     (r"External socket is used|Connected TCP socket, consider", "a connection leads out of the workload"),
     (r"is sockets?, which is external|unix.*[Ee]xternal", "a Unix socket leads out of the workload"),
     (r"Can't bind inet socket", "an address it listened on isn't there"),

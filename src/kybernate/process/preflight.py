@@ -50,6 +50,9 @@ _DEVICES = {
     (5, 2),  # ptmx
 }
 _TERMINALS = range(136, 144)
+_CONSOLES = (4, 5)
+_MOST_PIPES = 1024
+"""CRIU's, of a whole workload (NR_PIPES_WITH_DATA in criu/pipes.c)."""
 _QUEUES = "/dev/mqueue"
 _GPU = ("/dev/nvidia", "/dev/dri")
 
@@ -97,6 +100,11 @@ def dumpable(
         problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
     problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR, asked_at=asked_at)
     problems += _of_queues(tree)
+    pipes = {file.target for files in held.values() for file in files if file.target.startswith("pipe:")}
+    if len(pipes) > _MOST_PIPES:
+        problems.append(
+            f"it has {len(pipes)} pipes, and CRIU dumps {_MOST_PIPES} at most (socket pairs have no such limit)"
+        )
     if not allow_changes:
         problems += refusals(would_change(tree, thorough=False))
     return list(dict.fromkeys(problems))
@@ -145,7 +153,10 @@ def _of_process(tree: Tree, pid: HostPid) -> Iterator[str]:
         return
     who = _who(tree, pid)
     if found.parent == tree.supervisor_pid and pid != tree.main_pid():
-        yield f"{who} is a daemon: its parent has ended, and what is dumped is the family of the first process"
+        yield (
+            f"{who} is a daemon: its parent has ended, and what is dumped is the family of the first process (start it in the "
+            "foreground, or as a workload of its own, or all below a subreaper, such as `tini -s --`)"
+        )
     try:
         status = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
@@ -156,7 +167,10 @@ def _of_process(tree: Tree, pid: HostPid) -> Iterator[str]:
     if int(status.get("TracerPid", "0")):
         yield f"{who} is being traced, by a debugger or strace"
     if other:
-        yield f"{who} has made namespaces of its own ({', '.join(other)})"
+        yield (
+            f"{who} has made namespaces of its own ({', '.join(other)}; start it without its sandbox: unshare, bwrap, or for a "
+            "browser --no-sandbox)"
+        )
     if unknown := _scheduling(pid) - _SCHEDULING:
         yield f"{who} is scheduled in a way that can't be restored ({'SCHED_DEADLINE' if _DEADLINE in unknown else min(unknown)})"
     users = set(status["Uid"].split() + status["Gid"].split())
@@ -196,7 +210,11 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
     if kind == "pipe" and file.flags & os.O_DIRECT:
         return "has a pipe that keeps packets apart (O_DIRECT)"
     if not file.target.startswith("/"):
-        return f"holds a namespace open ({kind})" if kind in (*_NAMESPACES, "time") else None
+        return (
+            f"holds a namespace open ({kind}; a program that has entered it may close it)"
+            if kind in (*_NAMESPACES, "time")
+            else None
+        )
     found = file.stat()
     if found is None:
         return None
@@ -206,7 +224,8 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
         device = (os.major(found.st_rdev), os.minor(found.st_rdev))
         if stat.S_ISCHR(found.st_mode) and (device in _DEVICES or device[0] in _TERMINALS):
             return None
-        return f"has the device {file.target} open"
+        advice = "; standard output goes to its log" if device[0] in _CONSOLES else ""
+        return f"has the device {file.target} open (close it before{advice})"
     if stat.S_ISREG(found.st_mode) and _is_queue(file):
         return f"has the POSIX message queue {file.target} open"
     if file.deleted and stat.S_ISREG(found.st_mode):
