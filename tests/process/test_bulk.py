@@ -12,8 +12,8 @@ from tests.process.conftest import Leftovers, Workloads
 
 from kybernate.model.errors import KybernateError, NoRoom
 from kybernate.model.types import WorkloadName
-from kybernate.process import images, restoring
-from kybernate.process.bulk import Taken, Zeros, holds_pages, is_bulk
+from kybernate.process import criu_images, images, restoring
+from kybernate.process.bulk import Taken, Zeros, holds_pages, is_bulk, write_all
 from kybernate.process.directory_bulk import DirectoryBulk
 from kybernate.process.dumping import MARK, dump
 from kybernate.process.restoring import restore
@@ -42,6 +42,7 @@ class Elsewhere:
 
     def __init__(self, directory: Path, *, fails_at: str = "", after: int = 0) -> None:
         directory.mkdir(exist_ok=True)
+        self.directory = directory
         self.bulk = DirectoryBulk(directory)
         self.fails_at, self.after = fails_at, after
 
@@ -58,7 +59,7 @@ class Elsewhere:
 
     def send(self, name: str, pipe: int, zeros: Zeros) -> None:
         if self.fails_at and name.startswith(self.fails_at):
-            os.write(pipe, bytes(self.after))
+            write_all(pipe, (self.directory / name).read_bytes()[: self.after])
             raise NoRoom("the store has gone")
         self.bulk.send(name, pipe, zeros)
 
@@ -134,6 +135,33 @@ def test_a_source_that_fails_leaves_nothing(
     ).tree
     workloads.trees.append(again)
     finish(again)
+
+
+def first_piece_ends(ghost: Path) -> int:
+    """Of CRIU's image of a deleted file with holes, where CRIU takes the end of file for the end of the pieces."""
+    content = ghost.read_bytes()
+    at = 8
+    for _ in ("the file", "its first piece"):
+        size = int.from_bytes(content[at : at + 4], "little")
+        entry = criu_images.fields(content[at + 4 : at + 4 + size])
+        at += 4 + size
+    return at + criu_images.integer(entry, 1)
+
+
+@pytest.mark.parametrize("tree", ["holes"], indirect=True)
+def test_a_deleted_file_that_comes_cut_off_is_none_with_a_longer_hole(
+    tree: Tree, tmp_path: Path, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "FILES_BYTES", 0)
+    elsewhere = Elsewhere(tmp_path / "elsewhere")
+    dump(tree, tmp_path / "images", sink=elsewhere, hold=True)
+    tree.remove()
+    (ghost,) = elsewhere.directory.glob("ghost-file-*")
+    elsewhere.fails_at, elsewhere.after = "ghost-", first_piece_ends(ghost)
+    assert 1 << 20 <= elsewhere.after < (1 << 20) + 200
+    with pytest.raises(NoRoom, match="the store has gone"):
+        restore(tmp_path / "images", name=WorkloadName("work"), run_directory=tree.run_directory, source=elsewhere)
+    assert leftovers.found() == []
 
 
 def older(directory: Path) -> None:

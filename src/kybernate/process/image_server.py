@@ -97,7 +97,8 @@ class _Server:
 
     def _request(self, connection: socket.socket) -> None:
         name = image_stream.receive_name(connection)
-        if name is None or name == image_stream.LAST:
+        # After an error CRIU is to fail at its next request: some images, cut off, look to it like whole ones.
+        if name is None or name == image_stream.LAST or self._errors:
             self._drop(connection)
             return
         self._answer(name, connection)

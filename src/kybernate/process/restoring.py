@@ -142,6 +142,11 @@ def restore(
         if isinstance(e, KybernateError):
             raise
         raise KybernateError(f"workload {name} could not be restored: {cause or e}") from e
+    if (error := given.error) is not None:  # CRIU took what came to an end too early for the whole
+        tree.remove()
+        if isinstance(error, KybernateError):
+            raise error
+        raise KybernateError(f"workload {name} could not be restored: {error}") from error
     return RestoreReport(tree=tree, record=record, seconds=time.monotonic() - began, notes=tuple(notes))
 
 
