@@ -111,6 +111,18 @@ def start(workloads: Workloads, eventually: Eventually, program: str, **fields: 
             id="console",
         ),
         pytest.param("held = [os.pipe() for _ in range(1025)]", "it has 1025 pipes, and CRIU dumps 1024", id="pipes"),
+        pytest.param(
+            "queue = call(68, 0, 0o1600)\nsizes = ctypes.create_string_buffer(256)\ncall(71, queue, 2, sizes)\n"
+            "struct.pack_into('Q', sizes, 88, 4096)\ncall(71, queue, 1, sizes)",
+            "it has the System V message queue .* a size of its own (4096 bytes",
+            id="size of a queue",
+        ),
+        pytest.param(
+            "open('/proc/sys/kernel/msgmax', 'w').write('9000')\nqueue = call(68, 0, 0o1600)\n"
+            "call(69, queue, struct.pack('q', 1) + bytes(9000), 9000, 0)",
+            "it has the System V message queue .* longer than 8192 bytes",
+            id="long message",
+        ),
         pytest.param("held = os.pipe2(os.O_DIRECT)", "keeps packets apart", id="packets"),
         pytest.param(
             "held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nheld.setsockopt(17, 1, 1)", "UDP_CORK", id="cork"

@@ -123,7 +123,8 @@ def _policies(pid: HostPid, *, thorough: bool) -> set[str]:
         for thread in threads_of(pid):
             # Its beginning alone: the program's own code, for which the thread's policy stands. The kernel counts pages.
             with contextlib.suppress(ProcessLookupError), Path(f"/proc/{thread}/numa_maps").open("rb", 0) as file:
-                found.add(file.read(_ONE_LINE).split()[1].decode("ascii", "replace"))
+                words = file.read(_ONE_LINE).split()  # none of one that is just ending
+                found.update(word.decode("ascii", "replace") for word in words[1:2])
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
-from kybernate.process import changes, images, kernel_calls, network_lock, procfs, records
+from kybernate.process import changes, images, kernel_calls, message_queues, network_lock, procfs, records
 from kybernate.process import connections as links
 from kybernate.process.criu_commands import GHOST_LIMIT
 from kybernate.process.descriptor_copies import copies
@@ -100,6 +100,7 @@ def dumpable(
         problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
     problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR, asked_at=asked_at)
     problems += _of_queues(tree)
+    problems += [f"it has {line}" for line in message_queues.hindrances_of(tree)]
     pipes = {file.target for files in held.values() for file in files if file.target.startswith("pipe:")}
     if len(pipes) > _MOST_PIPES:
         problems.append(
