@@ -34,7 +34,7 @@ def test_what_does_not_contradict_itself_has_no_problems() -> None:
     [("names", "gpt", "gpt"), ("hidden_names", "gpt", "gpt"), ("hosts", "A.org", "a.org"), ("paths", "/x/", "/x")],
 )
 def test_what_leads_to_two_models_is_refused_at_the_second(kind: str, value: str, shown: str) -> None:
-    assert of(a=model(**{kind: [value]}), b=model(**{kind: ["other" if kind != "paths" else "/o", value]})) == {
+    assert of(a=model() | {kind: [value]}, b=model() | {kind: ["/o" if kind == "paths" else "other", value]}) == {
         f"models.b.{kind}.1": f"{shown!r} leads to a already"
     }
 

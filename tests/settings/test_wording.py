@@ -58,7 +58,7 @@ def test_what_is_missing_is_said_to_be() -> None:
     ("name", "meant"),
     [
         ("prot", "port"),
-        ("comand", "command"),
+        ("kommand", "command"),
         ("CMD", "command"),
         ("ttl", "idle"),
         ("env", "environment"),
@@ -72,8 +72,8 @@ def test_a_setting_that_there_is_not_is_answered_with_the_nearest(name: str, mea
 
 
 def test_a_mistyped_name_is_not_missing_as_well() -> None:
-    found = said({"models": {"m": {"comand": "x", "port": 1}}})
-    assert list(found) == ["models.m.comand"]
+    found = said({"models": {"m": {"kommand": "x", "port": 1}}})
+    assert list(found) == ["models.m.kommand"]
 
 
 def test_what_another_tool_calls_so_counts_only_where_we_have_it() -> None:

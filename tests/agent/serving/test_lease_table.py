@@ -13,7 +13,7 @@ from kybernate.model.types import WorkloadName
 pytestmark = pytest.mark.unit
 
 M = WorkloadName("m")
-REFUSAL = Refuse(model="m", status=503, code="no_room", message="no", retry_after_s=5)
+REFUSAL = Refuse(model="m", status=503, message="no", retry_after_s=5)
 
 
 def opened(epoch: int = 3) -> Lease:
