@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import pytest
 from tests.conftest import Eventually
 from tests.process.conftest import Workloads
 
-from kybernate.model.errors import BadInput, Conflict
+from kybernate.model.errors import BadInput, Conflict, Unsupported
 from kybernate.model.types import WorkloadName
 from kybernate.process.dumping import dump
 from kybernate.process.images import How, Lock, Shared
@@ -41,9 +43,9 @@ def place() -> Iterator[Path]:
 def start(workloads: Workloads, place: Path, eventually: Eventually) -> Callable[..., Tree]:
     """Run a program of features/ until it is set up; `apart`: with a layer over its place."""
 
-    def begin(program: str, *, apart: bool) -> Tree:
+    def begin(program: str, *arguments: str, apart: bool) -> Tree:
         tree = workloads.launch(
-            *feature(program), directory=FEATURES, environment=ENVIRONMENT | {"PLACE": str(place)},
+            *feature(program, *arguments), directory=FEATURES, environment=ENVIRONMENT | {"PLACE": str(place)},
             layers=[place] if apart else [],
         )  # fmt: skip
         wait_ready(tree, eventually)
@@ -136,3 +138,29 @@ def test_many_are_summed_up() -> None:
     lines = describe(shared + shared)
     assert len(lines) == 21
     assert lines[-1] == "and so with 5 more files, locks and sockets"
+
+
+def test_clones_of_a_program_with_sqlite_databases(
+    start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    """Where the databases are the host's they lock each other out, as any programs do."""
+    tree = start("sqlite_databases", str(place), apart=False)
+    dump(tree, tmp_path / "images")
+    lives = [clone(name) for name in CLONES]
+    for life in (*lives, tree):
+        finish(life)
+    for mode in ("delete", "wal"):
+        with contextlib.closing(sqlite3.connect(place / f"{mode}.db")) as connection:
+            assert connection.execute("SELECT COUNT(*) FROM numbers").fetchone() == (3,)
+
+
+def test_sqlite_databases_in_a_layer_are_refused(start: Callable[..., Tree], tmp_path: Path, place: Path) -> None:
+    """They would have new inodes: measured, the one can't be written any more, and two connections write at once."""
+    tree = start("sqlite_databases", str(place), apart=True)
+    with pytest.raises(
+        Unsupported, match=f"SQLite database {place}/delete.db open.*SQLite database {place}/wal.db open"
+    ):
+        dump(tree, tmp_path / "images")
+    notes = dump(tree, tmp_path / "images", allow_changes=True).notes
+    assert any(f"{place}/wal.db" in note for note in notes)
+    finish(tree)

@@ -170,3 +170,11 @@ def of_eventfd(fdinfo: str) -> Iterator[Change]:
     """Pure."""
     if re.search(r"^eventfd-semaphore:\s*1", fdinfo, re.MULTILINE):
         yield Change("has an eventfd that counts like a semaphore (EFD_SEMAPHORE), which would be an ordinary one")
+
+
+def of_database(path: str) -> Change:
+    """Pure. SQLite knows a file again by device and inode (`fileHasMoved`, `findInodeInfo` in its os_unix.c)."""
+    return Change(
+        f"has the SQLite database {path} open, which would be another file for it: in a layer or /dev/shm it gets a new "
+        "inode. It could not write it any more, or connections to it would not see each other's locks"
+    )

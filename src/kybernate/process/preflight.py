@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kybernate.model.types import HostPid
-from kybernate.process import changes, images, kernel_calls, message_queues, network_lock, procfs, records
+from kybernate.process import changes, images, kernel_calls, message_queues, network_lock, procfs, records, sharing
 from kybernate.process import connections as links
 from kybernate.process.criu_commands import GHOST_LIMIT
 from kybernate.process.descriptor_copies import copies
@@ -90,9 +90,7 @@ def dumpable(
     pids = tree.pids()
     problems = [line for pid in pids for line in _of_process(tree, pid)]
     held = {pid: list(open_files(pid)) for pid in pids}
-    record = records.read_supervisor(tree.run_directory)
-    inside = record.run_directory_inside or tree.run_directory.resolve()
-    own = ["/dev/shm", f"{inside}/{CONTROL}", *images.read_launched(tree.run_directory).layers]
+    own = _taken_along(tree)
     for pid in pids:
         who = _who(tree, pid)
         lines = [_of_file(file, gpu=gpu, gpu_released=gpu_released, own=own) for file in held[pid]]
@@ -117,13 +115,20 @@ def would_change(tree: Tree, *, thorough: bool = True) -> list[changes.Change]:
     Args:
         thorough: False: leave out what takes time with the size of its memory.
     """
-    return [
-        changes.Change(f"{_who(tree, pid)} {change.text}", serious=change.serious)
-        for pid in tree.pids()
-        for change in changes.changes(
-            pid, supervisor=HostPid(tree.supervisor_pid), files=open_files(pid), thorough=thorough
-        )
-    ]
+    own = _taken_along(tree)
+    found = []
+    for pid in tree.pids():
+        files = list(open_files(pid))
+        its = list(changes.changes(pid, supervisor=HostPid(tree.supervisor_pid), files=files, thorough=thorough))
+        its += [changes.of_database(path) for path in sharing.databases(files, below=own)]
+        found += [changes.Change(f"{_who(tree, pid)} {change.text}", serious=change.serious) for change in its]
+    return found
+
+
+def _taken_along(tree: Tree) -> list[str]:
+    """Directories, as the workload knows them, whose files a dump takes along, and a restore makes anew."""
+    inside = records.read_supervisor(tree.run_directory).run_directory_inside or tree.run_directory.resolve()
+    return ["/dev/shm", f"{inside}/{CONTROL}", *images.read_launched(tree.run_directory).layers]
 
 
 def refusals(found: Iterable[changes.Change]) -> list[str]:

@@ -28,6 +28,7 @@ _LOCK = re.compile(r"^lock:\s+\d+:\s+(\S+)\s+\S+\s+(READ|WRITE)\s+\S+\s+\S+\s+(\
 """In /proc/PID/fdinfo/N: kind, of which there are FLOCK, POSIX and OFDLCK; mode; first and last byte."""
 _FLOCK = struct.Struct("hhqqi4x")
 """struct flock of fcntl(2)."""
+_SQLITE = b"SQLite format 3\0"
 _MOST_LINES = 20
 
 
@@ -52,6 +53,15 @@ def shared_by(pids: Sequence[HostPid], *, own: Sequence[str]) -> list[Shared]:
         bound |= {inode: path for inode, path in _bound(pid).items() if inode in sockets} if sockets else {}
     found.update(Shared(path, How.BOUND) for path in bound.values() if not is_below(path, *own))
     return sorted(found, key=lambda each: (each.path, each.how, str(each.lock)))
+
+
+def databases(files: Iterable[OpenFile], *, below: Sequence[str]) -> list[str]:
+    """Paths of SQLite databases among these files that are open for writing and lie in one of these directories.
+
+    Others look whether a file is still the same, too, and can't be known by it.
+    """
+    candidates = {file.target: file for file in files if file.writable and is_below(file.target, *below)}
+    return sorted(path for path, file in candidates.items() if not file.deleted and _is_database(file))
 
 
 def describe(shared: Iterable[Shared]) -> list[str]:
@@ -101,6 +111,15 @@ def _of_file(file: OpenFile) -> Iterator[Shared]:
             if kind in ("FLOCK", "POSIX", "OFDLCK"):
                 length = 0 if last == "EOF" else int(last) - int(first) + 1
                 yield Shared(file.target, How.LOCKED, Lock(kind, mode == "WRITE", int(first), length))
+
+
+def _is_database(file: OpenFile) -> bool:
+    status = file.stat()
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return False
+    with contextlib.suppress(OSError), Path(file.link).open("rb", buffering=0) as content:
+        return content.read(len(_SQLITE)) == _SQLITE
+    return False
 
 
 def _bound(pid: HostPid) -> dict[str, str]:
