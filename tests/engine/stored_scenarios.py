@@ -10,13 +10,13 @@ from pathlib import Path
 from stored_rig import SIZE, Node
 
 from kybernate.benchmarks.agent import workload_command
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.engine import Kind
 from kybernate.engine.faults import InjectedFault
-from kybernate.model.errors import BadInput, Conflict, NoRoom, NotFound, Unsupported
+from kybernate.model.cancelling import Cancellation
+from kybernate.model.errors import BadInput, Cancelled, Conflict, NoRoom, NotFound, Unsupported
 from kybernate.model.types import CHUNK_BYTES, MIB, Backend, Depth, WorkloadName
 from kybernate.process.tree import attach
-from kybernate.store import Cancelled, Damaged, collect
+from kybernate.store import Damaged, collect
 
 
 def expect(kind: type[Exception], action: Callable[[], object]) -> Exception:

@@ -21,8 +21,9 @@ from kybernate.engine.stored import (
     state_of,
     unpack_hashes,
 )
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.model.types import CHUNK_BYTES, Backend, ExtentId, GpuUuid, WorkloadName
-from kybernate.store import Damaged, Manifest, Needs, StoredExtent, TooNew, snapshot_name
+from kybernate.store import Damaged, Manifest, Needs, StoredExtent, TooNew
 
 pytestmark = pytest.mark.unit
 

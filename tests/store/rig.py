@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import Keys, LocalMedium, Space, Tier, keys_of, open_reader, open_writer
 from kybernate.store.manifests import Manifest, StoredExtent
 from kybernate.store.memory import Buffer
 from kybernate.store.needs import Needs
-from kybernate.store.tenants import SnapshotName, TenantName
+from kybernate.store.tenants import TenantName
 
 SECRET = bytes(range(32))
 TENANT = TenantName("default")

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests.store.rig import PLAIN, SEALED, OpenTier, load, manifest_path, noise, packs_of, save
 
 from kybernate.model.errors import BadInput, NotFound
+from kybernate.model.progress import Progress
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import (
     Catalog,
@@ -22,7 +24,6 @@ from kybernate.store import (
     LocalMedium,
     Manifest,
     Needs,
-    Progress,
     StoredExtent,
     StoredFile,
     Tier,
@@ -35,7 +36,7 @@ from kybernate.store import (
 from kybernate.store.errors import Damaged, TooNew, WrongKey
 from kybernate.store.media import Entry
 from kybernate.store.packs import Codec, PackId, Record
-from kybernate.store.tenants import ChunkId, snapshot_name
+from kybernate.store.tenants import ChunkId
 
 KEYS = pytest.mark.parametrize("keys", [PLAIN, SEALED], ids=["plain", "encrypted"])
 REFUSALS = (Damaged, TooNew, WrongKey)

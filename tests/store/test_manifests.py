@@ -12,19 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import (
-    Damaged,
-    GpuNeed,
-    Manifest,
-    Needs,
-    StoredExtent,
-    StoredFile,
-    TooNew,
-    WrongKey,
-    keys_of,
-    snapshot_name,
-)
+from kybernate.store import Damaged, GpuNeed, Manifest, Needs, StoredExtent, StoredFile, TooNew, WrongKey, keys_of
 from kybernate.store.manifests import VERSION, decode, encode, relative_path
 from kybernate.store.packs import PackId
 from kybernate.store.tenants import DEFAULT_TENANT, ID_BYTES, ChunkId, Keys

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kybernate.model.errors import Cancelled
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import Cancelled, view_at
+from kybernate.store import view_at
 from kybernate.store.memory import PAGE_BYTES, Buffer, BufferPool, address_of, is_aligned, is_zero, padded
 
 pytestmark = pytest.mark.unit

@@ -13,23 +13,11 @@ import pytest
 from tests.store.rig import PLAIN, SEALED, OpenTier, Slots, load, noise, packs_of, save
 from tests.store.server import Mode, Proxy
 
-from kybernate.model.errors import BadInput, Conflict, NoRoom, NotFound
+from kybernate.model.errors import BadInput, Cancelled, Conflict, NoRoom, NotFound
+from kybernate.model.progress import Progress
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import (
-    Keys,
-    Needs,
-    Progress,
-    Step,
-    Tier,
-    collect,
-    copy,
-    keys_of,
-    move,
-    open_reader,
-    open_writer,
-    verify,
-)
-from kybernate.store.errors import Cancelled, Damaged, TierAway
+from kybernate.store import Keys, Needs, Step, Tier, collect, copy, keys_of, move, open_reader, open_writer, verify
+from kybernate.store.errors import Damaged, TierAway
 from kybernate.store.tenants import TenantName
 
 pytestmark = pytest.mark.timeout(600)

@@ -15,10 +15,10 @@ from tests.store import worker
 from tests.store.rig import PLAIN, SEALED, Slots, load, noise, save
 from tests.store.server import Mode, Proxy, Server, client, options
 
-from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
+from kybernate.model.errors import BadInput, Busy, Cancelled, Conflict, KybernateError
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import Catalog, Keys, ObjectMedium, Tier, collect, manifests, open_reader, open_writer, verify
-from kybernate.store.errors import Cancelled, Damaged, TierAway, TierWiped, WrongKey
+from kybernate.store.errors import Damaged, TierAway, TierWiped, WrongKey
 from kybernate.store.leases import Leases
 from kybernate.store.space_catalog import SpaceCatalog
 from kybernate.store.tenants import TenantName

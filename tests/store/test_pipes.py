@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from tests.store.rig import PLAIN, SEALED, OpenTier, noise, packs_of
 
-from kybernate.model.errors import BadInput, NoRoom
+from kybernate.model.errors import BadInput, Cancelled, NoRoom
 from kybernate.model.types import CHUNK_BYTES, MIB
-from kybernate.store import Cancelled, Damaged, Feeds, SnapshotReader, Space, Tier, open_reader, open_writer, verify
+from kybernate.store import Damaged, Feeds, SnapshotReader, Space, Tier, open_reader, open_writer, verify
 from kybernate.store.memory import PAGE_BYTES
 from kybernate.store.piping import Piped
 from kybernate.store.tenants import Keys

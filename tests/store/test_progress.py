@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kybernate.store import Cancelled, Progress
+from kybernate.model.errors import Cancelled
+from kybernate.model.progress import Progress
 from kybernate.store.progress import Cancel, Meter
 
 pytestmark = pytest.mark.unit

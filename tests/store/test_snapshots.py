@@ -23,12 +23,12 @@ from tests.store.rig import (
     save,
 )
 
-from kybernate.model.errors import BadInput, Busy, Conflict, NoRoom, NotFound
+from kybernate.model.errors import BadInput, Busy, Cancelled, Conflict, NoRoom, NotFound
+from kybernate.model.progress import Progress
 from kybernate.model.types import CHUNK_BYTES, MIB
 from kybernate.store import (
     Catalog,
     LocalMedium,
-    Progress,
     SnapshotWriter,
     Tier,
     collect,
@@ -37,7 +37,7 @@ from kybernate.store import (
     open_writer,
     verify,
 )
-from kybernate.store.errors import Cancelled, TierWiped, WrongKey
+from kybernate.store.errors import TierWiped, WrongKey
 from kybernate.store.needs import GpuNeed, Needs
 from kybernate.store.tenants import Keys, TenantName, secret_from_command, secret_from_file, tenant_name
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kybernate.model.errors import BadInput
-from kybernate.store import SNAPSHOT_NAME, keys_of, secret_from_file, snapshot_name, tenant_name
+from kybernate.model.snapshot_names import SNAPSHOT_NAME, snapshot_name
+from kybernate.store import keys_of, secret_from_file, tenant_name
 from kybernate.store.tenants import NO_KEY
 
 pytestmark = pytest.mark.unit

@@ -22,7 +22,6 @@ from kybernate.cuda import simulated
 from kybernate.cuda.control import Control
 from kybernate.cuda.hashing import HashKey
 from kybernate.cuda.planning import NO_SLOT
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Clock, Parts, connections, every
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.extracting import FULL
@@ -31,7 +30,9 @@ from kybernate.engine.host_memory import IntoStore
 from kybernate.engine.pause import FREEZE_SECONDS
 from kybernate.engine.stored import HASHES, PROCESS, DescribedExtent, Kind, StoredGpu, pack_hashes, state_of
 from kybernate.engine.target import Target, residual_pids
+from kybernate.model.cancelling import Cancellation
 from kybernate.model.errors import KybernateError, NoRoom, Unsupported
+from kybernate.model.progress import ProgressCallback
 from kybernate.model.types import CHUNK_BYTES, HostPid, StepTiming
 from kybernate.process import images, procfs
 from kybernate.process.connections import half_connections
@@ -39,7 +40,7 @@ from kybernate.process.dumping import DumpReport, dump
 from kybernate.process.preflight import Connections, dumpable
 from kybernate.process.sharing import describe
 from kybernate.process.tree import Tree
-from kybernate.store import ProgressCallback, SnapshotWriter, Space, open_writer
+from kybernate.store import SnapshotWriter, Space, open_writer
 
 _SETTLE_S = 2.0
 _POLL_S = 0.005

@@ -16,7 +16,6 @@ from kybernate.cuda.broker import Broker
 from kybernate.cuda.copying import CopyEngine, ExtentCopy
 from kybernate.cuda.pool import PinnedPool
 from kybernate.cuda.residual import ResidualState
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.capture import StoredReport
 from kybernate.engine.context import Clock, Parts
 from kybernate.engine.copies import CopyStore, Manifest, slots_given_up
@@ -31,6 +30,7 @@ from kybernate.engine.stored import Described, Kind
 from kybernate.engine.storing import Storing
 from kybernate.engine.target import CudaProcess, Target, residual_pids
 from kybernate.engine.threads import Threads
+from kybernate.model.cancelling import Cancellation
 from kybernate.model.errors import Conflict, NoRoom, WorkloadLost
 from kybernate.model.types import (
     Depth,

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kybernate.engine import host_memory
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.stored import PROCESS
+from kybernate.model.cancelling import Cancellation
 from kybernate.model.errors import Busy, KybernateError
-from kybernate.store import Manifest, ProgressCallback, Space, open_reader
+from kybernate.model.progress import ProgressCallback
+from kybernate.store import Manifest, Space, open_reader
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """A disk that has no room."""

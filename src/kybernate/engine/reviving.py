@@ -18,7 +18,6 @@ from pathlib import Path
 
 from kybernate import store
 from kybernate.cuda.copying import ExtentCopy
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Parts
 from kybernate.engine.copies import HeldExtent, Manifest
 from kybernate.engine.extracting import Extracted
@@ -28,7 +27,9 @@ from kybernate.engine.pooled import HostCopy, Pooled, Staged
 from kybernate.engine.staging import Stager
 from kybernate.engine.stored import Described
 from kybernate.engine.undo import UndoStack
+from kybernate.model.cancelling import Cancellation
 from kybernate.model.errors import KybernateError
+from kybernate.model.progress import ProgressCallback
 from kybernate.model.types import Depth, HostPid, WorkloadName
 from kybernate.process.restoring import restore
 from kybernate.process.specs import Network
@@ -54,7 +55,7 @@ class Reviving:
     layers_at: Path | None = None
     network: Network | None = None
     keep_staged: bool = False
-    progress: store.ProgressCallback | None = None
+    progress: ProgressCallback | None = None
     cancel: Cancellation | None = None
     undo: UndoStack = field(default_factory=UndoStack)
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from kybernate.cuda.copying import ExtentCopy
 from kybernate.cuda.planning import NO_SLOT, Slots
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.context import Parts
 from kybernate.engine.pooled import Pooled, Staged
 from kybernate.engine.stored import HASHES, Described, describe, unpack_hashes
+from kybernate.model.cancelling import Cancellation
 from kybernate.model.errors import NoRoom
+from kybernate.model.progress import ProgressCallback
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store import Damaged, Manifest, ProgressCallback, SnapshotReader, Space, open_reader
+from kybernate.store import Damaged, Manifest, SnapshotReader, Space, open_reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from kybernate.cuda.copying import ExtentCopy
-from kybernate.engine.cancelling import Cancellation
 from kybernate.engine.capture import Capture, StoredReport
 from kybernate.engine.context import Parts
 from kybernate.engine.extracting import Extracted
@@ -19,12 +18,14 @@ from kybernate.engine.reviving import Reviving
 from kybernate.engine.staging import Stager, StageReport
 from kybernate.engine.stored import Described, Kind, describe
 from kybernate.engine.target import Target
+from kybernate.model.cancelling import Cancellation
 from kybernate.model.errors import BadInput, Conflict, NotFound, Unsupported
+from kybernate.model.progress import ProgressCallback
 from kybernate.model.types import Depth, WorkloadName
 from kybernate.process.preflight import Connections
 from kybernate.process.specs import Network
 from kybernate.process.tree import Tree, attach
-from kybernate.store import Manifest, ProgressCallback, Space, differences
+from kybernate.store import Manifest, Space, differences
 
 log = logging.getLogger(__name__)
 

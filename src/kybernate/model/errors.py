@@ -98,3 +98,10 @@ class WorkloadLost(KybernateError):
     exit_status = 7
     http_status = 410
     code = "lost"
+
+
+class Cancelled(KybernateError):
+    """Stopped because the caller said so; nothing of it is visible."""
+
+    http_status = 499
+    code = "cancelled"

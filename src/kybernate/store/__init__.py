@@ -6,7 +6,7 @@
 from kybernate.store.budget import Usage
 from kybernate.store.catalog import Catalog
 from kybernate.store.checking import Problem, Verified, verify
-from kybernate.store.errors import Cancelled, Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
+from kybernate.store.errors import Damaged, TierAway, TierRefused, TierWiped, TooNew, WrongKey
 from kybernate.store.feeding import Feeds
 from kybernate.store.gc import Swept, collect
 from kybernate.store.local import LocalMedium
@@ -16,21 +16,17 @@ from kybernate.store.moving import Step, copy, move
 from kybernate.store.needs import FileNeed, GpuNeed, Host, Needs, differences
 from kybernate.store.objects import ObjectMedium
 from kybernate.store.piping import Piped
-from kybernate.store.progress import Progress, ProgressCallback
 from kybernate.store.reading import SnapshotReader
 from kybernate.store.sessions import open_reader, open_writer
 from kybernate.store.space_catalog import SnapshotRow
 from kybernate.store.spaces import Changes, Space
 from kybernate.store.tenants import (
     DEFAULT_TENANT,
-    SNAPSHOT_NAME,
     Keys,
-    SnapshotName,
     TenantName,
     keys_of,
     secret_from_command,
     secret_from_file,
-    snapshot_name,
     tenant_name,
 )
 from kybernate.store.tiers import Tier
@@ -38,8 +34,6 @@ from kybernate.store.writing import SnapshotWriter
 
 __all__ = [
     "DEFAULT_TENANT",
-    "SNAPSHOT_NAME",
-    "Cancelled",
     "Catalog",
     "Changes",
     "Damaged",
@@ -54,9 +48,6 @@ __all__ = [
     "ObjectMedium",
     "Piped",
     "Problem",
-    "Progress",
-    "ProgressCallback",
-    "SnapshotName",
     "SnapshotReader",
     "SnapshotRow",
     "SnapshotWriter",
@@ -83,7 +74,6 @@ __all__ = [
     "open_writer",
     "secret_from_command",
     "secret_from_file",
-    "snapshot_name",
     "tenant_name",
     "verify",
     "view_at",

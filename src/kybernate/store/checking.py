@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from kybernate.model.errors import KybernateError, NotFound
+from kybernate.model.progress import ProgressCallback
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.store.errors import Damaged, TooNew, WrongKey
 from kybernate.store.manifests import ZERO, Manifest
 from kybernate.store.memory import BufferPool
 from kybernate.store.packs import PackId, Record
-from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.progress import Cancel, Meter
 from kybernate.store.records import spans, troubles
 from kybernate.store.spaces import Space
-from kybernate.store.tenants import ChunkId, SnapshotName
+from kybernate.store.tenants import ChunkId
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from kybernate.model.errors import BadInput
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.store.manifests import Manifest, StoredExtent, StoredFile, relative_path
 from kybernate.store.needs import Needs
 from kybernate.store.packs import PackId
-from kybernate.store.tenants import ID_BYTES, ChunkId, SnapshotName
+from kybernate.store.tenants import ID_BYTES, ChunkId
 
 
 class Draft:

@@ -59,10 +59,3 @@ class TierWiped(Conflict):
     """Snapshots known to be in this tier are gone as a whole: another disk, another bucket, or emptied."""
 
     code = "tier_wiped"
-
-
-class Cancelled(KybernateError):
-    """Stopped because the caller said so; nothing of it is visible."""
-
-    http_status = 499
-    code = "cancelled"

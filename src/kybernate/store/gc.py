@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kybernate.model.errors import NoRoom, NotFound
+from kybernate.model.progress import ProgressCallback
 from kybernate.store.chunks import ChunkWriter
 from kybernate.store.errors import Damaged
 from kybernate.store.manifests import ZERO
 from kybernate.store.media import Absent
 from kybernate.store.memory import padded
 from kybernate.store.packs import PackId, Record
-from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.progress import Cancel, Meter
 from kybernate.store.records import read_record
 from kybernate.store.spaces import Space
 from kybernate.store.tenants import ChunkId

@@ -24,11 +24,12 @@ from cryptography.exceptions import InvalidTag
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from kybernate.model.errors import BadInput
+from kybernate.model.snapshot_names import SnapshotName, snapshot_name
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store.errors import Damaged, TooNew, WrongKey
 from kybernate.store.needs import Needs
 from kybernate.store.packs import PackId
-from kybernate.store.tenants import ID_BYTES, ChunkId, Keys, SnapshotName, snapshot_name
+from kybernate.store.tenants import ID_BYTES, ChunkId, Keys
 
 VERSION = 2
 """2: files may be cut elsewhere than every 2 MiB."""

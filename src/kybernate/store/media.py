@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.store.errors import Damaged
 from kybernate.store.packs import PackId
 from kybernate.store.progress import Cancel
-from kybernate.store.tenants import SnapshotName, TenantName
+from kybernate.store.tenants import TenantName
 
 TIER_KEY = "tier"
 """The tier's identity."""

@@ -11,8 +11,8 @@ import threading
 
 import numpy as np
 
+from kybernate.model.errors import Cancelled
 from kybernate.model.types import CHUNK_BYTES
-from kybernate.store.errors import Cancelled
 
 PAGE_BYTES = 4096
 """What O_DIRECT wants lengths, offsets and addresses to be a multiple of; no disk in use wants more."""

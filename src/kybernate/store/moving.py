@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 
 from kybernate.model.errors import BadInput, Conflict
+from kybernate.model.progress import ProgressCallback
 from kybernate.store import coding
 from kybernate.store.errors import Damaged
 from kybernate.store.manifests import ZERO, Manifest
 from kybernate.store.media import Absent
 from kybernate.store.memory import Buffer
 from kybernate.store.packs import Codec, Record
-from kybernate.store.progress import ProgressCallback
 from kybernate.store.records import read_record
 from kybernate.store.sessions import open_writer
 from kybernate.store.space_catalog import ChunkLocation

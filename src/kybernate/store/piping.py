@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kybernate.model.errors import BadInput
+from kybernate.model.errors import BadInput, Cancelled
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import cutting
-from kybernate.store.errors import Cancelled
 from kybernate.store.memory import PAGE_BYTES, Buffer, BufferPool, is_zero
 from kybernate.store.tenants import ID_BYTES, ChunkId
 

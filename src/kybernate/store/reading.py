@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from kybernate.model.errors import BadInput, KybernateError
+from kybernate.model.progress import ProgressCallback
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import coding
 from kybernate.store.errors import Damaged, TooNew
@@ -27,7 +28,7 @@ from kybernate.store.manifests import ZERO, Manifest, StoredExtent, StoredFile
 from kybernate.store.media import Absent
 from kybernate.store.memory import PAGE_BYTES, BufferPool, padded
 from kybernate.store.packs import PackId
-from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.progress import Cancel, Meter
 from kybernate.store.read_plan import ReadGroup, Request, WantedChunk, read_groups
 from kybernate.store.space_catalog import ChunkLocation
 from kybernate.store.spaces import Space

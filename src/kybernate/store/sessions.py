@@ -7,10 +7,10 @@ with open_reader(space, "train-1") as reader: ...
 from __future__ import annotations
 
 from kybernate.model.errors import Conflict
-from kybernate.store.progress import ProgressCallback
+from kybernate.model.progress import ProgressCallback
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.store.reading import SnapshotReader
 from kybernate.store.spaces import Space
-from kybernate.store.tenants import snapshot_name
 from kybernate.store.writing import SnapshotWriter
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.store.database import Database
 from kybernate.store.packs import Codec, PackId, Record
-from kybernate.store.tenants import ChunkId, SnapshotName
+from kybernate.store.tenants import ChunkId
 
 _NO_NONCE = bytes(12)
 _NO_TAG = bytes(16)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 
 from kybernate.model.errors import NotFound
+from kybernate.model.snapshot_names import SnapshotName, snapshot_name
 from kybernate.store import manifests
 from kybernate.store.budget import WriteBudget
 from kybernate.store.catalog import Catalog
@@ -16,7 +17,7 @@ from kybernate.store.media import Absent, Medium, key_of_key, key_of_manifest
 from kybernate.store.pack_index import PackIndex
 from kybernate.store.packs import PackId
 from kybernate.store.space_catalog import SnapshotRow
-from kybernate.store.tenants import Keys, SnapshotName, snapshot_name
+from kybernate.store.tenants import Keys
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ compute: they find damage, not malice.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kybernate.model.errors import BadInput
+from kybernate.model.snapshot_names import stored_name
 
 TenantName = NewType("TenantName", str)
-SnapshotName = NewType("SnapshotName", str)
 ChunkId = NewType("ChunkId", bytes)
 """32 bytes: the keyed BLAKE3 of the content."""
 
@@ -31,9 +30,6 @@ NO_KEY = bytes(16)
 """The fingerprint of having no secret."""
 DEFAULT_TENANT = TenantName("default")
 
-SNAPSHOT_NAME = r"^[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$"
-"""Of a name, for descriptions of the API; without `..` besides."""
-_NAME = re.compile(SNAPSHOT_NAME)
 _COMMAND_SECONDS = 30.0
 _FILE_BYTES_MAX = 4096
 """More than any key with blanks around it."""
@@ -41,21 +37,7 @@ _FILE_BYTES_MAX = 4096
 
 def tenant_name(text: str) -> TenantName:
     """Check a tenant's name; it becomes a directory. Raises BadInput."""
-    return TenantName(_name(text, "tenant"))
-
-
-def snapshot_name(text: str) -> SnapshotName:
-    """Check a snapshot's name; it becomes a file. Raises BadInput."""
-    return SnapshotName(_name(text, "snapshot"))
-
-
-def _name(text: str, what: str) -> str:
-    if not _NAME.fullmatch(text) or ".." in text:
-        raise BadInput(
-            f"bad {what} name {text[:80]!r}",
-            hint="use 1 to 128 lower-case letters, digits, '-', '_' and single '.', beginning and ending with a letter or digit",
-        )
-    return text
+    return TenantName(stored_name(text, "tenant"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from kybernate.model.errors import BadInput, Busy, Conflict, KybernateError
+from kybernate.model.progress import ProgressCallback
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.model.types import CHUNK_BYTES
 from kybernate.store import cutting, manifests
 from kybernate.store.chunks import ChunkWriter
@@ -37,11 +39,10 @@ from kybernate.store.media import key_of_manifest
 from kybernate.store.memory import Buffer, is_zero
 from kybernate.store.needs import Needs
 from kybernate.store.piping import Pipes
-from kybernate.store.progress import Cancel, Meter, ProgressCallback
+from kybernate.store.progress import Cancel, Meter
 from kybernate.store.space_catalog import SnapshotRow
 from kybernate.store.spaces import Space
 from kybernate.store.tasks import BoundedTasks
-from kybernate.store.tenants import SnapshotName
 
 log = logging.getLogger(__name__)
 

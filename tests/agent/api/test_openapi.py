@@ -11,8 +11,8 @@ import kybernate
 from kybernate.agent.api.openapi import describe
 from kybernate.agent.api.routes import STREAM, Query, Route
 from kybernate.model.api import EventView, NodeView, PauseRequest, SwitchView
+from kybernate.model.snapshot_names import SNAPSHOT_NAME
 from kybernate.model.types import WORKLOAD_NAME
-from kybernate.store import SNAPSHOT_NAME
 
 pytestmark = pytest.mark.unit
 

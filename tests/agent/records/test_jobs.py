@@ -7,7 +7,8 @@ import contextlib
 import pytest
 
 from kybernate.agent.records.jobs import Job, Jobs
-from kybernate.store import Cancelled, Progress
+from kybernate.model.errors import Cancelled
+from kybernate.model.progress import Progress
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.agent.building import GPU, OTHER_GPU
 
 from kybernate.agent.tiers.store_discovery import evicted_in, labels_in, number_in, sizes_in, workload_of
-from kybernate.store import SnapshotRow, snapshot_name
+from kybernate.model.snapshot_names import snapshot_name
+from kybernate.store import SnapshotRow
 
 pytestmark = pytest.mark.unit
 

@@ -13,11 +13,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
-from kybernate import store
 from kybernate.agent.api.peer import caller_of
 from kybernate.model.api import ErrorView
 from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, KybernateError, NoRoom
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.model.types import TierName, WorkloadName, workload_name
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def name_of(request: web.Request) -> WorkloadName:
 
 def snapshot_of(request: web.Request) -> str:
     """Raises BadInput for what can't be a snapshot's name."""
-    return store.snapshot_name(request.match_info["name"])
+    return snapshot_name(request.match_info["name"])
 
 
 def tier(request: web.Request) -> TierName | None:

@@ -12,8 +12,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 import kybernate
 from kybernate.agent.api.routes import STREAM, Query, Route
 from kybernate.model.api import ErrorView
+from kybernate.model.snapshot_names import SNAPSHOT_NAME
 from kybernate.model.types import WORKLOAD_NAME
-from kybernate.store import SNAPSHOT_NAME
 
 _REFERENCE = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"{(\w+)}")

@@ -16,6 +16,7 @@ from kybernate.engine.stored import Kind
 from kybernate.model import api
 from kybernate.model.caller import Caller
 from kybernate.model.errors import BadInput, Conflict, KybernateError, NotFound
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.model.types import TierName, WorkloadName
 
 
@@ -65,7 +66,7 @@ class SnapshotCatalog:
         Raises:
             Conflict: a workload lies in it. NotFound.
         """
-        checked = store.snapshot_name(snapshot)
+        checked = snapshot_name(snapshot)
         if (holder := self.holder(checked)) is not None:
             raise Conflict(f"workload {holder} lies in it", hint=f"`kybernate stop {holder}` ends it")
         await self.require_owner(checked, caller)
@@ -113,7 +114,7 @@ class SnapshotCatalog:
 
     async def readable(self, snapshot: str, caller: Caller) -> tuple[TierName, store.Manifest]:
         """The best copy of a snapshot, if it is the caller's. Raises NotFound, NotPermitted, Damaged and others."""
-        checked = store.snapshot_name(snapshot)
+        checked = snapshot_name(snapshot)
         tier = await self._best(checked)
         manifest = await in_thread(f"read {checked}", lambda: self._stores.space(tier).manifest(checked))
         owner = number_in(manifest.labels, "uid")

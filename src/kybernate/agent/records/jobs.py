@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kybernate.engine.cancelling import Cancellation
 from kybernate.model.api import JobView
-from kybernate.store import Progress
+from kybernate.model.cancelling import Cancellation
+from kybernate.model.progress import Progress
 
 
 @dataclass(eq=False, slots=True)

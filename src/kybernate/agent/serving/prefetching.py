@@ -16,9 +16,8 @@ from kybernate.agent.serving.surroundings import LiveWorkloads
 from kybernate.agent.serving.wake import Wake
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.model.api import StoredView
-from kybernate.model.errors import KybernateError
+from kybernate.model.errors import Cancelled, KybernateError
 from kybernate.model.types import CHUNK_BYTES, TierName, WorkloadName, WorkloadState
-from kybernate.store import Cancelled
 
 log = logging.getLogger(__name__)
 

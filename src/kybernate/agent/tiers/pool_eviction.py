@@ -21,7 +21,7 @@ from kybernate.agent.tiers.stores import Stores
 from kybernate.agent.workloads.runtime import GpuRuntime, need_gpu
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
-from kybernate.model.errors import KybernateError, NoRoom
+from kybernate.model.errors import Cancelled, KybernateError, NoRoom
 from kybernate.model.types import Depth, TierName, WorkloadName, WorkloadState
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class PoolEviction:
             )
         except KybernateError as e:
             log.warning("workload %s stays in RAM: %s", entry.name, e)
-            if not isinstance(e, store.Cancelled | store.TierAway):
+            if not isinstance(e, Cancelled | store.TierAway):
                 self._stuck[entry.name] = entry.since
             return False
         return True

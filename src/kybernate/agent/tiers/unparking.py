@@ -25,7 +25,7 @@ from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.starting import NoCopy
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.agent.workloads.workloads import Workloads
-from kybernate.model.errors import BadInput, Busy, KybernateError, NoRoom, NotFound, Unsupported
+from kybernate.model.errors import BadInput, Busy, Cancelled, KybernateError, NoRoom, NotFound, Unsupported
 from kybernate.model.quantities import format_seconds, format_size, together
 from kybernate.model.types import TierName, WorkloadName
 from kybernate.process.images import Launched, read_launched
@@ -106,7 +106,7 @@ class Unparking:
                 except (store.TierRefused, store.TierWiped, store.WrongKey) as e:
                     self._stores.trouble(tier, e)
                     errors.append(e)
-                except (NoRoom, store.Cancelled, *_LASTING):
+                except (NoRoom, Cancelled, *_LASTING):
                     raise
                 except KybernateError as e:
                     self._stores.trouble(tier, e)
@@ -176,7 +176,7 @@ class Unparking:
                 self._tell_failure(entry, tier, e)
                 errors.append((tier, e))
                 return None
-            except (NoRoom, store.Cancelled, *_LASTING) as e:
+            except (NoRoom, Cancelled, *_LASTING) as e:
                 self._tell_failure(entry, tier, e)
                 raise
             except KybernateError as e:

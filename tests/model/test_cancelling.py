@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
-from kybernate.engine.cancelling import Cancellation
-from kybernate.store import Cancelled
+from kybernate.model.cancelling import Cancellation
+from kybernate.model.errors import Cancelled
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kybernate.store import Cancelled
+from kybernate.model.errors import Cancelled
 
 
 class Cancellation:
