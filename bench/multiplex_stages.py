@@ -19,7 +19,7 @@ import yaml
 
 from kybernate.benchmarks.agent import LOOK_S, OwnAgent, plain_environment
 from kybernate.benchmarks.conversation import until
-from kybernate.demo.alone import Plain, ask_alone, surroundings, train_alone
+from kybernate.demo.baseline import Plain, ask_alone, surroundings, train_alone
 from kybernate.demo.fleet import TRAINING, Fleet
 from kybernate.demo.load import Ask, Told, ask_once, drive, free_address, prompts, session, zipf
 from kybernate.model.api_serving import ServedView, ServingView

@@ -23,7 +23,7 @@ from tests.agent.conftest import AgentProcess, agent_process
 from tests.conftest import Eventually
 
 from kybernate.cli.commands.looking import COLUMNS
-from kybernate.cli.commands.top import told
+from kybernate.cli.commands.top import with_message
 from kybernate.cli.fitting import columns_for, plain
 from kybernate.cli.keyboard import names
 from kybernate.cli.watching import Seen, picture
@@ -205,10 +205,10 @@ def test_nothing_that_a_terminal_would_obey() -> None:
 def test_one_that_is_gone_is_not_chosen_any_more() -> None:
     seen = Seen()
     for name in ("a", "b"):
-        seen = told(seen, workload(name))
-    seen = told(seen.choose(1), GoneView(workload="b"))
+        seen = with_message(seen, workload(name))
+    seen = with_message(seen.choose(1), GoneView(workload="b"))
     assert (seen.names, seen.chosen) == (["a"], "a")
-    assert told(seen, GoneView(workload="a")).chosen is None
+    assert with_message(seen, GoneView(workload="a")).chosen is None
 
 
 @pytest.mark.parametrize(

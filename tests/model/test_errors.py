@@ -13,7 +13,7 @@ ALL = [value for value in vars(errors).values() if isinstance(value, type) and i
 
 
 def test_each_has_its_own_code_and_http_status() -> None:
-    assert len(ALL) == 9
+    assert len(ALL) == 10
     assert len({error.code for error in ALL}) == len(ALL)
     assert len({error.http_status for error in ALL}) == len(ALL)
 

@@ -27,7 +27,7 @@ from tests.guardian import guarded
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
-from kybernate.demo.alone import surroundings
+from kybernate.demo.baseline import surroundings
 from kybernate.model.errors import NotFound
 from kybernate.model.types import MIB
 

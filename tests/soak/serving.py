@@ -31,7 +31,7 @@ from tests.soak.traffic import ANYBODY, Question, Traffic
 
 from kybernate.cli.simulated import gpu_path
 from kybernate.cuda import simulated
-from kybernate.demo.alone import ask_alone
+from kybernate.demo.baseline import ask_alone
 from kybernate.demo.fleet import PORT, Fleet
 from kybernate.demo.load import Ask, prompts
 from kybernate.model.errors import AgentAway, KybernateError

@@ -21,12 +21,12 @@ from pathlib import Path
 from aiohttp import web
 
 import kybernate
-from kybernate.agent.alone import api_listener, only_agent, raise_descriptor_limit
 from kybernate.agent.api.api import Api
 from kybernate.agent.api.connection_limits import ConnectionLimits
 from kybernate.agent.api.http_server import Runner
 from kybernate.agent.api.tcp import Guard, Pages, TcpEndpoint, dress, open_endpoint
 from kybernate.agent.api_side import ApiSide
+from kybernate.agent.exclusive import api_listener, only_agent, raise_descriptor_limit
 from kybernate.agent.records.database import Database
 from kybernate.agent.records.views import gpu_view, pool_view
 from kybernate.agent.service_manager import ServiceManager

@@ -58,10 +58,10 @@ def known(settings: Settings, served: Mapping[WorkloadName, Served], *, vram: st
     capacity = {GpuUuid(f"gpu {i}"): size for i, size in enumerate(each_gpu)}
     gpus = list(capacity)
     seen = {name: {gpus[0]: size} for name, size in agent.sizes.items()}
-    said = {name: hinted(each, gpus, None) or seen.get(name) for name, each in served.items()}
+    needed = {name: hinted(each, gpus, None) or seen.get(name) for name, each in served.items()}
     return Known(
         capacity=capacity,
-        needs={name: sizes for name, sizes in said.items() if sizes},
+        needs={name: sizes for name, sizes in needed.items() if sizes},
         costs=agent.costs,
         service=agent.service,
     )

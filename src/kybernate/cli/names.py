@@ -70,10 +70,10 @@ def _completer(names: Callable[[Client], list[str]]) -> Completer:
 
 def _common(context: CompletionContext) -> Common:
     """Of the agent that the line names."""
-    return Common(state_dir=next((Path(text) for text in _said(context)), None))
+    return Common(state_dir=next((Path(text) for text in _state_dir(context)), None))
 
 
-def _said(context: CompletionContext) -> Iterator[str]:
+def _state_dir(context: CompletionContext) -> Iterator[str]:
     option: Any = context.get("--state-dir")
     if option is not None and option.raw:
         yield option.raw

@@ -24,5 +24,5 @@ def workload_here(environment: Mapping[str, str] = os.environ) -> str | None:
             lines = file.read(_BYTES_MOST).splitlines()
     except (OSError, ValueError):
         return None
-    said = next((line.removeprefix(_NAME) for line in lines if line.startswith(_NAME)), "")
-    return said if said.isprintable() and said else None
+    name = next((line.removeprefix(_NAME) for line in lines if line.startswith(_NAME)), "")
+    return name if name.isprintable() and name else None

@@ -27,7 +27,7 @@ from kybernate.benchmarks.agent import LOOK_S, OwnAgent, available_ram
 from kybernate.benchmarks.conversation import until
 from kybernate.cli.common import Seconds
 from kybernate.demo import swap as demo_swap
-from kybernate.demo.alone import ask_alone, train_alone
+from kybernate.demo.baseline import ask_alone, train_alone
 from kybernate.demo.fleet import TRAINING, Fleet
 from kybernate.demo.load import Ask, drive, free_address, prompts, zipf
 from kybernate.demo.outcome import Outcome, outcome_of, show

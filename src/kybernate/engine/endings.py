@@ -29,9 +29,9 @@ def as_told(target: Target, error: Exception, *, doing: str) -> Exception:
     ended = [process.pid for process in target.processes if has_ended(process.pid)]
     if not ended:
         return error
-    told = ProgramEnded(
+    ending = ProgramEnded(
         f"process {ended[0]} of workload {target.name} ended while it was being {doing}",
         hint=f"`kybernate logs {target.name}` has its last words",
     )
-    told.add_note(f"noticed as: {error.message}")
-    return told
+    ending.add_note(f"noticed as: {error.message}")
+    return ending

@@ -117,12 +117,12 @@ class Engine(Storing):
             Conflict: it is paused already, as deep.
             KybernateError: a step failed and was undone.
         """
-        told = freed or _unheard
+        heard = freed or _unheard
         progress = Progress(self._parts.broker.resident_bytes(target.name))
 
         def counted(gpu: GpuUuid, size: int) -> None:
             progress.add(size)
-            told(gpu, size)
+            heard(gpu, size)
 
         copy = self._pooled.begin_pause(target.name)  # from here on no other workload's pause may take its slots
         if copy is not None and copy.paused:

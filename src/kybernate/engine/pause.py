@@ -84,9 +84,9 @@ class PauseOperation:
                 self._commit()
                 self._freeze()
             except Exception as error:
-                told = roll_back(self.undo, error, committed=self.committed, target=self.target, doing="paused")
-                if told is not error:
-                    raise told from error.__cause__
+                reported = roll_back(self.undo, error, committed=self.committed, target=self.target, doing="paused")
+                if reported is not error:
+                    raise reported from error.__cause__
                 raise
         return self._report(stats)
 

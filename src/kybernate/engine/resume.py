@@ -120,9 +120,9 @@ class ResumeOperation:
                 self._open(controls)
             except Exception as error:
                 self._settle()
-                told = roll_back(self.undo, error, committed=self.committed, target=self.target, doing="resumed")
-                if told is not error:
-                    raise told from error.__cause__
+                reported = roll_back(self.undo, error, committed=self.committed, target=self.target, doing="resumed")
+                if reported is not error:
+                    raise reported from error.__cause__
                 raise
         return self._report(stats)
 

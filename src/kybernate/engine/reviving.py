@@ -33,7 +33,7 @@ from kybernate.model.progress import ProgressCallback
 from kybernate.model.types import Depth, HostPid, WorkloadName
 from kybernate.process.restoring import restore
 from kybernate.process.specs import Network
-from kybernate.process.tree import DOOR, Tree
+from kybernate.process.tree import BROKER_SOCKET, Tree
 from kybernate.store import open_reader
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Reviving:
                 self.run_directory.mkdir(mode=0o755, parents=True)
             # Before any of its processes runs: they may ask for memory at once.
             self.parts.broker.listen(
-                self.name, self.run_directory / DOOR, uid=self.described.owner, gid=self.described.group
+                self.name, self.run_directory / BROKER_SOCKET, uid=self.described.owner, gid=self.described.group
             )
             self.undo.push("stop listening", lambda: self.parts.broker.stop_listening(self.name))
             if self.cancel is not None:

@@ -22,7 +22,7 @@ from kybernate.process.descriptor_copies import copies
 from kybernate.process.kernel_reading import threads_of
 from kybernate.process.needs import is_below
 from kybernate.process.open_files import MappedFile, OpenFile, mapped_files, open_files
-from kybernate.process.tree import CONTROL, DOOR, Tree
+from kybernate.process.tree import BROKER_SOCKET, CONTROL, Tree
 
 _CAP_SYS_RESOURCE = 24
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
@@ -80,7 +80,7 @@ def dumpable(
     Args:
         allow_changes: what would be another after a restore doesn't hinder; see `would_change`.
         gpu_released: the GPU state has been checkpointed, so that a device still held is a problem. False: ask before
-            a pause, when the devices are sure to be open, and memory may just be asked for at the agent's door.
+            a pause, when the devices are sure to be open, and memory may just be asked for at the broker's socket.
         asked_at: a port of its own; connections to there don't count, since they will have been closed.
         gpu_directories: where simulated GPUs are; what is held of them counts as a GPU's.
     """
@@ -96,7 +96,9 @@ def dumpable(
         lines = [_of_file(file, gpu=gpu, gpu_released=gpu_released, own=own) for file in held[pid]]
         lines += [_of_mapping(mapping, gpu=gpu, gpu_released=gpu_released) for mapping in mapped_files(pid)]
         problems += [f"{who} {line}" for line in dict.fromkeys(lines) if line]
-    problems += _of_sockets(tree, held, connections, door=None if gpu_released else DOOR, asked_at=asked_at)
+    problems += _of_sockets(
+        tree, held, connections, broker_socket=None if gpu_released else BROKER_SOCKET, asked_at=asked_at
+    )
     problems += _of_queues(tree)
     problems += [f"it has {line}" for line in message_queues.hindrances_of(tree)]
     pipes = {file.target for files in held.values() for file in files if file.target.startswith("pipe:")}
@@ -287,7 +289,7 @@ def _of_sockets(
     held: dict[HostPid, list[OpenFile]],
     connections: Connections,
     *,
-    door: str | None,
+    broker_socket: str | None,
     asked_at: int | None,
 ) -> Iterator[str]:
     holders = {file.socket_inode: pid for pid, files in held.items() for file in files if file.socket_inode is not None}
@@ -303,7 +305,7 @@ def _of_sockets(
             yield f"{who} has a connection that leads out of the workload ({links.describe(entry)})"
     yield from _of_unsent(tree, found, holders)
     yield from _of_options(tree, held)
-    for unix in links.unix_leading_out(found.unix, own, but=door):
+    for unix in links.unix_leading_out(found.unix, own, but=broker_socket):
         yield f"{_who(tree, holders[unix.inode])} has a Unix socket that is connected out of the workload"
 
 

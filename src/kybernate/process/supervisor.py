@@ -143,7 +143,7 @@ def _supervise(job: Job, status: int, identity_reader: int, tasks: int | None) -
         _report(status, "exec")
     else:
         os.write(gate, b"g")
-    _let_go(status, gate, tasks, *((restored["images"], restored["work"]) if restored else ()))
+    _detach(status, gate, tasks, *((restored["images"], restored["work"]) if restored else ()))
     output = Bounded(f"{home}/output.log", job["output_bytes"])
     wait_status = _reap_until_end_of(workload, output)
     _end_rest(isolated=job["isolated"])
@@ -340,7 +340,7 @@ def _raise_limits() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard_core))
 
 
-def _let_go(*descriptors: int | None) -> None:
+def _detach(*descriptors: int | None) -> None:
     for descriptor in descriptors:
         if descriptor is not None:
             os.close(descriptor)

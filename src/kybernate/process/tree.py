@@ -28,7 +28,7 @@ from kybernate.process.sessions import SessionGroup
 CONTROL = "control"
 """Directory of the control sockets, below the run directory; the workload's own user may write there."""
 OUTPUT = "output.log"
-DOOR = "agent.sock"
+BROKER_SOCKET = "agent.sock"
 """Where a workload asks the agent for memory, in its run directory; each time anew."""
 _REMOVE_TIMEOUT_S = 10.0
 _LAST_WORDS_S = 1.0

@@ -92,13 +92,13 @@ class BegunAnswer(AnswerReader):
         if self.status < 400:
             return _event(text)
         try:
-            said = json.loads(text)
+            error = json.loads(text)
         except (ValueError, RecursionError):
-            said = None
-        if not isinstance(said, dict) or not said.get("error"):
+            error = None
+        if not isinstance(error, dict) or not error.get("error"):
             message = text[:4096].decode(errors="replace") or f"the model's server answered {self.status}"
-            said = error_object(Refusal(self.status, "model_error", message))
-        return _error(said)
+            error = error_object(Refusal(self.status, "model_error", message))
+        return _error(error)
 
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if data and self._chunks else data
@@ -107,8 +107,8 @@ class BegunAnswer(AnswerReader):
         return _LAST_CHUNK if self._chunks else b""
 
 
-def _error(said: dict[str, Any]) -> bytes:
-    return b"event: error\n" + _event(json.dumps(said, separators=(",", ":")).encode())
+def _error(error: dict[str, Any]) -> bytes:
+    return b"event: error\n" + _event(json.dumps(error, separators=(",", ":")).encode())
 
 
 def _event(text: bytes) -> bytes:

@@ -19,7 +19,7 @@ class Meter:
         self._total = total
         self._tell = tell
         self._began = time.monotonic()
-        self._told = float("-inf")
+        self._last_told_at = float("-inf")
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self.done = 0
@@ -30,9 +30,9 @@ class Meter:
             self.done += done
             self.stored += stored
             now = time.monotonic()
-            if self._tell is None or now - self._told < _SECONDS_BETWEEN:
+            if self._tell is None or now - self._last_told_at < _SECONDS_BETWEEN:
                 return
-            self._told = now
+            self._last_told_at = now
         self.tell()
 
     def expect(self, total: int) -> None:

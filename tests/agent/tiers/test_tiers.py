@@ -44,7 +44,7 @@ from kybernate.model.errors import (
 )
 from kybernate.model.types import MIB, TierName, WorkloadState, workload_name
 from kybernate.process.connections import sockets_of
-from kybernate.process.tree import DOOR, attach
+from kybernate.process.tree import BROKER_SOCKET, attach
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
 
@@ -197,13 +197,13 @@ def test_one_that_an_agent_could_not_take_over_is_whole_for_the_next(
     started(agent, eventually, "one")
     agent.client.pause("one")
     agent.kill()
-    door = agent.state.run_directory(workload_name("one")) / DOOR
-    door.unlink()
-    door.mkdir()  # nobody can listen there
+    broker_socket = agent.state.run_directory(workload_name("one")) / BROKER_SOCKET
+    broker_socket.unlink()
+    broker_socket.mkdir()  # nobody can listen there
     agent.start()
     assert "can't be taken over" in agent.client.workload("one").reason
     agent.end()
-    door.rmdir()
+    broker_socket.rmdir()
     agent.start()
     view = agent.client.workload("one")
     assert (view.state, view.tier) == (WorkloadState.PAUSED, "ram"), view.reason

@@ -16,7 +16,7 @@ from kybernate.agent.vram.arbiter import (
     Parked,
     choose_resume,
     circle,
-    gives_way,
+    deadlock_victim,
     hopeless,
     judge,
     outranked,
@@ -101,32 +101,32 @@ def asking(name: str, needed: int, held: int, *, since: float = 0.0, **given: An
 def test_two_that_wait_for_each_other_are_a_circle_and_the_younger_gives_way() -> None:
     old, young = asking("old", 10, 40, since=1), asking("young", 10, 40, since=2)
     assert circle([old, young], reachable={GPU: 5}) == [old, young]
-    assert gives_way([old, young], reachable={GPU: 5}) == "young"
+    assert deadlock_victim([old, young], reachable={GPU: 5}) == "young"
 
 
 def test_of_a_circle_the_lowest_rank_gives_way_however_old() -> None:
     batch, chat = asking("batch", 10, 40, since=1), asking("chat", 10, 40, since=2, interactive=True)
-    assert gives_way([batch, chat], reachable={GPU: 5}) == "batch"
-    assert gives_way([replace(batch, pausable=False), chat], reachable={GPU: 5}) == "chat"
+    assert deadlock_victim([batch, chat], reachable={GPU: 5}) == "batch"
+    assert deadlock_victim([replace(batch, pausable=False), chat], reachable={GPU: 5}) == "chat"
 
 
 def test_whoever_holds_nothing_that_others_need_does_not_give_way() -> None:
     elsewhere = Asking(WorkloadName("elsewhere"), {GPU: 10}, {OTHER_GPU: 40}, (False, 0), 9.0)
-    assert gives_way([asking("a", 10, 40), asking("b", 10, 40, since=1), elsewhere], reachable={GPU: 5}) == "b"
-    assert gives_way([asking("alone", 10, 40)], reachable={GPU: 5}) is None
+    assert deadlock_victim([asking("a", 10, 40), asking("b", 10, 40, since=1), elsewhere], reachable={GPU: 5}) == "b"
+    assert deadlock_victim([asking("alone", 10, 40)], reachable={GPU: 5}) is None
 
 
 def test_there_is_no_circle_where_somebody_goes_on_and_gives_way_to_the_next() -> None:
     """The first gets what is reachable, then all it holds is there for the second, and so on."""
     line = [asking("third", 90, 10), asking("first", 5, 40), asking("second", 40, 45)]
     assert circle(line, reachable={GPU: 5}) == []
-    assert gives_way(line, reachable={GPU: 5}) is None
+    assert deadlock_victim(line, reachable={GPU: 5}) is None
 
 
 def test_two_gpus_taken_in_opposite_order_are_a_circle() -> None:
     one = Asking(WorkloadName("one"), {OTHER_GPU: 10}, {GPU: 50}, (False, 0), 1.0)
     two = Asking(WorkloadName("two"), {GPU: 10}, {OTHER_GPU: 50}, (False, 0), 2.0)
-    assert gives_way([one, two], reachable={GPU: 0, OTHER_GPU: 0}) == "two"
+    assert deadlock_victim([one, two], reachable={GPU: 0, OTHER_GPU: 0}) == "two"
 
 
 SIZES = st.dictionaries(st.sampled_from([GPU, OTHER_GPU]), st.integers(1, 40), max_size=2)
@@ -141,7 +141,7 @@ def test_whatever_waits_goes_on_in_the_end_if_those_who_give_way_leave(
         for k, (needed, held, interactive, since) in enumerate(given_)
     ]
     total = dict(reachable)
-    while (name := gives_way(left, reachable=total)) is not None:
+    while (name := deadlock_victim(left, reachable=total)) is not None:
         stuck = circle(left, reachable=total)
         gone = next(one for one in left if one.name == name)
         assert gone in stuck

@@ -95,20 +95,20 @@ def test_whoever_ranks_higher_stands_in_the_way_only_of_one_that_can_be_paused_m
 def test_two_that_wait_for_each_other_are_a_circle_and_the_younger_gives_way() -> None:
     node = Node(entry("a"), entry("b"), held={("a", GPU): 40, ("b", GPU): 40})
     with node.waiting.while_waiting(A, node.gpu, 50 * GIB):
-        assert node.waiting.gives_way() is None, "one alone waits for nobody who waits"
+        assert node.waiting.deadlock_victim() is None, "one alone waits for nobody who waits"
         node.clock.passes(1)
         with node.waiting.while_waiting(B, node.gpu, 50 * GIB):
-            assert node.waiting.gives_way() == B
+            assert node.waiting.deadlock_victim() == B
             node.busy.add(B)
-            assert node.waiting.gives_way() == A, "B can't be paused now"
+            assert node.waiting.deadlock_victim() == A, "B can't be paused now"
 
 
 def test_there_is_no_circle_where_a_third_can_make_room() -> None:
     node = Node(entry("a"), entry("b"), entry("c"), held={("a", GPU): 20, ("b", GPU): 20, ("c", GPU): 40})
     with node.waiting.while_waiting(A, node.gpu, 50 * GIB), node.waiting.while_waiting(B, node.gpu, 50 * GIB):
-        assert node.waiting.gives_way() is None
+        assert node.waiting.deadlock_victim() is None
         node.refused[C] = math.inf
-        assert node.waiting.gives_way() == A, "both have waited for as long: then it is the first by name"
+        assert node.waiting.deadlock_victim() == A, "both have waited for as long: then it is the first by name"
 
 
 def test_who_waited_before_and_got_nothing_is_no_younger_for_it() -> None:
@@ -119,10 +119,10 @@ def test_who_waited_before_and_got_nothing_is_no_younger_for_it() -> None:
     with node.waiting.while_waiting(B, node.gpu, 50 * GIB):
         node.clock.passes(5)
         with node.waiting.while_waiting(A, node.gpu, 50 * GIB):
-            assert node.waiting.gives_way() == B, "A has waited since long before"
+            assert node.waiting.deadlock_victim() == B, "A has waited since long before"
             node.waiting.satisfied(A)
     with node.waiting.while_waiting(B, node.gpu, 50 * GIB), node.waiting.while_waiting(A, node.gpu, 50 * GIB):
-        assert node.waiting.gives_way() == A, "it got what it waited for: this is another wait"
+        assert node.waiting.deadlock_victim() == A, "it got what it waited for: this is another wait"
 
 
 def test_who_has_the_room_is_said_in_words() -> None:

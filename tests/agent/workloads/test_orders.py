@@ -11,7 +11,7 @@ from tests.agent.workloads.test_operations import owner
 from tests.conftest import SLOWER, Eventually
 
 from kybernate.agent.records.ledger import ARBITER, USER
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import PauseOrder, PrefetchOrder, ResumeOrder, StopOrder, Stored
 from kybernate.client import Client
 from kybernate.model.api import CloneRequest
@@ -84,7 +84,7 @@ class Room:
         self.may_look = asyncio.Event()
         self.done_as: list[ResumeOrder] = []
 
-    async def resume(self, order: Standing[ResumeOrder]) -> str:
+    async def resume(self, order: RunningOrder[ResumeOrder]) -> str:
         self.looks.set()
         await self.may_look.wait()
         self.done_as.append(order.now)
@@ -118,7 +118,7 @@ async def test_what_failed_before_it_knew_of_a_stronger_order_is_tried_as_that()
         tries: list[ResumeOrder] = []
         failing, may_fail = asyncio.Event(), asyncio.Event()
 
-        async def resume(order: Standing[ResumeOrder]) -> str:
+        async def resume(order: RunningOrder[ResumeOrder]) -> str:
             tries.append(order.now)
             if not order.now.may_evict:
                 failing.set()
@@ -139,7 +139,7 @@ async def test_a_weaker_order_takes_what_the_stronger_gets_and_its_failure() -> 
     async with owner() as one:
         may_fail, runs = asyncio.Event(), 0
 
-        async def resume(_: Standing[ResumeOrder]) -> str:
+        async def resume(_: RunningOrder[ResumeOrder]) -> str:
             nonlocal runs
             runs += 1
             await may_fail.wait()
@@ -153,7 +153,7 @@ async def test_a_weaker_order_takes_what_the_stronger_gets_and_its_failure() -> 
 
 
 async def test_a_wait_is_cut_short_by_an_order_with_less_patience() -> None:
-    order = Standing(StopOrder(grace_s=600.0, by=EndedBy.AGENT))
+    order = RunningOrder(StopOrder(grace_s=600.0, by=EndedBy.AGENT))
     never = asyncio.Event()
     waiting = asyncio.create_task(order.within(lambda now: now.grace_s, never.wait()))
     await asyncio.sleep(0)

@@ -54,7 +54,7 @@ class Found:
     """What is wrong yet."""
 
     what: str
-    said: str = ""
+    output: str = ""
     """By the probing command itself."""
 
 
@@ -64,9 +64,9 @@ class EndedUnready(WorkloadLost):
     def __init__(self, name: str, *, status: int | None, run_directory: Path) -> None:
         how = "" if status is None else f", with status {status}"
         self.plain = f"workload {name} ended before it was ready{how}"
-        said = last_line(run_directory, name)
+        output = last_line(run_directory, name)
         super().__init__(
-            f"{self.plain}: {said}" if said else f"{self.plain}, and said nothing",
+            f"{self.plain}: {output}" if output else f"{self.plain}, and said nothing",
             hint=f"`kybernate logs {name}` has its output",
         )
 
@@ -77,7 +77,7 @@ class NotReady(Busy):
     def __init__(self, name: str, *, timeout_s: float, found: Found) -> None:
         self.plain = f"workload {name} was not ready within {timeout_s:g} s: {found.what}"
         super().__init__(
-            f"{self.plain}: {found.said}" if found.said else self.plain,
+            f"{self.plain}: {found.output}" if found.output else self.plain,
             hint="it runs on; give a longer --ready-timeout",
         )
 
@@ -166,7 +166,7 @@ def _answer(tree: Tree, path: HttpPath) -> Found | None:
 def _run(tree: Tree, command: Sequence[str], *, left_s: float) -> Found | None:
     """What is wrong with the command's end; None when it is ready."""
     try:
-        status, said = run_inside(tree, command, timeout_s=min(_COMMAND_S, max(left_s, _ANSWER_S)))
+        status, output = run_inside(tree, command, timeout_s=min(_COMMAND_S, max(left_s, _ANSWER_S)))
     except TimeoutError:
         return Found(f"{command[0]} takes too long")
-    return None if status == 0 else Found(f"{command[0]} ends with status {status}", said)
+    return None if status == 0 else Found(f"{command[0]} ends with status {status}", output)

@@ -27,7 +27,7 @@ from kybernate.model.errors import KybernateError, NotFound
 from kybernate.model.quantities import together
 from kybernate.model.types import Backend, Depth, EndedBy, TierName, WorkloadName, WorkloadState
 from kybernate.process.records import ExitRecord, read_exit
-from kybernate.process.tree import DOOR, Tree, attach
+from kybernate.process.tree import BROKER_SOCKET, Tree, attach
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Recovery:
             why = "found by a new agent without a GPU"
             ledger.apply(name, Event.FOUND_PAUSED if entry.depth else Event.FOUND_RUNNING, reason=why)
             return ledger.entry(name).state, why
-        socket = self._workloads.run_directory(name) / DOOR
+        socket = self._workloads.run_directory(name) / BROKER_SOCKET
         await in_thread(f"listen {name}", lambda: gpu.broker.listen(name, socket, uid=entry.uid, gid=entry.gid))
         target = await look_at(entry, tree)
         try:

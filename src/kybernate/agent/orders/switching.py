@@ -15,7 +15,7 @@ from kybernate.agent.switching.gate import RequestGate
 from kybernate.agent.switching.pause_orders import PauseOrders
 from kybernate.agent.switching.resuming import Resuming
 from kybernate.agent.tiers.capture import DumpOptions
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import PauseOrder, ResumeOrder
 from kybernate.agent.workloads.runtime import GpuRuntime, need_gpu
 from kybernate.agent.workloads.starts import Starts
@@ -135,7 +135,7 @@ class Switching:
         if wanted.may_evict:
             self._workloads.make_way(name)
 
-        def tell_request(order: Standing[ResumeOrder]) -> None:
+        def tell_request(order: RunningOrder[ResumeOrder]) -> None:
             entry = ledger.get(name)
             if (
                 order.now.by_person
@@ -145,7 +145,7 @@ class Switching:
             ):
                 self._gate().on_requested(name)
 
-        async def resume(order: Standing[ResumeOrder]) -> SwitchView:
+        async def resume(order: RunningOrder[ResumeOrder]) -> SwitchView:
             refuse_ended(ledger.entry(name), "resumed")  # a stop that was in line before has come to nothing otherwise
             starts.refuse()
             tell_request(order)
@@ -187,12 +187,12 @@ class Switching:
 
     async def resume_within(self, name: WorkloadName, *, may_evict: bool, wait_s: float, why: str) -> SwitchView:
         order = ResumeOrder(may_evict=may_evict, wait_s=wait_s, why=why)
-        return await self._resuming.resume(need_gpu(self._gpu), name, Standing(order))
+        return await self._resuming.resume(need_gpu(self._gpu), name, RunningOrder(order))
 
     async def resume_to_end(self, name: WorkloadName, why: str) -> SwitchView:
         """For its last things: nobody's requests come to it, and nobody is paused for it."""
         order = ResumeOrder(may_evict=False, wait_s=0.0, why=why)
-        return await self._resuming.resume(need_gpu(self._gpu), name, Standing(order), serve=False)
+        return await self._resuming.resume(need_gpu(self._gpu), name, RunningOrder(order), serve=False)
 
     # -- the policy's and the arbiter's orders -----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from kybernate.agent.tiers.capture import DumpOptions
 from kybernate.agent.tiers.parking import Parking
 from kybernate.agent.tiers.transfers import Transfers
 from kybernate.agent.tiers.unparking import Unparking
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import PrefetchOrder
 from kybernate.agent.workloads.runtime import GpuRuntime, need_gpu
 from kybernate.agent.workloads.workloads import Workloads
@@ -64,7 +64,7 @@ class Tiering:
         gpu = need_gpu(self._gpu)
         refuse_ended(self._ledger.entry(name), "prefetched")
 
-        async def prefetch(order: Standing[PrefetchOrder]) -> StoredView:
+        async def prefetch(order: RunningOrder[PrefetchOrder]) -> StoredView:
             return await self._prefetch(gpu, name, by_person=order.now.by_person)
 
         return await self._workloads.order(name, "prefetch", prefetch, PrefetchOrder(by_person=by_person))

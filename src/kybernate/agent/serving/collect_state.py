@@ -75,7 +75,7 @@ class NodeStateCollector:
             seen,
             worked_on=not self._workloads.idle(name),
             prefetched=self._prefetching.is_prefetched(seen.entry),
-            stopped=self._starts.held(name),
+            stopped=self._starts.is_held(name),
             back_off_until=self._backoff.until(name),
             refused_until=self._vram.refused_until(name),
         )

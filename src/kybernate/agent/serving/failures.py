@@ -48,7 +48,7 @@ class ActionFailures:
 
     def report(self, name: WorkloadName, error: Exception, what: str) -> None:
         """`what`: COME, LEAVE or END."""
-        if what == COME and self._starts.held(name):
+        if what == COME and self._starts.is_held(name):
             return  # a person stopped it meanwhile
         if isinstance(error, KybernateError):
             text, public = error.message, for_everybody(error)

@@ -63,7 +63,7 @@ class Restarts:
             self._failures.report(name, e, END)
             self._victims.let_run(name)
         else:
-            if not self._starts.held(name):  # else a person stopped it, too
+            if not self._starts.is_held(name):  # else a person stopped it, too
                 self._observations.on_replaced(name)
         finally:
             self._actions.set_replacing(name, False)

@@ -66,7 +66,7 @@ class UserOrders:
     def on_stopped(self, name: WorkloadName) -> None:
         """That is done: a model's next request starts it again."""
         served = self._configuration.served.get(name)
-        if served is not None and served.kind is Kind.MODEL and self._starts.held(name):
+        if served is not None and served.kind is Kind.MODEL and self._starts.is_held(name):
             self._requested.set_stopped(name, self._loads.demand(name, self._clock()).begun)
         self._wake()
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from kybernate.agent.records.ledger import ARBITER
 from kybernate.agent.switching.pausing import Pausing
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import Freed, PauseOrder
 from kybernate.agent.workloads.runtime import GpuRuntime, need_gpu
 from kybernate.agent.workloads.workloads import Workloads
@@ -42,7 +42,7 @@ class PauseOrders:
         """
         gpu = need_gpu(self._gpu)
 
-        async def pause(order: Standing[PauseOrder]) -> SwitchView:
+        async def pause(order: RunningOrder[PauseOrder]) -> SwitchView:
             view = await self._pausing.pause(gpu, name, order)
             return view if then is None else await then(view)
 
@@ -50,7 +50,7 @@ class PauseOrders:
 
     async def at_once(self, name: WorkloadName, wanted: PauseOrder) -> SwitchView:
         """For whoever is in the workload's owner task already."""
-        return await self._pausing.pause(need_gpu(self._gpu), name, Standing(wanted))
+        return await self._pausing.pause(need_gpu(self._gpu), name, RunningOrder(wanted))
 
     # -- by the arbiter: it is the arbiter's to resume, too ----------------------------------------------------------
 

@@ -11,7 +11,7 @@ from kybernate.agent.records.views import switch_view
 from kybernate.agent.switching.failure_recovery import FailureRecovery
 from kybernate.agent.switching.gate import RequestGate
 from kybernate.agent.switching.surroundings import PoolSpace
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import PauseOrder
 from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.targets import look_at
@@ -56,7 +56,7 @@ class Pausing:
         self,
         gpu: GpuRuntime,
         name: WorkloadName,
-        order: Standing[PauseOrder],
+        order: RunningOrder[PauseOrder],
     ) -> SwitchView:
         """`order`: as it stands at each step."""
         depth, timeout_s = order.now.depth, order.now.timeout_s

@@ -15,7 +15,7 @@ from kybernate.agent.switching.surroundings import Restored, StoredState
 from kybernate.agent.vram.admission import VramAdmission
 from kybernate.agent.vram.overlapped_eviction import OverlappedEviction
 from kybernate.agent.vram.vram import Vram
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import ResumeOrder
 from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.starting import NoCopy
@@ -57,7 +57,7 @@ class Resuming:
         self,
         gpu: GpuRuntime,
         name: WorkloadName,
-        order: Standing[ResumeOrder],
+        order: RunningOrder[ResumeOrder],
         *,
         serve: bool = True,
     ) -> SwitchView:

@@ -153,8 +153,8 @@ class Stores:
         where = error.where if isinstance(error, TierAway) else None
         there = [slot for slot in self._slots.values() if slot.space and slot.space.medium.where == where]
         slot = there[0] if there else self._slots[name]
-        told, slot.problem = slot.problem is not None, _problem(error)
-        if not told:
+        known, slot.problem = slot.problem is not None, _problem(error)
+        if not known:
             self._changed(slot.name, slot.problem)
 
     def ask(self) -> None:

@@ -1,8 +1,8 @@
 """Who gets room in VRAM: makes it for allocations that wait and for resumes, by the arbiter's answers.
 
 Room that was made is reserved for the one it was made for, until it takes it or some seconds pass. Of workloads that wait for each
-other in their allocations one is paused in its call, so that the others can go on (`arbiter.gives_way`); it comes back after a turn
-of theirs, if need be in their place.
+other in their allocations one is paused in its call, so that the others can go on (`arbiter.deadlock_victim`); it comes back after
+a turn of theirs, if need be in their place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.vram.arbiter import Fit
 from kybernate.agent.vram.auto_resume import AutoResume
 from kybernate.agent.vram.eviction import Eviction
-from kybernate.agent.vram.out_of_memory import OutOfMemory
+from kybernate.agent.vram.out_of_memory import OutOfMemoryEvents
 from kybernate.agent.vram.overlapped_eviction import OverlappedEviction
 from kybernate.agent.vram.vram import Vram
 from kybernate.agent.vram.waiting import WaitingAllocations
@@ -47,7 +47,7 @@ class VramAdmission:
         eviction: Eviction,
         waiting: WaitingAllocations,
         auto_resume: AutoResume,
-        refusals: OutOfMemory,
+        refusals: OutOfMemoryEvents,
     ) -> None:
         self._vram = vram
         self._ledger = ledger
@@ -166,7 +166,7 @@ class VramAdmission:
                     await asyncio.sleep(min(choice.wait_s or _LOOK_S, _LOOK_S))
                 waited += self._clock() - began
         self._waiting.satisfied(name)
-        self._refusals.in_vain(
+        self._refusals.record_not_freed(
             name,
             gpu,
             size,
@@ -191,9 +191,9 @@ class VramAdmission:
         """Nobody can be paused for an allocation just now: pause somebody who waits, where only that lets anybody go on."""
         circle = False
 
-        def whom() -> tuple[WorkloadName, str] | None:
+        def choose() -> tuple[WorkloadName, str] | None:
             nonlocal circle
-            if (name := self._waiting.gives_way()) is not None:
+            if (name := self._waiting.deadlock_victim()) is not None:
                 circle = True
                 return name, "paused by the arbiter in an allocation: it and others wait for each other's VRAM"
             if waited >= 2 * self._settings.min_run and self._waiting.outranked(entry, gpu, size):
@@ -205,6 +205,6 @@ class VramAdmission:
                 )
             return None
 
-        left = await self._eviction.ease(whom)
+        left = await self._eviction.ease(choose)
         if left is not None and circle:
             self._auto_resume.gave_way(left, now=self._clock())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kybernate.agent.records.ledger import Ledger
 from kybernate.agent.vram.arbiter import Fit
-from kybernate.agent.vram.out_of_memory import OutOfMemory
+from kybernate.agent.vram.out_of_memory import OutOfMemoryEvents
 from kybernate.agent.vram.vram import Vram
 from kybernate.cuda.broker import Verdict
 from kybernate.cuda.driver import Gpu
@@ -42,7 +42,7 @@ class AllocationRequests:
         *,
         vram: Vram,
         ledger: Ledger,
-        refusals: OutOfMemory,
+        refusals: OutOfMemoryEvents,
         clock: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -64,7 +64,7 @@ class AllocationRequests:
         """Bookkeeping only; the broker may still find less than this promised and says so itself."""
         fit = self._vram.judge(workload, gpu, size)
         if fit is Fit.NEVER:
-            self._loop.call_soon_threadsafe(self._refusals.never, workload, gpu, size)
+            self._loop.call_soon_threadsafe(self._refusals.record_exceeds_capacity, workload, gpu, size)
             return Verdict.NEVER
         if self._untouched(workload, self._clock()):  # looked at here, too: the loop need not wake for each allocation
             self._loop.call_soon_threadsafe(self._touch, workload)

@@ -105,7 +105,7 @@ def circle(asking: Iterable[Asking], *, reachable: Mapping[GpuUuid, int]) -> lis
                 total[gpu] = total.get(gpu, 0) + size
 
 
-def gives_way(asking: Iterable[Asking], *, reachable: Mapping[GpuUuid, int]) -> WorkloadName | None:
+def deadlock_victim(asking: Iterable[Asking], *, reachable: Mapping[GpuUuid, int]) -> WorkloadName | None:
     """Who of those that wait for each other is paused in its call, so that another can go on; None: no circle, or nobody can.
 
     The lowest rank, of equals who has waited the shortest: so nobody gives way for ever, since whoever waits becomes the oldest.

@@ -157,16 +157,16 @@ class Eviction:
             await asyncio.sleep(0)  # the victims' orders are in line before anybody else chooses
             return overlapped
 
-    async def ease(self, whom: Callable[[], tuple[WorkloadName, str] | None]) -> WorkloadName | None:
+    async def ease(self, choose: Callable[[], tuple[WorkloadName, str] | None]) -> WorkloadName | None:
         """Nobody can be paused for an allocation just now: pause somebody who waits, in its call.
 
         Args:
-            whom: and why, in words; None: nobody. Asked while nobody else decides.
+            choose: whom, and why, in words; None: nobody. Asked while nobody else decides.
 
         Returns who left.
         """
         async with self._deciding:
-            chosen = whom()
+            chosen = choose()
             if chosen is None:
                 return None
             name, why = chosen

@@ -10,27 +10,27 @@ from kybernate.cuda.driver import Gpu
 from kybernate.model.quantities import format_seconds, format_size
 from kybernate.model.types import WorkloadName
 
-_SAY_AGAIN_S = 10.0
+_RECORD_AGAIN_S = 10.0
 
 
-class OutOfMemory:
+class OutOfMemoryEvents:
     """Use it in the loop's thread."""
 
     def __init__(self, *, vram: Vram, events: Events, clock: Callable[[], float]) -> None:
         self._vram = vram
         self._events = events
         self._clock = clock
-        self._said_never: dict[WorkloadName, float] = {}
+        self._recorded_at: dict[WorkloadName, float] = {}
 
     def forget(self, name: WorkloadName) -> None:
-        self._said_never.pop(name, None)
+        self._recorded_at.pop(name, None)
 
-    def never(self, name: WorkloadName, gpu: Gpu, size: int) -> None:
+    def record_exceeds_capacity(self, name: WorkloadName, gpu: Gpu, size: int) -> None:
         """It is more than there is. Said once in a while: programs try again and again with smaller sizes."""
         now = self._clock()
-        if now - self._said_never.get(name, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
+        if now - self._recorded_at.get(name, -_RECORD_AGAIN_S) < _RECORD_AGAIN_S:
             return
-        self._said_never[name] = now
+        self._recorded_at[name] = now
         held, capacity = self._vram.resident(name, gpu), self._vram.capacity(gpu)
         self._events.record(
             "out-of-memory",
@@ -40,7 +40,7 @@ class OutOfMemory:
             data={"bytes": size, "held": held, "capacity": capacity, "gpu": gpu.uuid},
         )
 
-    def in_vain(
+    def record_not_freed(
         self, name: WorkloadName, gpu: Gpu, size: int, *, waited_s: float, hopeless: bool, holders: str
     ) -> None:
         """It would fit, were others not there.

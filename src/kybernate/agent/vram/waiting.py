@@ -102,7 +102,7 @@ class WaitingAllocations:
             size=size, free=self._vram.free(gpu), rank=rank, holders=holders
         )
 
-    def gives_way(self) -> WorkloadName | None:
+    def deadlock_victim(self) -> WorkloadName | None:
         """Whom to pause because it and others wait for each other."""
         asking = self._asking()
         names = {one.name for one in asking}
@@ -112,7 +112,7 @@ class WaitingAllocations:
             uuid: self._vram.free(gpu) + sum(self._gives(entry, gpu) for entry in self._others(names))
             for uuid, gpu in self._vram.gpus.items()
         }
-        return arbiter.gives_way(asking, reachable=reachable)
+        return arbiter.deadlock_victim(asking, reachable=reachable)
 
     def describe_obstacles(self, name: WorkloadName, gpu: Gpu) -> str:
         """In words."""

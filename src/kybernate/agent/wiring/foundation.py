@@ -14,7 +14,7 @@ from kybernate.agent.records.ledger_rows import LedgerRows
 from kybernate.agent.startup import Hardware, open_hardware
 from kybernate.agent.tiers.stores import Stores
 from kybernate.agent.vram.allocation_requests import AllocationRequests
-from kybernate.agent.vram.out_of_memory import OutOfMemory
+from kybernate.agent.vram.out_of_memory import OutOfMemoryEvents
 from kybernate.agent.vram.vram import Vram, VramUsage
 from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.starts import Starts
@@ -49,7 +49,7 @@ class GpuSide:
     runtime: GpuRuntime | None
     usage: VramUsage
     vram: Vram
-    refusals: OutOfMemory
+    refusals: OutOfMemoryEvents
     requests: AllocationRequests
 
 
@@ -109,6 +109,6 @@ def _gpu_side(
 ) -> GpuSide:
     gpus = () if hardware is None else hardware.gpus
     vram = Vram(gpus=gpus, settings=base.settings.vram, usage=usage, clock=base.clock)
-    refusals = OutOfMemory(vram=vram, events=base.events, clock=base.clock)
+    refusals = OutOfMemoryEvents(vram=vram, events=base.events, clock=base.clock)
     requests = AllocationRequests(vram=vram, ledger=base.ledger, refusals=refusals, clock=base.clock, loop=loop)
     return GpuSide(hardware, None, usage, vram, refusals, requests)

@@ -12,7 +12,7 @@ from kybernate.agent.records.events import Events
 from kybernate.agent.records.ledger import Entry, Ledger
 from kybernate.agent.records.lifecycle import Event
 from kybernate.agent.workloads.launching import Launcher
-from kybernate.agent.workloads.operations import Standing
+from kybernate.agent.workloads.operations import RunningOrder
 from kybernate.agent.workloads.orders import StopOrder, Stored
 from kybernate.agent.workloads.runtime import GpuRuntime
 from kybernate.agent.workloads.termination import WITHOUT_GPU_S, handles_its_end, logged, stays_stored, terminate
@@ -122,7 +122,7 @@ class Ending:
             return self._ledger.entry(name)
         return await self._finish(name, tree)
 
-    async def _stop(self, name: WorkloadName, order: Standing[StopOrder]) -> tuple[Entry, str | None]:
+    async def _stop(self, name: WorkloadName, order: RunningOrder[StopOrder]) -> tuple[Entry, str | None]:
         """Also what there is to say of its end."""
         ledger, events = self._ledger, self._events
         entry = ledger.entry(name)

@@ -19,7 +19,7 @@ from kybernate.model.types import Backend, WorkloadName, WorkloadState, workload
 from kybernate.process.launching import launch
 from kybernate.process.reports import FULL, full
 from kybernate.process.specs import LaunchSpec, Network
-from kybernate.process.tree import DOOR, Tree, attach, sweep
+from kybernate.process.tree import BROKER_SOCKET, Tree, attach, sweep
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Launcher:
         try:
             spec.run_directory.mkdir(parents=True, mode=0o755)
             if gpu is not None:
-                gpu.broker.listen(spec.name, spec.run_directory / DOOR, uid=spec.uid, gid=spec.gid)
+                gpu.broker.listen(spec.name, spec.run_directory / BROKER_SOCKET, uid=spec.uid, gid=spec.gid)
             return launch(spec)
         except BaseException as e:
             if gpu is not None:

@@ -40,7 +40,7 @@ class Joinable(Protocol):
 O = TypeVar("O", bound=Joinable)  # noqa: E741 - an order
 
 
-class Standing(Generic[O]):
+class RunningOrder(Generic[O]):
     """An order while it is carried out: it may become a stronger one at any moment."""
 
     def __init__(self, order: O) -> None:
@@ -123,8 +123,8 @@ class _Equal:
 @dataclass(eq=False, slots=True)
 class Operation:
     kind: str
-    order: Standing[Any]
-    work: Callable[[Standing[Any]], Awaitable[Any]]
+    order: RunningOrder[Any]
+    work: Callable[[RunningOrder[Any]], Awaitable[Any]]
     result: asyncio.Future[Any]
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     began_at: float = 0.0
@@ -177,7 +177,7 @@ class Owner:
     async def order(
         self,
         kind: str,
-        work: Callable[[Standing[O]], Awaitable[T]],
+        work: Callable[[RunningOrder[O]], Awaitable[T]],
         order: O,
         *,
         begin_within_s: float | None = None,
@@ -203,7 +203,7 @@ class Owner:
                 raise Busy(
                     f"{len(self._line)} orders are in line for workload {self.name} already", hint="try again later"
                 )
-            operation = Operation(kind, Standing(order), work, asyncio.get_running_loop().create_future())
+            operation = Operation(kind, RunningOrder(order), work, asyncio.get_running_loop().create_future())
             # The exception is retrieved here even if every caller has gone.
             operation.result.add_done_callback(lambda future: future.cancelled() or future.exception())
             if overtakes is not None:

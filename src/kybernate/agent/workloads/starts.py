@@ -37,7 +37,7 @@ class Starts:
     def allow(self, name: WorkloadName) -> None:
         self._held.discard(name)
 
-    def held(self, name: WorkloadName) -> bool:
+    def is_held(self, name: WorkloadName) -> bool:
         return name in self._held
 
     def refuse(self) -> None:

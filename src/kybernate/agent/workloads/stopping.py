@@ -48,7 +48,8 @@ async def stop_all(*, ledger: Ledger, starts: Starts, directory: Path, stop: Sto
     if left:
         starts.reopen()
         raise Busy(
-            f"could not be ended: {said(left, why)}", hint="the agent stays up; `kybernate down` ends it all the same"
+            f"could not be ended: {list_left(left, why)}",
+            hint="the agent stays up; `kybernate down` ends it all the same",
         )
 
 
@@ -81,7 +82,7 @@ def _end_what_is_left(workloads: Path) -> Mapping[WorkloadName, Sequence[HostPid
     return remains(workloads)
 
 
-def said(left: Mapping[WorkloadName, Sequence[HostPid]], why: Mapping[WorkloadName, str]) -> str:
+def list_left(left: Mapping[WorkloadName, Sequence[HostPid]], why: Mapping[WorkloadName, str]) -> str:
     """Who is left, for people."""
     return "; ".join(
         f"{name} (process {', '.join(str(pid) for pid in pids)})" + (f": {why[name]}" if name in why else "")

@@ -19,7 +19,7 @@ _AGAIN_S = 0.5
 _AGAIN_MAX_S = 30.0
 _STEADY_S = 60.0
 """A task that ran so long begins with a short pause when it fails after all."""
-_TOLD_AGAIN_S = 300.0
+_LOGGED_AGAIN_S = 300.0
 """The same failure of the same task is an event so often."""
 _KNOWN_MAX = 200
 """Failures that are remembered, one a task."""
@@ -32,7 +32,7 @@ class _Failure:
     count: int = 0
     problem: str = ""
     time: float = 0.0
-    told: float = float("-inf")
+    logged_at: float = float("-inf")
     up: bool = True
     """It runs again, or it was to run once only."""
 
@@ -71,13 +71,13 @@ class Tasks:
             del self._failures[min(self._failures, key=lambda known: self._failures[known].time)]
         failure = self._failures.setdefault(name, _Failure())
         now = self._clock()
-        again = failure.problem == text and now < failure.told + _TOLD_AGAIN_S
+        again = failure.problem == text and now < failure.logged_at + _LOGGED_AGAIN_S
         failure.count += 1
         failure.problem, failure.time, failure.up = text, now, up
         if again:
             log.warning("background task %r failed again: %s", name, text)
             return
-        failure.told = now
+        failure.logged_at = now
         log.error("background task %r failed", name, exc_info=error)
         self._events.record("task-failed", f"{name}: {text}{then}", data={"task": name, "failures": failure.count})
 

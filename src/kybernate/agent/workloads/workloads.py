@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from kybernate.agent.records.jobs import Jobs
 from kybernate.agent.records.ledger import Entry, Ledger
-from kybernate.agent.workloads.operations import O, Operation, Owner, Standing
+from kybernate.agent.workloads.operations import O, Operation, Owner, RunningOrder
 from kybernate.agent.workloads.tasks import Tasks
 from kybernate.agent.workloads.threads import in_thread
 from kybernate.model.errors import Busy, KybernateError
@@ -113,7 +113,7 @@ class Workloads:
         self,
         name: WorkloadName,
         kind: str,
-        work: Callable[[Standing[O]], Awaitable[T]],
+        work: Callable[[RunningOrder[O]], Awaitable[T]],
         order: O,
         *,
         begin_within_s: float | None = None,

@@ -140,12 +140,12 @@ def down(
 
 def _refuse_remains(state: StateDirectory) -> None:
     """The agent has looked; this looks once more, now that it is gone. Raises Busy."""
-    from kybernate.agent.workloads.stopping import said
+    from kybernate.agent.workloads.stopping import list_left
     from kybernate.process.remains import remains
 
     if left := remains(state.workloads):
         raise Busy(
-            f"the agent is down, and processes of workloads live on: {said(left, {})}",
+            f"the agent is down, and processes of workloads live on: {list_left(left, {})}",
             hint="`kybernate up` takes them over; or end them by hand",
         )
 

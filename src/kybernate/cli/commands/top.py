@@ -87,13 +87,13 @@ def _follow(common: Common, changes: queue.SimpleQueue[Change]) -> None:
             past = client.events(count=_EVENTS)
             changes.put(lambda seen: dataclasses.replace(seen, events=past))
             for view in client.follow_node():
-                changes.put(lambda seen, view=view: told(seen, view))  # type: ignore[misc]
+                changes.put(lambda seen, view=view: with_message(seen, view))  # type: ignore[misc]
     except KybernateError:
         pass
     changes.put(_end)
 
 
-def told(seen: Seen, view: NodeView | WorkloadView | GoneView | JobList | EventView) -> Seen:
+def with_message(seen: Seen, view: NodeView | WorkloadView | GoneView | JobList | EventView) -> Seen:
     """The state after a message of the stream. Pure."""
     match view:
         case NodeView():
