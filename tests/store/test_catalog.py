@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from kybernate.model.errors import KybernateError
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.store.catalog import Catalog
 from kybernate.store.database import Database
 from kybernate.store.packs import PackId
 from kybernate.store.space_catalog import SnapshotRow
-from kybernate.store.tenants import SnapshotName, TenantName
+from kybernate.store.tenants import TenantName
 
 pytestmark = pytest.mark.unit
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kybernate.model.snapshot_names import snapshot_name
 from kybernate.store.media import key_of_key, key_of_manifest, key_of_pack, too_large
 from kybernate.store.packs import PackId
-from kybernate.store.tenants import snapshot_name, tenant_name
+from kybernate.store.tenants import tenant_name
 
 pytestmark = pytest.mark.unit
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kybernate.model.snapshot_names import SnapshotName
 from kybernate.store.catalog import Catalog
 from kybernate.store.packs import Codec, PackId, Record
 from kybernate.store.space_catalog import ChunkLocation, SnapshotRow, SpaceCatalog
-from kybernate.store.tenants import ChunkId, SnapshotName, TenantName
+from kybernate.store.tenants import ChunkId, TenantName
 
 pytestmark = pytest.mark.unit
 
