@@ -161,6 +161,37 @@ def test_a_missing_file_is_named_even_if_it_was_written() -> None:
     ]
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("swapped", ["the file", "its directory", "a directory that the link leads over"])
+@pytest.mark.parametrize(
+    ("user", "mode", "written", "astray"),
+    [
+        pytest.param(1234, 0o600, False, True, id="of a user, to a secret of another's"),
+        pytest.param(1234, 0o644, True, True, id="of a user, to a file that another may write"),
+        pytest.param(1234, 0o644, False, False, id="of a user, to what everybody may read"),
+        pytest.param(5678, 0o600, True, False, id="of the file's owner"),
+        pytest.param(0, 0o600, True, False, id="of root"),
+    ],
+)
+def test_a_link_that_leads_to_another_s_file_is_named(
+    tmp_path: Path, swapped: str, user: int, mode: int, *, written: bool, astray: bool
+) -> None:
+    theirs, own = tmp_path / "theirs", tmp_path / "own"
+    theirs.mkdir()
+    own.mkdir()
+    (theirs / "file").write_text("content")
+    (theirs / "file").chmod(mode)
+    os.chown(theirs / "file", 5678, 5678)
+    path = {"the file": own / "file", "its directory": own / "directory" / "file"}.get(swapped, own / "over" / "file")
+    link = path if swapped == "the file" else own / "directory"
+    link.symlink_to(theirs / "file" if swapped == "the file" else "../theirs")
+    os.chown(link, user, user, follow_symlinks=False)
+    if swapped.startswith("a directory"):
+        (own / "over").symlink_to(own / "directory")
+    found = differences([NeededFile(str(path), 7, 0, written)])
+    assert found == [f"{path} is reached by a symbolic link of user 1234 to what isn't theirs"] * astray
+
+
 @pytest.mark.parametrize(
     ("path_", "directories", "below"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -19,7 +21,7 @@ from kybernate.model.types import WorkloadName
 from kybernate.process.dumping import dump
 from kybernate.process.images import How, Lock, Shared
 from kybernate.process.restoring import restore
-from kybernate.process.sharing import describe
+from kybernate.process.sharing import describe, held_by_others, missing
 from kybernate.process.tree import Tree
 
 from .conftest import ENVIRONMENT
@@ -131,6 +133,25 @@ def test_what_is_written_is_named(workloads: Workloads, tmp_path: Path, place: P
     record = dump(tree, tmp_path / "images").record
     assert record.shared == (Shared(str(place / "log"), How.WRITTEN),)
     assert describe(record.shared) == [f"clones would all write {place / 'log'}, which lies in no layer"]
+
+
+@pytest.mark.parametrize("how", [How.BOUND, How.DELETED])
+def test_nothing_is_made_where_a_user_s_link_leads(place: Path, how: How) -> None:
+    (place / "roots").mkdir()
+    (place / "directory").symlink_to(place / "roots")
+    shared = Shared(f"{place}/directory/socket", how)
+    assert missing([shared]) == []
+    os.chown(place / "directory", 1234, 1234, follow_symlinks=False)
+    assert missing([shared]) == [f"{place}/directory is reached by a symbolic link of user 1234 to what isn't theirs"]
+
+
+def test_no_lock_is_looked_for_behind_a_link(place: Path) -> None:
+    with (place / "locked").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (place / "link").symlink_to(place / "locked")
+        lock = Lock("FLOCK", exclusive=True, start=0, length=0)
+        assert held_by_others([Shared(f"{place}/locked", How.LOCKED, lock)])
+        assert held_by_others([Shared(f"{place}/link", How.LOCKED, lock)]) == []
 
 
 def test_many_are_summed_up() -> None:

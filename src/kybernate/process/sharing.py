@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kybernate.model.types import HostPid
 from kybernate.process.images import How, Lock, Shared
-from kybernate.process.needs import is_below
+from kybernate.process.needs import is_below, leads_astray
 from kybernate.process.open_files import OpenFile, mapped_files, open_files
 
 _NOT_FILES = ("/dev", "/proc", "/sys")
@@ -78,15 +78,21 @@ def describe(shared: Iterable[Shared]) -> list[str]:
 
 
 def missing(shared: Iterable[Shared]) -> list[str]:
-    """A line for each directory that a socket or a deleted file must be made in again, and that isn't there."""
-    needed = (each for each in shared if each.how in (How.DELETED, How.BOUND))
-    return list(
-        dict.fromkeys(
-            f"the directory {parent} is missing, where it had {Path(each.path).name}"
-            for each in needed
-            if not (parent := Path(each.path).parent).is_dir()
-        )
-    )
+    """A line for each directory that a socket or a deleted file must be made in again, and that isn't there, or is another."""
+    lines = []
+    for each in shared:
+        if each.how not in (How.DELETED, How.BOUND):
+            continue
+        parent = Path(each.path).parent
+        try:
+            user = leads_astray(str(parent)) if parent.is_dir() else None
+        except OSError:
+            user = None
+        if not parent.is_dir():
+            lines.append(f"the directory {parent} is missing, where it had {Path(each.path).name}")
+        elif user is not None:
+            lines.append(f"{parent} is reached by a symbolic link of user {user} to what isn't theirs")
+    return list(dict.fromkeys(lines))
 
 
 def held_by_others(shared: Iterable[Shared]) -> list[str]:
@@ -150,9 +156,20 @@ def _is_bound(path: str) -> bool:
     return True
 
 
+def _opened(path: str) -> int:
+    """A regular file, and no other: to open a device does something. Raises OSError."""
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", path)
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
 def _is_locked(path: str, lock: Lock) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _opened(path)
     except OSError:
         return False
     try:
