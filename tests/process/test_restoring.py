@@ -23,7 +23,7 @@ from .dumps import FEATURES, feature, finish, wait_ready
 
 pytestmark = pytest.mark.root
 
-PROGRAMS = sorted(path.stem for path in FEATURES.glob("*.py") if path.stem not in ("station", "server"))
+PROGRAMS = sorted(path.stem for path in FEATURES.glob("*.py") if path.stem not in ("station", "server", "private_tmp"))
 
 
 IN_A_LAYER = ["files", "inotify", "locks", "pipes"]

@@ -17,7 +17,7 @@ from tests.conftest import Eventually
 from tests.process.conftest import Workloads
 
 from kybernate.model.errors import BadInput, Conflict, Unsupported
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import WorkloadName, with_private_tmp
 from kybernate.process.dumping import dump
 from kybernate.process.images import How, Lock, Shared
 from kybernate.process.restoring import restore
@@ -185,3 +185,43 @@ def test_sqlite_databases_in_a_layer_are_refused(start: Callable[..., Tree], tmp
     notes = dump(tree, tmp_path / "images", allow_changes=True).notes
     assert any(f"{place}/wal.db" in note for note in notes)
     finish(tree)
+
+
+@pytest.fixture
+def outside_tmp() -> Iterator[Workloads]:
+    """A state directory that doesn't lie in /tmp, as anywhere but in tests."""
+    directory = Path(tempfile.mkdtemp(prefix="kyb-", dir="/var/tmp")).resolve()
+    directory.chmod(0o755)
+    made = Workloads(directory)
+    yield made
+    for tree in made.trees:
+        tree.remove()
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["alone", "with a layer in it"])
+def test_a_tmp_of_its_own(
+    inner: bool, outside_tmp: Workloads, place: Path, eventually: Eventually, tmp_path: Path
+) -> None:
+    given = place / "given"
+    given.write_text("from the host")
+    name = f"{place.name}-own"
+    layers = [Path(path) for path in with_private_tmp([str(place)] if inner else [], wanted=True)]
+    tree = outside_tmp.launch(*feature("private_tmp", str(given), name), directory=FEATURES, layers=layers)
+    wait_ready(tree, eventually)
+    record = dump(tree, tmp_path / "images").record
+    assert record.shared == ()
+    clones = []
+    for clone_name in CLONES:
+        run_directory = outside_tmp.state_directory / "workloads" / clone_name
+        clones.append(restore(tmp_path / "images", name=WorkloadName(clone_name), run_directory=run_directory).tree)
+        outside_tmp.trees.append(clones[-1])
+    for life in (*clones, tree):
+        finish(life)
+    assert given.read_text() == "from the host"
+    assert not Path("/tmp", name).exists()
+
+
+def test_a_state_directory_in_tmp_hinders_a_private_one(workloads: Workloads) -> None:
+    with pytest.raises(BadInput, match=r"no layer can be laid over /tmp: .*, where it would be kept, is in it"):
+        workloads.shell("true", layers=[Path("/tmp")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import WorkloadName, with_private_tmp
 from kybernate.settings import parse
 from kybernate.settings.specs import served_of
 
@@ -37,3 +37,10 @@ def test_a_server_is_told_the_name_that_it_knows() -> None:
         assert endpoint is not None
         assert (endpoint.names, endpoint.hidden, endpoint.rewrite_model) == (("n", "h", "a"), ("h", "a"), told)
         assert endpoint.limits.first_byte_s == 60
+
+
+def test_a_private_tmp_is_a_layer_before_the_others() -> None:
+    asked = YAML.replace("command: x,", "command: x, private_tmp: true, layers: [/tmp/cache, /data],")
+    assert served_of(parse(asked, origin="k.yaml"))[A].program.layers == ("/tmp", "/tmp/cache", "/data")
+    assert served_of(parse(YAML, origin="k.yaml"))[A].program.layers == ()
+    assert with_private_tmp(["/data", "/tmp"], wanted=True) == ("/data", "/tmp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -114,6 +115,12 @@ class EndedBy(enum.StrEnum):
     """The agent's own stop: its program was changed in the file, it was not ready in time, or the file no longer names it."""
     ITSELF = "itself"
     """Its process ended, or somebody else killed it."""
+
+
+def with_private_tmp(layers: Iterable[str], *, wanted: bool) -> tuple[str, ...]:
+    """The layers, and one over /tmp where that is wanted: before the others, which may lie in it."""
+    given = tuple(layers)
+    return ("/tmp", *given) if wanted and "/tmp" not in given else given
 
 
 def workload_name(text: str) -> WorkloadName:

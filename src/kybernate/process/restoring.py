@@ -241,7 +241,7 @@ def _in_turn(name: WorkloadName, shared: Sequence[Shared]) -> Iterator[None]:
             more = f", and {len(held) - 3} more" if len(held) > 3 else ""
             raise Conflict(
                 f"workload {name} can't be restored while another life has what it had: {'; '.join(held[:3])}{more}",
-                hint="end that program; or have a layer there, of which each life has its own",
+                hint="end that program; or have a layer there (--private-tmp for /tmp), of which each life has its own",
             )
         yield
 

@@ -106,6 +106,8 @@ class ProgramSettings(Section):
     """Variables besides PATH, HOME, USER, the language, LD_LIBRARY_PATH and those of CUDA, which are the agent's."""
     layers: tuple[AbsolutePath, ...] = ()
     """Directories whose changes go into a private layer, which snapshots contain."""
+    private_tmp: bool = False
+    """Give it a `/tmp` of its own: it sees the host's, and what it writes there goes into a layer."""
     network: Literal["none", "host"] = "none"
     """`none`: a network of its own with loopback only; the activator reaches its port, and two programs may use the
     same port. `host`: the host's network."""

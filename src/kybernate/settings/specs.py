@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kybernate.model.messages import Endpoint, Limits
-from kybernate.model.types import TierName, WorkloadName
+from kybernate.model.types import TierName, WorkloadName, with_private_tmp
 from kybernate.policy.node_state import Class
 from kybernate.policy.schedule import Schedule, parse_schedule
 from kybernate.settings import JobSettings, ModelSettings, Restart, Settings, Start
@@ -158,7 +158,7 @@ def _base(name: WorkloadName, kind: Kind, settings: ModelSettings | JobSettings,
         argv=settings.command,
         directory=str(settings.directory),
         environment=dict(settings.environment),
-        layers=tuple(str(layer) for layer in settings.layers),
+        layers=with_private_tmp((str(layer) for layer in settings.layers), wanted=settings.private_tmp),
         network=settings.network,
         user=settings.user,
         io_uring=settings.io_uring,

@@ -12,7 +12,7 @@ from tests.agent.conftest import MakeAgent, kybernate
 from tests.conftest import SLOWER, Eventually
 
 from kybernate.model.api import SnapshotRequest
-from kybernate.model.errors import Unsupported
+from kybernate.model.errors import BadInput, Unsupported
 from kybernate.model.types import TierName, WorkloadState
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300 * SLOWER)]
@@ -82,3 +82,9 @@ def test_what_clones_would_share_is_told_and_not_taken_away(make_agent: MakeAgen
         made = kybernate(agent, "clone", "gold", "again")
         assert made.returncode == 0, made.stdout + made.stderr
         agent.client.stop("again", remove=True)
+
+
+def test_a_private_tmp_is_refused_where_the_state_directory_lies_in_it(make_agent: MakeAgent) -> None:
+    refused = kybernate(make_agent(), "run", "own", "--private-tmp", "--", "true")
+    assert refused.returncode == BadInput.exit_status
+    assert "no layer can be laid over /tmp: " in refused.stderr

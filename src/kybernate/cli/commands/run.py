@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from kybernate.cli.common import Common, print_json, say, working
 from kybernate.cli.passing import passed_on
 from kybernate.model.errors import BadInput
-from kybernate.model.types import Backend, workload_name
+from kybernate.model.types import Backend, with_private_tmp, workload_name
 
 _COMMON = Common()
 
@@ -27,6 +27,7 @@ def run(
     isolated: bool | None = None,
     directory: Path | None = None,
     layer: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    private_tmp: Annotated[bool, Parameter(negative=())] = False,
     io_uring: Annotated[bool, Parameter(negative=())] = False,
     cold_start: Annotated[bool, Parameter(negative=())] = False,
     common: Common = _COMMON,
@@ -41,6 +42,7 @@ def run(
         isolated: Run it in namespaces of its own. Default: yes, if the agent has the rights.
         directory: Working directory. Default: the current one.
         layer: Directory whose changes go into a private layer, which snapshots contain. May be repeated.
+        private_tmp: Give it a /tmp of its own: it sees the host's, and what it writes there goes into a layer.
         io_uring: Let it use io_uring. Without, its libraries take epoll; with it, it can't go below RAM while it uses it.
         cold_start: Start it again from the beginning if it is resumed and no copy of its state can be used.
     """
@@ -57,7 +59,7 @@ def run(
         backend=backend,
         network=network,
         isolated=isolated,
-        layers=[str(each.absolute()) for each in layer or ()],
+        layers=list(with_private_tmp((str(each.absolute()) for each in layer or ()), wanted=private_tmp)),
         io_uring=io_uring,
         cold_start=cold_start,
     )
