@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from tests.conftest import Eventually
 from tests.process.conftest import Workloads
 
 from kybernate.model.errors import Busy
-from kybernate.model.types import WorkloadName
+from kybernate.model.types import HostPid, WorkloadName
 from kybernate.process.dumping import dump
+from kybernate.process.in_flight import look
+from kybernate.process.open_files import open_files
 from kybernate.process.restoring import restore
 from kybernate.process.tree import CONTROL, Tree
 
@@ -21,6 +25,8 @@ from .dumps import output, wait_ready
 from .kernel_rows import HEAD, TAIL
 
 pytestmark = pytest.mark.root
+
+SO_PEEK_OFF = 42
 
 MORE = """
 import array, tty
@@ -257,3 +263,20 @@ def test_what_nobody_takes_is_a_refusal(workloads: Workloads, eventually: Eventu
         dump(tree, tmp_path / "images", hold=True, freeze_timeout_s=1)
     assert not tree.frozen
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_look_leaves_where_a_socket_is_peeked_at() -> None:
+    name = f"\0kybernate-peek-{os.getpid()}"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind(name)
+        sender.bind(f"{name}-sender")
+        sender.sendto(b"content", name)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+        own = HostPid(os.getpid())
+        held = [file for file in open_files(own) if file.number == receiver.fileno()]
+        assert "without their sender's address" in look({own: held}).notes[0]
+        assert receiver.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF) == 0
+        assert receiver.recv(100, socket.MSG_PEEK) == b"content"

@@ -110,7 +110,8 @@ def _of_tcp(sock: socket.socket, file: OpenFile, found: _Found) -> Iterator[str]
 
 def _of_unix(sock: socket.socket) -> Iterator[str]:
     if sock.type == socket.SOCK_DGRAM and sock.getsockname() and _events(sock) & select.POLLIN:
-        sender = sock.recvmsg(1, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)[3]
+        # None of its bytes: SO_PEEK_OFF would go on by them.
+        sender = sock.recvmsg(0, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)[3]
         if sender:
             yield "has datagrams of a Unix socket that it has not read: they come back without their sender's address"
 
