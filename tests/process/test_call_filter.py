@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,12 +14,15 @@ import pytest
 import uvloop
 from tests.conftest import Eventually
 from tests.process.conftest import ENVIRONMENT, Workloads
+from tests.store.server import Unbuildable, server_program
 
 from kybernate.model.types import HostPid, WorkloadName
 from kybernate.process import call_filter, preflight
 from kybernate.process.dumping import dump
+from kybernate.process.networks import open_socket
 from kybernate.process.open_files import open_files
 from kybernate.process.restoring import restore
+from kybernate.process.tree import Tree
 
 from .dumps import feature, finish, output, wait_ready
 
@@ -114,6 +118,41 @@ def test_a_loop_of_uvloop_goes_to_the_disk_and_back(
     elsewhere.trees.append(found.tree)
     finish(found.tree)
     assert "answered" in output(found.tree)
+
+
+@pytest.mark.root
+def test_a_server_in_go_goes_to_the_disk_and_back(
+    workloads: Workloads, elsewhere: Workloads, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Go's listeners ask for MPTCP first; this is one that other tests use as an S3 server."""
+    try:
+        program = server_program()
+    except Unbuildable as e:
+        pytest.skip(str(e))
+    bucket = tmp_path / "root"
+    bucket.mkdir()
+    tree = workloads.launch(
+        *(str(program), "--port", "127.0.0.1:8000", "--access", "a", "--secret", "s", "--quiet", "posix", str(bucket)),
+        environment=ENVIRONMENT | {"HOME": str(bucket)},
+    )
+    eventually(lambda: answers(tree), timeout_s=60, what="it answers")
+    dump(tree, tmp_path / "images", hold=True)
+    tree.remove()
+    found = restore(
+        tmp_path / "images", name=WorkloadName("again"), run_directory=elsewhere.state_directory / "workloads/again"
+    )
+    elsewhere.trees.append(found.tree)
+    assert answers(found.tree)
+
+
+def answers(tree: Tree) -> bool:
+    """Whether an HTTP server listens at its port 8000, and says so."""
+    with contextlib.suppress(OSError), contextlib.closing(open_socket(tree)) as client:
+        client.settimeout(60)
+        client.connect(("127.0.0.1", 8000))
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return client.recv(5) == b"HTTP/"
+    return False
 
 
 @pytest.mark.root
