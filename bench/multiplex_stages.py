@@ -31,7 +31,7 @@ SEED = 11
 PROMPTS = 8
 ANSWER_S = 180.0
 SETTLED_S = 30.0
-SERVING = {"min_run": 1.0, "hysteresis": 0.5, "batch_idle": 2.0, "max_wait": 20.0}
+SERVING = {"min_run": 1.0, "hysteresis": 0.5, "batch_idle": 2.0, "due_after": 20.0}
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ activator:
   keys_file: /etc/kybernate.keys
 
 serving:
-  max_wait: 30s
+  due_after: 30s
 """
 _OTHER_UNITS = {"serving.staging.min": "probability", "serving.stay": "times"}
 _SIZES = frozenset(

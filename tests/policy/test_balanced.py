@@ -76,7 +76,7 @@ def test_one_answer_is_not_the_end_of_a_stream_of_requests() -> None:
 
 def test_nobody_stays_against_a_request_whose_time_is_up() -> None:
     busy = member("busy", 40, in_flight=9, service_s=50.0, since=NOW - 5)
-    late = member("late", 40, waiting=1, oldest_wait=NOW - SETTINGS.max_wait + 1)
+    late = member("late", 40, waiting=1, oldest_wait=NOW - SETTINGS.due_after + 1)
     assert brings(plan(busy, late)) == [("late", ("busy",))]
 
 
@@ -225,7 +225,7 @@ def test_nobody_leaves_while_what_comes_is_still_read_from_the_disk() -> None:
     assert brings(found) == []
     assert brings(plan(training, stored("asked", waiting=1, prefetched=True))) == [("asked", ("training",))]
     assert brings(plan(training, asked)) == [("asked", ("training",))]
-    late = stored("asked", waiting=1, oldest_wait=NOW - SETTINGS.max_wait / 2)
+    late = stored("asked", waiting=1, oldest_wait=NOW - SETTINGS.due_after / 2)
     assert brings(plan(training, late, prefetch_free=40 * GIB)) == [("asked", ("training",))]
 
 

@@ -178,8 +178,8 @@ def test_nobody_starves_and_every_request_is_answered(load: str) -> None:
     for outcome in outcomes(load)[DEFAULT]:
         assert outcome.left_waiting == 0
         assert outcome.cut_off == 0
-        # max_wait, then what was before it: one more turn of each of the five, of at most 10 s and a switch
-        assert max(outcome.waits) < SETTINGS.max_wait + 5 * (10 + 2)
+        # due_after, then what was before it: one more turn of each of the five, of at most 10 s and a switch
+        assert max(outcome.waits) < SETTINGS.due_after + 5 * (10 + 2)
 
 
 @pytest.mark.parametrize("idle_s", [2.0, 20.0, 300.0])
@@ -235,4 +235,4 @@ def test_whatever_comes_all_of_it_is_answered_in_bounded_time(
     outcome = simulate(seen, POLICIES[policy], SETTINGS)
     assert len(outcome.waits) == len(requests)
     # Eight at once: with 60 requests a queue needs at most 8 turns of 10 s; four queues, each with its switches.
-    assert max(outcome.waits) <= SETTINGS.max_wait + 4 * (8 * 10 + 4)
+    assert max(outcome.waits) <= SETTINGS.due_after + 4 * (8 * 10 + 4)

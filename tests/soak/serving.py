@@ -125,7 +125,7 @@ class World:
             "activator": {"workers": 2},
             "serving": {
                 "policy": pick((DEFAULT, *POLICIES)),
-                "max_wait": 5,
+                "due_after": 5,
                 "min_run": pick((0, 0.5)),
             },
         }

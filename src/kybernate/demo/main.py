@@ -50,7 +50,7 @@ EVERY_S, GAP_S = 6.0, 4.0
 SEED = 7
 START_S = 300.0
 ANSWER_S = 120.0
-SERVING = {"min_run": 0.5, "hysteresis": 0.5, "batch_idle": 1.0, "max_wait": 5.0}
+SERVING = {"min_run": 0.5, "hysteresis": 0.5, "batch_idle": 1.0, "due_after": 5.0}
 """Shorter than the defaults, so that half a minute shows what a day does."""
 
 

@@ -7,7 +7,7 @@ and who that is:
   leave before its first answers end anyway, and everything that comes until then is answered with them.
 - Victims are those whose absence is expected to cost the least: by the probability of being asked soon, the measured
   switches, and how long whoever waits would wait for their requests in flight.
-- A request that has waited for `max_wait`, less its switch, waits for nobody's stay any more.
+- A request that has waited for `due_after`, less its switch, waits for nobody's stay any more.
 - While nobody waits, batch work comes into the gaps, and else those come back that are likely asked for next.
 """
 
@@ -118,7 +118,7 @@ def _read_first(member: Member, victims: Sequence[Candidate], draft: Draft) -> b
 
 def _due_at(member: Member, draft: Draft) -> float:
     """A switch of its own and one of somebody else before it have to fit in; a slow tier must not make it due from the start."""
-    longest = draft.settings.max_wait
+    longest = draft.settings.due_after
     return asked_at(member, draft.node.now) + max(longest / 2, longest - 2 * coming(member))
 
 

@@ -19,7 +19,7 @@ class PolicySettings:
     stay: float = 2.0
     """Whoever came for its requests stays open for as many times the duration of one of them, as long as more of them come than
     wait elsewhere: until the first ones end it has to stay anyway, and what comes meanwhile is answered with them."""
-    max_wait: float = 30.0
+    due_after: float = 30.0
     """Bound for every queue: one whose oldest request has waited this long, less what the switch itself takes, goes before
     everything that is only worth more, and whoever is in its way is drained. Half a minute is what people wait for a first token
     before they give up; clients' timeouts begin at 60 s."""

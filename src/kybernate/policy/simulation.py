@@ -179,7 +179,7 @@ class Simulation:
         for request in self._trace.requests:
             self._at(request.at, "arrive", request.model, (request, 0))
         last = self._trace.requests[-1].at if self._trace.requests else 0.0
-        patience = last + 100 * self._settings.max_wait + 3600
+        patience = last + 100 * self._settings.due_after + 3600
         self._think()
         while self._events:
             when = self._events[0][0]

@@ -14,7 +14,7 @@ RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("models", ANY): _PROGRAM,
     ("models", ANY, "limits"): {"hold": "max_wait"},
     ("jobs", ANY): _PROGRAM,
-    ("serving",): {"quantum": "min_run"},
+    ("serving",): {"quantum": "min_run", "max_wait": "due_after"},
 }
 """By section: old names and what they are called now."""
 

@@ -291,7 +291,7 @@ class ServingSettings(Section):
     stay: Annotated[float, Field(ge=0, le=1000), NO_FLAG] = _NUMBERS.stay
     """How long a model that came for requests stays open for new ones, in multiples of the duration of one request,
     while it gets more requests than wait elsewhere. It must stay until the first ones end anyway."""
-    max_wait: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.max_wait
+    due_after: Annotated[Seconds, Field(gt=0, le=86400)] = _NUMBERS.due_after
     """Seconds of waiting after which a queue is served first, whatever other work would be worth: as long as people
     wait for a first word."""
     hysteresis: Annotated[Seconds, Field(ge=0, le=86400)] = _NUMBERS.hysteresis
@@ -321,7 +321,7 @@ class ServingSettings(Section):
             min_run=self.min_run,
             stay=self.stay,
             batch_quantum=self.batch_quantum,
-            max_wait=self.max_wait,
+            due_after=self.due_after,
             hysteresis=self.hysteresis,
             batch_idle=self.batch_idle,
             batch_evicts_idle=self.batch_evicts_idle,

@@ -110,7 +110,7 @@ def test_models_that_do_not_fit_together_answer_under_one_address(
 
 
 def test_a_killed_agent_costs_no_answer(begin: Begin, eventually: Eventually, http: httpx2.Client) -> None:
-    agent = begin(port=free_port(), models={"a": slow("a"), "b": server("b")}, serving={"max_wait": 1})
+    agent = begin(port=free_port(), models={"a": slow("a"), "b": server("b")}, serving={"due_after": 1})
     up(agent, eventually)
     text_of(complete(http, agent, "b"))
     text_of(complete(http, agent, "a", count=1))

@@ -18,7 +18,7 @@ Begin = Callable[..., ServingAgent]
 
 def _one_on_disk_and_one_at_work(begin: Begin, eventually: Eventually, **serving: object) -> tuple[ServingAgent, Peer]:
     models = {"a": server("a", size=64 * MIB), "b": server("b", size=96 * MIB, idle=0.3, demote_after=0.3)}
-    agent = begin(models=models, serving={"max_wait": 60, "staging": {"budget": "128MiB"}, **serving})
+    agent = begin(models=models, serving={"due_after": 60, "staging": {"budget": "128MiB"}, **serving})
     peer = agent.peer()
     peer.request("b", waiting=1)
     eventually(lambda: peer.is_open("b"), timeout_s=90, what="b open")

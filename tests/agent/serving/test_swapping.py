@@ -42,7 +42,7 @@ def test_a_request_starts_a_model_and_the_next_one_swaps(begin: Begin, eventuall
 
 
 def test_requests_in_flight_end_before_their_model_leaves(begin: Begin, eventually: Eventually) -> None:
-    agent = begin(models={"a": server("a"), "b": server("b")}, serving={"max_wait": 1})
+    agent = begin(models={"a": server("a"), "b": server("b")}, serving={"due_after": 1})
     peer = agent.peer()
     peer.request("a", waiting=1)
     eventually(lambda: peer.is_open("a"), timeout_s=90, what="a open")
