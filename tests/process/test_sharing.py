@@ -99,6 +99,16 @@ def test_what_the_original_holds_is_not_taken_away(
     finish(life)
 
 
+def test_a_process_pool_s_socket_is_not_taken_away(
+    start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    tree = start("process_pool", apart=False)
+    dump(tree, tmp_path / "images")
+    with pytest.raises(Conflict, match=f"the Unix socket {place}/pymp-.*/listener-.* is bound by a program that runs"):
+        clone("first")
+    finish(tree)
+
+
 def test_deleted_files_of_a_shared_directory(
     start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
 ) -> None:
@@ -125,14 +135,55 @@ def test_a_directory_that_is_not_there(
     finish(clone("first"))
 
 
-def test_what_is_written_is_named(workloads: Workloads, tmp_path: Path, place: Path, eventually: Eventually) -> None:
-    tree = workloads.python(
-        f"import time; log = open({str(place / 'log')!r}, 'a'); print('ready', flush=True); time.sleep(1000)"
-    )
+HOLDS = r"""
+import mmap, os, socket, sys
+os.chdir(sys.argv[1])
+log = open("log", "a")
+os.mkfifo("fifo")
+fifo = os.open("fifo", os.O_RDWR)
+memory = os.memfd_create("memory")
+abstract, relative = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+abstract.bind(b"\0abstract")
+relative.bind("relative")
+relative.listen()
+dotted = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+dotted.bind(os.getcwd() + "/../" + os.path.basename(os.getcwd()) + "/dotted")
+file = os.open("mapped", os.O_RDWR | os.O_CREAT)
+os.truncate(file, 4096)
+shared = mmap.mmap(file, 4096)
+os.close(file)
+os.unlink("mapped")
+reading = open("log")
+os.mkdir("empty")
+directory = os.open("empty", os.O_RDONLY)
+os.rmdir("empty")
+print("ready", flush=True)
+while True:
+    relative.accept()[0].close()
+"""
+
+
+def test_what_clones_would_share_is_found(
+    workloads: Workloads, clone: Callable[[str], Tree], tmp_path: Path, place: Path, eventually: Eventually
+) -> None:
+    tree = workloads.python(HOLDS, str(place))
     wait_ready(tree, eventually)
     record = dump(tree, tmp_path / "images").record
-    assert record.shared == (Shared(str(place / "log"), How.WRITTEN),)
-    assert describe(record.shared) == [f"clones would all write {place / 'log'}, which lies in no layer"]
+    assert {(each.path.removeprefix(f"{place}/"), each.how) for each in record.shared} == {
+        ("log", How.WRITTEN),
+        ("fifo", How.WRITTEN),
+        ("mapped", How.DELETED),
+        ("empty", How.DELETED),
+        ("relative", How.BOUND),
+        ("dotted", How.BOUND),
+    }
+    assert f"clones would all write {place / 'log'}, which lies in no layer" in describe(record.shared)
+    with pytest.raises(
+        Conflict, match=f"{place / 'dotted'} is bound by a program that runs; .* {place / 'relative'} is bound"
+    ):
+        clone("first")
+    tree.remove()
+    assert clone("first").exit() is None
 
 
 @pytest.mark.parametrize("how", [How.BOUND, How.DELETED])
@@ -159,6 +210,7 @@ def test_many_are_summed_up() -> None:
     lines = describe(shared + shared)
     assert len(lines) == 21
     assert lines[-1] == "and so with 5 more files, locks and sockets"
+    assert "\N{REPLACEMENT CHARACTER}" in describe([Shared("/data/\udcff", How.WRITTEN)])[0]
 
 
 def test_clones_of_a_program_with_sqlite_databases(

@@ -43,12 +43,11 @@ def shared_by(pids: Sequence[HostPid], *, own: Sequence[str]) -> list[Shared]:
     for pid in pids:
         files = list(open_files(pid))
         for file in files:
-            if file.target.startswith("/") and not is_below(file.target, *_NOT_FILES, *own):
+            if _is_file(file.target, own):
                 found.update(_of_file(file))
         for mapping in mapped_files(pid):
-            written = mapping.shared and mapping.writable and not mapping.deleted
-            if written and mapping.path.startswith("/") and not is_below(mapping.path, *_NOT_FILES, *own):
-                found.add(Shared(mapping.path, How.WRITTEN))
+            if (mapping.deleted or (mapping.shared and mapping.writable)) and _is_file(mapping.path, own):
+                found.add(Shared(mapping.path, How.DELETED if mapping.deleted else How.WRITTEN))
         sockets = {str(file.socket_inode) for file in files if file.socket_inode is not None}
         bound |= {inode: path for inode, path in _bound(pid).items() if inode in sockets} if sockets else {}
     found.update(Shared(path, How.BOUND) for path in bound.values() if not is_below(path, *own))
@@ -72,7 +71,9 @@ def describe(shared: Iterable[Shared]) -> list[str]:
         How.LOCKED: "{} lies in no layer and is locked: no clone can be made while another life has the lock",
         How.BOUND: "the Unix socket {} lies in no layer: no clone can be made while another life has it bound",
     }
-    lines = list(dict.fromkeys(words[each.how].format(each.path) for each in shared))
+    lines = list(
+        dict.fromkeys(words[each.how].format(os.fsencode(each.path).decode(errors="replace")) for each in shared)
+    )
     more = len(lines) - _MOST_LINES
     return [*lines[:_MOST_LINES], *([f"and so with {more} more files, locks and sockets"] if more > 0 else [])]
 
@@ -103,9 +104,17 @@ def held_by_others(shared: Iterable[Shared]) -> list[str]:
     return list(dict.fromkeys(line for each in shared if (line := _hindrance(each)) is not None))
 
 
+def _is_file(path: str, own: Sequence[str]) -> bool:
+    """Whether it lies outside of what is the life's own. Right below the root the kernel has names for what is no file, such as
+    `/memfd:NAME`, `/SYSV00000000` and `/[aio]`."""
+    if not path.startswith("/") or path.startswith("/memfd:") or path.count("/") == 1:
+        return False
+    return not is_below(path, *_NOT_FILES, *own)
+
+
 def _of_file(file: OpenFile) -> Iterator[Shared]:
     status = file.stat()
-    if status is None or not stat.S_ISREG(status.st_mode):
+    if status is None or stat.S_ISSOCK(status.st_mode):
         return
     if file.deleted:
         yield Shared(file.target, How.DELETED)
@@ -129,13 +138,25 @@ def _is_database(file: OpenFile) -> bool:
 
 
 def _bound(pid: HostPid) -> dict[str, str]:
-    """Paths of the Unix sockets in this process's network namespace, by inode. Abstract ones are that namespace's own."""
+    """Paths of the Unix sockets in this process's network namespace, by inode. Abstract ones are that namespace's own.
+
+    A relative one counts where it leads to a socket from the process's directory now.
+    """
     try:
         lines = Path(f"/proc/{pid}/net/unix").read_text(errors="surrogateescape").splitlines()[1:]
+        directory = os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - as the process sees it
     except OSError:
         return {}
     fields = (line.split(None, 7) for line in lines)
-    return {found[6]: found[7] for found in fields if len(found) == 8 and found[7].startswith("/")}
+    named = {found[6]: found[7] for found in fields if len(found) == 8 and not found[7].startswith("@")}
+    bound = {}
+    for inode, path in named.items():
+        whole = os.path.normpath(f"{directory}/{path}")
+        if path.startswith("/"):
+            bound[inode] = os.path.normpath(path)
+        elif Path(f"/proc/{pid}/root{whole}").is_socket():
+            bound[inode] = whole
+    return bound
 
 
 def _hindrance(shared: Shared) -> str | None:
