@@ -55,9 +55,9 @@ def message(kind: int, body: bytes, *, padded: bool = True) -> bytes:
     return raw + bytes(-len(raw) % 4 if padded else 0)
 
 
-def attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes, *, padded: bool = True) -> bytes:
     raw = struct.pack("=HH", 4 + len(value), kind) + value
-    return raw + bytes(-len(raw) % 4)
+    return raw + bytes(-len(raw) % 4 if padded else 0)
 
 
 def address(text: str) -> bytes:
@@ -201,7 +201,7 @@ def test_messages_are_found_wherever_one_packet_ends_and_whatever_their_length(n
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.settimeout(10)
-        made = [unix(i, attributes=attribute(0, name)) for i, name in enumerate(names)]
+        made = [unix(i, attributes=attribute(0, name, padded=False)) for i, name in enumerate(names)]
         for packet in (made[:cut], made[cut:]):
             if packet:
                 theirs.send(b"".join(packet))
