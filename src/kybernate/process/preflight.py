@@ -236,9 +236,10 @@ def _of_file(file: OpenFile, *, gpu: Sequence[str], gpu_released: bool, own: Seq
         return f"has the device {file.target} open (close it before{advice})"
     if stat.S_ISREG(found.st_mode) and _is_queue(file):
         return f"has the POSIX message queue {file.target} open"
-    if file.deleted and stat.S_ISREG(found.st_mode):
-        if found.st_size > GHOST_LIMIT:
-            return f"has the deleted file {file.target} open, which is too large to keep ({found.st_size >> 30} GiB)"
+    is_memory = file.target.startswith("/memfd:")  # dumped as such, however large
+    if file.deleted and stat.S_ISREG(found.st_mode) and not is_memory:
+        if (used := found.st_blocks * 512) > GHOST_LIMIT:  # as CRIU counts: without holes
+            return f"has the deleted file {file.target} open, which is too large to keep ({used >> 30} GiB)"
         if found.st_nlink and not is_below(file.target, *own):
             return f"has {file.target} open, which was deleted but has other names; only in a layer such a file can be kept"
     return None

@@ -1,4 +1,4 @@
-"""A large file that is open, and deleted, and has a hole."""
+"""A large file that is open, and deleted, and has holes of far more than is kept of such files."""
 
 import os
 import tempfile
@@ -12,5 +12,7 @@ os.unlink(path)
 content = os.urandom(PIECE)
 os.write(file, content)
 os.pwrite(file, content, 2 * PIECE)
+os.ftruncate(file, 64 << 30)
 dumped()
-assert os.pread(file, 4 * PIECE, 0) == content + bytes(PIECE) + content
+assert os.pread(file, 4 * PIECE, 0) == content + bytes(PIECE) + content + bytes(PIECE)
+assert os.fstat(file).st_size == 64 << 30
