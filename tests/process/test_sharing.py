@@ -227,6 +227,15 @@ def test_clones_of_a_program_with_sqlite_databases(
             assert connection.execute("SELECT COUNT(*) FROM numbers").fetchone() == (3,)
 
 
+def test_sqlite_databases_of_a_workload_that_comes_back(
+    start: Callable[..., Tree], clone: Callable[[str], Tree], tmp_path: Path, place: Path
+) -> None:
+    tree = start("sqlite_databases", str(place), apart=False)
+    dump(tree, tmp_path / "images", hold=True)
+    tree.remove()
+    finish(clone("first"))
+
+
 def test_sqlite_databases_in_a_layer_are_refused(start: Callable[..., Tree], tmp_path: Path, place: Path) -> None:
     """They would have new inodes: measured, the one can't be written any more, and two connections write at once."""
     tree = start("sqlite_databases", str(place), apart=True)

@@ -3,7 +3,6 @@
 import contextlib
 import sqlite3
 import sys
-import tempfile
 from pathlib import Path
 
 from station import dumped
@@ -40,8 +39,4 @@ def live(place: Path) -> None:
         connection.close()
 
 
-if len(sys.argv) > 1:
-    live(Path(sys.argv[1]))
-else:
-    with tempfile.TemporaryDirectory(prefix="kyb-sqlite-") as directory:
-        live(Path(directory))
+live(Path(sys.argv[1]))
