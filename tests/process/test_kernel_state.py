@@ -13,7 +13,7 @@ from tests.process.conftest import Workloads
 
 from kybernate.model.errors import BadInput, Unsupported
 from kybernate.model.types import WorkloadName
-from kybernate.process import changes, images, kernel_state
+from kybernate.process import changes, images, kernel_setting, kernel_state
 from kybernate.process.dumping import dump
 from kybernate.process.kernel_state import DescriptorState, KernelState, ThreadState, TimerState
 from kybernate.process.preflight import refusals, would_change
@@ -119,6 +119,22 @@ def test_a_damaged_record_is_refused_before_anything_is_done(
     path.write_text(path.read_text().replace('"version": 1', '"version": 9'))
     with pytest.raises(BadInput, match="version 9"):
         in_another_life(tree, tmp_path / "images", workloads)
+
+
+def test_what_makes_no_sense_is_told(tmp_path: Path) -> None:
+    own = os.getpid()
+    kernel_state.write(tmp_path, KernelState(threads={own: ThreadState(processors=(-1,))}))
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        kernel_setting.run(directory, directory)
+    finally:
+        os.close(directory)
+    assert len(kernel_setting.notes(tmp_path)) == 1
+    path = tmp_path / kernel_state.RECORD
+    for content in ("[" * 100_000, path.read_text().replace("-1", "1e999")):
+        path.write_text(content)
+        with pytest.raises(BadInput, match="damaged"):
+            kernel_state.read(tmp_path)
 
 
 def _replace(directory: Path, state: KernelState | None) -> None:

@@ -112,13 +112,13 @@ def read(directory: Path) -> KernelState:
         raw = json.loads(path.read_bytes())
     except FileNotFoundError:
         return KernelState()
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadInput(f"{path} is damaged: {e}") from e
     try:
         if raw["version"] != VERSION:
             raise BadInput(f"{path} is of version {raw['version']}, this Kybernate reads {VERSION}")
         return parse(raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise BadInput(f"{path} is damaged: {e!r}") from e
 
 
