@@ -11,6 +11,7 @@ from pathlib import Path
 from kybernate.agent.serving.activator import Activator
 from kybernate.agent.serving.adoption import Adoption
 from kybernate.agent.serving.collect_state import NodeStateCollector
+from kybernate.agent.serving.controller import Controller
 from kybernate.agent.serving.ledger_watch import LedgerWatch
 from kybernate.agent.serving.planner import Planner
 from kybernate.agent.serving.policy_start import PolicyStart
@@ -43,27 +44,13 @@ def wire_serving(
     planner = Planner(configuration=base.current, collector=collector, leases=base.table, backoff=base.backoff)
     refusals = Refusals(leases=base.leases, board=base.board, backoff=base.backoff, outcomes=base.state.outcomes)
     controller = wire_controller(parts, base, gate, rooms, prefetching, collector, planner, refusals)
-    policy_start = PolicyStart(
-        current=base.current,
-        planner=planner,
-        controller=controller,
-        leases=base.leases,
-        victim_policy=early.victim_policy,
-        tasks=parts.tasks,
-    )
+    policy_start = _policy_start(parts, base, early, planner, controller)
     processes = Processes(
         paths=base.paths, workers=base.workers, events=parts.events, tasks=parts.tasks, clock=parts.clock
     )
     models = ModelLeases(table=base.table, shares=base.shares, leases=base.leases, board=base.board)
     applying = _applying(base, models, prefetching, processes)
-    removal = Removal(
-        ledger=parts.ledger,
-        events=parts.events,
-        tasks=parts.tasks,
-        stop=rooms.stop,
-        stats=base.stats,
-        models=models,
-    )
+    removal = _removal(parts, base, rooms, models)
     activator = _activator(parts, base, gate, processes)
     return Serving(
         life=ServingLife(
@@ -99,6 +86,30 @@ def wire_serving(
         ),
         views=_views(base, collector, planner, prefetching, activator),
         activator=activator,
+    )
+
+
+def _policy_start(
+    parts: AgentParts, base: ServingBase, early: Early, planner: Planner, controller: Controller
+) -> PolicyStart:
+    return PolicyStart(
+        current=base.current,
+        planner=planner,
+        controller=controller,
+        leases=base.leases,
+        victim_policy=early.victim_policy,
+        tasks=parts.tasks,
+    )
+
+
+def _removal(parts: AgentParts, base: ServingBase, rooms: Rooms, models: ModelLeases) -> Removal:
+    return Removal(
+        ledger=parts.ledger,
+        events=parts.events,
+        tasks=parts.tasks,
+        stop=rooms.stop,
+        stats=base.stats,
+        models=models,
     )
 
 
