@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from kybernate.engine.host_memory import is_whole, large_files, small_files
 from kybernate.engine.stored import PROCESS
-from kybernate.store.manifests import Manifest, Needs, StoredFile
-from kybernate.store.tenants import snapshot_name
+from kybernate.model.snapshot_names import snapshot_name
+from kybernate.store.manifests import Manifest, StoredFile
+from kybernate.store.needs import Needs
 
 pytestmark = pytest.mark.unit
 

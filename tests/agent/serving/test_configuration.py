@@ -115,11 +115,11 @@ def test_settings_are_named_as_in_the_file() -> None:
 
 def test_new_keys_in_the_same_file_are_a_change_and_another_file_is_one_change() -> None:
     one, two = (Key("k", digit * 64) for digit in "01")
-    same = {"activator": {"keys_file": str(KEYS)}}
-    assert settings_changed(configured(keys=(one,), **same), configured(keys=(two,), **same)) == [
+    file = {"keys_file": str(KEYS)}
+    assert settings_changed(configured(keys=(one,), activator=file), configured(keys=(two,), activator=file)) == [
         "the keys in activator.keys_file"
     ]
-    assert settings_changed(configured(), configured(keys=(one,), **same)) == ["activator.keys_file"]
+    assert settings_changed(configured(), configured(keys=(one,), activator=file)) == ["activator.keys_file"]
 
 
 def test_a_renewed_certificate_is_a_change_though_its_name_is_the_same() -> None:
