@@ -120,6 +120,20 @@ def test_memory_comes_back_without_its_zeros_being_stored(open_tier: OpenTier, k
     assert verify(space).problems == ()
 
 
+def test_little_memory_is_read_as_it_was_cut(open_tier: OpenTier) -> None:
+    """Less than one chunk of 2 MiB, and cut all the same."""
+    space = open_tier().space(PLAIN)
+    pieces = []
+    for pages in (1, 15, 16, 17, 40, 100, 200, 300, 511, 512, 513):
+        content = noise(pages, pages * PAGE_BYTES)
+        piped, _ = store(space, f"of-{pages}", content)
+        pieces.append(len(piped.lengths))
+        with open_reader(space, f"of-{pages}") as reader:
+            assert load(reader, []) == content, pages
+    assert max(pieces[:10]) > 1
+    assert verify(space).problems == ()
+
+
 @pytest.mark.parametrize("keys", [PLAIN, SEALED], ids=["plain", "encrypted"])
 def test_what_is_there_already_is_not_written_again(open_tier: OpenTier, keys: Keys) -> None:
     space = open_tier().space(keys)

@@ -114,9 +114,12 @@ class Pipes:
     def add(self, path: str, piped: Piped, *, mode: int = 0o600) -> None:
         """A file of what came out of a pipe. Raises BadInput for a bad or repeated path."""
         self._draft.check_new(path)
-        cuts = piped.lengths if piped.pages and piped.size > CHUNK_BYTES else ()
+        # A file of less than 2 MiB may be cut, too: without the cuts its chunks would be read as one.
+        cuts = piped.lengths if piped.pages and len(piped.lengths) > 1 else ()
         first = self._draft.grow(len(piped.lengths))
-        self._draft.add_file(path, mode=mode, first=first, size=piped.size, cuts=cuts)
+        file = self._draft.add_file(path, mode=mode, first=first, size=piped.size, cuts=cuts)
+        if file.count != len(piped.lengths):
+            raise BadInput(f"{path} came in {len(piped.lengths)} pieces and would be read in {file.count}")
         self._added.append((first, piped))
 
     def put_ids(self) -> None:
