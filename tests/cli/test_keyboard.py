@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,21 @@ SENT = {
 @pytest.mark.parametrize("key", sorted(SENT))
 def test_a_named_key_is_known(key: str) -> None:
     assert names(SENT[key]) == [key]
+
+
+@pytest.mark.parametrize("sent", [b"\x1b[B", b"\x1bOB", b"\x1b[6~"])
+def test_a_key_whose_bytes_come_one_after_the_other_is_one_key(sent: bytes) -> None:
+    for cut in range(1, len(sent)):
+        reading, writing = os.pipe()
+        try:
+            os.write(writing, sent[:cut])
+            late = threading.Timer(0.01, os.write, (writing, sent[cut:]))
+            late.start()
+            assert read_keys(reading) == names(sent), cut
+            late.join()
+        finally:
+            os.close(reading)
+            os.close(writing)
 
 
 def test_arrows_of_application_mode_are_arrows() -> None:

@@ -294,7 +294,11 @@ def test_in_a_terminal(agent: AgentProcess, terminal: Terminal, eventually: Even
     assert "(simulated)" in terminal.text()
     terminal.press(b"\x1b[H\x1b[B")
     terminal.press(b"p")
-    eventually(lambda: agent.client.workload("beta").state is WorkloadState.PAUSED, timeout_s=30)
+    try:
+        eventually(lambda: agent.client.workload("beta").state is WorkloadState.PAUSED, timeout_s=30)
+    except BaseException:
+        print(terminal.text())
+        raise
     eventually(lambda: "beta: paused in" in terminal.text(), timeout_s=30)
     terminal.press(b"r")
     eventually(lambda: agent.client.workload("beta").state is WorkloadState.RUNNING, timeout_s=30)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
 import termios
@@ -23,8 +24,10 @@ _NAMES = {
     b"\x1b[5~": "page up",
     b"\x1b[6~": "page down",
 }
-_REST_S = 0.02
-"""The bytes of one key arrive together."""
+_CUT = re.compile(rb"\x1b([\[O][0-9;]*)?\Z")
+"""The beginning of a key: a terminal's bytes needn't be there all at once."""
+_REST_S = 0.1
+"""The bytes of one key arrive together, or soon."""
 
 
 @contextlib.contextmanager
@@ -48,7 +51,7 @@ def read_keys(descriptor: int) -> list[str]:
         text = os.read(descriptor, 256)
     except OSError:
         return []
-    while text.endswith(b"\x1b") and select.select([descriptor], [], [], _REST_S)[0]:
+    while _CUT.search(text) and select.select([descriptor], [], [], _REST_S)[0]:
         text += os.read(descriptor, 256)
     return names(text) or ([""] if text else [])
 
