@@ -88,9 +88,7 @@ class _Server:
 
     def _drop(self, thing: object) -> None:
         self._selector.unregister(thing)  # type: ignore[arg-type]
-        if isinstance(thing, socket.socket):
-            thing.close()
-        elif isinstance(thing, int):
+        if isinstance(thing, int):
             os.close(thing)
         else:
             thing.close()  # type: ignore[attr-defined]
